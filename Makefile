@@ -1,0 +1,65 @@
+# Every target works from a fresh clone: it makes .venv first if need be. See `make help`.
+PYTHON ?= python3
+CONFIG ?= configs/cifar10.yaml
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Options given on the make command line, as the command line of robustnorm spells them.
+OPTIONS = --config $(CONFIG) \
+	$(if $(DATA),--data $(DATA)) $(if $(SEED),--seed $(SEED)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	$(if $(LIMIT),--test_limit $(LIMIT)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo train eval reproduce test check format bench clean
+
+help: ## Show targets and variables
+	@echo "usage: make TARGET [VARIABLE=value ...]"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@echo
+	@echo "  NORM        bn, modenorm, auxbn, saauxbn, auxstatbn, ccbn or sabn (train)"
+	@echo "  CONFIG      settings, a file or a name in configs/ (now: $(CONFIG))"
+	@echo "  DATA        digits, cifar10, or the path of an image folder or its archive"
+	@echo "  SEED        seed of the run             EPOCHS   passes over the data"
+	@echo "  CHECKPOINT  best, last or epoch190      LIMIT    test images to evaluate"
+	@echo "  ARGS        any other setting, such as ARGS='--width 16 --precision bf16'"
+
+setup: $(STAMP) ## Make .venv with everything that the other targets need
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## Train four norms and a control on digits, print Tables 3 and 4 (minutes, no download)
+	$(BIN)/robustnorm demo $(ARGS)
+
+train: setup ## Train one norm: make train NORM=saauxbn
+	$(if $(NORM),,$(error make train needs NORM, for example: make train NORM=saauxbn))
+	$(BIN)/robustnorm train --norm $(NORM) $(OPTIONS)
+
+eval: setup ## Evaluate what is trained, print Tables 3 and 4
+	$(BIN)/robustnorm eval $(OPTIONS)
+
+reproduce: setup ## Train the four norms and a control, then eval
+	$(BIN)/robustnorm reproduce $(OPTIONS)
+
+test: setup ## Run the tests
+	$(BIN)/pytest -q
+
+check: setup ## Format check, lint, types, tests: what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q
+
+format: setup ## Format the code and apply safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## Run the benchmarks
+	$(BIN)/python benchmarks/training_step.py
+
+clean: ## Remove .venv and caches, not checkpoints or reports
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,42 @@
+"""Adversarial training and evaluation of normalization layers, branch by branch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustnorm.evaluation.evaluate import evaluate
+    from robustnorm.models.resnet import preact_resnet18, resnet18
+    from robustnorm.routing import RoutingError, bind, route
+    from robustnorm.surgery import convert, fold
+
+__all__ = [
+    "RoutingError",
+    "bind",
+    "convert",
+    "evaluate",
+    "fold",
+    "preact_resnet18",
+    "resnet18",
+    "route",
+]
+
+_PLACES = {
+    "resnet18": "models.resnet",
+    "preact_resnet18": "models.resnet",
+    "route": "routing",
+    "bind": "routing",
+    "RoutingError": "routing",
+    "convert": "surgery",
+    "fold": "surgery",
+    "evaluate": "evaluation.evaluate",
+}
+
+
+# The command line refuses a wrong setting before torch is loaded, which takes seconds; so the
+# public names are imported when they are first used.
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

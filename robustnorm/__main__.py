@@ -1,0 +1,5 @@
+import sys
+
+from robustnorm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,155 @@
+"""The command line: reads settings, refuses unsound ones before torch is loaded, runs commands."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from fractions import Fraction
+from importlib.resources import files
+from pathlib import Path
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse.typing import register_type
+
+from robustnorm.config import Config
+from robustnorm.data import check_data
+from robustnorm.norms import NORMS
+from robustnorm.registry import unknown
+
+_COMMANDS = {
+    "train": "Train one norm with AdvProp, or continue its interrupted run.",
+    "eval": "Evaluate every checkpoint that fits the config; print and write Tables 3 and 4.",
+    "reproduce": "Train bn, modenorm, auxbn, saauxbn and a plainly trained control, then evaluate.",
+    "demo": "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
+}
+_FIELDS = [field.name for field in fields(Config)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status.
+
+    Args:
+        arguments: Words after the program's name; ``sys.argv``'s by default.
+
+    Returns:
+        0 when done, 2 when the settings, the data or a checkpoint do not serve.
+    """
+    try:
+        command, config, path = parse(sys.argv[1:] if arguments is None else arguments)
+    except (ArgumentError, ValueError) as error:
+        return _fail(_with_nearest(str(error)))
+
+    from robustnorm import commands
+    from robustnorm.data.errors import DataError
+    from robustnorm.training.checkpoint import CheckpointError
+
+    log = logging.getLogger("robustnorm")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    train_command = "make train NORM={norm}" + (f" CONFIG={path}" if path else "")
+    try:
+        if command == "train":
+            commands.train_run(config)
+        elif command == "eval":
+            print(commands.evaluate_runs(config, train_command))
+        else:
+            print(commands.reproduce(config, train_command))
+    except (commands.UsageError, DataError, CheckpointError, ImportError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command continues from the last epoch", status=130)
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, Config, str | None]:
+    """Returns command, settings and the config file's path; imports no torch.
+
+    Raises:
+        ArgumentError, ValueError: On anything unknown, of a wrong type, or out of range.
+    """
+    words = list(arguments)
+    if words[:1] == ["demo"] and not any(word.startswith("--config") for word in words):
+        words.insert(1, "--config=digits")
+    parsed = _parser().parse_args([_find_config(word) for word in _joined(words)])
+    settings: Namespace = parsed[parsed.command]
+    config = Config(**{name: settings[name] for name in _FIELDS})
+    path = str(settings.config[-1]) if settings.config else None
+    if config.name is None:
+        config = replace(config, name=Path(path).stem if path else "default")
+    NORMS.check(config.norm)
+    check_data(config.data)
+    return parsed.command, config, path
+
+
+def _parser() -> ArgumentParser:
+    register_type(Fraction, serializer=str, deserializer=_fraction)
+    parser = ArgumentParser(
+        prog="robustnorm",
+        description="Adversarial training and evaluation of normalization layers.",
+        exit_on_error=False,
+    )
+    commands = parser.add_subcommands(dest="command")
+    for name, description in _COMMANDS.items():
+        command = ArgumentParser(description=description, exit_on_error=False)
+        command.add_argument(
+            "--config",
+            action="config",
+            help="YAML file of the settings below, or the name of one that comes with the package "
+            "(digits, cifar10, ...); settings given after it win.",
+        )
+        command.add_class_arguments(Config)
+        commands.add_subcommand(name, command, help=description)
+    return parser
+
+
+def _joined(words: list[str]) -> list[str]:
+    """Returns the words with "--config FILE" written as "--config=FILE"."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--config":
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _find_config(word: str) -> str:
+    """Returns "--config=name" with the path of the packaged config of that name."""
+    option, _, name = word.partition("=")
+    if option != "--config" or not re.fullmatch(r"[\w-]+", name):
+        return word
+    checkout = Path(__file__).parents[1] / "configs"
+    folder = checkout if checkout.is_dir() else Path(str(files("robustnorm"))) / "configs"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise ValueError(unknown("config", name, known) + " Or give the path of a YAML file.")
+    path = folder / f"{name}.yaml"
+    here = Path.cwd()
+    return f"--config={path.relative_to(here) if path.is_relative_to(here) else path}"
+
+
+def _fraction(value: object) -> Fraction:
+    try:
+        return Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"a number such as 8/255 or 0.03 is required, got '{value}'") from None
+
+
+def _with_nearest(message: str) -> str:
+    """Adds the nearest setting to a message that names an unknown one."""
+    for word in re.findall(r"--(\w+)|'(\w+)'|\"(\w+)\"", message):
+        name = next(filter(None, word))
+        nearest = difflib.get_close_matches(name, [*_FIELDS, *_COMMANDS], n=1)
+        if nearest and name not in (*_FIELDS, *_COMMANDS, "config"):
+            return f"{message}; did you mean '{nearest[0]}'?"
+    return message
+
+
+def _fail(message: str, status: int = 2) -> int:
+    sys.stderr.write(f"robustnorm: {message}\n")
+    return status

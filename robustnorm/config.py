@@ -1,0 +1,197 @@
+"""Settings of a run: plain types, checked when they are made, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+# Where and how to run, not what: these may differ between a run and its continuation, and between
+# a checkpoint and the config that evaluates it.
+WHERE = frozenset(
+    {"data", "data_root", "download", "device", "output", "reports", "tensorboard", "compile"}
+)
+# What to evaluate of a finished run.
+WHAT_TO_EVALUATE = frozenset({"checkpoint", "test_limit", "eval_seed"})
+# What tells apart the runs that one config compares.
+COMPARED = frozenset({"norm", "seed", "adversarial"})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run and of its evaluation.
+
+    Args:
+        name: Name of the folders under ``output`` and ``reports``; the config file's by default.
+        norm: Normalization layer: bn, modenorm, auxbn, saauxbn, auxstatbn, ccbn or sabn.
+        seed: Of the weights, the order of the images, their augmentation and the attack's starts.
+        adversarial: False trains on clean images only: the control.
+        protocol: Name printed with every result: paper, released-code, or one of your own.
+        data: digits, cifar10, or the path of an image folder or its archive.
+        data_root: Folder for downloads, unpacked archives and decoded images.
+        download: Let torchvision download CIFAR-10 into ``data_root``.
+        train_limit: Training images to use; all by default.
+        validation: Training images held out to choose the best epoch; never test images.
+        padding: Pixels of zero padding before the random crop; the dataset's by default.
+        flip: Mirror images at random; as suits the dataset by default.
+        network: Architecture.
+        final_norm: Norm and ReLU before the pooling of preact_resnet18.
+        width: Channels of the first stage; 64 is the paper's ResNet-18.
+        input_normalization: Mean and deviation inside the model: of the training images, of
+            ImageNet as the authors' release does, or none.
+        epochs: Passes over the training images.
+        batch_size: Clean images a step; each also gives one adversarial image.
+        learning_rate: Highest learning rate of SGD.
+        momentum: Of SGD.
+        weight_decay: L2 penalty on all parameters.
+        schedule: Drops at milestones, or one-cycle (linear up, then linear down to zero).
+        milestones: Epochs at which the learning rate is multiplied by ``decay``.
+        decay: Factor at each milestone.
+        warmup_steps: Steps of linear warm-up, for schedule milestones.
+        warmup_from: Learning rate at the first step of the warm-up.
+        peak: Fraction of the run at which one-cycle reaches ``learning_rate``.
+        loss: Sum of clean and adversarial loss (Eq. 7) or their mean (the release).
+        label_smoothing: Of both losses.
+        gradient_clipping: Largest gradient norm; none by default.
+        epsilon: Attack radius (Linf) on the [0, 1] scale, in training and evaluation.
+        step_size: Change of a pixel in one attack step.
+        train_steps: PGD steps of the training attack.
+        attack_norm_mode: Statistics during the training attack: the batch's, leaving the running
+            ones alone; the batch's, moving them (as released); or the running ones.
+        validation_steps: PGD steps of the validation after each epoch.
+        precision: Of training; evaluation is always fp32.
+        channels_last: Memory format of images and weights.
+        compile: Run the training network through torch.compile.
+        keep_epochs: Epochs whose weights are kept besides best and last.
+        checkpoint: Which weights to evaluate: best, last, or epoch followed by a number.
+        test_limit: Test images to evaluate; all by default.
+        eval_seed: Of the random starts of the evaluation attack.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        output: Folder of checkpoints.
+        reports: Folder of tables and result records.
+        tensorboard: Write TensorBoard files too (needs the extra "track").
+
+    Raises:
+        ValueError: On a value out of range, with what is required and what was received.
+    """
+
+    name: str | None = None
+    norm: str = "saauxbn"
+    seed: int = 0
+    adversarial: bool = True
+    protocol: str = "short"
+    # Data
+    data: str = "digits"
+    data_root: str = "data"
+    download: bool = False
+    train_limit: int | None = None
+    validation: int = 128
+    padding: int | None = None
+    flip: bool | None = None
+    # Network
+    network: Literal["resnet18", "preact_resnet18"] = "resnet18"
+    final_norm: bool = True
+    width: int = 64
+    input_normalization: Literal["dataset", "imagenet", "none"] = "dataset"
+    # Optimization
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["milestones", "one-cycle"] = "one-cycle"
+    milestones: tuple[int, ...] = (50, 150)
+    decay: float = 0.1
+    warmup_steps: int = 0
+    warmup_from: float = 0.01
+    peak: float = 0.3
+    loss: Literal["sum", "mean"] = "sum"
+    label_smoothing: float = 0.0
+    gradient_clipping: float | None = None
+    # Attack
+    epsilon: Fraction = Fraction(8, 255)
+    step_size: Fraction = Fraction(2, 255)
+    train_steps: int = 10
+    attack_norm_mode: Literal["batch", "batch-update", "eval"] = "batch"
+    validation_steps: int = 10
+    # Execution
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    keep_epochs: tuple[int, ...] = ()
+    tensorboard: bool = False
+    device: str = "auto"
+    # Evaluation and places
+    checkpoint: str = "best"
+    test_limit: int | None = None
+    eval_seed: int = 0
+    output: str = "checkpoints"
+    reports: str = "reports"
+
+    def __post_init__(self) -> None:
+        for field in ("width", "epochs", "batch_size", "validation", "train_steps", "validation_steps"):
+            self._require(field, getattr(self, field) >= 1, "at least 1")
+        for field in ("train_limit", "test_limit"):
+            value = getattr(self, field)
+            self._require(field, value is None or value >= 1, "at least 1, or null for all")
+        for field in ("seed", "eval_seed", "warmup_steps", "weight_decay"):
+            self._require(field, getattr(self, field) >= 0, "at least 0")
+        for field in ("epsilon", "step_size"):
+            self._require(field, 0 < getattr(self, field) <= 1, "in (0, 1], such as 8/255")
+        for field in ("learning_rate", "decay", "warmup_from"):
+            self._require(field, getattr(self, field) > 0, "above 0")
+        for field in ("momentum", "label_smoothing", "peak"):
+            self._require(field, 0 <= getattr(self, field) < 1, "in [0, 1)")
+        clipping = self.gradient_clipping
+        self._require("gradient_clipping", clipping is None or clipping > 0, "above 0, or null")
+        self._require("padding", self.padding is None or self.padding >= 0, "at least 0, or null")
+        tag = self.checkpoint.removeprefix("epoch")
+        self._require(
+            "checkpoint",
+            self.checkpoint in ("best", "last") or (tag != self.checkpoint and tag.isdigit()),
+            "best, last, or epoch and a number such as epoch190",
+        )
+
+    def _require(self, field: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(f"{field} must be {what}, got {getattr(self, field)}")
+
+    @property
+    def run(self) -> str:
+        """Name of this run's folder: the norm, what it was trained on, and the seed."""
+        training = "" if self.adversarial else "-plain"
+        return f"{self.norm}{training}-seed{self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fractions as people write them ("8/255")."""
+        return {
+            field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """Returns the settings that ``to_dict`` gave."""
+        typed = dict(values)
+        for field in ("epsilon", "step_size"):
+            if field in typed:
+                typed[field] = Fraction(str(typed[field]))
+        for field in ("milestones", "keep_epochs"):
+            if field in typed:
+                typed[field] = tuple(typed[field])
+        return cls(**typed)
+
+    def differences(self, other: Config, ignore: frozenset[str]) -> dict[str, tuple[Any, Any]]:
+        """Returns the settings that differ, but for those to ignore, as field: (self's, other's)."""
+        mine, others = self.to_dict(), other.to_dict()
+        return {
+            field: (mine[field], others[field])
+            for field in mine
+            if field not in ignore and mine[field] != others[field]
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Fraction):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

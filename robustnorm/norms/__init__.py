@@ -1,0 +1,68 @@
+"""Normalization layers and the names under which a network is built with them.
+
+A factory in ``NORMS`` takes ``num_features`` and ``branches`` and returns one layer. To add a
+norm: one file, one line here, one test.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from robustnorm.registry import Registry
+
+if TYPE_CHECKING:
+    from robustnorm.norms.instance import AdaIN, SaAdaIN
+    from robustnorm.norms.mode import ModeNorm
+    from robustnorm.norms.routed import (
+        CCBN,
+        AuxBN,
+        AuxStatBN,
+        RoutedBatchNorm2d,
+        SaAuxBN,
+        SaBN,
+    )
+
+NORMS = Registry(
+    "norm",
+    {
+        "bn": "robustnorm.norms.plain:bn",
+        "modenorm": "robustnorm.norms.mode:modenorm",
+        "auxbn": "robustnorm.norms.routed:AuxBN",
+        "saauxbn": "robustnorm.norms.routed:SaAuxBN",
+        "auxstatbn": "robustnorm.norms.routed:AuxStatBN",
+        "ccbn": "robustnorm.norms.routed:ccbn",
+        "sabn": "robustnorm.norms.routed:sabn",
+    },
+)
+
+_CLASSES = {
+    "AuxBN": "routed",
+    "AuxStatBN": "routed",
+    "CCBN": "routed",
+    "RoutedBatchNorm2d": "routed",
+    "SaAuxBN": "routed",
+    "SaBN": "routed",
+    "ModeNorm": "mode",
+    "AdaIN": "instance",
+    "SaAdaIN": "instance",
+}
+
+__all__ = [
+    "CCBN",
+    "NORMS",
+    "AdaIN",
+    "AuxBN",
+    "AuxStatBN",
+    "ModeNorm",
+    "RoutedBatchNorm2d",
+    "SaAdaIN",
+    "SaAuxBN",
+    "SaBN",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_CLASSES[name]}"), name)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class AdaIN(nn.Module):
+    r"""Gives the content's feature maps the mean and deviation of the style's.
+
+    .. math:: y = \sigma(s) \frac{x - \mu(x)}{\sigma(x)} + \mu(s), \quad
+        \sigma(x)^2 = \mathrm{var}(x) + \epsilon
+
+    with mean and (population) variance per sample and channel over (H, W). There is nothing to
+    learn and no difference between training and evaluation.
+
+    Args:
+        eps: Added to both variances.
+
+    Shape:
+        content (N, C, H, W), style (N, C, H', W') to content's shape and dtype.
+
+    Raises:
+        ValueError: When the two differ in N or C or are not of rank 4.
+
+    References:
+        Huang & Belongie, arXiv:1703.06868; Gong et al., arXiv:2102.11382, Eq. 9.
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, content: Tensor, style: Tensor) -> Tensor:
+        content_mean, content_std = self._statistics(content)
+        style_mean, style_std = self._statistics(style)
+        if content.shape[:2] != style.shape[:2]:
+            raise ValueError(
+                "content and style must agree in N and C, got "
+                f"{tuple(content.shape)} and {tuple(style.shape)}"
+            )
+        normalized = self._affine((content - content_mean) / content_std)
+        return (style_std * normalized + style_mean).to(content.dtype)
+
+    def _affine(self, normalized: Tensor) -> Tensor:
+        return normalized
+
+    def _statistics(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        if input.dim() != 4:
+            raise ValueError(f"content and style must be (N, C, H, W), got {tuple(input.shape)}")
+        if input.dtype in (torch.float16, torch.bfloat16):
+            input = input.float()
+        variance, mean = torch.var_mean(input, dim=(2, 3), correction=0, keepdim=True)
+        return mean, (variance + self.eps).sqrt()
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}"
+
+
+class SaAdaIN(AdaIN):
+    r"""AdaIN with a shared affine between the normalization and the style's statistics.
+
+    .. math:: y = \sigma(s) (\gamma_{sa} \frac{x - \mu(x)}{\sigma(x)} + \beta_{sa}) + \mu(s)
+
+    Args:
+        num_features: C.
+        eps: Added to both variances.
+
+    Shape:
+        As ``AdaIN``, with C = num_features.
+
+    References:
+        Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 10.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__(eps)
+        self.num_features = num_features
+        self.shared_weight = nn.Parameter(torch.ones(num_features))
+        self.shared_bias = nn.Parameter(torch.zeros(num_features))
+
+    def _affine(self, normalized: Tensor) -> Tensor:
+        if normalized.shape[1] != self.num_features:
+            raise ValueError(
+                f"SaAdaIN takes (N, {self.num_features}, H, W), got {tuple(normalized.shape)}"
+            )
+        return normalized * self.shared_weight[:, None, None] + self.shared_bias[:, None, None]
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"

@@ -1,0 +1,332 @@
+"""Batch normalization with per-branch statistics, affine or both: one layer and its named cells.
+
+The sandwich affine of Gong et al. collapses, gamma_i (gamma xhat + beta) + beta_i =
+(gamma_i gamma) xhat + (gamma_i beta + beta_i), so that each cell of the grid is one
+``F.batch_norm`` call per branch and costs what BN costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustnorm.routing import RoutedLayer
+
+Statistics = Literal["shared", "split"]
+Affine = Literal["shared", "split", "sandwich"]
+
+# The release draws every scale of the sandwich from N(1, 0.02); its AuxBN starts as BN does.
+_SANDWICH_STD = 0.02
+
+
+class RoutedBatchNorm2d(RoutedLayer):
+    r"""Standardizes with the active branch's statistics, then applies its affine.
+
+    .. math:: y = a_i \frac{x - \mu_i}{\sqrt{\sigma_i^2 + \epsilon}} + b_i
+
+    where i is the sample's branch, and :math:`(a_i, b_i)` is :math:`(\gamma, \beta)` for a shared
+    affine, :math:`(\gamma_i, \beta_i)` for a split one, and
+    :math:`(\gamma_i \gamma_{sa}, \gamma_i \beta_{sa} + \beta_i)` for a sandwich. Shared statistics
+    drop the index of :math:`\mu` and :math:`\sigma` and are taken over the whole batch.
+
+    Training uses batch statistics and updates the running statistics of the active branch;
+    evaluation uses its running statistics and changes nothing. With ``track_running_stats`` set to
+    False training leaves the running statistics alone.
+
+    Args:
+        num_features: C.
+        branches: Names; row i of each per-branch tensor belongs to ``branches[i]``.
+        statistics: One set for all branches (``"shared"``) or one each (``"split"``).
+        affine: One for all branches, one each, or one each after a shared one (``"sandwich"``).
+        eps: Added to the variance.
+        momentum: Weight of the newest batch in the running statistics, in (0, 1].
+
+    Shape:
+        (N, C, H, W) floating point to the same; in training N H W > 1 on each branch.
+
+    Raises:
+        RoutingError: Outside ``route``.
+        ValueError: On another rank or channel count.
+
+    References:
+        Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382; Xie et al.,
+        Adversarial Examples Improve Image Recognition, CVPR 2020, arXiv:1911.09665.
+
+    Examples:
+        >>> from robustnorm import route
+        >>> layer = RoutedBatchNorm2d(4, ("clean", "adv"), statistics="split", affine="shared")
+        >>> with route(layer, ("clean", "adv")):  # first half clean, second half adv
+        ...     layer(torch.rand(8, 4, 5, 5)).shape
+        torch.Size([8, 4, 5, 5])
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        branches: Sequence[str] = ("clean", "adv"),
+        *,
+        statistics: Statistics = "split",
+        affine: Affine = "split",
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__(branches)
+        if statistics not in ("shared", "split"):
+            raise ValueError(f"statistics must be 'shared' or 'split', got {statistics!r}")
+        if affine not in ("shared", "split", "sandwich"):
+            raise ValueError(f"affine must be 'shared', 'split' or 'sandwich', got {affine!r}")
+        if not 0 < momentum <= 1:
+            raise ValueError(f"momentum must lie in (0, 1], got {momentum}")
+        self.num_features = num_features
+        self.statistics = statistics
+        self.affine = affine
+        self.eps = eps
+        self.momentum = momentum
+        self.track_running_stats = True
+
+        rows = len(self.branches)
+        affine_shape = (num_features,) if affine == "shared" else (rows, num_features)
+        self.weight = nn.Parameter(torch.empty(affine_shape))
+        self.bias = nn.Parameter(torch.empty(affine_shape))
+        if affine == "sandwich":
+            self.shared_weight = nn.Parameter(torch.empty(num_features))
+            self.shared_bias = nn.Parameter(torch.empty(num_features))
+        leading = (rows,) if statistics == "split" else ()
+        self.register_buffer("running_mean", torch.empty(*leading, num_features))
+        self.register_buffer("running_var", torch.empty(*leading, num_features))
+        self.register_buffer("num_batches_tracked", torch.zeros(leading, dtype=torch.int64))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets running statistics and affine to their initial distribution."""
+        nn.init.zeros_(self.running_mean)
+        nn.init.ones_(self.running_var)
+        self.num_batches_tracked.zero_()
+        nn.init.zeros_(self.bias)
+        if self.affine == "sandwich":
+            nn.init.normal_(self.weight, 1.0, _SANDWICH_STD)
+            nn.init.normal_(self.shared_weight, 1.0, _SANDWICH_STD)
+            nn.init.zeros_(self.shared_bias)
+        else:
+            nn.init.ones_(self.weight)
+
+    def effective_affine(self, row: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the one scale and shift that the branch in ``row`` amounts to.
+
+        Args:
+            row: A branch's row, or int64 rows (N,).
+
+        Returns:
+            Weight and bias, (C,) for an int and (N, C) for a tensor.
+        """
+        if self.affine == "shared":
+            rows = () if isinstance(row, int) else (len(row),)
+            return self.weight.expand(*rows, -1), self.bias.expand(*rows, -1)
+        weight, bias = self.weight[row], self.bias[row]
+        if self.affine == "split":
+            return weight, bias
+        return weight * self.shared_weight, torch.addcmul(bias, weight, self.shared_bias)
+
+    def branch_statistics(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns views of running mean, variance (C,) and batch count () of a branch."""
+        if self.statistics == "shared":
+            return self.running_mean, self.running_var, self.num_batches_tracked
+        return self.running_mean[row], self.running_var[row], self.num_batches_tracked[row]
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != 4 or input.shape[1] != self.num_features:
+            raise ValueError(
+                f"{type(self).__name__} takes (N, {self.num_features}, H, W), "
+                f"got {tuple(input.shape)}"
+            )
+        selected = self.selection(len(input))
+        if isinstance(selected, int):
+            return self._normalize(input, selected, *self.effective_affine(selected))
+        if isinstance(selected, Tensor):
+            rows = selected.to(input.device)
+        else:
+            rows = torch.tensor(selected, device=input.device)
+            rows = rows.repeat_interleave(len(input) // len(selected))
+        if self.statistics == "shared":
+            weight, bias = self.effective_affine(rows)
+            output = self._normalize(input, 0, None, None)
+            return (output * weight[..., None, None] + bias[..., None, None]).to(input.dtype)
+        if isinstance(selected, tuple):
+            parts = zip(input.chunk(len(selected)), selected, strict=True)
+            return torch.cat([self._normalize(x, i, *self.effective_affine(i)) for x, i in parts])
+        order = rows.argsort(stable=True)
+        counts: list[int] = torch.bincount(rows, minlength=len(self.branches)).tolist()
+        outputs = [
+            self._normalize(part, i, *self.effective_affine(i))
+            for i, part in enumerate(torch.split(input[order], counts))
+            if len(part)
+        ]
+        return torch.cat(outputs)[order.argsort()] if outputs else input
+
+    def _normalize(
+        self, input: Tensor, row: int, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        running_mean, running_var, num_batches_tracked = self.branch_statistics(row)
+        keep = not self.training or self.track_running_stats
+        if self.training and keep:
+            num_batches_tracked.add_(1)
+        return F.batch_norm(
+            input,
+            running_mean if keep else None,
+            running_var if keep else None,
+            weight,
+            bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, branches={self.branches}, statistics={self.statistics}, "
+            f"affine={self.affine}, eps={self.eps}, momentum={self.momentum}"
+        )
+
+
+class AuxBN(RoutedBatchNorm2d):
+    """Keeps statistics and an affine of its own for each branch (AdvProp's auxiliary BN).
+
+    Split statistics, split affine; arguments, shapes and errors as ``RoutedBatchNorm2d``.
+
+    References:
+        Xie et al., Adversarial Examples Improve Image Recognition, CVPR 2020, arXiv:1911.09665.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        branches: Sequence[str] = ("clean", "adv"),
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__(
+            num_features, branches, statistics="split", affine="split", eps=eps, momentum=momentum
+        )
+
+
+class SaAuxBN(RoutedBatchNorm2d):
+    r"""Standardizes with the active branch's statistics, then applies a shared and a branch affine.
+
+    .. math:: y = \gamma_i (\gamma_{sa} \frac{x - \mu_i}{\sqrt{\sigma_i^2 + \epsilon}}
+        + \beta_{sa}) + \beta_i
+
+    The shared affine sees every image; the branch affine and the statistics see one branch only.
+    All scales start at N(1, 0.02), all shifts at 0, as in the authors' release. Arguments, shapes
+    and errors as ``RoutedBatchNorm2d``.
+
+    References:
+        Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 8.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        branches: Sequence[str] = ("clean", "adv"),
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__(
+            num_features,
+            branches,
+            statistics="split",
+            affine="sandwich",
+            eps=eps,
+            momentum=momentum,
+        )
+
+
+class AuxStatBN(RoutedBatchNorm2d):
+    """Keeps statistics of its own for each branch and one affine for all.
+
+    The grid's cell that no paper of this family trains: split statistics, shared affine. Arguments,
+    shapes and errors as ``RoutedBatchNorm2d``.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        branches: Sequence[str] = ("clean", "adv"),
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__(
+            num_features, branches, statistics="split", affine="shared", eps=eps, momentum=momentum
+        )
+
+
+class CCBN(RoutedBatchNorm2d):
+    """Normalizes all samples together and gives each the affine of its condition.
+
+    Shared statistics, split affine. Conditions are rows, chosen per sample by
+    ``route(model, index)`` with an int64 index (N,), or named "0", "1", ... for a whole batch.
+    Shapes and errors as ``RoutedBatchNorm2d``.
+
+    References:
+        Gong et al., arXiv:2102.11382, Eq. 2; de Vries et al., arXiv:1707.00683.
+    """
+
+    def __init__(
+        self, num_features: int, num_conditions: int, eps: float = 1e-5, momentum: float = 0.1
+    ) -> None:
+        super().__init__(
+            num_features,
+            _conditions(num_conditions),
+            statistics="shared",
+            affine="split",
+            eps=eps,
+            momentum=momentum,
+        )
+
+
+class SaBN(RoutedBatchNorm2d):
+    """Normalizes all samples together, then applies a shared affine and that of the condition.
+
+    Shared statistics, sandwich affine. Conditions as in ``CCBN``; shapes and errors as
+    ``RoutedBatchNorm2d``.
+
+    References:
+        Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 3.
+    """
+
+    def __init__(
+        self, num_features: int, num_conditions: int, eps: float = 1e-5, momentum: float = 0.1
+    ) -> None:
+        super().__init__(
+            num_features,
+            _conditions(num_conditions),
+            statistics="shared",
+            affine="sandwich",
+            eps=eps,
+            momentum=momentum,
+        )
+
+
+def ccbn(num_features: int, branches: Sequence[str] = ("clean", "adv")) -> RoutedBatchNorm2d:
+    """Returns CCBN's cell with the branches as conditions: shared statistics, split affine."""
+    return RoutedBatchNorm2d(num_features, branches, statistics="shared", affine="split")
+
+
+def sabn(num_features: int, branches: Sequence[str] = ("clean", "adv")) -> RoutedBatchNorm2d:
+    """Returns SaBN's cell with the branches as conditions: shared statistics, sandwich affine."""
+    return RoutedBatchNorm2d(num_features, branches, statistics="shared", affine="sandwich")
+
+
+def _conditions(num_conditions: int) -> tuple[str, ...]:
+    if num_conditions < 1:
+        raise ValueError(f"num_conditions must be at least 1, got {num_conditions}")
+    return tuple(str(i) for i in range(num_conditions))

@@ -1,0 +1,58 @@
+"""Names a user may type, each imported only when it is first used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+
+def unknown(subject: str, name: str, known: list[str]) -> str:
+    """Says that ``name`` is no known ``subject``, and which one is nearest."""
+    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+    return f"unknown {subject} '{name}'{hint} Known: {', '.join(known)}."
+
+
+class Registry(Mapping[str, Callable[..., Any]]):
+    """A mapping from a name to a function or class that is imported at its first use.
+
+    Listing and checking names costs no import, so that a mistyped name is refused before torch
+    is loaded.
+
+    Args:
+        subject: What the names name, in the singular, for the error message.
+        places: Name to ``"module:attribute"``.
+
+    Raises:
+        KeyError: From ``registry[name]``, on an unknown name; ``check`` raises ValueError.
+
+    Examples:
+        >>> numbers = Registry("constant", {"pi": "math:pi", "tau": "math:tau"})
+        >>> round(numbers["pi"], 2)
+        3.14
+        >>> numbers.check("ty")
+        Traceback (most recent call last):
+        ValueError: unknown constant 'ty' Known: pi, tau.
+    """
+
+    def __init__(self, subject: str, places: dict[str, str]) -> None:
+        self.subject = subject
+        self._places = dict(places)
+
+    def check(self, name: str) -> str:
+        """Returns ``name``, or raises a ValueError that lists the known names and the nearest."""
+        if name not in self._places:
+            raise ValueError(unknown(self.subject, name, list(self._places)))
+        return name
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        module, attribute = self._places[name].split(":")
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)

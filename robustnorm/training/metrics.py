@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from robustnorm.training.advprop import EpochRecord
+
+
+class TensorBoard:
+    """Writes epoch records for TensorBoard, or nothing when it is switched off.
+
+    Args:
+        folder: Where the event files go.
+        enabled: False makes every call do nothing.
+        first_epoch: Records of later epochs, from an earlier attempt, are hidden.
+
+    Raises:
+        ImportError: When it is enabled and TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, *, enabled: bool, first_epoch: int = 0) -> None:
+        self._writer: Any = None
+        if enabled:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ImportError(
+                    "--tensorboard true needs TensorBoard, which is not installed: "
+                    'pip install "robustnorm[track]"'
+                ) from error
+            self._writer = SummaryWriter(str(folder), purge_step=first_epoch + 1)  # type: ignore[no-untyped-call]
+
+    def write(self, record: EpochRecord) -> None:
+        if self._writer is None:
+            return
+        scalars = {
+            "loss/clean": record.clean_loss,
+            "loss/adv": record.adv_loss,
+            "learning_rate": record.learning_rate,
+            "images_per_second": record.images_per_second,
+        }
+        for branch, validation in record.validation.items():
+            for name in ("sa", "ra", "clean_loss", "adv_loss"):
+                scalars[f"validation/{branch}/{name}"] = getattr(validation, name)
+        for name, value in scalars.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, record.epoch)
+        self._writer.flush()
+
+    def __enter__(self) -> TensorBoard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
