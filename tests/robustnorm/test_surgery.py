@@ -1,0 +1,147 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from robustnorm import RoutingError, convert, fold, preact_resnet18, resnet18, route
+from robustnorm.norms import NORMS, RoutedBatchNorm2d
+from robustnorm.routing import routed_layers
+
+ROUTED = [name for name in NORMS if isinstance(NORMS[name](1, ("a",)), RoutedBatchNorm2d)]
+# Folding multiplies two affines in float32 before it applies them; protocol: at most 1e-5.
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+def trained(model):
+    """Gives a network statistics and affines as training leaves them: all different."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, (RoutedBatchNorm2d, nn.BatchNorm2d)):
+            for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+                if tensor.is_floating_point():
+                    noise = torch.rand(tensor.shape, generator=generator)
+                    positive = "weight" in name or "var" in name
+                    tensor.data.copy_(noise + 0.5 if positive else noise - 0.5)
+    return model.eval()
+
+
+IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("branch", ["clean", "adv"])
+@pytest.mark.parametrize("norm", ROUTED)
+@pytest.mark.parametrize("factory", [resnet18, preact_resnet18])
+def test_fold_keeps_the_logits_of_the_branch(factory, norm, branch):
+    torch.manual_seed(0)
+    model = trained(factory(norm=norm, width=4))
+    folded = fold(model, branch)
+    with route(model, branch):
+        expected = model(IMAGES)
+    assert not routed_layers(folded)
+    # Logits of a network with such affines reach 30: the bound is on logits of order one.
+    scale = expected.abs().max().clamp_min(1)
+    torch.testing.assert_close(folded(IMAGES) / scale, expected / scale, **CLOSE)
+
+
+def test_fold_leaves_the_model_alone():
+    model = trained(resnet18(norm="saauxbn", width=4))
+    before = copy.deepcopy(model.state_dict())
+    folded = fold(model, "adv")
+    for parameter in folded.parameters():
+        parameter.data.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert len(routed_layers(model)) == 20
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_fold_keeps_the_mode(training):
+    folded = fold(resnet18(norm="auxbn", width=4).train(training), "clean")
+    assert {module.training for module in folded.modules()} == {training}
+
+
+def test_fold_copies_a_model_without_routed_layers():
+    model = trained(resnet18(norm="modenorm", width=4))
+    folded = fold(model, "adv")
+    assert folded is not model
+    assert torch.equal(folded(IMAGES), model(IMAGES))
+
+
+def test_fold_of_a_single_layer_is_a_batch_norm():
+    layer = trained(NORMS["saauxbn"](5))
+    assert type(fold(layer, "adv")) is nn.BatchNorm2d
+
+
+def test_fold_refuses_an_unknown_branch():
+    with pytest.raises(RoutingError, match="no branch 'advs'"):
+        fold(resnet18(norm="auxbn", width=4), "advs")
+
+
+@pytest.mark.parametrize("norm", ROUTED)
+@pytest.mark.parametrize("factory", [resnet18, preact_resnet18])
+def test_convert_keeps_the_logits_on_every_branch(factory, norm):
+    torch.manual_seed(0)
+    model = trained(factory(norm="bn", width=4))
+    expected = model(IMAGES)
+    converted = convert(model, norm, branches=("clean", "linf", "l2"))
+    assert converted is model
+    assert not any(type(module) is nn.BatchNorm2d for module in model.modules())
+    for branch in ("clean", "linf", "l2"):
+        with route(model, branch):
+            torch.testing.assert_close(model(IMAGES), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("norm", ROUTED)
+def test_fold_undoes_convert(norm):
+    model = trained(resnet18(norm="bn", width=4))
+    before = copy.deepcopy(model.state_dict())
+    folded = fold(convert(model, norm), "adv")
+    assert all(torch.equal(value, before[name]) for name, value in folded.state_dict().items())
+
+
+def test_convert_keeps_a_shared_layer_shared():
+    shared = nn.BatchNorm2d(3)
+    model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared, shared)})
+    convert(model, "auxbn")
+    assert model["a"] is model["b"][0] is model["b"][1]
+
+
+def test_convert_keeps_mode_and_frozen_parameters():
+    model = nn.Sequential(nn.BatchNorm2d(3).eval().requires_grad_(False), nn.BatchNorm2d(3))
+    frozen, learning = convert(model, "saauxbn")
+    assert (frozen.training, learning.training) == (False, True)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert all(parameter.requires_grad for parameter in learning.parameters())
+
+
+def test_convert_keeps_eps_momentum_and_dtype():
+    layer = convert(nn.BatchNorm2d(3, eps=1e-3, momentum=0.2).double(), "saauxbn")
+    assert (layer.eps, layer.momentum, layer.weight.dtype) == (1e-3, 0.2, torch.float64)
+
+
+def test_convert_starts_a_layer_without_affine_at_the_identity():
+    model = nn.Sequential(nn.BatchNorm2d(3, affine=False)).eval()
+    expected = model(IMAGES)
+    with route(convert(model, "saauxbn"), "adv"):
+        torch.testing.assert_close(model(IMAGES), expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("model", "norm", "message"),
+    [
+        (nn.Sequential(nn.BatchNorm2d(3)), "modenorm", "a norm with branches, got 'modenorm'"),
+        (nn.Sequential(nn.BatchNorm2d(3)), "bn", "a norm with branches, got 'bn'"),
+        (nn.Sequential(nn.BatchNorm2d(3)), "auxbm", "did you mean 'auxbn'"),
+        (nn.Sequential(nn.Conv2d(3, 3, 1)), "auxbn", "found no nn.BatchNorm2d"),
+        (
+            nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3, track_running_stats=False)),
+            "auxbn",
+            "running statistics to keep, and 1 has none",
+        ),
+    ],
+)
+def test_convert_refuses_and_changes_nothing(model, norm, message):
+    before = list(model.children())
+    with pytest.raises(ValueError, match=message):
+        convert(model, norm)
+    assert list(model.children()) == before
