@@ -23,6 +23,7 @@ from robustnorm.data.batches import steps_per_epoch
 from robustnorm.data.dataset import Dataset, split_validation, subset
 from robustnorm.evaluation.evaluate import CHUNK, evaluate
 from robustnorm.evaluation.records import Record, fingerprint
+from robustnorm.files import write_atomically
 from robustnorm.reporting.tables import tables, to_text, write_tables
 from robustnorm.runs import (
     UsageError,
@@ -46,7 +47,6 @@ from robustnorm.training.checkpoint import (
     read_manifest,
     restore,
     save_checkpoint,
-    write_atomically,
 )
 from robustnorm.training.metrics import TensorBoard
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+
+from robustnorm.files import write_atomically
 
 _FORMAT = 1
 _MODEL = "model."
@@ -138,16 +139,6 @@ def restore(
             if name in momentum:
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 optimizer.state[parameter]["momentum_buffer"] = buffer
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all: a temporary one beside it, synced, then renamed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _momentum(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,0 +1,3 @@
+from attacks.pgd import fgsm, pgd
+
+ATTACKS = {"pgd": pgd, "fgsm": fgsm}

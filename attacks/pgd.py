@@ -1,0 +1,147 @@
+"""Projected gradient descent, and its single step from the image itself, FGSM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attacks.contract import Model, check_inputs, require_generator, unchanged
+from attacks.threat_model import threat_model as find_threat_model
+
+
+def pgd(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    threat_model: str = "linf",
+    random_start: bool = True,
+    generator: torch.Generator | None = None,
+    start: Tensor | None = None,
+    on_iterate: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> Tensor:
+    """Climbs the cross-entropy of the labels within the ball around each image.
+
+    Each step moves by ``step_size`` along the sign (Linf) or the direction (L2) of the gradient
+    with respect to the images, then projects onto the ball and onto [0, 1].
+
+    Args:
+        model: Images to logits; its mode and branch are the caller's choice.
+        images: (N, C, H, W), floating point in [0, 1].
+        labels: int64 (N,).
+        epsilon: Radius of the ball on the [0, 1] scale.
+        step_size: Size of a step on that scale.
+        steps: Gradient steps.
+        threat_model: ``"linf"`` or ``"l2"``.
+        random_start: Start at a point drawn uniformly from the ball, not at the image.
+        generator: Of the random start; required when there is one.
+        start: Images to start from, in the ball; there is no random start then.
+        on_iterate: Called with (step, adv_images, logits) for each iterate from 0, the start, to
+            ``steps``, the result. All but the last use the forward made for the gradient.
+
+    Returns:
+        Adversarial images, detached, of the images' shape and dtype.
+
+    Raises:
+        ValueError: On inputs out of range, or a random start without a generator.
+
+    References:
+        Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018,
+        arXiv:1706.06083.
+
+    Examples:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+        >>> images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1])
+        >>> adv_images = pgd(
+        ...     model, images, labels, epsilon=8 / 255, step_size=2 / 255, steps=10,
+        ...     generator=torch.Generator().manual_seed(0),
+        ... )
+        >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
+        True
+    """
+    check_inputs(images, labels, epsilon)
+    if step_size <= 0 or steps < 0:
+        raise ValueError(
+            f"step_size must be above 0 and steps at least 0, got {step_size} and {steps}"
+        )
+    ball = find_threat_model(threat_model)
+    images = images.detach()
+    if start is not None:
+        if start.shape != images.shape or not ball.contains(start, images, epsilon).all():
+            raise ValueError(
+                f"start must have the images' shape {tuple(images.shape)} and lie in the ball of "
+                f"radius {epsilon} around them and in [0, 1]"
+            )
+        adv_images = start.detach().to(images.dtype)
+    elif random_start:
+        generator = require_generator(generator, ", or random_start=False, or start=")
+        adv_images = ball.random_start(images, epsilon, generator)
+    else:
+        adv_images = images
+    with unchanged(model), torch.enable_grad():
+        for step in range(steps):
+            adv_images = adv_images.detach().requires_grad_()
+            logits = model(adv_images)
+            # Summed, so that an image's gradient does not depend on the size of its batch.
+            loss = F.cross_entropy(_at_least_float32(logits), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, adv_images)
+            adv_images = adv_images.detach()
+            if on_iterate is not None:
+                on_iterate(step, adv_images, logits.detach())
+            adv_images = ball.project(
+                adv_images + ball.ascend(gradient, step_size), images, epsilon
+            )
+        if on_iterate is not None:
+            with torch.no_grad():
+                on_iterate(steps, adv_images, model(adv_images))
+    return adv_images.clone() if adv_images is images or adv_images is start else adv_images
+
+
+def fgsm(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    threat_model: str = "linf",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Takes one gradient step of size epsilon from the images themselves.
+
+    Args:
+        model: Images to logits.
+        images: (N, C, H, W), floating point in [0, 1].
+        labels: int64 (N,).
+        epsilon: Radius of the ball and size of the step; 0 returns the images.
+        threat_model: ``"linf"`` or ``"l2"``.
+        generator: Not used; every attack takes one.
+
+    Returns:
+        Adversarial images, detached, of the images' shape and dtype.
+
+    Raises:
+        ValueError: On inputs out of range.
+
+    References:
+        Goodfellow et al., Explaining and Harnessing Adversarial Examples, arXiv:1412.6572.
+    """
+    return pgd(
+        model,
+        images,
+        labels,
+        epsilon=epsilon,
+        step_size=epsilon or 1.0,  # at epsilon 0 any step is projected back
+        steps=1,
+        threat_model=threat_model,
+        random_start=False,
+    )
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

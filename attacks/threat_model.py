@@ -1,0 +1,123 @@
+"""Threat models: which perturbations of an image an attack may use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """A ball of radius epsilon around each image, within [0, 1].
+
+    Attributes:
+        project: (adv_images, images, epsilon) to allowed images.
+        random_start: (images, epsilon, generator) to images drawn uniformly from the ball, then
+            clipped to [0, 1].
+        ascend: (gradient, step_size) to the steepest change of that size.
+        distance: (adv_images, images) to each image's distance, (N,).
+    """
+
+    project: Callable[[Tensor, Tensor, float], Tensor]
+    random_start: Callable[[Tensor, float, torch.Generator], Tensor]
+    ascend: Callable[[Tensor, float], Tensor]
+    distance: Callable[[Tensor, Tensor], Tensor]
+
+    def contains(
+        self, adv_images: Tensor, images: Tensor, epsilon: float, tolerance: float = 1e-6
+    ) -> Tensor:
+        """Returns for each image, (N,) bool, whether it lies in the ball and in [0, 1].
+
+        Args:
+            adv_images: (N, ...).
+            images: (N, ...), in [0, 1].
+            epsilon: Radius.
+            tolerance: Allowed excess; the default covers float32's rounding near 1.
+        """
+        flat = adv_images.flatten(1)
+        in_range = (flat.amin(1) >= -tolerance) & (flat.amax(1) <= 1 + tolerance)
+        return in_range & (self.distance(adv_images, images) <= epsilon + tolerance)
+
+
+def threat_model(name: str) -> ThreatModel:
+    """Returns the threat model of that name.
+
+    Raises:
+        ValueError: On an unknown name, with the known ones and the nearest.
+    """
+    if name not in THREAT_MODELS:
+        nearest = difflib.get_close_matches(name.lower(), THREAT_MODELS, n=1)
+        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+        known = ", ".join(THREAT_MODELS)
+        raise ValueError(f"unknown threat model '{name}'{hint} Known: {known}.")
+    return THREAT_MODELS[name]
+
+
+def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
+    # On the generator's device, so that a CPU generator gives the same start on any device.
+    noise = torch.rand(
+        images.shape, generator=generator, device=generator.device, dtype=images.dtype
+    )
+    return noise.to(images.device)
+
+
+def _per_image(values: Tensor, images: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (images.dim() - 1))
+
+
+def _linf_project(adv_images: Tensor, images: Tensor, epsilon: float) -> Tensor:
+    return (images + (adv_images - images).clamp(-epsilon, epsilon)).clamp(0, 1)
+
+
+def _linf_random_start(images: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    noise = (2 * _uniform(images, generator) - 1) * epsilon
+    return (images + noise).clamp(0, 1)
+
+
+def _linf_ascend(gradient: Tensor, step_size: float) -> Tensor:
+    return step_size * gradient.sign()
+
+
+def _linf_distance(adv_images: Tensor, images: Tensor) -> Tensor:
+    return (adv_images - images).abs().flatten(1).amax(1)
+
+
+def _l2_norm(values: Tensor) -> Tensor:
+    return values.flatten(1).norm(dim=1)
+
+
+def _l2_project(adv_images: Tensor, images: Tensor, epsilon: float) -> Tensor:
+    # Onto the ball, then clipped. Images lie in [0, 1], so clipping moves no pixel away from its
+    # own and the result is in both sets (though not always the nearest point of both).
+    perturbation = adv_images - images
+    factor = (epsilon / _l2_norm(perturbation).clamp_min(1e-12)).clamp_max(1)
+    return (images + perturbation * _per_image(factor, images)).clamp(0, 1)
+
+
+def _l2_random_start(images: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    direction = torch.randn(
+        images.shape, generator=generator, device=generator.device, dtype=images.dtype
+    ).to(images.device)
+    dimensions = images[0].numel()
+    radius = _uniform(images.flatten(1)[:, 0], generator) ** (1 / dimensions) * epsilon
+    noise = direction * _per_image(radius / _l2_norm(direction), images)
+    return (images + noise).clamp(0, 1)
+
+
+def _l2_ascend(gradient: Tensor, step_size: float) -> Tensor:
+    # A zero gradient stays zero.
+    return gradient * _per_image(step_size / _l2_norm(gradient).clamp_min(1e-30), gradient)
+
+
+def _l2_distance(adv_images: Tensor, images: Tensor) -> Tensor:
+    return _l2_norm(adv_images - images)
+
+
+THREAT_MODELS = {
+    "linf": ThreatModel(_linf_project, _linf_random_start, _linf_ascend, _linf_distance),
+    "l2": ThreatModel(_l2_project, _l2_random_start, _l2_ascend, _l2_distance),
+}

@@ -1,0 +1,165 @@
+"""A data set as two uint8 tensors, and the fixed ways of dividing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from robustnorm.data.errors import DataError
+
+# Which images are held out or sampled is a fact of the data set, the same for every run.
+_DIVISION_SEED = 2102_11382
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 (N, C, H, W) and labels int64 (N,), on one device.
+
+    Raises:
+        DataError: On other shapes or types.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if (
+            self.images.dtype != torch.uint8
+            or self.images.dim() != 4
+            or self.labels.dtype != torch.int64
+            or self.labels.shape != self.images.shape[:1]
+        ):
+            raise DataError(
+                "a split takes uint8 images (N, C, H, W) and int64 labels (N,), got "
+                f"{self.images.dtype} {tuple(self.images.shape)} and "
+                f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def take(self, ids: Tensor) -> Split:
+        return Split(self.images[ids], self.labels[ids])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images.
+
+    Args:
+        padding: Zero pixels added on each side before a random crop to the former size.
+        flip: Mirror left and right with probability one half.
+    """
+
+    padding: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Named images in classes, for training and for testing.
+
+    Args:
+        name: As reports print it.
+        classes: Names of the classes, by label.
+        train: Training images.
+        test: Test images.
+        augmentation: What suits the training images.
+        sha256: Of the content.
+
+    Raises:
+        DataError: When a label names no class or a split has no image.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    augmentation: Augmentation
+    sha256: str
+
+    def __post_init__(self) -> None:
+        for title, split in (("training", self.train), ("test", self.test)):
+            if not len(split):
+                raise DataError(f"{self.name} has no {title} images; add some")
+            odd = ((split.labels < 0) | (split.labels >= len(self.classes))).nonzero()
+            if len(odd):
+                index = int(odd[0])
+                raise DataError(
+                    f"{self.name}: label {int(split.labels[index])} of {title} image {index} "
+                    f"is none of 0..{len(self.classes) - 1}; correct the labels"
+                )
+
+    @cached_property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each channel of the training images, in [0, 1]."""
+        return self._moments[0]
+
+    @cached_property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of each channel of the training images, in [0, 1], never 0."""
+        return self._moments[1]
+
+    @cached_property
+    def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        counts = torch.stack(
+            [
+                torch.bincount(channel.flatten(), minlength=256).double()
+                for channel in self.train.images.unbind(1)
+            ]
+        )
+        values = torch.arange(256, dtype=torch.float64, device=counts.device) / 255
+        mean = counts @ values / counts.sum(1)
+        variance = counts @ values.square() / counts.sum(1) - mean.square()
+        std = variance.clamp_min(1e-12).sqrt()
+        return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def split_validation(
+    split: Split, validation: int, limit: int | None = None
+) -> tuple[Split, Split]:
+    """Returns training and validation images, divided by one permutation whatever the seed.
+
+    Args:
+        split: All training images.
+        validation: Images to hold out.
+        limit: Training images to keep of the rest; all by default.
+
+    Raises:
+        DataError: When there are not enough images.
+    """
+    wanted = validation + (limit or 1)
+    if wanted > len(split):
+        raise DataError(
+            f"{validation} validation and {limit or 'some'} training images are asked for, "
+            f"the data have {len(split)}; lower --validation or --train_limit"
+        )
+    order = _permutation(len(split))
+    end = None if limit is None else validation + limit
+    return split.take(order[validation:end]), split.take(order[:validation])
+
+
+def subset(split: Split, limit: int | None) -> tuple[Tensor, Split]:
+    """Returns the ids, ascending, and the images of a fixed sample, or all without a limit.
+
+    Images are stored class by class, so the first ``limit`` would not do.
+
+    Raises:
+        DataError: When there are not as many images.
+    """
+    if limit is None:
+        return torch.arange(len(split)), split
+    if limit > len(split):
+        raise DataError(f"{limit} images are asked for, the data have {len(split)}")
+    ids = _permutation(len(split))[:limit].sort().values
+    return ids, split.take(ids)
+
+
+def _permutation(n: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(_DIVISION_SEED))

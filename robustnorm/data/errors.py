@@ -1,0 +1,2 @@
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and the repair."""

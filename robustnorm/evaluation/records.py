@@ -1,0 +1,199 @@
+"""Result records: one JSON file per evaluated checkpoint, verdict by verdict."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustnorm.files import write_atomically
+
+_SCHEMA = 1
+# The branch of a network that has none.
+SINGLE = "single"
+
+Bits = NDArray[np.bool_]
+
+
+class RecordError(ValueError):
+    """A result record cannot be read; the message names the file and the repair."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether each image was classified correctly under one attack.
+
+    Args:
+        attack: "none", or "pgd-k" for k steps.
+        rule: "final", the iterate after k steps, or "any", no image or iterate was misclassified.
+        attack_branch: The branch that the attack saw; ``SINGLE`` on a network without branches.
+        score_branch: The branch that gave the verdict.
+        correct: bool (n,), in the order of the record's image ids.
+    """
+
+    attack: str
+    rule: str
+    attack_branch: str
+    score_branch: str
+    correct: Bits
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of images classified correctly."""
+        return float(self.correct.mean())
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was evaluated, how, and every verdict.
+
+    Args:
+        name: Of the config.
+        norm: As ``Config.norm``.
+        seed: Of the training run.
+        adversarial: False for a plainly trained control.
+        checkpoint: tag, epoch, epochs (planned) and sha256.
+        config: All settings of the training run.
+        config_hash: Fingerprint of those.
+        dataset: name, sha256, train_images, test_images.
+        image_ids: Places of the evaluated images in the test set.
+        protocol: The evaluation's settings.
+        protocol_hash: Fingerprint of those.
+        verdicts: One for each attack, rule and pair of branches.
+        versions: Of Python and the packages that matter.
+        device: In words.
+        wall_seconds: Of the evaluation.
+    """
+
+    name: str
+    norm: str
+    seed: int
+    adversarial: bool
+    checkpoint: dict[str, Any]
+    config: dict[str, Any]
+    config_hash: str
+    dataset: dict[str, Any]
+    image_ids: list[int]
+    protocol: dict[str, Any]
+    protocol_hash: str
+    verdicts: list[Verdict]
+    versions: dict[str, str]
+    device: str
+    wall_seconds: float
+
+    @property
+    def n(self) -> int:
+        """Number of evaluated images."""
+        return len(self.image_ids)
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Names of the branches, in their order."""
+        return tuple(dict.fromkeys(verdict.attack_branch for verdict in self.verdicts))
+
+    def find(
+        self, attack: str, rule: str, attack_branch: str, score_branch: str
+    ) -> Verdict:
+        """Returns one verdict.
+
+        Raises:
+            RecordError: When the record has none such.
+        """
+        for verdict in self.verdicts:
+            if (attack, rule, attack_branch, score_branch) == (
+                verdict.attack,
+                verdict.rule,
+                verdict.attack_branch,
+                verdict.score_branch,
+            ):
+                return verdict
+        raise RecordError(
+            f"the record of {self.norm} seed {self.seed} has no verdict of attack {attack} "
+            f"({rule}) through {attack_branch}, scored by {score_branch}; evaluate again"
+        )
+
+    def to_json(self) -> str:
+        """Returns the record as JSON, verdicts as base64 of packed bits."""
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        everything = self.image_ids == list(range(self.n))
+        content["image_ids"] = self.n if everything else self.image_ids
+        content["verdicts"] = [
+            asdict(verdict)
+            | {"correct": pack(verdict.correct), "count": int(verdict.correct.sum())}
+            for verdict in self.verdicts
+        ]
+        return json.dumps({"schema": _SCHEMA} | content, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Returns the record that ``to_json`` gave.
+
+        Raises:
+            RecordError: On anything else.
+        """
+        try:
+            content = json.loads(text)
+            if content.pop("schema") != _SCHEMA:
+                raise RecordError(f"it is of another schema than {_SCHEMA}")
+            if isinstance(content["image_ids"], int):
+                content["image_ids"] = list(range(content["image_ids"]))
+            n = len(content["image_ids"])
+            verdicts = []
+            for entry in content["verdicts"]:
+                correct = unpack(entry.pop("correct"), n)
+                if entry.pop("count") != correct.sum():
+                    raise RecordError("a verdict's bits do not give its count")
+                verdicts.append(Verdict(**entry, correct=correct))
+            return cls(**content | {"verdicts": verdicts})
+        except RecordError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecordError(f"it is damaged ({type(error).__name__}: {error})") from error
+
+    def save(self, path: Path) -> None:
+        """Writes the record whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Reads a record.
+
+        Raises:
+            RecordError: When it is not one; names the file and the repair.
+        """
+        try:
+            return cls.from_json(path.read_text())
+        except (RecordError, OSError, UnicodeDecodeError) as error:
+            raise RecordError(
+                f"{path} is no result record: {error}; remove it and evaluate again"
+            ) from error
+
+
+def fingerprint(content: dict[str, Any]) -> str:
+    """Returns 16 hex digits that follow from plain values, whatever the order of their keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def pack(bits: Bits) -> str:
+    """Returns base64 of the bits, eight to a byte."""
+    return base64.b64encode(np.packbits(bits).tobytes()).decode()
+
+
+def unpack(text: str, n: int) -> Bits:
+    """Returns the n bits that ``pack`` was given.
+
+    Raises:
+        ValueError: When the text does not hold n bits.
+    """
+    packed = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
+    if len(packed) != (n + 7) // 8:
+        raise ValueError(f"{n} verdicts are required, got {len(packed)} bytes of eight")
+    return np.unpackbits(packed, count=n).astype(bool)
