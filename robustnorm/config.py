@@ -130,7 +130,14 @@ class Config:
     reports: str = "reports"
 
     def __post_init__(self) -> None:
-        for field in ("width", "epochs", "batch_size", "validation", "train_steps", "validation_steps"):
+        for field in (
+            "width",
+            "epochs",
+            "batch_size",
+            "validation",
+            "train_steps",
+            "validation_steps",
+        ):
             self._require(field, getattr(self, field) >= 1, "at least 1")
         for field in ("train_limit", "test_limit"):
             value = getattr(self, field)
@@ -165,9 +172,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, fractions as people write them ("8/255")."""
-        return {
-            field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)
-        }
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:

@@ -25,7 +25,7 @@ def load_digits() -> Dataset:
         from sklearn import datasets
     except ImportError as error:
         raise DataError(
-            'the digits come with scikit-learn, which is not installed: '
+            "the digits come with scikit-learn, which is not installed: "
             'pip install "robustnorm[demo]"'
         ) from error
     values, labels = datasets.load_digits(return_X_y=True)

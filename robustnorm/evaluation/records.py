@@ -97,9 +97,7 @@ class Record:
         """Names of the branches, in their order."""
         return tuple(dict.fromkeys(verdict.attack_branch for verdict in self.verdicts))
 
-    def find(
-        self, attack: str, rule: str, attack_branch: str, score_branch: str
-    ) -> Verdict:
+    def find(self, attack: str, rule: str, attack_branch: str, score_branch: str) -> Verdict:
         """Returns one verdict.
 
         Raises:

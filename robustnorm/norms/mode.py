@@ -1,9 +1,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class _Moments(torch.autograd.Function):
+    """Means of x and x^2 over (H, W), at least float32; one pass over x in the backward."""
+
+    @staticmethod
+    def forward(input: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = _at_least_float32(input)
+        return input.mean((2, 3), dtype=dtype), input.to(dtype).square().mean((2, 3))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, mean_grad: Tensor, square_grad: Tensor) -> Tensor:
+        (input,) = ctx.saved_tensors
+        size = input.shape[2] * input.shape[3]
+        return _scale_and_shift(input, square_grad * (2 / size), mean_grad / size)
+
+
+def _at_least_float32(input: Tensor) -> torch.dtype:
+    return torch.promote_types(input.dtype, torch.float32)
+
+
+def _scale_and_shift(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Returns scale x + shift with (N, C) coefficients, in the dtype of x."""
+    scale, shift = (values.to(input.dtype)[:, :, None, None] for values in (scale, shift))
+    return torch.addcmul(shift, input, scale)
 
 
 class ModeNorm(nn.Module):
@@ -69,36 +101,33 @@ class ModeNorm(nn.Module):
             raise ValueError(
                 f"ModeNorm takes (N, {self.num_features}, H, W), got {tuple(input.shape)}"
             )
+        if self.training and input.numel() == self.num_features:
+            raise ValueError(
+                "ModeNorm in training needs more than one value per channel, got "
+                f"{tuple(input.shape)}"
+            )
         with torch.autocast(input.device.type, enabled=False):
-            scale, shift = self._scale_and_shift(input)
-        return torch.addcmul(
-            shift.to(input.dtype)[:, :, None, None], input, scale.to(input.dtype)[:, :, None, None]
-        )
+            if self.training:
+                means, squares = _Moments.apply(input)
+                gates = self._gates(means)
+                mean, variance = self._batch_statistics(means, squares, gates)
+            else:
+                gates = self._gates(input.mean((2, 3), dtype=_at_least_float32(input)))
+                mean = self.running_mean
+                variance = (self.running_second_moment - mean.square()).clamp_min(0)
+            inverse = (variance + self.eps).rsqrt()  # (K, C)
+            scale = self.weight * (gates @ inverse)  # (N, C)
+            shift = self.bias - self.weight * (gates @ (inverse * mean))
+        return _scale_and_shift(input, scale, shift)
 
-    def _scale_and_shift(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the (N, C) coefficients of y = scale x + shift."""
-        dtype = torch.promote_types(input.dtype, torch.float32)
-        means = input.mean((2, 3), dtype=dtype)
-        gates = self.gate(means.to(self.gate.weight.dtype)).softmax(1)  # (N, K)
-        if self.training:
-            mean, variance = self._batch_statistics(input, means, gates)
-        else:
-            mean = self.running_mean
-            variance = (self.running_second_moment - mean.square()).clamp_min(0)
-        inverse = (variance + self.eps).rsqrt()  # (K, C)
-        scale = self.weight * (gates @ inverse)
-        shift = self.bias - self.weight * (gates @ (inverse * mean))
-        return scale, shift
+    def _gates(self, means: Tensor) -> Tensor:
+        gates: Tensor = self.gate(means.to(self.gate.weight.dtype))
+        return gates.softmax(1)  # (N, K)
 
     def _batch_statistics(
-        self, input: Tensor, means: Tensor, gates: Tensor
+        self, means: Tensor, squares: Tensor, gates: Tensor
     ) -> tuple[Tensor, Tensor]:
-        n, _, h, w = input.shape
-        if n * h * w < 2:
-            raise ValueError(
-                f"ModeNorm in training needs more than one value per channel, got {input.shape}"
-            )
-        squares = input.to(means.dtype).square().mean((2, 3))  # (N, C)
+        """Returns mean and variance (K, C) of each mode; moves the running statistics."""
         weights = (gates / gates.sum(0)).T  # (K, N), each row sums to 1
         mean, second_moment = weights @ means, weights @ squares
         if self.track_running_stats:
