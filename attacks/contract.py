@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,3 +65,37 @@ def unchanged(model: Model) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+class Shell(nn.Module):
+    """A module around any model, for libraries that want one and would change the model's mode.
+
+    ``train`` and ``eval`` end at the shell; its one parameter tells the device.
+    """
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        super().__init__()
+        self._call = (model,)  # in a tuple, so that it is no submodule
+        self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._call[0](images)
+
+
+@contextmanager
+def seeded(generator: torch.Generator, device: torch.device) -> Iterator[int]:
+    """Seeds the global random states from the generator for the block, then puts them back.
+
+    For libraries that draw from them. Yields the seed.
+    """
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (the state that those libraries use)
+        torch.manual_seed(seed)
+        try:
+            yield seed
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002

@@ -58,7 +58,9 @@ def test_network_passes_branches_on():
 def test_imagenet_stem_divides_the_resolution_by_thirty_two(factory):
     model = factory(norm="bn", width=4, stem="imagenet")
     features = model.layer4(
-        model.layer3(model.layer2(model.layer1(model.maxpool(model.conv1(torch.rand(2, 3, 64, 64))))))
+        model.layer3(
+            model.layer2(model.layer1(model.maxpool(model.conv1(torch.rand(2, 3, 64, 64)))))
+        )
     )
     assert features.shape == (2, 32, 2, 2)
 

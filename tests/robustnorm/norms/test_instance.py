@@ -57,9 +57,7 @@ def test_adain_equals_formula(sandwich):
 
 def test_adain_gives_the_mean_of_the_style():
     content, style = make_inputs()
-    torch.testing.assert_close(
-        AdaIN()(content, style).mean((2, 3)), style.mean((2, 3)), **EXACT
-    )
+    torch.testing.assert_close(AdaIN()(content, style).mean((2, 3)), style.mean((2, 3)), **EXACT)
 
 
 def test_saadain_starts_as_adain():
