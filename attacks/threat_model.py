@@ -87,7 +87,8 @@ def _linf_distance(adv_images: Tensor, images: Tensor) -> Tensor:
 
 
 def _l2_norm(values: Tensor) -> Tensor:
-    return values.flatten(1).norm(dim=1)
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return norms
 
 
 def _l2_project(adv_images: Tensor, images: Tensor, epsilon: float) -> Tensor:

@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from robustnorm import commands
     from robustnorm.data.errors import DataError
+    from robustnorm.evaluation.records import RecordError
+    from robustnorm.runs import UsageError
     from robustnorm.training.checkpoint import CheckpointError
 
     log = logging.getLogger("robustnorm")
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(commands.evaluate_runs(config, train_command))
         else:
             print(commands.reproduce(config, train_command))
-    except (commands.UsageError, DataError, CheckpointError, ImportError) as error:
+    except (UsageError, DataError, CheckpointError, RecordError, ImportError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues from the last epoch", status=130)

@@ -24,7 +24,8 @@ from robustnorm.data.dataset import Dataset, split_validation, subset
 from robustnorm.evaluation.evaluate import CHUNK, evaluate
 from robustnorm.evaluation.records import Record, fingerprint
 from robustnorm.files import write_atomically
-from robustnorm.reporting.tables import tables, to_text, write_tables
+from robustnorm.reporting.render import to_text
+from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import (
     UsageError,
     augmentation,
@@ -176,7 +177,7 @@ def evaluate_runs(config: Config, train_command: str) -> str:
     records = [_evaluate_run(folder, config, dataset, device, reports) for folder in runs]
     for path in write_tables(records, reports, train_command=train_command):
         log.info("wrote %s", path)
-    return "\n\n".join(map(to_text, tables(records, train_command=train_command)))
+    return to_text(tables(records, train_command=train_command))
 
 
 def reproduce(

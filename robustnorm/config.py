@@ -187,7 +187,7 @@ class Config:
         return cls(**typed)
 
     def differences(self, other: Config, ignore: frozenset[str]) -> dict[str, tuple[Any, Any]]:
-        """Returns the settings that differ, but for those to ignore, as field: (self's, other's)."""
+        """Returns the settings that differ, as field: (self's, other's)."""
         mine, others = self.to_dict(), other.to_dict()
         return {
             field: (mine[field], others[field])

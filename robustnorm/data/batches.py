@@ -75,7 +75,7 @@ def epoch_batches(
     offsets = torch.randint(0, 2 * augmentation.padding + 1, (n, 2), generator=generator).to(device)
     flips = (torch.rand(n, generator=generator) < 0.5).to(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    for ids in order[: steps * batch_size].split(batch_size):
+    for ids in order[: steps * batch_size].view(steps, batch_size):
         images = split.images[ids]
         if augmentation.padding:
             images = _crop(images, augmentation.padding, offsets[ids])

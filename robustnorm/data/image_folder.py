@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +134,7 @@ def _cached(root: Path, listing: dict[str, _Listing], cache: Path) -> tuple[dict
     return tensors, content.hexdigest()
 
 
-def _decode(root: Path, listing: _Listing, content: hashlib._Hash, bar: tqdm[None]) -> Tensor:
+def _decode(root: Path, listing: _Listing, content: hashlib._Hash, bar: tqdm[Any]) -> Tensor:
     """Returns the images (N, C, H, W) of a part; adds names and bytes to the content's hash."""
     images: list[np.ndarray] = []
     for name, _ in listing:

@@ -60,7 +60,8 @@ class BasicBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         output = F.relu(self.bn1(self.conv1(features)))
         output = self.bn2(self.conv2(output))
-        return F.relu(output + self.downsample(features))
+        shortcut: Tensor = self.downsample(features)
+        return F.relu(output + shortcut)
 
 
 class PreActBlock(nn.Module):
@@ -86,8 +87,8 @@ class PreActBlock(nn.Module):
         # A projection sees the normalized features, an identity the raw ones.
         shortcut: Tensor = self.downsample(output if self.projects else features)
         output = self.conv1(output)
-        output = self.conv2(F.relu(self.bn2(output)))
-        return output + shortcut
+        residual: Tensor = self.conv2(F.relu(self.bn2(output)))
+        return residual + shortcut
 
 
 class ResNet(nn.Module):

@@ -21,7 +21,7 @@ class _Moments(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, mean_grad: Tensor, square_grad: Tensor) -> Tensor:
         (input,) = ctx.saved_tensors
         size = input.shape[2] * input.shape[3]
@@ -108,7 +108,7 @@ class ModeNorm(nn.Module):
             )
         with torch.autocast(input.device.type, enabled=False):
             if self.training:
-                means, squares = _Moments.apply(input)
+                means, squares = _Moments.apply(input)  # type: ignore[no-untyped-call]
                 gates = self._gates(means)
                 mean, variance = self._batch_statistics(means, squares, gates)
             else:

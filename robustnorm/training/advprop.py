@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -136,7 +136,8 @@ def train(
     Raises:
         NonFiniteLossError: When a loss is not finite; the model is then not usable.
     """
-    forward: nn.Module = torch.compile(model) if config.compile else model
+    # An nn.Module too, which torch's annotations do not say.
+    forward = cast(nn.Module, torch.compile(model)) if config.compile else model
     for epoch in range(first_epoch, config.epochs):
         start = time.perf_counter()
         model.train()
@@ -232,7 +233,7 @@ def validate(model: nn.Module, split: Split, config: Config) -> dict[str, Branch
     """
     totals: dict[Key, list[float]] = {}
     ids = torch.arange(len(split))
-    for part in ids.split(CHUNK):
+    for part in torch.split(ids, CHUNK):
         outcomes = attack_chunk(
             model,
             split.images[part],

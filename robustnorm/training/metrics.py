@@ -28,7 +28,7 @@ class TensorBoard:
                     "--tensorboard true needs TensorBoard, which is not installed: "
                     'pip install "robustnorm[track]"'
                 ) from error
-            self._writer = SummaryWriter(str(folder), purge_step=first_epoch + 1)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(folder), purge_step=first_epoch + 1)
 
     def write(self, record: EpochRecord) -> None:
         if self._writer is None:

@@ -1,0 +1,117 @@
+"""Tables as text, Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+from robustnorm.evaluation.statistics import Interval
+
+Cell = str | float | Interval | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it will be printed.
+
+    Args:
+        name: For file names.
+        title: Above the table.
+        columns: Headers.
+        rows: Cells: text, a fraction (printed in percent), an interval of fractions, or None.
+        notes: Below the table.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Cell, ...]]
+    notes: list[str]
+
+
+def to_text(tables: Sequence[Table]) -> str:
+    """Returns tables for a terminal; a note that several share stands under the first."""
+    lines: list[str] = []
+    said: set[str] = set()
+    for table in tables:
+        lines += [table.title, "", _grid(table, "simple"), ""]
+        for note in table.notes:
+            if note not in said:
+                lines.append(textwrap.fill(note, 100, subsequent_indent="  "))
+        lines.append("")
+        said |= set(table.notes)
+    return "\n".join(lines)
+
+
+def to_markdown(table: Table) -> str:
+    """Returns the table as Markdown."""
+    notes = "\n".join(f"- {note}" for note in table.notes)
+    return f"## {table.title}\n\n{_grid(table, 'pipe')}\n\n{notes}\n"
+
+
+def to_latex(table: Table) -> str:
+    """Returns the table as LaTeX; needs the package booktabs."""
+    notes = " ".join(_escape(note) for note in table.notes)
+    return (
+        f"\\begin{{table}}\n\\caption{{{_escape(table.title)}}}\n\\centering\n"
+        f"{_grid(table, 'latex_booktabs')}\n\n\\footnotesize {notes}\n\\end{{table}}\n"
+    )
+
+
+def to_csv(table: Table) -> str:
+    """Returns the table as CSV, numbers in percent, each interval as two columns."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    spread = [
+        any(isinstance(row[i], Interval) for row in table.rows) for i in range(len(table.columns))
+    ]
+    header = [
+        [f"{name}, low", f"{name}, high"] if wide else [name]
+        for name, wide in zip(table.columns, spread, strict=True)
+    ]
+    writer.writerow(itertools.chain(*header))
+    for row in table.rows:
+        cells: list[str] = []
+        for cell, wide in zip(row, spread, strict=True):
+            if isinstance(cell, Interval):
+                cells += [_percent(cell.low), _percent(cell.high)]
+            else:
+                cells += [_text(cell, "")] + [""] * wide
+        writer.writerow(cells)
+    return file.getvalue()
+
+
+def _grid(table: Table, style: str) -> str:
+    text = [[_text(cell, "-") for cell in row] for row in table.rows]
+    right = [
+        all(cell[:1] in "+-[0123456789" for cell in column) for column in zip(*text, strict=True)
+    ]
+    return tabulate(
+        text,
+        headers=table.columns,
+        tablefmt=style,
+        disable_numparse=True,
+        colalign=["right" if numbers else "left" for numbers in right],
+    )
+
+
+def _text(cell: Cell, empty: str) -> str:
+    if cell is None:
+        return empty
+    if isinstance(cell, Interval):
+        return f"[{_percent(cell.low)}, {_percent(cell.high)}]"
+    return cell if isinstance(cell, str) else _percent(cell)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def _escape(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text)

@@ -1,0 +1,248 @@
+"""Tables from records whose counts are known."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from robustnorm.evaluation.records import SINGLE, Record, RecordError, Verdict
+from robustnorm.evaluation.statistics import wilson
+from robustnorm.reporting.paper import PAPER
+from robustnorm.reporting.render import to_csv, to_latex, to_markdown, to_text
+from robustnorm.reporting.tables import tables, write_tables
+
+N = 200
+
+
+def bits(correct, shift=0):
+    return np.roll(np.arange(N) < correct, shift)
+
+
+def make_record(norm="auxbn", seed=0, adversarial=True, sa=180, ra=80, shift=0, **changes):
+    branches = ("clean", "adv") if norm.startswith(("aux", "saaux")) else (SINGLE,)
+    verdicts = []
+    for row, branch in enumerate(branches):
+        # The adv branch classifies ten clean images fewer and ten attacked images more.
+        clean, attacked = sa - 10 * row, ra - 10 * (1 - row) * (len(branches) - 1)
+        verdicts += [
+            Verdict("none", "final", branch, branch, bits(clean, shift)),
+            Verdict("pgd-10", "final", branch, branch, bits(attacked + 5, shift)),
+            Verdict("pgd-10", "any", branch, branch, bits(attacked + 4, shift)),
+            Verdict("pgd-20", "final", branch, branch, bits(attacked, shift)),
+            Verdict("pgd-20", "any", branch, branch, bits(attacked - 2, shift)),
+        ]
+        verdicts += [
+            Verdict("pgd-20", "final", branch, other, bits(100))
+            for other in branches
+            if other != branch
+        ]
+    content = {
+        "name": "test",
+        "norm": norm,
+        "seed": seed,
+        "adversarial": adversarial,
+        "checkpoint": {"tag": "best", "epoch": 2, "epochs": 3, "sha256": "ab"},
+        "config": {"width": 4, "network": "resnet18", "precision": "fp32", "train_steps": 10},
+        "config_hash": "cd",
+        "dataset": {"name": "a_b", "sha256": "ef", "train_images": 50, "test_images": 1000},
+        "image_ids": list(range(N)),
+        "protocol": {
+            "name": "short",
+            "threat_model": "linf",
+            "epsilon": "8/255",
+            "step_size": "2/255",
+        },
+        "protocol_hash": "01",
+        "verdicts": verdicts,
+        "versions": {},
+        "device": "CPU",
+        "wall_seconds": 1.0,
+    }
+    return Record(**(content | changes))
+
+
+def find(table, evaluation, model):
+    (row,) = [row for row in table.rows if row[:2] == (evaluation, model)]
+    return dict(zip(table.columns, row, strict=True))
+
+
+def test_table3_reads_the_clean_branch():
+    table3, _, _ = tables([make_record("saauxbn", sa=180)])
+    row = find(table3, "SA", "SaAuxBN (clean)")
+    assert row["Ours %"] == 0.9
+    assert row["95 % interval"] == wilson(180, N)
+    assert (row["Paper %"], row["Difference"]) == ("94.62", "-4.62")
+
+
+def test_table4_reads_the_adversarial_branch():
+    _, table4, _ = tables([make_record("saauxbn", sa=180, ra=80)])
+    ours = {
+        evaluation: find(table4, evaluation, "SaAuxBN (adv)")["Ours %"]
+        for evaluation in ("SA", "RA, PGD-10", "RA, PGD-20")
+    }
+    assert ours == {"SA": 0.85, "RA, PGD-10": 0.425, "RA, PGD-20": 0.4}
+    assert find(table4, "RA, PGD-20", "SaAuxBN (adv)")["Any %"] == 0.39
+
+
+def test_network_without_branches_stands_in_both_tables_with_the_same_sa():
+    table3, table4, _ = tables([make_record("bn", sa=150)])
+    assert find(table3, "SA", "BN")["Ours %"] == find(table4, "SA", "BN")["Ours %"] == 0.75
+
+
+def test_paper_norms_stand_in_the_paper_s_order_with_its_numbers():
+    table3, table4, _ = tables([make_record("saauxbn"), make_record("sabn"), make_record("bn")])
+    assert [row[4] for row in table3.rows] == ["84.84", "83.28", "94.47", "94.62", None]
+    assert [row[4] for row in table4.rows if row[4]] == [
+        f"{value:.2f}"
+        for (branch, _), row in PAPER.items()
+        if branch == "adv"
+        for value in row.values()
+    ]
+    assert [row[1] for row in table3.rows] == ["BN", "ModeNorm", "AuxBN", "SaAuxBN (clean)", "SaBN"]
+
+
+def test_missing_norm_shows_a_dash_and_the_command_that_trains_it():
+    table3, _, _ = tables([make_record("bn")], train_command="make train NORM={norm} CONFIG=x")
+    assert "SA            ModeNorm         -" in to_text([table3])
+    assert "ModeNorm is not trained yet: make train NORM=modenorm CONFIG=x" in table3.notes
+
+
+def test_control_stands_last_without_the_paper_s_numbers():
+    table3, _, _ = tables([make_record("bn", adversarial=False, sa=190), make_record("bn")])
+    row = find(table3, "SA", "BN, plain (control)")
+    assert table3.rows[-1][1] == "BN, plain (control)"
+    assert (row["Ours %"], row["Paper %"], row["Difference"]) == (0.95, None, None)
+
+
+def test_several_seeds_give_mean_and_deviation():
+    records = [make_record("auxbn", seed=seed, sa=sa) for seed, sa in enumerate((170, 180, 184))]
+    table3, _, _ = tables([*records, make_record("bn")])
+    row = find(table3, "SA", "AuxBN (clean)")
+    assert row["Ours %"] == pytest.approx(0.89)
+    assert row["SD over seeds"] == pytest.approx(np.std([0.85, 0.9, 0.92], ddof=1))
+    assert row["95 % interval"] == pytest.approx(wilson(178, N))
+    assert find(table3, "SA", "BN")["SD over seeds"] is None
+    assert "at the mean over seeds" in table3.notes[0]
+
+
+def test_notes_say_what_was_measured_and_how():
+    notes = " ".join(tables([make_record("bn")])[1].notes)
+    for phrase in (
+        "n = 200 of 1,000 test images of a_b",
+        "checkpoint best, epoch 2 of 3 (shortened: the paper trains 200)",
+        "50 images, resnet18 of width 4",
+        "seed 0",
+        "Linf, epsilon 8/255, step 2/255, uniform random start",
+        "data a_b (paper: CIFAR-10)",
+        "compares different experiments",
+    ):
+        assert phrase in notes
+
+
+def test_notes_of_the_paper_s_experiment_claim_no_difference():
+    record = make_record(
+        "bn",
+        checkpoint={"tag": "last", "epoch": 200, "epochs": 200, "sha256": "ab"},
+        config={"width": 64, "network": "resnet18", "precision": "fp32", "train_steps": 10},
+        dataset={"name": "CIFAR-10", "sha256": "ef", "train_images": 45000, "test_images": 10000},
+    )
+    notes = " ".join(tables([record])[0].notes)
+    assert "shortened" not in notes
+    assert "different experiments" not in notes
+
+
+def test_notes_name_the_epochs_of_each_model_where_they_differ():
+    other = {"tag": "best", "epoch": 3, "epochs": 3, "sha256": "ab"}
+    notes = " ".join(tables([make_record("bn"), make_record("auxbn", checkpoint=other)])[0].notes)
+    assert "BN: checkpoint best, epoch 2 of 3" in notes
+    assert "AuxBN: checkpoint best, epoch 3 of 3" in notes
+
+
+def test_note_names_the_pairs_that_the_images_do_not_tell_apart():
+    records = [
+        make_record("bn", sa=180),
+        make_record("modenorm", sa=181),  # one image more: p = 1
+        make_record("saauxbn", sa=150),  # thirty fewer, no other difference: p = 2^-29
+    ]
+    note = tables(records)[0].notes[-1]
+    assert "BN and ModeNorm (p = 1.00)" in note
+    assert "SaAuxBN" not in note
+
+
+def test_matrix_shows_every_pair_of_branches():
+    matrix = tables([make_record("auxbn"), make_record("bn")])[2]
+    assert [row[:4] for row in matrix.rows] == [
+        ("BN", "no attack", "single", 0.9),
+        ("BN", "single", "single", 0.4),
+        ("AuxBN", "no attack", "clean", 0.9),
+        ("AuxBN", "no attack", "adv", 0.85),
+        ("AuxBN", "clean", "clean", 0.35),
+        ("AuxBN", "clean", "adv", 0.5),
+        ("AuxBN", "adv", "clean", 0.5),
+        ("AuxBN", "adv", "adv", 0.4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_ids": list(range(1, N + 1))}, "different test images"),
+        ({"dataset": {"sha256": "other"}}, "different data"),
+        ({"protocol_hash": "02"}, "different protocols"),
+    ],
+)
+def test_tables_refuse_to_mix_evaluations(change, message):
+    with pytest.raises(RecordError, match=f"{message} for auxbn seed 0 and bn seed 0"):
+        tables([make_record("auxbn"), make_record("bn", **change)])
+
+
+def test_tables_refuse_no_records():
+    with pytest.raises(RecordError, match="at least one result record"):
+        tables([])
+
+
+def test_csv_reads_back():
+    _, table4, _ = tables([make_record("saauxbn", sa=180, ra=80)])
+    rows = list(csv.DictReader(io.StringIO(to_csv(table4))))
+    (row,) = [r for r in rows if r["Evaluation"] == "RA, PGD-20" and r["Model"] == "SaAuxBN (adv)"]
+    low, high = wilson(80, N)
+    assert float(row["Ours %"]) == 40.0
+    assert float(row["95 % interval, low"]) == pytest.approx(100 * low, abs=0.005)
+    assert float(row["95 % interval, high"]) == pytest.approx(100 * high, abs=0.005)
+    assert rows[0]["Ours %"] == ""
+
+
+def test_markdown_reads_back():
+    table3, _, _ = tables([make_record("bn", sa=150)])
+    lines = [line for line in to_markdown(table3).splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == list(table3.columns)
+    assert cells[2][:3] == ["SA", "BN", "75.00"]
+    assert len(lines) == 2 + 4
+
+
+def test_latex_escapes_and_uses_booktabs():
+    text = to_latex(tables([make_record("bn")])[0])
+    assert "\\toprule" in text
+    assert "a\\_b" in text
+    assert "95 \\% interval" in text
+    assert " %" not in text.replace("\\%", "")
+
+
+def test_text_says_a_shared_note_once():
+    text = to_text(tables([make_record("bn")]))
+    assert text.count("Attack: PGD, Linf") == 1
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_write_tables_writes_each_format(tmp_path):
+    paths = write_tables([make_record("bn")], tmp_path / "reports")
+    assert sorted(path.name for path in paths) == [
+        "branch-matrix.csv",
+        "table3.csv",
+        "table4.csv",
+        "tables.md",
+        "tables.tex",
+    ]
+    assert all(path.read_text() for path in paths)
