@@ -188,8 +188,9 @@ def _unpack(archive: Path, cache: Path) -> Path:
                     # "data" refuses links and members that would leave the folder.
                     tar.extractall(unpacked, members=members, filter="data")
             except (tarfile.TarError, OSError, EOFError) as error:
+                reason = str(error).splitlines()[0].rstrip(":")
                 raise DataError(
-                    f"{archive} cannot be unpacked ({error}); fetch it again, or unpack it and "
+                    f"{archive} cannot be unpacked ({reason}); fetch it again, or unpack it and "
                     "give the folder"
                 ) from error
             shutil.move(unpacked, target)
