@@ -49,10 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from robustnorm.runs import UsageError
     from robustnorm.training.checkpoint import CheckpointError
 
-    log = logging.getLogger("robustnorm")
+    log, handler = logging.getLogger("robustnorm"), logging.StreamHandler()
     log.setLevel(logging.INFO)
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler())
+    log.addHandler(handler)
     train_command = "make train NORM={norm}" + (f" CONFIG={path}" if path else "")
     try:
         if command == "train":
@@ -65,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues from the last epoch", status=130)
+    finally:
+        log.removeHandler(handler)
     return 0
 
 

@@ -219,7 +219,8 @@ def _train_epoch(
             if bar is not None:
                 clean, adv = history[step].tolist()
                 bar.set_description(f"epoch {epoch + 1}/{config.epochs}", refresh=False)
-                bar.set_postfix(clean=f"{clean:.3f}", adv=f"{adv:.3f}", refresh=False)
+                losses = f"clean {clean:.3f}" + (f", adv {adv:.3f}" if config.adversarial else "")
+                bar.set_postfix_str(losses, refresh=False)
     return rate, history.mean(0).tolist()
 
 

@@ -1,0 +1,219 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from attacks import pgd
+from robustnorm import bind, evaluate, resnet18
+from robustnorm.evaluation import evaluate as module
+from robustnorm.evaluation.evaluate import CHUNK, attack_chunk
+
+EPSILON, STEP = 0.1, 0.03
+N = 130  # one whole chunk and one padded
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    network = resnet18(norm="auxbn", width=4, num_classes=3, in_channels=1)
+    for layer in network.modules():
+        if hasattr(layer, "branches"):
+            layer.running_mean.normal_(std=0.3)
+            layer.running_var.uniform_(0.5, 1.5)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (N, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    with torch.no_grad():
+        labels = bind(model, "adv")(images / 255).argmax(1)
+    labels[::7] = (labels[::7] + 1) % 3
+    return images, labels
+
+
+def run(model, data, **options):
+    arguments = {"epsilon": EPSILON, "step_size": STEP, "steps": (2, 4)} | options
+    verdicts = evaluate(model, *data, **arguments)
+    return {(v.attack, v.rule, v.attack_branch, v.score_branch): v.correct for v in verdicts}
+
+
+@pytest.fixture(scope="module")
+def verdicts(model, data):
+    return run(model, data)
+
+
+def test_evaluate_gives_every_verdict(verdicts):
+    own = [
+        (attack, rule, branch, branch)
+        for branch in ("clean", "adv")
+        for attack, rule in [
+            ("none", "final"),
+            ("pgd-2", "final"),
+            ("pgd-2", "any"),
+            ("pgd-4", "final"),
+            ("pgd-4", "any"),
+        ]
+    ]
+    cross = [("pgd-4", "final", "clean", "adv"), ("pgd-4", "final", "adv", "clean")]
+    assert set(verdicts) == {*own, *cross}
+    assert {correct.shape for correct in verdicts.values()} == {(N,)}
+
+
+def test_evaluate_scores_clean_images_through_each_branch(model, data, verdicts):
+    images, labels = data
+    for branch in ("clean", "adv"):
+        with torch.no_grad():
+            expected = bind(model, branch)(images / 255).argmax(1) == labels
+        assert np.array_equal(verdicts["none", "final", branch, branch], expected.numpy())
+
+
+def test_evaluate_equals_a_plain_attack_from_the_same_starts(model, data, verdicts):
+    """One trajectory gives what separate attacks of 2 and of 4 steps give."""
+    images, labels = data[0].float() / 255, data[1]
+    starts = module._random_start(images, torch.arange(N), EPSILON, "linf", seed=0)
+    for steps in (2, 4):
+        for branch in ("clean", "adv"):
+            target = bind(model, branch)
+            adv_images = pgd(
+                target,
+                images[:CHUNK],
+                labels[:CHUNK],
+                epsilon=EPSILON,
+                step_size=STEP,
+                steps=steps,
+                start=starts[:CHUNK],
+            )
+            for scorer in ("clean", "adv"):
+                if scorer == branch or steps == 4:
+                    with torch.no_grad():
+                        expected = bind(model, scorer)(adv_images).argmax(1) == labels[:CHUNK]
+                    found = verdicts[f"pgd-{steps}", "final", branch, scorer][:CHUNK]
+                    assert np.array_equal(found, expected.numpy())
+
+
+def test_any_never_exceeds_final_clean_or_fewer_steps(verdicts):
+    for branch in ("clean", "adv"):
+        clean = verdicts["none", "final", branch, branch]
+        few, many = (verdicts[f"pgd-{k}", "any", branch, branch] for k in (2, 4))
+        assert not (many & ~few).any()
+        assert not (few & ~clean).any()
+        assert not (many & ~verdicts["pgd-4", "final", branch, branch]).any()
+
+
+def test_any_is_the_worst_over_all_iterates(model, data, verdicts):
+    images, labels = data[0][:CHUNK].float() / 255, data[1][:CHUNK]
+    target = bind(model, "adv")
+    with torch.no_grad():
+        unbroken = target(images).argmax(1) == labels
+    starts = module._random_start(images, torch.arange(CHUNK), EPSILON, "linf", seed=0)
+    for steps in range(5):
+        adv_images = pgd(
+            target, images, labels, epsilon=EPSILON, step_size=STEP, steps=steps, start=starts
+        )
+        with torch.no_grad():
+            unbroken &= target(adv_images).argmax(1) == labels
+    assert np.array_equal(verdicts["pgd-4", "any", "adv", "adv"][:CHUNK], unbroken.numpy())
+
+
+def test_verdicts_do_not_depend_on_the_number_of_images(model, data, verdicts):
+    images, labels = data
+    few = run(model, (images[:37], labels[:37]))
+    assert all(np.array_equal(few[key], verdicts[key][:37]) for key in verdicts)
+
+
+def test_verdicts_do_not_depend_on_the_order(model, data, verdicts):
+    images, labels = data
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
+    shuffled = run(model, (images[order], labels[order]), image_ids=order)
+    assert all(np.array_equal(shuffled[key], verdicts[key][order.numpy()]) for key in verdicts)
+
+
+def test_random_starts_depend_on_seed_and_image_id():
+    images = torch.full((3, 1, 4, 4), 0.5)
+
+    def start(ids, seed):
+        return module._random_start(images, torch.tensor(ids), EPSILON, "linf", seed)
+
+    first = start([0, 1, 2], 0)
+    assert torch.equal(
+        first[[2, 0]], module._random_start(images[:2], torch.tensor([2, 0]), EPSILON, "linf", 0)
+    )
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, start([0, 1, 2], 1))
+
+
+def test_evaluate_takes_float_images_too(model, data, verdicts):
+    images, labels = data
+    found = run(model, (images.float() / 255, labels))
+    assert all(np.array_equal(found[key], verdicts[key]) for key in verdicts)
+
+
+def test_evaluate_of_a_network_without_branches_has_one(data):
+    torch.manual_seed(0)
+    network = resnet18(norm="bn", width=4, num_classes=3, in_channels=1).eval()
+    found = run(network, data)
+    assert set(found) == {
+        (attack, rule, "single", "single")
+        for attack, rule in [
+            ("none", "final"),
+            ("pgd-2", "final"),
+            ("pgd-2", "any"),
+            ("pgd-4", "final"),
+            ("pgd-4", "any"),
+        ]
+    }
+
+
+def test_evaluate_leaves_the_model_alone(model, data):
+    before = copy.deepcopy(model.state_dict())
+    run(model, data)
+    assert not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_evaluate_refuses_a_model_in_train_mode(model, data):
+    network = copy.deepcopy(model)
+    network.layer3.train()
+    with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
+        run(network, data)
+
+
+@pytest.mark.parametrize(
+    ("count", "steps"), [((3, 4), (2,)), ((0, 0), (2,)), ((3, 3), ()), ((3, 3), (0,))]
+)
+def test_evaluate_refuses_what_does_not_fit(model, data, count, steps):
+    images, labels = data
+    with pytest.raises(ValueError, match="as many images as labels"):
+        run(model, (images[: count[0]], labels[: count[1]]), steps=steps)
+
+
+def test_killed_evaluation_goes_on_where_it_was(model, data, verdicts, tmp_path, monkeypatch):
+    journal = tmp_path / "deep" / "x.journal"
+    attacked = []
+
+    def watched(model, images, *arguments, **options):
+        attacked.append(len(images))
+        if len(attacked) == 2:
+            raise KeyboardInterrupt
+        return attack_chunk(model, images, *arguments, **options)
+
+    monkeypatch.setattr(module, "attack_chunk", watched)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, data, journal=journal, fingerprint="a")
+    with journal.open("a") as file:
+        file.write('{"fingerprint": "a", "chu')  # the kill came while a line was written
+    resumed = run(model, data, journal=journal, fingerprint="a")
+    assert attacked == [CHUNK, N - CHUNK, N - CHUNK]
+    assert all(np.array_equal(resumed[key], verdicts[key]) for key in verdicts)
+
+
+def test_journal_of_another_evaluation_is_discarded(model, data, verdicts, tmp_path):
+    journal = tmp_path / "x.journal"
+    images, labels = data
+    run(model, (images, (labels + 1) % 3), journal=journal, fingerprint="a")
+    found = run(model, data, journal=journal, fingerprint="b")
+    assert all(np.array_equal(found[key], verdicts[key]) for key in verdicts)

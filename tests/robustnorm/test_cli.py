@@ -1,0 +1,389 @@
+"""The command line from its words to its files, on a network small enough for a test."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from robustnorm import cli
+from robustnorm.evaluation.records import Record
+from robustnorm.runs import load_model
+
+SMALL = {
+    "data": "digits",
+    "train_limit": 128,
+    "validation": 100,
+    "width": 4,
+    "epochs": 2,
+    "batch_size": 32,
+    "learning_rate": 0.05,
+    "epsilon": "3/16",
+    "step_size": "3/64",
+    "train_steps": 2,
+    "validation_steps": 2,
+    "test_limit": 60,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """Every command runs in a folder of its own that holds small.yaml."""
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words, status=0):
+    assert cli.main(words) == status
+
+
+def refused(capsys, *words):
+    run(*words, status=2)
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("robustnorm: ")
+    return error
+
+
+def fresh_process(*words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "robustnorm", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in this process: it orders the sums
+    )
+
+
+def tensors(folder, tag="last"):
+    (file,) = Path(folder).glob(f"{tag}-*.safetensors")
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--norm", "saauxbm"], "unknown norm 'saauxbm'; did you mean 'saauxbn'?"),
+        (["train", "--epsilon", "eight"], "a number such as 8/255 or 0.03 is required"),
+        (["train", "--epsilon", "8/0"], "a number such as 8/255 or 0.03 is required"),
+        (["train", "--epsilon", "8"], "epsilon must be in (0, 1], such as 8/255, got 8"),
+        (["train", "--epochz", "3"], "did you mean 'epochs'?"),
+        (["train", "--epochs", "many"], 'key "epochs"'),
+        (["train", "--precision", "fp16"], 'key "precision"'),
+        (["train", "--data", "digit"], "did you mean 'digits'?"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "--config", "cifar"], "unknown config 'cifar'; did you mean 'cifar10'?"),
+        (["trian"], "did you mean 'train'?"),
+        (["eval", "--checkpoint", "newest"], "checkpoint must be best, last, or epoch"),
+    ],
+)
+def test_wrong_word_is_refused_with_the_nearest_right_one(capsys, words, message):
+    assert message in refused(capsys, *words)
+
+
+def test_unknown_key_of_a_config_is_refused_with_the_nearest(capsys, place):
+    (place / "odd.yaml").write_text("epochz: 3\n")
+    assert "did you mean 'epochs'?" in refused(capsys, "train", "--config", "odd.yaml")
+
+
+def test_yaml_tag_of_a_python_object_is_refused(capsys, place):
+    (place / "odd.yaml").write_text("norm: !!python/object/apply:os.system ['touch owned']\n")
+    refused(capsys, "train", "--config", "odd.yaml")
+    assert not (place / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train", "--norm", "saauxbm"], ["train", "--epsilon", "x"], ["--help"], ["train", "--help"]],
+)
+def test_words_are_read_before_torch_is_imported(words):
+    code = (
+        "import sys\n"
+        "from robustnorm.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["eval", "--help"]])
+def test_help_explains(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert ("--epsilon" if len(words) > 1 else "reproduce") in shown
+
+
+@pytest.mark.parametrize(
+    "name", ["digits", "cifar10", "cifar10-cpu", "cifar10-fast", "cifar10-released-code"]
+)
+def test_packaged_config_is_read_by_name(name):
+    _, config, path = cli.parse(["train", "--config", name])
+    assert config.name == name
+    assert path.endswith(f"{name}.yaml")
+
+
+def test_paper_and_released_code_follow_the_protocol():
+    _, paper, _ = cli.parse(["train", "--config", "cifar10"])
+    _, released, _ = cli.parse(["train", "--config", "cifar10-released-code"])
+    assert paper.differences(released, frozenset({"name"})) == {
+        "protocol": ("paper", "released-code"),
+        "train_steps": (10, 7),
+        "loss": ("sum", "mean"),
+        "network": ("resnet18", "preact_resnet18"),
+        "final_norm": (True, False),
+        "input_normalization": ("dataset", "imagenet"),
+        "attack_norm_mode": ("batch", "batch-update"),
+    }
+    assert (paper.epochs, paper.milestones, paper.warmup_steps, paper.validation) == (
+        200,
+        (50, 150),
+        200,
+        5000,
+    )
+    assert (paper.batch_size, paper.learning_rate, paper.momentum, paper.weight_decay) == (
+        128,
+        0.1,
+        0.9,
+        5e-4,
+    )
+    assert (str(paper.epsilon), str(paper.step_size), paper.keep_epochs) == (
+        "8/255",
+        "2/255",
+        (190,),
+    )
+
+
+def test_demo_reads_the_digits():
+    command, config, _ = cli.parse(["demo", "--epochs", "3"])
+    assert (command, config.name, config.epochs) == ("demo", "digits", 3)
+
+
+def test_config_file_names_the_run_unless_it_says_otherwise():
+    assert cli.parse(["train", "--config", "small.yaml"])[1].name == "small"
+    assert cli.parse(["train", "--config", "small.yaml", "--name", "mine"])[1].name == "mine"
+
+
+def test_train_then_eval_prints_and_writes_the_tables(capsys, place):
+    for norm in ("bn", "saauxbn"):
+        run("train", "--config", "small.yaml", "--norm", norm)
+    capsys.readouterr()
+    run("eval", "--config", "small.yaml")
+    shown = capsys.readouterr().out
+    reports = place / "reports" / "small"
+    assert "Table 3: standard accuracy, clean branch" in shown
+    assert "Table 4" in shown
+    assert "Branch matrix" in shown
+    assert "n = 60 of 500 test images of scikit-learn digits" in shown
+    assert "AuxBN is not trained yet: make train NORM=auxbn CONFIG=small.yaml" in shown
+    record = Record.load(reports / "records" / "saauxbn-seed0-best.json")
+    row = next(
+        row
+        for row in csv.DictReader((reports / "table4.csv").read_text().splitlines())
+        if row["Model"] == "SaAuxBN (adv)" and row["Evaluation"] == "RA, PGD-20"
+    )
+    accuracy = record.find("pgd-20", "final", "adv", "adv").accuracy
+    assert float(row["Ours %"]) == pytest.approx(100 * accuracy, abs=0.005)  # two decimals
+    assert record.n == 60
+    assert not list(reports.glob("records/*.journal"))
+
+
+def test_run_folder_holds_settings_that_are_accepted_back(capsys):
+    run("train", "--config", "small.yaml", "--norm", "bn", "--seed", "3", "--weight_decay", "0.001")
+    folder = Path("checkpoints/small/bn-seed3")
+    before = tensors(folder)
+    run("train", "--config", str(folder / "config.yaml"))
+    assert "bn-seed3: already trained" in capsys.readouterr().err
+    assert tensors(folder) == before
+
+
+def test_metrics_are_written_a_line_an_epoch():
+    run("train", "--config", "small.yaml", "--norm", "auxbn")
+    lines = Path("checkpoints/small/auxbn-seed0/metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert set(records[0]["validation"]) == {"clean", "adv"}
+    assert {"clean_loss", "adv_loss", "images_per_second", "learning_rate"} <= records[0].keys()
+
+
+def test_tensorboard_files_are_written_when_asked_for():
+    run("train", "--config", "small.yaml", "--norm", "bn", "--tensorboard", "true")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator("checkpoints/small/bn-seed0")
+    events.Reload()
+    lines = Path("checkpoints/small/bn-seed0/metrics.jsonl").read_text().splitlines()
+    expected = [json.loads(line)["clean_loss"] for line in lines]
+    assert [scalar.value for scalar in events.Scalars("loss/clean")] == pytest.approx(expected)
+
+
+def test_tensorboard_that_is_missing_names_the_extra(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    words = ("train", "--config", "small.yaml", "--norm", "bn", "--tensorboard", "true")
+    assert 'pip install "robustnorm[track]"' in refused(capsys, *words)
+
+
+def test_control_has_a_folder_and_a_row_of_its_own(capsys):
+    run("train", "--config", "small.yaml", "--norm", "bn", "--adversarial", "false")
+    run("eval", "--config", "small.yaml")
+    assert Path("checkpoints/small/bn-plain-seed0").is_dir()
+    assert "BN, plain (control)" in capsys.readouterr().out
+
+
+def test_reproduce_trains_four_norms_and_a_control(capsys):
+    run("reproduce", "--config", "small.yaml", "--epochs", "1")
+    shown = capsys.readouterr().out
+    for model in ("BN", "ModeNorm", "AuxBN (clean)", "SaAuxBN (clean)", "BN, plain (control)"):
+        assert f"SA            {model}" in shown
+    assert "not trained yet" not in shown
+
+
+def test_second_eval_reads_the_records(capsys):
+    run("train", "--config", "small.yaml", "--norm", "bn")
+    run("eval", "--config", "small.yaml")
+    first = capsys.readouterr()
+    run("eval", "--config", "small.yaml")
+    second = capsys.readouterr()
+    assert second.out == first.out
+    assert "bn-seed0: evaluated before" in second.err
+
+
+@pytest.mark.parametrize("change", [("--test_limit", "40"), ("--eval_seed", "1")])
+def test_eval_of_another_protocol_evaluates_again(capsys, change):
+    run("train", "--config", "small.yaml", "--norm", "bn")
+    run("eval", "--config", "small.yaml")
+    capsys.readouterr()
+    run("eval", "--config", "small.yaml", *change)
+    assert "evaluated before" not in capsys.readouterr().err
+
+
+def test_damaged_record_is_named(capsys, place):
+    run("train", "--config", "small.yaml", "--norm", "bn")
+    run("eval", "--config", "small.yaml")
+    (path,) = (place / "reports/small/records").glob("*.json")
+    path.write_text("{")
+    assert "is no result record" in refused(capsys, "eval", "--config", "small.yaml")
+
+
+def test_eval_without_a_checkpoint_says_how_to_train_one(capsys):
+    error = refused(capsys, "eval", "--config", "small.yaml")
+    assert "no checkpoint 'best' fits this config under checkpoints/small" in error
+    assert "make train NORM=saauxbn CONFIG=small.yaml" in error
+
+
+def test_eval_leaves_out_a_checkpoint_that_does_not_fit(capsys):
+    run("train", "--config", "small.yaml", "--norm", "bn")
+    error = refused(capsys, "eval", "--config", "small.yaml", "--width", "8")
+    assert "bn-seed0 is left out, its settings differ: width: 4 there, 8 here" in error
+
+
+def test_eval_takes_a_shortened_run_and_says_so(capsys):
+    run("train", "--config", "small.yaml", "--norm", "bn", "--epochs", "1")
+    run("eval", "--config", "small.yaml")
+    assert "epoch 1 of 1 (shortened" in capsys.readouterr().out
+
+
+def test_eval_refuses_a_checkpoint_of_another_dataset(capsys, place, monkeypatch):
+    run("train", "--config", "small.yaml", "--norm", "bn")
+    manifest = place / "checkpoints/small/bn-seed0/best.json"
+    content = json.loads(manifest.read_text())
+    content["dataset"] |= {"sha256": "0" * 64, "name": "other digits"}
+    manifest.write_text(json.dumps(content))
+    error = refused(capsys, "eval", "--config", "small.yaml")
+    assert "was trained on other digits (content 000000000000), the data given is scikit" in error
+
+
+def test_other_settings_in_the_same_folder_are_refused(capsys):
+    run("train", "--config", "small.yaml", "--norm", "bn")
+    error = refused(capsys, "train", "--config", "small.yaml", "--norm", "bn", "--epochs", "3")
+    assert "holds a run with other settings (epochs: 2 there, 3 here)" in error
+
+
+def test_batch_larger_than_the_data_is_refused(capsys):
+    words = ("train", "--config", "small.yaml", "--norm", "bn", "--batch_size", "200")
+    assert "a batch of 200 is larger than the 128 training images" in refused(capsys, *words)
+
+
+def test_device_that_is_not_there_is_refused(capsys):
+    words = ("train", "--config", "small.yaml", "--norm", "bn", "--device", "cuda:99")
+    assert "device 'cuda:99' cannot be used" in refused(capsys, *words)
+
+
+def test_diverging_run_names_the_step_the_good_checkpoint_and_what_to_try(capsys):
+    words = ("train", "--config", "small.yaml", "--norm", "bn", "--learning_rate", "1e38")
+    error = refused(capsys, *words)
+    assert "the loss is not finite since step" in error
+    assert "--learning_rate" in error
+
+
+def test_keep_epochs_keeps_weights(capsys):
+    run("train", "--config", "small.yaml", "--norm", "bn", "--keep_epochs", "[1]")
+    run("eval", "--config", "small.yaml", "--checkpoint", "epoch1")
+    assert "checkpoint epoch1, epoch 1 of 2" in capsys.readouterr().out
+
+
+def test_load_model_gives_the_trained_network():
+    run("train", "--config", "small.yaml", "--norm", "saauxbn")
+    model, manifest = load_model(Path("checkpoints/small/saauxbn-seed0"), "last")
+    assert not model.training
+    assert manifest["epoch"] == 2
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("norm", ["saauxbn", "modenorm"])
+def test_killed_run_continues_to_the_same_end(place, norm):
+    words = ("train", "--config", "small.yaml", "--norm", norm, "--epochs", "6")
+    run(*words, "--output", "whole")
+    process = fresh_process(*words, "--output", "killed")
+    manifest = place / "killed" / "small" / f"{norm}-seed0" / "last.json"
+    while not manifest.exists() and process.poll() is None:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert json.loads(manifest.read_text())["epoch"] < 6
+    run(*words, "--output", "killed")
+    for tag in ("last", "best"):
+        assert tensors(place / f"killed/small/{norm}-seed0", tag) == tensors(
+            place / f"whole/small/{norm}-seed0", tag
+        )
+
+
+def test_interrupted_run_says_that_the_same_command_continues(capsys, monkeypatch):
+    from robustnorm import commands
+
+    def interrupt(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "train_run", interrupt)
+    run("train", "--config", "small.yaml", "--norm", "bn", status=130)
+    assert "the same command continues" in capsys.readouterr().err
+
+
+def test_progress_without_a_terminal_is_plain_lines():
+    words = ("train", "--config", "small.yaml", "--norm", "bn")
+    _, error = fresh_process(*words).communicate(timeout=120)
+    lines = error.splitlines()
+    assert "\r" not in error
+    assert lines[1].startswith("bn-seed0: epoch 1/2  loss clean ")
+    assert "img/s" in lines[1]
+    assert "left" in lines[1]
+
+
+def test_evaluation_uses_fp32_whatever_the_training_precision(capsys):
+    run("train", "--config", "small.yaml", "--norm", "bn", "--precision", "bf16")
+    run("eval", "--config", "small.yaml", "--precision", "bf16")
+    (path,) = Path("reports/small/records").glob("*.json")
+    record = Record.load(path)
+    assert record.protocol["precision"] == "fp32"
+    model, _ = load_model(Path("checkpoints/small/bn-seed0"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

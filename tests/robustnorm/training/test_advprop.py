@@ -1,0 +1,267 @@
+import copy
+import io
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from attacks import pgd
+from robustnorm import bind, resnet18, route
+from robustnorm.config import Config
+from robustnorm.data.dataset import Augmentation, Split
+from robustnorm.norms import NORMS
+from robustnorm.routing import routed_layers
+from robustnorm.training.advprop import (
+    NonFiniteLossError,
+    advprop_losses,
+    train,
+    validate,
+)
+
+CONFIG = Config(
+    name="test",
+    norm="saauxbn",
+    width=4,
+    epochs=2,
+    batch_size=16,
+    epsilon=Fraction("0.1"),
+    step_size=Fraction("0.05"),
+    train_steps=3,
+    validation_steps=2,
+    channels_last=False,
+)
+
+
+def make_model(norm="saauxbn", seed=0):
+    torch.manual_seed(seed)
+    return resnet18(norm=norm, width=4, num_classes=3, in_channels=1)
+
+
+def make_split(n=40):
+    generator = torch.Generator().manual_seed(n)
+    labels = torch.arange(n) % 3
+    images = torch.randint(0, 100, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    images[torch.arange(n), 0, labels] += 100  # row k is bright in class k
+    return Split(images, labels)
+
+
+def make_batch():
+    split = make_split(16)
+    return split.images / 255, split.labels
+
+
+def make_optimizer(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+
+def run(model, config=CONFIG, optimizer=None, first_epoch=0, bar=None):
+    return list(
+        train(
+            model,
+            make_split(),
+            make_split(12),
+            config=config,
+            augmentation=Augmentation(padding=1),
+            optimizer=optimizer or make_optimizer(model),
+            first_epoch=first_epoch,
+            bar=bar,
+        )
+    )
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_losses_are_those_of_one_forward_a_branch(norm):
+    """Written out: attack through adv in train mode, then two forwards of two batches."""
+    images, labels = make_batch()
+    model, reference = make_model(norm), make_model(norm)
+    clean_loss, adv_loss = advprop_losses(model, images, labels, config=CONFIG, generator=seeded())
+    adv_images = pgd(
+        bind(reference, "adv"),
+        images,
+        labels,
+        epsilon=0.1,
+        step_size=0.05,
+        steps=3,
+        generator=seeded(),
+    )
+    expected_clean = F.cross_entropy(bind(reference, "clean")(images), labels)
+    expected_adv = F.cross_entropy(bind(reference, "adv")(adv_images), labels)
+    assert torch.equal(clean_loss, expected_clean)
+    assert torch.equal(adv_loss, expected_adv)
+    (clean_loss + adv_loss).backward()
+    (expected_clean + expected_adv).backward()
+    for mine, its in zip(model.parameters(), reference.parameters(), strict=True):
+        assert torch.equal(mine.grad, its.grad)
+    state = reference.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("mode", "adv_batches"), [("batch", 1), ("eval", 1), ("batch-update", 1 + 3)]
+)
+def test_attack_norm_mode_moves_the_running_statistics_it_should(mode, adv_batches):
+    model = make_model()
+    config = replace(CONFIG, attack_norm_mode=mode)
+    advprop_losses(model, *make_batch(), config=config, generator=seeded())
+    for layer in routed_layers(model):
+        assert layer.num_batches_tracked.tolist() == [1, adv_batches]
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("batch", True), ("batch-update", True), ("eval", False)]
+)
+def test_attack_norm_mode_sets_the_mode_of_the_attack_only(mode, expected):
+    model = make_model()
+    model.layer4.eval()  # frozen by the caller: must be found so afterwards
+    modes = [module.training for module in model.modules()]
+    seen = []
+    model.conv1.register_forward_pre_hook(lambda *_: seen.append(model.layer1.training))
+    config = replace(CONFIG, attack_norm_mode=mode)
+    advprop_losses(model, *make_batch(), config=config, generator=seeded())
+    assert seen == [expected] * 3 + [True, True]
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_control_sees_clean_images_on_the_clean_branch_only():
+    model = make_model()
+    config = replace(CONFIG, adversarial=False)
+    images, labels = make_batch()
+    expected = F.cross_entropy(bind(copy.deepcopy(model), "clean")(images), labels)
+    clean_loss, adv_loss = advprop_losses(model, images, labels, config=config)
+    assert adv_loss is None
+    assert torch.equal(clean_loss, expected)
+    assert all(layer.num_batches_tracked.tolist() == [1, 0] for layer in routed_layers(model))
+
+
+def test_bf16_losses_are_near_those_of_fp32():
+    images, labels = make_batch()
+    config = replace(CONFIG, precision="bf16")
+    low = advprop_losses(make_model(), images, labels, config=config, generator=seeded())
+    high = advprop_losses(make_model(), images, labels, config=CONFIG, generator=seeded())
+    for mine, its in zip(low, high, strict=True):
+        assert mine.dtype == torch.float32
+        assert not torch.equal(mine, its)
+        torch.testing.assert_close(mine, its, rtol=0.05, atol=0)  # 2^-8 a layer, some 20 layers
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_training_learns(norm):
+    records = run(make_model(norm), replace(CONFIG, norm=norm, epochs=12, learning_rate=0.05))
+    assert [record.epoch for record in records] == list(range(1, 13))
+    assert records[-1].clean_loss < 0.8 * records[0].clean_loss
+    assert records[-1].adv_loss < 0.9 * records[0].adv_loss
+    assert set(records[0].validation) == (
+        {"single"} if norm in ("bn", "modenorm") else {"clean", "adv"}
+    )
+
+
+def test_training_is_reproducible_and_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    models = [make_model(), make_model()]
+    torch.set_rng_state(before)
+    for model in models:
+        run(model)
+    assert torch.equal(torch.get_rng_state(), before)
+    first, second = (model.state_dict() for model in models)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_continued_training_equals_uninterrupted_training():
+    config = replace(CONFIG, epochs=3)
+    whole = make_model()
+    records = run(whole, config)
+
+    model = make_model()
+    optimizer = make_optimizer(model)
+    epochs = train(
+        model,
+        make_split(),
+        make_split(12),
+        config=config,
+        augmentation=Augmentation(padding=1),
+        optimizer=optimizer,
+    )
+    next(epochs)
+    later = run(model, config, optimizer, first_epoch=1)
+    assert [record.clean_loss for record in later] == [r.clean_loss for r in records[1:]]
+    assert [record.validation for record in later] == [r.validation for r in records[1:]]
+    state = whole.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_mean_loss_gives_half_the_gradient_of_the_sum():
+    gradients = {}
+    for loss in ("sum", "mean"):
+        model = make_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        config = replace(CONFIG, loss=loss, epochs=1, batch_size=40)
+        run(model, config, optimizer)
+        gradients[loss] = [parameter.grad for parameter in model.parameters()]
+    for total, mean in zip(gradients["sum"], gradients["mean"], strict=True):
+        torch.testing.assert_close(mean, total / 2, rtol=1e-5, atol=1e-8)  # one rounding
+
+
+def test_gradient_clipping_bounds_the_norm():
+    model = make_model()
+    run(model, replace(CONFIG, epochs=1, batch_size=40, gradient_clipping=0.01))
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
+    assert norm <= 0.01 * (1 + 1e-5)  # float32
+
+
+def test_compiled_training_equals_eager_training(monkeypatch):
+    compile_eagerly = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_eagerly(model, backend="eager"))
+    config = replace(CONFIG, epochs=1, batch_size=20)
+    eager, compiled = make_model(), make_model()
+    run(eager, config)
+    run(compiled, replace(config, compile=True))
+    state = eager.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in compiled.state_dict().items())
+
+
+def test_non_finite_loss_names_epoch_and_step():
+    model = make_model()
+    calls = []
+
+    def poison(module, inputs):
+        calls.append(1)
+        # A step is three forwards of the attack and two of the losses: the tenth is step two's.
+        return (inputs[0] * torch.nan,) if len(calls) >= 10 else None
+
+    model.fc.register_forward_pre_hook(poison)
+    with pytest.raises(NonFiniteLossError, match="since step 2 of epoch 1"):
+        run(model)
+
+
+def test_bar_counts_images_and_shows_losses():
+    with tqdm(total=64, disable=False, file=io.StringIO()) as bar:
+        run(make_model(), bar=bar)
+        assert bar.n == 64
+        assert bar.desc.startswith("epoch 2/2")
+        assert bar.postfix.startswith("clean ")
+
+
+def test_validation_equals_a_plain_attack():
+    model = make_model().eval()
+    split = make_split(12)
+    found = validate(model, split, CONFIG)
+    images = split.images / 255
+    for branch in ("clean", "adv"):
+        with torch.no_grad(), route(model, branch):
+            logits = model(images)
+        assert found[branch].sa == pytest.approx(
+            (logits.argmax(1) == split.labels).float().mean().item()
+        )
+        assert found[branch].clean_loss == pytest.approx(
+            F.cross_entropy(logits, split.labels).item(), rel=1e-5
+        )
+        assert found[branch].adv_loss > found[branch].clean_loss
+        assert found[branch].ra <= found[branch].sa
