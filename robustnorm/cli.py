@@ -144,7 +144,8 @@ def _fraction(value: object) -> Fraction:
 
 
 def _with_nearest(message: str) -> str:
-    """Adds the nearest setting to a message that names an unknown one."""
+    """Returns the message on one line, with the nearest setting where it names an unknown one."""
+    message = " ".join(re.sub(r'Parser key "(\w+)":', r"\1:", message).split())
     for word in re.findall(r"--(\w+)|'(\w+)'|\"(\w+)\"", message):
         name = next(filter(None, word))
         nearest = difflib.get_close_matches(name, [*_FIELDS, *_COMMANDS], n=1)
