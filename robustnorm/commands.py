@@ -18,7 +18,7 @@ import yaml
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from robustnorm.config import Config
+from robustnorm.config import WHERE, Config
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.data.dataset import Dataset, split_validation, subset
 from robustnorm.evaluation.evaluate import CHUNK, evaluate
@@ -228,6 +228,8 @@ def _evaluate_run(
         fingerprint=fingerprint(identity),
         progress=f"evaluating {folder.name}",
     )
+    # Paths and devices are left out: they decide nothing, and a record may be published.
+    settings = {key: value for key, value in trained.to_dict().items() if key not in WHERE}
     record = Record(
         name=str(config.name),
         norm=trained.norm,
@@ -239,8 +241,8 @@ def _evaluate_run(
             "epochs": trained.epochs,
             "sha256": manifest["sha256"],
         },
-        config=trained.to_dict(),
-        config_hash=fingerprint(trained.to_dict()),
+        config=settings,
+        config_hash=fingerprint(settings),
         dataset={
             key: manifest["dataset"][key]
             for key in ("name", "sha256", "train_images", "test_images")

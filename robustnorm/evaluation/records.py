@@ -59,7 +59,7 @@ class Record:
         seed: Of the training run.
         adversarial: False for a plainly trained control.
         checkpoint: tag, epoch, epochs (planned) and sha256.
-        config: All settings of the training run.
+        config: The settings that decided the training run.
         config_hash: Fingerprint of those.
         dataset: name, sha256, train_images, test_images.
         image_ids: Places of the evaluated images in the test set.

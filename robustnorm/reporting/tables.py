@@ -223,8 +223,9 @@ def _setting_notes(models: list[_Model]) -> list[str]:
         f"n = {first.n:,} of {data['test_images']:,} test images of {data['name']}. Intervals: "
         "Wilson, 95 %, over the choice of test images, "
         + ("at the mean over seeds." if several else "for this one seed."),
-        f"Training: {_each(models, _epochs)}; {_each(models, _network)}; "
-        f"seed {_each(models, lambda record: str(record.seed))}; protocol '{protocol['name']}'.",
+        f"Training: {_each(models, _training)}; seed "
+        f"{_each(models, lambda record: str(record.seed))}; protocol '{protocol['name']}'. "
+        f"Checkpoint {_each(models, _checkpoint)}.",
         f"Attack: PGD, {threat_model}, epsilon {protocol['epsilon']}, step "
         f"{protocol['step_size']}, uniform random start, through the branch that scores; verdict "
         "at the last iterate ('any': no image or iterate up to it was misclassified).",
@@ -238,17 +239,17 @@ def _setting_notes(models: list[_Model]) -> list[str]:
     return notes
 
 
-def _epochs(record: Record) -> str:
-    epoch, epochs = record.checkpoint["epoch"], record.checkpoint["epochs"]
-    paper = SETTING["epochs"]
+def _training(record: Record) -> str:
+    config, epochs, paper = record.config, record.checkpoint["epochs"], SETTING["epochs"]
     shortened = f" (shortened: the paper trains {paper})" if epochs < paper else ""
-    return f"checkpoint {record.checkpoint['tag']}, epoch {epoch} of {epochs}{shortened}"
+    return (
+        f"{epochs} epoch{'s' * (epochs > 1)}{shortened}, {record.dataset['train_images']:,} images, "
+        f"{config['network']} of width {config['width']}, {config['precision']}"
+    )
 
 
-def _network(record: Record) -> str:
-    config = record.config
-    images = f"{record.dataset['train_images']:,} images"
-    return f"{images}, {config['network']} of width {config['width']}, {config['precision']}"
+def _checkpoint(record: Record) -> str:
+    return f"'{record.checkpoint['tag']}' of epoch {record.checkpoint['epoch']}"
 
 
 def _each(models: list[_Model], describe: Callable[[Record], str]) -> str:

@@ -195,6 +195,8 @@ def test_train_then_eval_prints_and_writes_the_tables(capsys, place):
     accuracy = record.find("pgd-20", "final", "adv", "adv").accuracy
     assert float(row["Ours %"]) == pytest.approx(100 * accuracy, abs=0.005)  # two decimals
     assert record.n == 60
+    assert record.config["norm"] == "saauxbn"
+    assert not {"data_root", "output", "reports"} & record.config.keys()  # paths of this machine
     assert not list(reports.glob("records/*.journal"))
 
 
@@ -290,7 +292,7 @@ def test_eval_leaves_out_a_checkpoint_that_does_not_fit(capsys):
 def test_eval_takes_a_shortened_run_and_says_so(capsys):
     run("train", "--config", "small.yaml", "--norm", "bn", "--epochs", "1")
     run("eval", "--config", "small.yaml")
-    assert "epoch 1 of 1 (shortened" in capsys.readouterr().out
+    assert "1 epoch (shortened" in capsys.readouterr().out
 
 
 def test_eval_refuses_a_checkpoint_of_another_dataset(capsys, place, monkeypatch):
@@ -329,7 +331,7 @@ def test_diverging_run_names_the_step_the_good_checkpoint_and_what_to_try(capsys
 def test_keep_epochs_keeps_weights(capsys):
     run("train", "--config", "small.yaml", "--norm", "bn", "--keep_epochs", "[1]")
     run("eval", "--config", "small.yaml", "--checkpoint", "epoch1")
-    assert "checkpoint epoch1, epoch 1 of 2" in capsys.readouterr().out
+    assert "Checkpoint 'epoch1' of epoch 1." in capsys.readouterr().out
 
 
 def test_load_model_gives_the_trained_network():

@@ -130,7 +130,8 @@ def test_notes_say_what_was_measured_and_how():
     notes = " ".join(tables([make_record("bn")])[1].notes)
     for phrase in (
         "n = 200 of 1,000 test images of a_b",
-        "checkpoint best, epoch 2 of 3 (shortened: the paper trains 200)",
+        "3 epochs (shortened: the paper trains 200)",
+        "Checkpoint 'best' of epoch 2.",
         "50 images, resnet18 of width 4",
         "seed 0",
         "Linf, epsilon 8/255, step 2/255, uniform random start",
@@ -153,10 +154,11 @@ def test_notes_of_the_paper_s_experiment_claim_no_difference():
 
 
 def test_notes_name_the_epochs_of_each_model_where_they_differ():
-    other = {"tag": "best", "epoch": 3, "epochs": 3, "sha256": "ab"}
+    other = {"tag": "best", "epoch": 4, "epochs": 5, "sha256": "ab"}
     notes = " ".join(tables([make_record("bn"), make_record("auxbn", checkpoint=other)])[0].notes)
-    assert "BN: checkpoint best, epoch 2 of 3" in notes
-    assert "AuxBN: checkpoint best, epoch 3 of 3" in notes
+    assert "BN: 3 epochs (shortened" in notes
+    assert "AuxBN: 5 epochs (shortened" in notes
+    assert "Checkpoint BN: 'best' of epoch 2, AuxBN: 'best' of epoch 4." in notes
 
 
 def test_note_names_the_pairs_that_the_images_do_not_tell_apart():
