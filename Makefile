@@ -58,8 +58,8 @@ format: setup ## Format the code and apply safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## Run the benchmarks
-	$(BIN)/python benchmarks/training_step.py
+bench: setup ## Run the benchmarks, into reports/benchmarks.md
+	$(BIN)/python benchmarks/training_step.py | tee reports/benchmarks.md
 
 clean: ## Remove .venv and caches, not checkpoints or reports
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -240,10 +240,11 @@ def _setting_notes(models: list[_Model]) -> list[str]:
 
 
 def _training(record: Record) -> str:
-    config, epochs, paper = record.config, record.checkpoint["epochs"], SETTING["epochs"]
+    config, images = record.config, record.dataset["train_images"]
+    epochs, paper = record.checkpoint["epochs"], SETTING["epochs"]
     shortened = f" (shortened: the paper trains {paper})" if epochs < paper else ""
     return (
-        f"{epochs} epoch{'s' * (epochs > 1)}{shortened}, {record.dataset['train_images']:,} images, "
+        f"{epochs} epoch{'s' * (epochs > 1)}{shortened}, {images:,} images, "
         f"{config['network']} of width {config['width']}, {config['precision']}"
     )
 

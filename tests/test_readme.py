@@ -1,0 +1,46 @@
+"""The README keeps its promises."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+API, GROUP_NORM = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_example_of_the_api_runs(capsys):
+    torch.manual_seed(0)
+    exec(compile(API, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:4] == ["none", "final", "clean", "clean"]
+    # Each branch: no attack, PGD-10 and PGD-20 by two rules, PGD-20 scored by the other branch.
+    assert len(lines) == 2 * (1 + 2 * 2 + 1)
+
+
+def test_example_of_a_norm_builds_a_layer():
+    names = {}
+    exec(compile(GROUP_NORM, "README.md", "exec"), names)
+    layer = names["groupnorm"](4, ("clean", "adv"))
+    assert layer(torch.rand(2, 4, 3, 3)).shape == (2, 4, 3, 3)
+
+
+def test_every_config_is_listed():
+    listed = set(re.findall(r"^\| `([\w-]+\.yaml)`", README, re.MULTILINE))
+    assert listed == {path.name for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_every_make_target_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    used = set(re.findall(r"(?:^ {4}|`)make ([a-z]+)", README, re.MULTILINE))
+    assert {"demo", "test", "check", "train", "eval", "reproduce"} <= used <= targets
+
+
+@pytest.mark.parametrize("report", ["cifar10-cpu", "digits"])
+def test_results_are_those_of_the_committed_report(report):
+    shown = re.search(rf"<!-- reports/{report} -->\n(.*?)\n<!-- end -->", README, re.DOTALL)[1]
+    rows = [line for line in shown.splitlines() if line.startswith("|")]
+    assert len(rows) > 6
+    assert set(rows) <= set((ROOT / f"reports/{report}/tables.md").read_text().splitlines())
