@@ -35,6 +35,12 @@ def _at_least_float32(input: Tensor) -> torch.dtype:
 def _scale_and_shift(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Returns scale x + shift with (N, C) coefficients, in the dtype of x."""
     scale, shift = (values.to(input.dtype)[:, :, None, None] for values in (scale, shift))
+    if input.is_contiguous(memory_format=torch.channels_last):
+        # Written out along W, so that one inner loop covers a row's W C values instead of C.
+        scale, shift = (
+            values.expand(-1, -1, -1, input.shape[3]).contiguous(memory_format=torch.channels_last)
+            for values in (scale, shift)
+        )
     return torch.addcmul(shift, input, scale)
 
 
