@@ -1,6 +1,7 @@
 # Every target works from a fresh clone: it makes .venv first if need be. See `make help`.
 PYTHON ?= python3
 CONFIG ?= configs/cifar10.yaml
+SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -59,7 +60,8 @@ format: setup ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix .
 
 bench: setup ## Run the benchmarks, into reports/benchmarks.md
-	$(BIN)/python benchmarks/training_step.py | tee reports/benchmarks.md
+	set -o pipefail; ( echo "# Benchmarks"; for table in training_step evaluation; do \
+		echo; $(BIN)/python -m benchmarks.$$table || exit 1; done ) | tee reports/benchmarks.md
 
 clean: ## Remove .venv and caches, not checkpoints or reports
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -84,23 +84,50 @@ def pgd(
         adv_images = ball.random_start(images, epsilon, generator)
     else:
         adv_images = images
-    with unchanged(model), torch.enable_grad():
+    with unchanged(model):
         for step in range(steps):
-            adv_images = adv_images.detach().requires_grad_()
-            logits = model(adv_images)
-            # Summed, so that an image's gradient does not depend on the size of its batch.
-            loss = F.cross_entropy(_at_least_float32(logits), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, adv_images)
-            adv_images = adv_images.detach()
-            if on_iterate is not None:
-                on_iterate(step, adv_images, logits.detach())
-            adv_images = ball.project(
-                adv_images + ball.ascend(gradient, step_size), images, epsilon
+            following, logits = pgd_step(
+                model,
+                adv_images,
+                images,
+                labels,
+                epsilon=epsilon,
+                step_size=step_size,
+                threat_model=threat_model,
             )
+            if on_iterate is not None:
+                on_iterate(step, adv_images, logits)
+            adv_images = following
         if on_iterate is not None:
             with torch.no_grad():
                 on_iterate(steps, adv_images, model(adv_images))
     return adv_images.clone() if adv_images is images or adv_images is start else adv_images
+
+
+def pgd_step(
+    model: Model,
+    adv_images: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    threat_model: str = "linf",
+) -> tuple[Tensor, Tensor]:
+    """Returns the iterate that follows ``adv_images``, and the logits of ``adv_images``, detached.
+
+    One step of ``pgd``, arguments as there, for searches that go their own way; it neither checks
+    its inputs nor puts the model's buffers back.
+    """
+    ball = find_threat_model(threat_model)
+    with torch.enable_grad():
+        adv_images = adv_images.detach().requires_grad_()
+        logits = model(adv_images)
+        # Summed, so that an image's gradient does not depend on the size of its batch.
+        loss = F.cross_entropy(_at_least_float32(logits), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, adv_images)
+    moved = adv_images.detach() + ball.ascend(gradient, step_size)
+    return ball.project(moved, images, epsilon), logits.detach()
 
 
 def fgsm(

@@ -1,38 +1,75 @@
-"""What a norm layer costs: one AdvProp step with it against one with BN, same network, one run.
+"""What a norm layer costs: one AdvProp step with PGD-10 for each norm, the same network, one run.
 
-    python benchmarks/training_step.py [--width 64] [--batch 64] [--rounds 7]
+    python -m benchmarks.training_step [--width 64] [--batch 64] [--rounds 5]
 
-Rounds alternate between the norms, so that a slow minute of the machine hits all of them; the ratio
-is the median over rounds of a norm's time over BN's in the same round.
+Rounds alternate between the rows, so that a slow minute of the machine hits all of them; a ratio is
+the median over rounds of a row's time over BN's in the same round. The last row restates how the
+authors' release computes SaAuxBN: the two affines one after the other, each sample with a copy of
+its own, float32, channels first, running statistics moved by the attack.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 
 import torch
 from tabulate import tabulate
+from torch import Tensor, nn
 
+from benchmarks.workload import machine, peak_mebibytes
 from robustnorm import resnet18
+from robustnorm.allocator import keep_freed_memory
 from robustnorm.config import Config
 from robustnorm.norms import NORMS
-from robustnorm.runs import device_name, resolve_device, to_channels_last
+from robustnorm.routing import RoutedLayer
+from robustnorm.runs import resolve_device, to_channels_last
 from robustnorm.training.advprop import advprop_losses
 
+RELEASE = "saauxbn, release's method"
 
-def stepper(norm: str, device: torch.device, options: argparse.Namespace):
-    """Returns a function that takes one AdvProp step with PGD-10 and waits for its end."""
+
+class TwoStepSaAuxBN(RoutedLayer):
+    """SaAuxBN as two affines after a BatchNorm2d without one, a row of each for every sample."""
+
+    def __init__(self, num_features: int, branches: Sequence[str] = ("clean", "adv")) -> None:
+        super().__init__(branches)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(num_features, affine=False) for _ in branches)
+        # One row a branch, the shared one last.
+        self.scale = nn.Embedding(len(self.branches) + 1, num_features)
+        self.shift = nn.Embedding(len(self.branches) + 1, num_features)
+        nn.init.normal_(self.scale.weight, 1, 0.02)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        branch = self.selection(len(input))
+        output = self.norms[branch](input)
+        for row in (len(self.branches), branch):
+            rows = torch.full((len(input),), row, device=input.device)
+            scale, shift = self.scale(rows), self.shift(rows)
+            output = scale[:, :, None, None] * output + shift[:, :, None, None]
+        return output
+
+
+def stepper(row: str, device: torch.device, options: argparse.Namespace) -> Callable[[], None]:
+    """Returns a function that takes one step and waits for its end."""
     torch.manual_seed(0)
-    config = Config(norm=norm, precision=options.precision, epsilon=Fraction(8, 255))
-    model = resnet18(norm, width=options.width).to(device)
-    to_channels_last(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    released = row == RELEASE
+    config = Config(
+        precision="fp32" if released else options.precision,
+        attack_norm_mode="batch-update" if released else "batch",
+    )
+    model = resnet18(TwoStepSaAuxBN if released else row, width=options.width).to(device)
     images = torch.rand(options.batch, 3, 32, 32, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
+    if not released:
+        to_channels_last(model)
+        images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (options.batch,), device=device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     generator = torch.Generator(device).manual_seed(0)
 
     def step() -> None:
@@ -46,43 +83,59 @@ def stepper(norm: str, device: torch.device, options: argparse.Namespace):
     return step
 
 
+def memory_of(row: str) -> int:
+    """Returns the peak memory of two steps in a process of their own, in MiB."""
+    words = [word for word in sys.argv[1:] if word]
+    command = [sys.executable, "-m", "benchmarks.training_step", *words, "--memory", row]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def main() -> None:
-    """Times the norms in turn and prints a table."""
+    """Times the rows in turn and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--memory", metavar="ROW", help="only print this row's peak memory in MiB")
     options = parser.parse_args()
+    keep_freed_memory()
     device = resolve_device(options.device)
-    steps = {norm: stepper(norm, device, options) for norm in NORMS}
-    seconds: dict[str, list[float]] = {norm: [] for norm in NORMS}
+    if options.memory:
+        step = stepper(options.memory, device, options)
+        step()
+        step()
+        print(peak_mebibytes())
+        return
+    steps = {row: stepper(row, device, options) for row in (*NORMS, RELEASE)}
+    seconds: dict[str, list[float]] = {row: [] for row in steps}
     for step in steps.values():  # once unmeasured: memory and kernels are set up
         step()
     for _ in range(options.rounds):
-        for norm, step in steps.items():
+        for row, step in steps.items():
             start = time.perf_counter()
             step()
-            seconds[norm].append(time.perf_counter() - start)
+            seconds[row].append(time.perf_counter() - start)
     rows = []
-    for norm, times in seconds.items():
+    for row, times in seconds.items():
         ratios = [mine / bn for mine, bn in zip(times, seconds["bn"], strict=True)]
         rows.append(
             (
-                norm,
+                row,
                 1000 * statistics.median(times) / options.batch,
                 statistics.median(ratios),
                 f"{min(ratios):.3f} to {max(ratios):.3f}",
+                memory_of(row),
             )
         )
     print(
-        f"One AdvProp step, PGD-10, ResNet-18 of width {options.width}, batch {options.batch}, "
-        f"{options.precision}; {options.rounds} rounds; {device_name(device)}, "
-        f"torch {torch.__version__}\n"
+        f"## Training step\n\nOne AdvProp step, PGD-10, 32x32 images, ResNet-18 of width "
+        f"{options.width}, batch {options.batch}, {options.precision} (the last row fp32); "
+        f"{options.rounds} rounds; {machine(device)}.\n"
     )
-    headers = ["norm", "ms per image", "time over BN's", "range over rounds"]
-    print(tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=("", ".2f", ".3f", "")))
+    headers = ["norm", "ms per image", "time over BN's", "range over rounds", "peak MiB"]
+    print(tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=("", ".2f", ".3f", "", "")))
 
 
 if __name__ == "__main__":

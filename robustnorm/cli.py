@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_with_nearest(str(error)))
 
     from robustnorm import commands
+    from robustnorm.allocator import keep_freed_memory
     from robustnorm.data.errors import DataError
     from robustnorm.evaluation.records import RecordError
     from robustnorm.runs import UsageError
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log, handler = logging.getLogger("robustnorm"), logging.StreamHandler()
     log.setLevel(logging.INFO)
     log.addHandler(handler)
+    keep_freed_memory()
     train_command = "make train NORM={norm}" + (f" CONFIG={path}" if path else "")
     try:
         if command == "train":

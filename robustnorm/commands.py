@@ -21,8 +21,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from robustnorm.config import WHERE, Config
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.data.dataset import Dataset, split_validation, subset
-from robustnorm.evaluation.evaluate import CHUNK, evaluate
+from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.records import Record, fingerprint
+from robustnorm.evaluation.search import CHUNK
 from robustnorm.files import write_atomically
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
@@ -222,6 +223,7 @@ def _evaluate_run(
         epsilon=float(config.epsilon),
         step_size=float(config.step_size),
         steps=STEPS,
+        precision=config.eval_precision,
         seed=config.eval_seed,
         image_ids=ids,
         journal=journal,
@@ -273,6 +275,7 @@ def _evaluation_protocol(config: Config) -> dict[str, Any]:
         "seed": config.eval_seed,
         "chunk": CHUNK,
         "precision": "fp32",
+        "search": f"folded, {config.eval_precision}",
         "train_steps": config.train_steps,
         "attack_norm_mode": config.attack_norm_mode,
     }

@@ -13,7 +13,7 @@ WHERE = frozenset(
     {"data", "data_root", "download", "device", "output", "reports", "tensorboard", "compile"}
 )
 # What to evaluate of a finished run.
-WHAT_TO_EVALUATE = frozenset({"checkpoint", "test_limit", "eval_seed"})
+WHAT_TO_EVALUATE = frozenset({"checkpoint", "test_limit", "eval_seed", "eval_precision"})
 # What tells apart the runs that one config compares.
 COMPARED = frozenset({"norm", "seed", "adversarial"})
 
@@ -60,13 +60,14 @@ class Config:
         attack_norm_mode: Statistics during the training attack: the batch's, leaving the running
             ones alone; the batch's, moving them (as released); or the running ones.
         validation_steps: PGD steps of the validation after each epoch.
-        precision: Of training; evaluation is always fp32.
+        precision: Of training; verdicts of an evaluation are always fp32.
         channels_last: Memory format of images and weights.
         compile: Run the training network through torch.compile.
         keep_epochs: Epochs whose weights are kept besides best and last.
         checkpoint: Which weights to evaluate: best, last, or epoch followed by a number.
         test_limit: Test images to evaluate; all by default.
         eval_seed: Of the random starts of the evaluation attack.
+        eval_precision: Of the gradients of that attack; bf16 is faster.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
         output: Folder of checkpoints.
         reports: Folder of tables and result records.
@@ -126,6 +127,7 @@ class Config:
     checkpoint: str = "best"
     test_limit: int | None = None
     eval_seed: int = 0
+    eval_precision: Literal["fp32", "bf16"] = "fp32"
     output: str = "checkpoints"
     reports: str = "reports"
 

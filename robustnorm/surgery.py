@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import TypeGuard, TypeVar
 
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from robustnorm.norms import NORMS
 from robustnorm.norms.routed import RoutedBatchNorm2d
 from robustnorm.routing import route
 
 
-def fold(model: nn.Module, branch: str) -> nn.Module:
+def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
     """Returns a copy of ``model`` fixed to one branch, its routed layers now ``nn.BatchNorm2d``.
 
     The copy shares nothing with ``model``, keeps its mode, and in evaluation computes what
@@ -23,9 +24,13 @@ def fold(model: nn.Module, branch: str) -> nn.Module:
     Args:
         model: Any module tree; one without routed layers is copied as it is.
         branch: A branch that every routed layer of ``model`` has.
+        fuse: Also merge each BatchNorm2d into the convolution whose output it alone reads, where
+            ``torch.fx`` can follow the forward; elsewhere the layers stay apart. For evaluation
+            only.
 
     Raises:
         RoutingError: When a routed layer lacks the branch.
+        ValueError: When ``fuse`` is asked for and ``model`` is in train mode.
 
     Examples:
         >>> from robustnorm import resnet18
@@ -33,9 +38,12 @@ def fold(model: nn.Module, branch: str) -> nn.Module:
         >>> sorted({type(m).__name__ for m in folded.modules() if "Norm2d" in type(m).__name__})
         ['BatchNorm2d']
     """
+    if fuse and any(module.training for module in model.modules()):
+        raise ValueError("fold with fuse=True needs the model in evaluation mode: model.eval()")
     with route(model, branch):  # checks the name on every layer
         folded = copy.deepcopy(model)
-    return _replace(folded, _is_routed, lambda layer: _fold_layer(layer, branch))
+    folded = _replace(folded, _is_routed, lambda layer: _fold_layer(layer, branch))
+    return _fuse(folded) if fuse else folded
 
 
 def convert(model: nn.Module, norm: str, branches: Sequence[str] = ("clean", "adv")) -> nn.Module:
@@ -113,6 +121,38 @@ def _is_routed(module: nn.Module) -> TypeGuard[RoutedBatchNorm2d]:
 def _is_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     # Not its subclasses, whose forward may do more than normalize.
     return type(module) is nn.BatchNorm2d
+
+
+class _Tracer(fx.Tracer):
+    """Follows a forward down to the modules that hold no BatchNorm2d."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return _is_batch_norm(m) or not any(map(_is_batch_norm, m.modules()))
+
+
+def _fuse(model: nn.Module) -> nn.Module:
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # a forward that depends on values: whatever it raises, it cannot be followed
+        return model
+    modules = dict(model.named_modules())
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    called = [modules[str(node.target)] for node in calls]
+    for node, norm in zip(calls, called, strict=True):
+        source = node.args[0]
+        if not (_is_batch_norm(norm) and isinstance(source, fx.Node)):
+            continue
+        convolution = modules.get(str(source.target)) if source.op == "call_module" else None
+        if (
+            type(convolution) is nn.Conv2d
+            and norm.running_mean is not None
+            and len(source.users) == called.count(convolution) == called.count(norm) == 1
+        ):
+            parent, _, name = str(source.target).rpartition(".")
+            setattr(modules[parent], name, fuse_conv_bn_eval(convolution, norm))
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+    return fx.GraphModule(model, graph)
 
 
 @torch.no_grad()

@@ -35,6 +35,7 @@ class Verdict:
         attack_branch: The branch that the attack saw; ``SINGLE`` on a network without branches.
         score_branch: The branch that gave the verdict.
         correct: bool (n,), in the order of the record's image ids.
+        disagreements: Images on which the copy that searched for the attack judged otherwise.
     """
 
     attack: str
@@ -42,6 +43,7 @@ class Verdict:
     attack_branch: str
     score_branch: str
     correct: Bits
+    disagreements: int = 0
 
     @property
     def accuracy(self) -> float:

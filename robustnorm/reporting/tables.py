@@ -229,6 +229,7 @@ def _setting_notes(models: list[_Model]) -> list[str]:
         f"Attack: PGD, {threat_model}, epsilon {protocol['epsilon']}, step "
         f"{protocol['step_size']}, uniform random start, through the branch that scores; verdict "
         "at the last iterate ('any': no image or iterate up to it was misclassified).",
+        _search_note(records),
     ]
     differing = _differing(first)
     if differing:
@@ -237,6 +238,16 @@ def _setting_notes(models: list[_Model]) -> list[str]:
             "different experiments."
         )
     return notes
+
+
+def _search_note(records: list[Record]) -> str:
+    verdicts = [verdict for record in records for verdict in record.verdicts]
+    odd, total = sum(v.disagreements for v in verdicts), sum(v.correct.size for v in verdicts)
+    return (
+        f"Gradients from a copy of each branch ({records[0].protocol['search']}), every verdict by "
+        f"the network itself in {records[0].protocol['precision']}; the copy judged otherwise on "
+        f"{odd:,} of {total:,}."
+    )
 
 
 def _training(record: Record) -> str:

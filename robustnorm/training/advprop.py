@@ -18,9 +18,9 @@ from attacks import pgd
 from robustnorm.config import Config
 from robustnorm.data.batches import epoch_batches, steps_per_epoch
 from robustnorm.data.dataset import Augmentation, Split
-from robustnorm.evaluation.evaluate import CHUNK, Key, attack_chunk
-from robustnorm.evaluation.records import SINGLE
-from robustnorm.routing import branches_of, route
+from robustnorm.evaluation.journal import Key
+from robustnorm.evaluation.search import CHUNK, Search, attack_chunk, branches
+from robustnorm.routing import route
 from robustnorm.training.schedule import learning_rate
 
 # The progress line reads the losses, and so waits for the device, at most this often (seconds).
@@ -233,25 +233,22 @@ def validate(model: nn.Module, split: Split, config: Config) -> dict[str, Branch
         config: Gives the attack, ``validation_steps`` PGD steps.
     """
     totals: dict[Key, list[float]] = {}
-    ids = torch.arange(len(split))
-    for part in torch.split(ids, CHUNK):
-        outcomes = attack_chunk(
-            model,
-            split.images[part],
-            split.labels[part],
-            part,
-            epsilon=float(config.epsilon),
-            step_size=float(config.step_size),
-            steps=(config.validation_steps,),
-            seed=config.eval_seed,
-        )
+    attacked = branches(model)
+    search = Search(
+        float(config.epsilon),
+        float(config.step_size),
+        (config.validation_steps,),
+        seed=config.eval_seed,
+    )
+    for part in torch.split(torch.arange(len(split)), CHUNK):
+        outcomes = attack_chunk(attacked, split.images[part], split.labels[part], part, search)
         for key, outcome in outcomes.items():
             total = totals.setdefault(key, [0.0, 0.0])
             total[0] += outcome.correct.sum().item()
             total[1] += outcome.loss.sum().item()
     means = {key: [total / len(split) for total in totals[key]] for key in totals}
     validation = {}
-    for branch in branches_of(model) or (SINGLE,):
+    for branch in (branch.name for branch in attacked):
         sa, clean_loss = means[Key("none", "final", branch, branch)]
         ra, adv_loss = means[Key(f"pgd-{config.validation_steps}", "final", branch, branch)]
         validation[branch] = BranchValidation(sa, ra, clean_loss, adv_loss)

@@ -145,3 +145,66 @@ def test_convert_refuses_and_changes_nothing(model, norm, message):
     with pytest.raises(ValueError, match=message):
         convert(model, norm)
     assert list(model.children()) == before
+
+
+@pytest.mark.parametrize("build", [resnet18, preact_resnet18])
+@pytest.mark.parametrize("norm", ["bn", "saauxbn"])
+def test_fused_network_computes_the_same(build, norm):
+    torch.manual_seed(0)
+    model = build(norm, width=4).double()
+    for layer in model.modules():
+        if hasattr(layer, "running_var"):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+    images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    folded, fused = fold(model.eval(), "adv"), fold(model, "adv", fuse=True)
+    torch.testing.assert_close(fused(images), folded(images), rtol=1e-10, atol=1e-10)
+    # A norm that comes before the convolution, after a sum, stays.
+    left = sum(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert left == (0 if build is resnet18 else 9)
+
+
+class Branching(nn.Module):
+    """Depends on values, so that tracing cannot follow it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, images):
+        return self.norm(self.conv(images)) if images.sum() > 0 else images
+
+
+class Twice(nn.Module):
+    """Uses a convolution's output twice, a norm after two convolutions, a convolution twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(3, 3, 1) for _ in range(4))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(3))
+
+    def forward(self, images):
+        seen = self.a(images)
+        shared = self.norms[0](seen) + seen
+        shared = self.norms[1](self.b(shared)) + self.norms[1](self.c(shared))
+        return self.norms[2](self.d(shared)) + self.d(images)
+
+
+@pytest.mark.parametrize("build", [Branching, Twice])
+def test_fuse_leaves_alone_what_does_not_belong_to_one_convolution(build):
+    torch.manual_seed(0)
+    model = build().double()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+    images = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    fused = fold(model.eval(), "adv", fuse=True)
+    torch.testing.assert_close(fused(images), model(images), rtol=1e-12, atol=1e-12)
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in fused.modules()) == norms
+
+
+def test_fuse_refuses_a_model_in_train_mode():
+    with pytest.raises(ValueError, match=r"evaluation mode: model\.eval\(\)"):
+        fold(resnet18("bn", width=4), "adv", fuse=True)

@@ -7,9 +7,18 @@ import torch
 from attacks import pgd
 from robustnorm import bind, evaluate, resnet18
 from robustnorm.evaluation import evaluate as module
-from robustnorm.evaluation.evaluate import CHUNK, attack_chunk
+from robustnorm.evaluation.journal import Key
+from robustnorm.evaluation.search import (
+    CHUNK,
+    Search,
+    any_outcomes,
+    attack_chunk,
+    branches,
+    random_start,
+)
 
 EPSILON, STEP = 0.1, 0.03
+SEARCH = Search(EPSILON, STEP, (2, 4))
 N = 130  # one whole chunk and one padded
 
 
@@ -21,7 +30,8 @@ def model():
         if hasattr(layer, "branches"):
             layer.running_mean.normal_(std=0.3)
             layer.running_var.uniform_(0.5, 1.5)
-    return network.eval()
+    # float64, in which the folded copy that searches takes the steps of the network itself.
+    return network.double().eval()
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +39,9 @@ def data(model):
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (N, 1, 8, 8), generator=generator, dtype=torch.uint8)
     with torch.no_grad():
-        labels = bind(model, "adv")(images / 255).argmax(1)
+        labels = bind(model, "adv")(images.double() / 255).argmax(1)
     labels[::7] = (labels[::7] + 1) % 3
-    return images, labels
+    return images.double() / 255, labels
 
 
 def run(model, data, **options):
@@ -66,14 +76,14 @@ def test_evaluate_scores_clean_images_through_each_branch(model, data, verdicts)
     images, labels = data
     for branch in ("clean", "adv"):
         with torch.no_grad():
-            expected = bind(model, branch)(images / 255).argmax(1) == labels
+            expected = bind(model, branch)(images).argmax(1) == labels
         assert np.array_equal(verdicts["none", "final", branch, branch], expected.numpy())
 
 
 def test_evaluate_equals_a_plain_attack_from_the_same_starts(model, data, verdicts):
     """One trajectory gives what separate attacks of 2 and of 4 steps give."""
-    images, labels = data[0].float() / 255, data[1]
-    starts = module._random_start(images, torch.arange(N), EPSILON, "linf", seed=0)
+    images, labels = data
+    starts = random_start(images, torch.arange(N), SEARCH)
     for steps in (2, 4):
         for branch in ("clean", "adv"):
             target = bind(model, branch)
@@ -104,11 +114,11 @@ def test_any_never_exceeds_final_clean_or_fewer_steps(verdicts):
 
 
 def test_any_is_the_worst_over_all_iterates(model, data, verdicts):
-    images, labels = data[0][:CHUNK].float() / 255, data[1][:CHUNK]
+    images, labels = data[0][:CHUNK], data[1][:CHUNK]
     target = bind(model, "adv")
     with torch.no_grad():
         unbroken = target(images).argmax(1) == labels
-    starts = module._random_start(images, torch.arange(CHUNK), EPSILON, "linf", seed=0)
+    starts = random_start(images, torch.arange(CHUNK), SEARCH)
     for steps in range(5):
         adv_images = pgd(
             target, images, labels, epsilon=EPSILON, step_size=STEP, steps=steps, start=starts
@@ -135,25 +145,114 @@ def test_random_starts_depend_on_seed_and_image_id():
     images = torch.full((3, 1, 4, 4), 0.5)
 
     def start(ids, seed):
-        return module._random_start(images, torch.tensor(ids), EPSILON, "linf", seed)
+        return random_start(images, torch.tensor(ids), SEARCH._replace(seed=seed))
 
     first = start([0, 1, 2], 0)
-    assert torch.equal(
-        first[[2, 0]], module._random_start(images[:2], torch.tensor([2, 0]), EPSILON, "linf", 0)
-    )
+    assert torch.equal(first[[2, 0]], random_start(images[:2], torch.tensor([2, 0]), SEARCH))
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, start([0, 1, 2], 1))
 
 
-def test_evaluate_takes_float_images_too(model, data, verdicts):
-    images, labels = data
-    found = run(model, (images.float() / 255, labels))
-    assert all(np.array_equal(found[key], verdicts[key]) for key in verdicts)
+@pytest.fixture(scope="module")
+def single_precision(model, data):
+    return copy.deepcopy(model).float(), (data[0].mul(255).round().to(torch.uint8), data[1])
+
+
+def test_evaluate_takes_bytes_and_float_images(single_precision):
+    network, (images, labels) = single_precision
+    found = run(network, (images, labels))
+    expected = run(network, (images.float() / 255, labels))
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 0.01), ("bf16", 0.05)])
+def test_copy_that_searches_finds_what_the_network_finds(single_precision, precision, most):
+    """Rounding changes few verdicts even of a random network, whose logits are nearly equal."""
+    network, data = single_precision
+    copies = branches(network, precision)
+    chunk = (*(values[:CHUNK] for values in data), torch.arange(CHUNK), SEARCH)
+    found = attack_chunk(copies, *chunk)
+    expected = attack_chunk([branch._replace(search=branch.score) for branch in copies], *chunk)
+    for key, outcome in found.items():
+        assert (outcome.correct != expected[key].correct).float().mean() <= most
+        assert (~outcome.agrees).float().mean() <= most
+        assert expected[key].agrees.all()
+
+
+def test_disagreements_count_what_a_wrong_search_sees(model, data):
+    """A search that sees all images as correct: its every broken image is a disagreement."""
+    images, labels = data[0][:CHUNK], data[1][:CHUNK]
+
+    def blind(branch):
+        def search(images):
+            return torch.eye(3, dtype=torch.float64)[labels] + 0 * branch.search(images)
+
+        return branch._replace(search=search)
+
+    attacked = [blind(branch) for branch in branches(model)]
+    outcomes = attack_chunk(attacked, images, labels, torch.arange(CHUNK), SEARCH)
+    for rule in ("final", "any"):
+        outcome = outcomes[Key("pgd-4", rule, "adv", "adv")]
+        assert not outcome.correct.all()
+        if rule == "final":
+            assert torch.equal(outcome.agrees, outcome.correct)
+
+
+def test_verdict_is_the_network_s_where_the_search_sees_ghosts(model, data):
+    """A search that sees all images as broken does not break one that the network withstands."""
+    images, labels = data[0][:CHUNK], data[1][:CHUNK]
+    honest = branches(model)
+
+    def seeing_ghosts(branch):
+        def search(images):
+            return torch.eye(3, dtype=torch.float64)[(labels + 1) % 3] + 0 * branch.search(images)
+
+        return branch._replace(search=search)
+
+    found = attack_chunk(
+        [seeing_ghosts(branch) for branch in honest], images, labels, torch.arange(CHUNK), SEARCH
+    )
+    outcome = found[Key("pgd-4", "any", "adv", "adv")]
+    clean = found[Key("none", "final", "adv", "adv")]
+    start = random_start(images, torch.arange(CHUNK), SEARCH)  # nothing moves on from there
+    with torch.no_grad():
+        expected = clean.correct & (honest[1].score(start).argmax(1) == labels)
+    assert torch.equal(outcome.correct, expected)
+    assert torch.equal(outcome.agrees, ~expected)
+
+
+@pytest.mark.parametrize("branch", ["clean", "adv"])
+def test_rule_any_alone_gives_the_verdicts_of_all(model, data, verdicts, branch):
+    """Fallen images are replaced, and what is left of each is the same."""
+    found = run(model, data, rules="any")
+    assert set(found) == {
+        (attack, rule, name, name)
+        for name in ("clean", "adv")
+        for attack, rule in [("none", "final"), ("pgd-4", "any")]
+    }
+    for key, correct in found.items():
+        assert np.array_equal(correct, verdicts[key])
+
+
+def test_rule_any_alone_lets_fallen_images_go(model, data):
+    """Batches keep their size, and there are fewer than where every image stays to the end."""
+    branch, sizes = branches(model)[1], []
+
+    def watched(images):
+        sizes.append(len(images))
+        return branch.search(images)
+
+    search = Search(EPSILON, STEP, (8,))
+    outcomes = any_outcomes([branch._replace(search=watched)], *data, torch.arange(N), search)
+    assert set(sizes) == {CHUNK}
+    clean = outcomes[Key("none", "final", "adv", "adv")].correct
+    assert (clean & ~outcomes[Key("pgd-8", "any", "adv", "adv")].correct).sum() > N / 4
+    assert len(sizes) < 2 * 9  # two chunks, nine iterates each
 
 
 def test_evaluate_of_a_network_without_branches_has_one(data):
     torch.manual_seed(0)
-    network = resnet18(norm="bn", width=4, num_classes=3, in_channels=1).eval()
+    network = resnet18(norm="bn", width=4, num_classes=3, in_channels=1).double().eval()
     found = run(network, data)
     assert set(found) == {
         (attack, rule, "single", "single")
@@ -195,17 +294,17 @@ def test_killed_evaluation_goes_on_where_it_was(model, data, verdicts, tmp_path,
     journal = tmp_path / "deep" / "x.journal"
     attacked = []
 
-    def watched(model, images, *arguments, **options):
+    def watched(branches, images, *arguments):
         attacked.append(len(images))
         if len(attacked) == 2:
             raise KeyboardInterrupt
-        return attack_chunk(model, images, *arguments, **options)
+        return attack_chunk(branches, images, *arguments)
 
     monkeypatch.setattr(module, "attack_chunk", watched)
     with pytest.raises(KeyboardInterrupt):
         run(model, data, journal=journal, fingerprint="a")
     with journal.open("a") as file:
-        file.write('{"fingerprint": "a", "chu')  # the kill came while a line was written
+        file.write('\n{"fingerprint": "a", "chu')  # the kill came while a line was written
     resumed = run(model, data, journal=journal, fingerprint="a")
     assert attacked == [CHUNK, N - CHUNK, N - CHUNK]
     assert all(np.array_equal(resumed[key], verdicts[key]) for key in verdicts)

@@ -28,7 +28,7 @@ def make_record(norm="auxbn", seed=0, adversarial=True, sa=180, ra=80, shift=0, 
         verdicts += [
             Verdict("none", "final", branch, branch, bits(clean, shift)),
             Verdict("pgd-10", "final", branch, branch, bits(attacked + 5, shift)),
-            Verdict("pgd-10", "any", branch, branch, bits(attacked + 4, shift)),
+            Verdict("pgd-10", "any", branch, branch, bits(attacked + 4, shift), disagreements=3),
             Verdict("pgd-20", "final", branch, branch, bits(attacked, shift)),
             Verdict("pgd-20", "any", branch, branch, bits(attacked - 2, shift)),
         ]
@@ -52,6 +52,8 @@ def make_record(norm="auxbn", seed=0, adversarial=True, sa=180, ra=80, shift=0, 
             "threat_model": "linf",
             "epsilon": "8/255",
             "step_size": "2/255",
+            "precision": "fp32",
+            "search": "folded, bf16",
         },
         "protocol_hash": "01",
         "verdicts": verdicts,
@@ -135,6 +137,8 @@ def test_notes_say_what_was_measured_and_how():
         "50 images, resnet18 of width 4",
         "seed 0",
         "Linf, epsilon 8/255, step 2/255, uniform random start",
+        "(folded, bf16), every verdict by the network itself in fp32; the copy judged otherwise "
+        "on 3 of 1,000.",
         "data a_b (paper: CIFAR-10)",
         "compares different experiments",
     ):

@@ -1,0 +1,182 @@
+"""Table 4's three rows (SA, PGD-10, PGD-20) through one branch: this suite against its peers.
+
+    python benchmarks/evaluation.py [--width 64] [--images 100] [--rounds 3]
+
+The same network, images, threads and threat model for all. A peer runs what its users run: one pass
+for SA, one attack of 10 steps and one of 20. Each measurement is a process of its own, since the
+allocator's settings hold for a whole process; rounds alternate between them. A peer's random start
+is its own, so a few verdicts differ: the table says how many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from benchmarks.workload import images_and_network, machine, peak_mebibytes
+from robustnorm import bind
+from robustnorm.allocator import keep_freed_memory
+from robustnorm.evaluation.journal import Key
+from robustnorm.evaluation.search import (
+    CHUNK,
+    Branch,
+    Search,
+    any_outcomes,
+    attack_chunk,
+    branches,
+)
+
+STEPS = (10, 20)
+JOBS = {
+    "torchattacks, as installed": ("torchattacks", False),
+    "torchattacks": ("torchattacks", True),
+    "foolbox": ("foolbox", True),
+    "robustnorm, fp32": ("fp32", True),
+    "robustnorm, bf16 search": ("bf16", True),
+    "robustnorm, bf16 search, 'any' only": ("any", True),
+}
+
+
+def ours(images: Tensor, labels: Tensor, epsilon: float, job: str, branch: Branch) -> Tensor:
+    """Returns the verdicts after the last step, rule "any" where only that is asked for."""
+    search = Search(epsilon, epsilon / 4, STEPS)
+    ids = torch.arange(len(images))
+    if job == "any":
+        outcomes = any_outcomes([branch], images, labels, ids, search)
+        return outcomes[Key(f"pgd-{max(STEPS)}", "any", branch.name, branch.name)].correct
+    key = Key(f"pgd-{max(STEPS)}", "final", branch.name, branch.name)
+    parts = [
+        attack_chunk([branch], images[part], labels[part], part, search)[key].correct
+        for part in ids.split(CHUNK)
+    ]
+    return torch.cat(parts)
+
+
+def peer(images: Tensor, labels: Tensor, epsilon: float, job: str, model: nn.Module) -> Tensor:
+    """Returns a peer's verdicts after the last step."""
+    verdicts = []
+    for part in torch.arange(len(images)).split(CHUNK):
+        inputs, targets = images[part], labels[part]
+        with torch.no_grad():
+            model(inputs).argmax(1)
+        for steps in STEPS:
+            if job == "torchattacks":
+                import torchattacks
+
+                attack = torchattacks.PGD(model, eps=epsilon, alpha=epsilon / 4, steps=steps)
+                adv_images = attack(inputs, targets)
+            else:
+                import foolbox
+
+                attack = foolbox.attacks.LinfPGD(rel_stepsize=1 / 4, steps=steps)
+                bounded = foolbox.PyTorchModel(model, bounds=(0, 1))
+                adv_images, _, _ = attack(bounded, inputs, targets, epsilons=epsilon)
+            with torch.no_grad():
+                correct = model(adv_images).argmax(1) == targets
+        verdicts.append(correct)
+    return torch.cat(verdicts)
+
+
+def measure(job: str, keep: bool, options: argparse.Namespace) -> None:
+    """Prints seconds, peak memory and verdicts of one job as JSON."""
+    if keep:
+        keep_freed_memory()
+    images, labels, network = images_and_network(options.images, options.width)
+    if job in ("torchattacks", "foolbox"):
+        model = bind(network, "adv").requires_grad_(False)
+        run, arguments = peer, (options.epsilon, job, model)
+    else:
+        precision = "fp32" if job == "fp32" else "bf16"
+        branch = next(b for b in branches(network, precision) if b.name == "adv")
+        run, arguments = ours, (options.epsilon, job, branch)
+    run(images[:4], labels[:4], *arguments)  # unmeasured: kernels are chosen
+    start = time.perf_counter()
+    correct = run(images, labels, *arguments)
+    seconds = time.perf_counter() - start
+    result = {"seconds": seconds, "memory": peak_mebibytes(), "correct": correct.int().tolist()}
+    print(json.dumps(result))
+
+
+def epsilon_of(options: argparse.Namespace, wanted: float) -> float:
+    """Returns a radius at which about the wanted fraction of images withstands PGD-20."""
+    images, labels, network = images_and_network(50, options.width)
+    branch = next(b for b in branches(network, "bf16") if b.name == "adv")
+    low, high = 0.0, 16 / 255
+    for _ in range(6):
+        middle = (low + high) / 2
+        accuracy = ours(images, labels, middle, "any", branch).float().mean()
+        low, high = (middle, high) if accuracy > wanted else (low, middle)
+    return (low + high) / 2
+
+
+def main() -> None:
+    """Runs every job in its own process, round by round, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--images", type=int, default=CHUNK)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epsilon", type=float)
+    parser.add_argument("--job", choices=JOBS)
+    options = parser.parse_args()
+    if options.job:
+        measure(*JOBS[options.job], options)
+        return
+    if options.epsilon is None:
+        options.epsilon = epsilon_of(options, wanted=0.4)
+    results: dict[str, list[dict]] = {job: [] for job in JOBS}
+    for _ in range(options.rounds):
+        for job in JOBS:
+            command = [sys.executable, "-m", "benchmarks.evaluation", "--job", job]
+            for name in ("width", "images", "epsilon"):
+                command += [f"--{name}", str(getattr(options, name))]
+            answer = subprocess.run(command, check=True, capture_output=True, text=True)
+            results[job].append(json.loads(answer.stdout))
+    base = results["robustnorm, fp32"]
+    rows = []
+    for job, runs in results.items():
+        seconds = [run["seconds"] for run in runs]
+        correct = torch.tensor(runs[0]["correct"])
+        ratios = [
+            reference["seconds"] / run["seconds"]
+            for reference, run in zip(results["torchattacks"], runs, strict=True)
+        ]
+        same = (correct == torch.tensor(base[0]["correct"])).float().mean()
+        rows.append(
+            (
+                job,
+                statistics.median(seconds),
+                f"{min(seconds):.1f} to {max(seconds):.1f}",
+                statistics.median(ratios),
+                max(run["memory"] for run in runs),
+                100 * correct.float().mean(),
+                100 * same,
+            )
+        )
+    print(
+        f"## Evaluation\n\nSA, PGD-10 and PGD-20 of {options.images} images of 32x32, ResNet-18 of "
+        f"width {options.width}, one branch, epsilon {options.epsilon:.4f} (RA near 40 %); "
+        f"{options.rounds} rounds; {machine()}.\n"
+    )
+    headers = [
+        "job", "seconds", "range", "times torchattacks", "peak MiB", "RA %", "verdicts as ours %",
+    ]  # fmt: skip
+    print(
+        tabulate(
+            rows,
+            headers=headers,
+            tablefmt="pipe",
+            floatfmt=("", ".1f", "", ".2f", "", ".1f", ".1f"),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""One chunk of images attacked and scored: a fast copy searches, the network itself decides.
+
+The search climbs the gradients of a folded, fused copy of the branch, in channels-last layout and
+in bfloat16 if asked for. Every verdict is then the prediction of the network itself in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attacks import pgd
+from attacks.pgd import pgd_step
+from attacks.threat_model import threat_model as find_threat_model
+from robustnorm.data.batches import to_float
+from robustnorm.evaluation.journal import Key
+from robustnorm.evaluation.records import SINGLE
+from robustnorm.routing import bind, branches_of
+from robustnorm.surgery import fold
+
+# Images are attacked in chunks of this size, the last one padded, so that a verdict does not
+# depend on how many images are asked for.
+CHUNK = 100
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Search(NamedTuple):
+    """Settings of a PGD search.
+
+    Args:
+        epsilon: Attack radius on the [0, 1] scale.
+        step_size: Change of a pixel in one step.
+        steps: Numbers of steps after which verdicts are taken.
+        threat_model: ``"linf"`` or ``"l2"``.
+        seed: Of the random starts.
+    """
+
+    epsilon: float
+    step_size: float
+    steps: tuple[int, ...]
+    threat_model: str = "linf"
+    seed: int = 0
+
+
+class Outcome(NamedTuple):
+    """Verdict and cross-entropy (nats) of each image, and whether the search saw the same; (N,)."""
+
+    correct: Tensor
+    loss: Tensor
+    agrees: Tensor
+
+
+class Branch(NamedTuple):
+    """One branch of a network: ``score`` gives its verdicts, ``search`` the attack's gradients."""
+
+    name: str
+    score: nn.Module
+    search: Callable[[Tensor], Tensor]
+
+
+def branches(model: nn.Module, precision: Precision = "fp32") -> list[Branch]:
+    """Returns the branches of ``model``, or its only one, ready to be attacked.
+
+    The copies that search hold the weights as they are now.
+
+    Args:
+        model: In evaluation mode.
+        precision: Of the convolutions of the search.
+    """
+    names = branches_of(model) or (SINGLE,)
+    return [Branch(name, bind(model, name), _searcher(model, name, precision)) for name in names]
+
+
+def _searcher(model: nn.Module, branch: str, precision: Precision) -> Callable[[Tensor], Tensor]:
+    copy = fold(model, branch, fuse=True).requires_grad_(False)
+    copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if precision == "fp32":
+        return copy
+    for module in copy.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(torch.bfloat16)  # once, not in every forward
+
+    def search(images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            logits: Tensor = copy(images)
+        return logits.float()
+
+    return search
+
+
+def attack_chunk(
+    attacked: Sequence[Branch], images: Tensor, labels: Tensor, image_ids: Tensor, search: Search
+) -> dict[Key, Outcome]:
+    """Returns verdict and loss of at most ``CHUNK`` images for each key.
+
+    The loss of rule ``"any"`` is that of the iterate after as many steps.
+
+    Args:
+        attacked: From ``branches``.
+        images: (N, C, H, W), uint8 or floating point in [0, 1].
+        labels: int64 (N,).
+        image_ids: int64 (N,), on the CPU.
+        search: Settings of the attack.
+    """
+    size, rows = len(images), _fill(len(images))
+    device = next(attacked[0].score.parameters(), images).device
+    images = to_float(images[rows.to(images.device)].to(device))
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = labels[rows.to(labels.device)].to(device)
+    start = random_start(images, image_ids[rows], search)
+    most = max(search.steps)
+    outcomes: dict[Key, Outcome] = {}
+    for branch in attacked:
+        clean = _outcome(branch.score, images, labels)
+        outcomes[Key("none", "final", branch.name, branch.name)] = clean
+        trace = _Trace(images, labels, search.steps)
+        adv_images = pgd(
+            branch.search,
+            images,
+            labels,
+            epsilon=search.epsilon,
+            step_size=search.step_size,
+            steps=most,
+            threat_model=search.threat_model,
+            start=start,
+            on_iterate=trace,
+        )
+        # The first iterates that broke an image in the search, where they break it in earnest.
+        breaking = _outcome(branch.score, trace.breaking, labels)
+        unbroken = clean.correct
+        for step in sorted(set(search.steps)):
+            iterate, right = trace.finals[step]
+            final = _outcome(branch.score, iterate, labels)
+            final = final._replace(agrees=final.correct == right)
+            unbroken = unbroken & final.correct
+            fallen = trace.broken[step]
+            any_correct = unbroken & (breaking.correct | ~fallen)
+            agrees = any_correct == (clean.correct & ~fallen)
+            attack = f"pgd-{step}"
+            outcomes[Key(attack, "final", branch.name, branch.name)] = final
+            outcomes[Key(attack, "any", branch.name, branch.name)] = Outcome(
+                any_correct, final.loss, agrees
+            )
+        for other in attacked:
+            if other is not branch:
+                key = Key(f"pgd-{most}", "final", branch.name, other.name)
+                outcomes[key] = _outcome(other.score, adv_images, labels)
+    return {key: Outcome(*(values[:size] for values in o)) for key, o in outcomes.items()}
+
+
+class _Trace:
+    """What a search saw on its way: the iterates to be judged, and the first that broke an image.
+
+    Attributes:
+        finals: Step to the iterate and whether the search classified it correctly.
+        broken: Step to whether any iterate up to it was misclassified.
+        breaking: The first misclassified iterate of each image, the clean image where none was.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, steps: Sequence[int]) -> None:
+        self._labels = labels
+        self._steps = steps
+        self._broken = torch.zeros_like(labels, dtype=torch.bool)
+        self.breaking = images
+        self.finals: dict[int, tuple[Tensor, Tensor]] = {}
+        self.broken: dict[int, Tensor] = {}
+
+    def __call__(self, step: int, iterate: Tensor, logits: Tensor) -> None:
+        right = logits.argmax(1) == self._labels
+        first = ~right & ~self._broken
+        self.breaking = torch.where(first[:, None, None, None], iterate, self.breaking)
+        self._broken = self._broken | first
+        if step in self._steps:
+            self.finals[step] = iterate, right
+            self.broken[step] = self._broken
+
+
+def any_outcomes(
+    attacked: Sequence[Branch], images: Tensor, labels: Tensor, image_ids: Tensor, search: Search
+) -> dict[Key, Outcome]:
+    """Returns the outcome of any number of images on clean images and under rule ``"any"``.
+
+    Arguments as ``attack_chunk``; verdicts are taken after the largest number of steps only. An
+    image leaves the attack as soon as it is broken, see ``_until_broken``.
+    """
+    outcomes: dict[Key, Outcome] = {}
+    for branch in attacked:
+        clean, broken = _until_broken(branch, images, labels, image_ids, search)
+        outcomes[Key("none", "final", branch.name, branch.name)] = clean
+        outcomes[Key(f"pgd-{max(search.steps)}", "any", branch.name, branch.name)] = broken
+    return outcomes
+
+
+def _until_broken(
+    branch: Branch, images: Tensor, labels: Tensor, image_ids: Tensor, search: Search
+) -> tuple[Outcome, Outcome]:
+    """Returns the outcomes of the clean images and of rule ``"any"``.
+
+    An image leaves the batch when the search has broken it, or after the last step, and the next
+    one takes its place, so that the batch keeps its size. Whether it is broken is then decided by
+    the network itself on the iterate that it left with, whose loss it is. An image that is
+    misclassified as it is is not attacked.
+    """
+    device = next(branch.score.parameters(), images).device
+    images = to_float(images.to(device)).contiguous(memory_format=torch.channels_last)
+    labels = labels.to(device)
+    clean = _outcomes(branch.score, images, labels)
+    left_with, right = images.clone(), torch.zeros_like(clean.correct)
+    queue = clean.correct.nonzero().flatten()
+    places, step, iterates = queue[:0], queue[:0], images[:0]
+    while len(queue) or len(places):
+        vacant = CHUNK - len(places)
+        entering, queue = queue[:vacant], queue[vacant:]
+        if len(entering):
+            start = random_start(images[entering], image_ids[entering.cpu()], search)
+            places = torch.cat([places, entering])
+            step = torch.cat([step, torch.zeros_like(entering)])
+            iterates = torch.cat([iterates, start])
+        n, rows = len(places), _fill(len(places))
+        following, logits = pgd_step(
+            branch.search,
+            iterates[rows],
+            images[places[rows]],
+            labels[places[rows]],
+            epsilon=search.epsilon,
+            step_size=search.step_size,
+            threat_model=search.threat_model,
+        )
+        seen = logits[:n].argmax(1) == labels[places]
+        stays = seen & (step < max(search.steps))
+        left_with[places[~stays]], right[places[~stays]] = iterates[~stays], seen[~stays]
+        places, step, iterates = places[stays], step[stays] + 1, following[:n][stays]
+    broken = _outcomes(branch.score, left_with, labels)
+    return clean, broken._replace(agrees=broken.correct == right)
+
+
+def random_start(images: Tensor, image_ids: Tensor, search: Search) -> Tensor:
+    """Draws each image's start from a generator of its own, on the CPU: the same on any device."""
+    ball = find_threat_model(search.threat_model)
+    starts = []
+    for image, image_id in zip(images.cpu(), image_ids.tolist(), strict=True):
+        state = np.random.SeedSequence((search.seed, image_id)).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(state))
+        starts.append(ball.random_start(image[None], search.epsilon, generator))
+    return torch.cat(starts).to(images.device)
+
+
+def _fill(size: int) -> Tensor:
+    """Returns rows of a whole chunk of which ``size`` are there: the last is repeated."""
+    return torch.arange(CHUNK).clamp_max(size - 1)
+
+
+@torch.no_grad()
+def _outcome(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
+    logits = score(images)
+    correct = logits.argmax(1) == labels
+    loss = F.cross_entropy(logits.float(), labels, reduction="none")
+    return Outcome(correct, loss, torch.ones_like(correct))
+
+
+def _outcomes(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
+    """Scores any number of images in whole chunks."""
+    chunks = []
+    for places in torch.split(torch.arange(len(images)), CHUNK):
+        rows = places[_fill(len(places))]
+        outcome = _outcome(score, images[rows], labels[rows])
+        chunks.append(Outcome(*(values[: len(places)] for values in outcome)))
+    return Outcome(*map(torch.cat, zip(*chunks, strict=True)))
