@@ -1,0 +1,148 @@
+"""How near the machine's limit: what each job must compute and move, against what was measured.
+
+    python -m benchmarks.roofline [--width 64] [--batch 64] [--rounds 5]
+
+A job's operations are recorded as they run: floating-point operations of its convolutions and
+matrix products, bytes of everything else (inputs and outputs, once each). The machine's own rates
+are those of its best 3x3 convolution of this network and of a copy of a large tensor. The limit of
+a job is operations over the first rate plus bytes over the second; "of peak" leaves the bytes out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from attacks.pgd import pgd_step
+from benchmarks.training_step import stepper
+from benchmarks.workload import images_and_network, machine
+from robustnorm.allocator import keep_freed_memory
+from robustnorm.evaluation.search import branches
+
+
+class Bytes(TorchDispatchMode):
+    """Sums the bytes that operations other than convolutions and matrix products read and write."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        aliases = any(
+            r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns
+        )
+        if not aliases and not any(word in name for word in ("convolution", "mm", "detach")):
+            tensors = [*args, *(output if isinstance(output, (tuple, list)) else [output])]
+            self.total += sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+        return output
+
+
+def best_seconds(function: Callable[[], Any], rounds: int) -> float:
+    """Returns the shortest of several runs after one that is not counted."""
+    function()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def convolution_rate(dtype: torch.dtype, options: argparse.Namespace) -> float:
+    """Returns the floating-point operations a second of the network's best 3x3 convolution."""
+    rates = []
+    for stage in range(4):
+        channels, size = options.width << stage, 32 >> stage
+        images = torch.rand(options.batch, channels, size, size).to(dtype)
+        images = images.contiguous(memory_format=torch.channels_last)
+        weight = torch.rand(channels, channels, 3, 3).to(dtype)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        operations = 2 * images.numel() * channels * 9
+        seconds = best_seconds(lambda: F.conv2d(images, weight, padding=1), 4 * options.rounds)  # noqa: B023
+        rates.append(operations / seconds)
+    return max(rates)
+
+
+def copy_rate(rounds: int) -> float:
+    """Returns the bytes a second that a copy reads and writes."""
+    source = torch.rand(64 << 20)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), rounds)
+
+
+def jobs(options: argparse.Namespace) -> dict[str, tuple[Callable[[], Any], torch.dtype]]:
+    """Returns the jobs by name: what runs one step, and the precision of its convolutions."""
+    images, labels, network = images_and_network(options.batch, options.width)
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def attack(precision: str) -> Callable[[], Any]:
+        branch = branches(network, precision)[1]
+        return lambda: pgd_step(
+            branch.search, images, images, labels, epsilon=8 / 255, step_size=2 / 255
+        )
+
+    options.precision = "bf16"
+    cpu = torch.device("cpu")
+    return {
+        "PGD step, fp32": (attack("fp32"), torch.float32),
+        "PGD step, bf16 search": (attack("bf16"), torch.bfloat16),
+        "AdvProp step, SaAuxBN, bf16": (stepper("saauxbn", cpu, options), torch.bfloat16),
+        "AdvProp step, BN, bf16": (stepper("bn", cpu, options), torch.bfloat16),
+    }
+
+
+def main() -> None:
+    """Measures the machine and the jobs and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    keep_freed_memory()
+    rates = {dtype: convolution_rate(dtype, options) for dtype in (torch.float32, torch.bfloat16)}
+    bandwidth = copy_rate(options.rounds)
+    rows = []
+    for name, (job, dtype) in jobs(options).items():
+        job()
+        with FlopCounterMode(display=False) as flops:
+            job()
+        with Bytes() as moved:
+            job()
+        seconds = best_seconds(job, options.rounds)
+        compute = flops.get_total_flops() / rates[dtype]
+        limit = compute + moved.total / bandwidth
+        rows.append(
+            (
+                name,
+                flops.get_total_flops() / options.batch / 1e9,
+                moved.total / options.batch / 1e6,
+                1000 * limit / options.batch,
+                1000 * seconds / options.batch,
+                compute / seconds,
+                limit / seconds,
+            )
+        )
+    print(
+        f"## The limit\n\nResNet-18 of width {options.width}, batch {options.batch}, 32x32 images. "
+        f"Best 3x3 convolution: {rates[torch.float32] / 1e9:.0f} GFLOP/s fp32, "
+        f"{rates[torch.bfloat16] / 1e9:.0f} bf16; copy: {bandwidth / 1e9:.1f} GB/s; {machine()}.\n"
+    )
+    headers = [
+        "job", "GFLOP per image", "MB per image", "limit, ms per image", "measured", "of peak",
+        "of the limit",
+    ]  # fmt: skip
+    formats = ("", ".2f", ".1f", ".2f", ".2f", ".2f", ".2f")
+    print(tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=formats))
+
+
+if __name__ == "__main__":
+    main()
