@@ -224,6 +224,7 @@ def _evaluate_run(
         step_size=float(config.step_size),
         steps=STEPS,
         precision=config.eval_precision,
+        serving=config.serving,
         seed=config.eval_seed,
         image_ids=ids,
         journal=journal,
@@ -276,6 +277,7 @@ def _evaluation_protocol(config: Config) -> dict[str, Any]:
         "chunk": CHUNK,
         "precision": "fp32",
         "search": f"folded, {config.eval_precision}",
+        "serving": config.serving,
         "train_steps": config.train_steps,
         "attack_norm_mode": config.attack_norm_mode,
     }

@@ -13,7 +13,7 @@ WHERE = frozenset(
     {"data", "data_root", "download", "device", "output", "reports", "tensorboard", "compile"}
 )
 # What to evaluate of a finished run.
-WHAT_TO_EVALUATE = frozenset({"checkpoint", "test_limit", "eval_seed", "eval_precision"})
+WHAT_TO_EVALUATE = frozenset({"checkpoint", "test_limit", "eval_seed", "eval_precision", "serving"})
 # What tells apart the runs that one config compares.
 COMPARED = frozenset({"norm", "seed", "adversarial"})
 
@@ -68,6 +68,7 @@ class Config:
         test_limit: Test images to evaluate; all by default.
         eval_seed: Of the random starts of the evaluation attack.
         eval_precision: Of the gradients of that attack; bf16 is faster.
+        serving: Also evaluate serving rules, which choose a branch themselves; three times as long.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
         output: Folder of checkpoints.
         reports: Folder of tables and result records.
@@ -128,6 +129,7 @@ class Config:
     test_limit: int | None = None
     eval_seed: int = 0
     eval_precision: Literal["fp32", "bf16"] = "fp32"
+    serving: bool = False
     output: str = "checkpoints"
     reports: str = "reports"
 

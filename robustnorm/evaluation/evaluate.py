@@ -37,6 +37,7 @@ def evaluate(
     threat_model: str = "linf",
     rules: Literal["all", "any"] = "all",
     precision: Precision = "fp32",
+    serving: bool = False,
     seed: int = 0,
     image_ids: Tensor | None = None,
     journal: Path | None = None,
@@ -64,6 +65,8 @@ def evaluate(
         rules: ``"any"`` asks only for the verdict of that rule after max(steps): images leave the
             attack as soon as they are broken, which takes a fraction of the time.
         precision: Of the convolutions that give the gradients, ``"fp32"`` or ``"bf16"``.
+        serving: Also attack and score each serving rule over all branches (``Served``), named as
+            if it were a branch: nobody tells a deployed network which branch an image needs.
         seed: Of the random starts.
         image_ids: int64 (N,), the images' places in their data set; 0..N-1 by default.
         journal: A file that keeps finished chunks, so that a killed evaluation goes on where it
@@ -103,7 +106,7 @@ def evaluate(
     kept = Journal(journal, fingerprint)
     attack = any_outcomes if rules == "any" else attack_chunk
     search = Search(epsilon, step_size, tuple(steps), threat_model, seed)
-    attacked = branches(model, precision)
+    attacked = branches(model, precision, serving=serving)
     parts = torch.split(torch.arange(len(images)), _PART[rules])
     with tqdm(
         total=len(images),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustnorm.evaluation.serving import RULES
 from robustnorm.files import write_atomically
 
 _SCHEMA = 1
@@ -96,7 +97,12 @@ class Record:
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """Names of the branches, in their order."""
+        """Names of the branches, in their order; serving rules are none."""
+        return tuple(name for name in self.answers if name not in RULES)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Names of all that was attacked and scored: the branches, then the serving rules."""
         return tuple(dict.fromkeys(verdict.attack_branch for verdict in self.verdicts))
 
     def find(self, attack: str, rule: str, attack_branch: str, score_branch: str) -> Verdict:

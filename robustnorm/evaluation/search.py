@@ -20,6 +20,7 @@ from attacks.threat_model import threat_model as find_threat_model
 from robustnorm.data.batches import to_float
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.records import SINGLE
+from robustnorm.evaluation.serving import RULES, Served
 from robustnorm.routing import bind, branches_of
 from robustnorm.surgery import fold
 
@@ -64,7 +65,9 @@ class Branch(NamedTuple):
     search: Callable[[Tensor], Tensor]
 
 
-def branches(model: nn.Module, precision: Precision = "fp32") -> list[Branch]:
+def branches(
+    model: nn.Module, precision: Precision = "fp32", *, serving: bool = False
+) -> list[Branch]:
     """Returns the branches of ``model``, or its only one, ready to be attacked.
 
     The copies that search hold the weights as they are now.
@@ -72,9 +75,14 @@ def branches(model: nn.Module, precision: Precision = "fp32") -> list[Branch]:
     Args:
         model: In evaluation mode.
         precision: Of the convolutions of the search.
+        serving: Also each serving rule over all branches, as if it were one more branch.
     """
     names = branches_of(model) or (SINGLE,)
-    return [Branch(name, bind(model, name), _searcher(model, name, precision)) for name in names]
+    own = [Branch(name, bind(model, name), _searcher(model, name, precision)) for name in names]
+    if not serving or len(own) == 1:
+        return own
+    scores, searches = [branch.score for branch in own], [branch.search for branch in own]
+    return own + [Branch(rule, Served(scores, rule), Served(searches, rule)) for rule in RULES]
 
 
 def _searcher(model: nn.Module, branch: str, precision: Precision) -> Callable[[Tensor], Tensor]:

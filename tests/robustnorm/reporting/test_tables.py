@@ -252,3 +252,57 @@ def test_write_tables_writes_each_format(tmp_path):
         "tables.tex",
     ]
     assert all(path.read_text() for path in paths)
+
+
+RULE_VERDICTS = {
+    # Scored by the rule: clean images, its own attack (any), then the last iterates of all attacks.
+    "clean": (190, 20, 25, 60, 30),
+    "adv": (170, 80, 90, 84, 100),
+    "mean logits": (186, 50, 55, 45, 60),
+}
+
+
+def serving_record(**changes):
+    answers = tuple(RULE_VERDICTS)
+    verdicts = []
+    for answer, (clean, broken, *lasts) in RULE_VERDICTS.items():
+        verdicts.append(Verdict("none", "final", answer, answer, bits(clean)))
+        for steps in (10, 20):
+            verdicts.append(Verdict(f"pgd-{steps}", "any", answer, answer, bits(broken)))
+        verdicts.append(Verdict("pgd-10", "final", answer, answer, bits(lasts[0])))
+        verdicts += [
+            # Shifted by one image for each attacker, so that the worst case is an intersection.
+            Verdict("pgd-20", "final", attacker, answer, bits(count, shift))
+            for shift, (attacker, count) in enumerate(zip(answers, lasts, strict=True))
+        ]
+    return make_record("auxbn", verdicts=verdicts, **changes)
+
+
+def test_deployment_is_the_worst_case_over_all_attacks():
+    made = tables([serving_record()])
+    deployment = made[-1]
+    assert deployment.name == "deployment"
+    rows = {row[1]: row for row in deployment.rows}
+    assert set(rows) == {"always clean", "always adv", "mean logits"}
+    # bits(c, s) are the images s..c+s-1: the intersection begins at the largest shift.
+    worst = {
+        name: min(broken, *(count + shift for shift, count in enumerate(lasts))) - 2
+        for name, (_, broken, *lasts) in RULE_VERDICTS.items()
+    }
+    for name, key in (("always clean", "clean"), ("always adv", "adv"), ("mean logits",) * 2):
+        assert rows[name][2] == RULE_VERDICTS[key][0] / N
+        assert rows[name][4] == pytest.approx(worst[key] / N)
+        assert rows[name][5] == wilson(worst[key], N)
+
+
+def test_matrix_leaves_serving_rules_to_the_deployment():
+    matrix = tables([serving_record()])[2]
+    assert {row[1] for row in matrix.rows} == {"no attack", "clean", "adv"}
+
+
+def test_there_is_no_deployment_without_serving_rules():
+    assert [table.name for table in tables([make_record()])] == [
+        "table3",
+        "table4",
+        "branch-matrix",
+    ]
