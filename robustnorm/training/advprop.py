@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from attacks import pgd
+from attacks.contract import require_generator, unchanged
+from attacks.pgd import pgd_step
+from attacks.threat_model import THREAT_MODELS
 from robustnorm.config import Config
 from robustnorm.data.batches import epoch_batches, steps_per_epoch
 from robustnorm.data.dataset import Augmentation, Split
@@ -279,22 +281,26 @@ def _attack(
     config: Config,
     generator: torch.Generator | None,
 ) -> Tensor:
-    def make(target: Callable[[Tensor], Tensor]) -> Tensor:
-        with route(model, "adv"), autocast(config, images.device):
-            return pgd(
-                target,
+    """Makes adversarial images as ``pgd`` does, without the checks that wait for the device."""
+    ball, epsilon = THREAT_MODELS["linf"], float(config.epsilon)
+    statistics: dict[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
+        "batch": unchanged,
+        "batch-update": lambda _: nullcontext(),
+        "eval": eval_mode,
+    }
+    with (
+        statistics[config.attack_norm_mode](model),
+        route(model, "adv"),
+        autocast(config, images.device),
+    ):
+        adv_images = ball.random_start(images, epsilon, require_generator(generator))
+        for _ in range(config.train_steps):
+            adv_images, _ = pgd_step(
+                model,
+                adv_images,
                 images,
                 labels,
-                epsilon=float(config.epsilon),
+                epsilon=epsilon,
                 step_size=float(config.step_size),
-                steps=config.train_steps,
-                generator=generator,
             )
-
-    if config.attack_norm_mode == "eval":
-        with eval_mode(model):
-            return make(model)
-    if config.attack_norm_mode == "batch-update":
-        # An attack puts back the buffers of a module, and knows none of a function.
-        return make(lambda adv_images: model(adv_images))
-    return make(model)
+    return adv_images

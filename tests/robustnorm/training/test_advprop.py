@@ -58,14 +58,14 @@ def make_optimizer(model):
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
 
 
-def run(model, config=CONFIG, optimizer=None, first_epoch=0, bar=None):
+def run(model, config=CONFIG, optimizer=None, first_epoch=0, bar=None, padding=1):
     return list(
         train(
             model,
             make_split(),
             make_split(12),
             config=config,
-            augmentation=Augmentation(padding=1),
+            augmentation=Augmentation(padding=padding),
             optimizer=optimizer or make_optimizer(model),
             first_epoch=first_epoch,
             bar=bar,
@@ -154,10 +154,11 @@ def test_bf16_losses_are_near_those_of_fp32():
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_training_learns(norm):
-    records = run(make_model(norm), replace(CONFIG, norm=norm, epochs=12, learning_rate=0.05))
+    config = replace(CONFIG, norm=norm, epochs=12, learning_rate=0.05)
+    records = run(make_model(norm), config, padding=0)  # a row moved is a class changed
     assert [record.epoch for record in records] == list(range(1, 13))
-    assert records[-1].clean_loss < 0.8 * records[0].clean_loss
-    assert records[-1].adv_loss < 0.9 * records[0].adv_loss
+    assert records[-1].clean_loss < 0.3 * records[0].clean_loss
+    assert records[-1].adv_loss < 0.6 * records[0].adv_loss
     assert set(records[0].validation) == (
         {"single"} if norm in ("bn", "modenorm") else {"clean", "adv"}
     )
@@ -186,7 +187,7 @@ def test_continued_training_equals_uninterrupted_training():
         make_split(),
         make_split(12),
         config=config,
-        augmentation=Augmentation(padding=1),
+        augmentation=Augmentation(padding=padding),
         optimizer=optimizer,
     )
     next(epochs)
