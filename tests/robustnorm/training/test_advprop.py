@@ -187,7 +187,7 @@ def test_continued_training_equals_uninterrupted_training():
         make_split(),
         make_split(12),
         config=config,
-        augmentation=Augmentation(padding=padding),
+        augmentation=Augmentation(padding=1),
         optimizer=optimizer,
     )
     next(epochs)
