@@ -1,7 +1,7 @@
 # Every target works from a fresh clone: it makes .venv first if need be. See `make help`.
 PYTHON ?= python3
 CONFIG ?= configs/cifar10.yaml
-SHELL := /bin/bash
+SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

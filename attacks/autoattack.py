@@ -12,6 +12,8 @@ from torch import Tensor
 from attacks.contract import Model, Shell, check_inputs, require_generator, seeded, unchanged
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
+# Classes that the targeted attacks aim at, one after the other, in the authors' code.
+_TARGETS = 9
 
 
 def autoattack(
@@ -44,7 +46,8 @@ def autoattack(
 
     Raises:
         ImportError: When neither pyautoattack nor autoattack is installed.
-        ValueError: On inputs out of range, an unknown threat model, or no generator.
+        ValueError: On inputs out of range, an unknown threat model, no generator, or fewer classes
+            than the targeted attacks need.
 
     References:
         Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
@@ -56,7 +59,9 @@ def autoattack(
             f"unknown threat model '{threat_model}'. AutoAttack has {', '.join(_NORMS)}."
         )
     generator = require_generator(generator)
-    run = _installed()
+    run = installed()
+    names = list(attacks_to_run) if attacks_to_run is not None else None
+    _check_classes(model, images, names or [version])
     with seeded(generator, images.device) as seed, unchanged(model), torch.enable_grad():
         adv_images = run(
             Shell(model, images.device),
@@ -65,15 +70,34 @@ def autoattack(
             _NORMS[threat_model],
             epsilon,
             seed,
-            "custom" if attacks_to_run is not None else version,
-            None if attacks_to_run is None else list(attacks_to_run),
+            version if names is None else "custom",
+            names,
             batch_size,
         )
     return adv_images.detach()
 
 
-def _installed() -> Callable[..., Tensor]:
-    """Returns the runner of the package that carries the authors' code here."""
+@torch.no_grad()
+def _check_classes(model: Model, images: Tensor, names: list[str]) -> None:
+    targeted = {"standard", "plus", "apgd-t", "fab-t"} & set(names)
+    if not targeted or not len(images):
+        return
+    with unchanged(model):
+        classes = model(images[:2]).shape[1]
+    if classes <= _TARGETS:
+        raise ValueError(
+            f"AutoAttack's {', '.join(sorted(targeted))} aims at {_TARGETS} wrong classes and the "
+            f"model has {classes} classes; choose others, such as "
+            'attacks_to_run=["apgd-ce", "square"]'
+        )
+
+
+def installed() -> Callable[..., Tensor]:
+    """Returns the runner of the package that carries the authors' code here.
+
+    Raises:
+        ImportError: When there is none.
+    """
     for package, run in (("pyautoattack", _run_pyautoattack), ("autoattack", _run_original)):
         try:
             import_module(package)

@@ -225,6 +225,7 @@ def _evaluate_run(
         steps=STEPS,
         precision=config.eval_precision,
         serving=config.serving,
+        autoattack=config.autoattack,
         seed=config.eval_seed,
         image_ids=ids,
         journal=journal,
@@ -278,6 +279,7 @@ def _evaluation_protocol(config: Config) -> dict[str, Any]:
         "precision": "fp32",
         "search": f"folded, {config.eval_precision}",
         "serving": config.serving,
+        "autoattack": config.autoattack,
         "train_steps": config.train_steps,
         "attack_norm_mode": config.attack_norm_mode,
     }

@@ -69,6 +69,7 @@ class Config:
         eval_seed: Of the random starts of the evaluation attack.
         eval_precision: Of the gradients of that attack; bf16 is faster.
         serving: Also evaluate serving rules, which choose a branch themselves; three times as long.
+        autoattack: Also run AutoAttack on each branch (needs the extra "peers"); much longer.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
         output: Folder of checkpoints.
         reports: Folder of tables and result records.
@@ -130,6 +131,7 @@ class Config:
     eval_seed: int = 0
     eval_precision: Literal["fp32", "bf16"] = "fp32"
     serving: bool = False
+    autoattack: bool = False
     output: str = "checkpoints"
     reports: str = "reports"
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from attacks.autoattack import installed
 from robustnorm.evaluation.journal import Journal, Part
 from robustnorm.evaluation.records import Verdict
 from robustnorm.evaluation.search import (
@@ -19,6 +20,7 @@ from robustnorm.evaluation.search import (
     Search,
     any_outcomes,
     attack_chunk,
+    autoattack_chunk,
     branches,
 )
 
@@ -38,6 +40,7 @@ def evaluate(
     rules: Literal["all", "any"] = "all",
     precision: Precision = "fp32",
     serving: bool = False,
+    autoattack: bool = False,
     seed: int = 0,
     image_ids: Tensor | None = None,
     journal: Path | None = None,
@@ -67,6 +70,8 @@ def evaluate(
         precision: Of the convolutions that give the gradients, ``"fp32"`` or ``"bf16"``.
         serving: Also attack and score each serving rule over all branches (``Served``), named as
             if it were a branch: nobody tells a deployed network which branch an image needs.
+        autoattack: Also run AutoAttack's standard ensemble, its authors' code, on each of them:
+            thousands of forward passes for each image that withstands it.
         seed: Of the random starts.
         image_ids: int64 (N,), the images' places in their data set; 0..N-1 by default.
         journal: A file that keeps finished chunks, so that a killed evaluation goes on where it
@@ -79,9 +84,11 @@ def evaluate(
         ``"pgd-k"`` against A scored by A, rules ``"final"`` (the iterate after k steps) and
         ``"any"`` (no image or iterate up to k was misclassified); and the last iterate scored by
         each other branch, rule ``"final"``. With ``rules="any"``, for each branch ``"none"`` and
-        ``"pgd-k"``, rule ``"any"``, for the largest k.
+        ``"pgd-k"``, rule ``"any"``, for the largest k. ``"autoattack"``, rule ``"final"``, where
+        it was asked for.
 
     Raises:
+        ImportError: When AutoAttack is asked for and not installed.
         ValueError: When a module of ``model`` is in train mode, or images and labels do not fit.
 
     References:
@@ -102,12 +109,15 @@ def evaluate(
             f"evaluate needs as many images as labels, at least one, and steps of at least 1, got "
             f"{len(images)} images, {len(labels)} labels, steps {tuple(steps)}"
         )
+    if autoattack:
+        installed()
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
     kept = Journal(journal, fingerprint)
     attack = any_outcomes if rules == "any" else attack_chunk
     search = Search(epsilon, step_size, tuple(steps), threat_model, seed)
     attacked = branches(model, precision, serving=serving)
-    parts = torch.split(torch.arange(len(images)), _PART[rules])
+    size = _PART["all" if autoattack else rules]
+    parts = torch.split(torch.arange(len(images)), size)
     with tqdm(
         total=len(images),
         desc=progress,
@@ -118,7 +128,10 @@ def evaluate(
         for number, places in enumerate(parts):
             if number not in kept.parts:
                 here = slice(int(places[0]), int(places[-1]) + 1)
-                outcomes = attack(attacked, images[here], labels[here], ids[here], search)
+                part = (attacked, images[here], labels[here], ids[here], search)
+                outcomes = attack(*part)
+                if autoattack:
+                    outcomes |= autoattack_chunk(*part)
                 verdicts = {
                     key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
                     for key, o in outcomes.items()

@@ -31,8 +31,9 @@ class Verdict:
     """Whether each image was classified correctly under one attack.
 
     Args:
-        attack: "none", or "pgd-k" for k steps.
-        rule: "final", the iterate after k steps, or "any", no image or iterate was misclassified.
+        attack: "none", "pgd-k" for k steps, or "autoattack".
+        rule: "final", the image that the attack returned, or "any", no image or iterate on its way
+            was misclassified.
         attack_branch: The branch that the attack saw; ``SINGLE`` on a network without branches.
         score_branch: The branch that gave the verdict.
         correct: bool (n,), in the order of the record's image ids.
@@ -104,6 +105,10 @@ class Record:
     def answers(self) -> tuple[str, ...]:
         """Names of all that was attacked and scored: the branches, then the serving rules."""
         return tuple(dict.fromkeys(verdict.attack_branch for verdict in self.verdicts))
+
+    def has(self, attack: str) -> bool:
+        """Returns whether the attack was run."""
+        return any(verdict.attack == attack for verdict in self.verdicts)
 
     def find(self, attack: str, rule: str, attack_branch: str, score_branch: str) -> Verdict:
         """Returns one verdict.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks import pgd
+from attacks import autoattack, pgd
 from attacks.pgd import pgd_step
 from attacks.threat_model import threat_model as find_threat_model
 from robustnorm.data.batches import to_float
@@ -162,6 +162,34 @@ def attack_chunk(
     return {key: Outcome(*(values[:size] for values in o)) for key, o in outcomes.items()}
 
 
+def autoattack_chunk(
+    attacked: Sequence[Branch], images: Tensor, labels: Tensor, image_ids: Tensor, search: Search
+) -> dict[Key, Outcome]:
+    """Returns the outcomes of AutoAttack's standard ensemble, on each branch itself.
+
+    Arguments as ``attack_chunk``. Its authors' code draws for a whole batch at once, so that a
+    verdict follows from the seed and the chunk, not from the image alone.
+    """
+    size, rows = len(images), _fill(len(images))
+    device = next(attacked[0].score.parameters(), images).device
+    images = to_float(images[rows.to(images.device)].to(device))
+    labels = labels[rows.to(labels.device)].to(device)
+    outcomes: dict[Key, Outcome] = {}
+    for branch in attacked:
+        adv_images = autoattack(
+            branch.score,
+            images,
+            labels,
+            epsilon=search.epsilon,
+            threat_model=search.threat_model,
+            generator=_generator(search.seed, int(image_ids[0])),
+        )
+        outcome = _outcome(branch.score, adv_images, labels)
+        outcome = Outcome(*(values[:size] for values in outcome))
+        outcomes[Key("autoattack", "final", branch.name, branch.name)] = outcome
+    return outcomes
+
+
 class _Trace:
     """What a search saw on its way: the iterates to be judged, and the first that broke an image.
 
@@ -253,10 +281,14 @@ def random_start(images: Tensor, image_ids: Tensor, search: Search) -> Tensor:
     ball = find_threat_model(search.threat_model)
     starts = []
     for image, image_id in zip(images.cpu(), image_ids.tolist(), strict=True):
-        state = np.random.SeedSequence((search.seed, image_id)).generate_state(1)[0]
-        generator = torch.Generator().manual_seed(int(state))
+        generator = _generator(search.seed, image_id)
         starts.append(ball.random_start(image[None], search.epsilon, generator))
     return torch.cat(starts).to(images.device)
+
+
+def _generator(seed: int, image_id: int) -> torch.Generator:
+    state = np.random.SeedSequence((seed, image_id)).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(state))
 
 
 def _fill(size: int) -> Tensor:

@@ -16,7 +16,12 @@ NAMES = {
     "ccbn": "CCBN",
     "sabn": "SaBN",
 }
-ATTACKS = {"SA": "none", "RA, PGD-10": "pgd-10", "RA, PGD-20": "pgd-20"}
+ATTACKS = {
+    "SA": "none",
+    "RA, PGD-10": "pgd-10",
+    "RA, PGD-20": "pgd-20",
+    "RA, AutoAttack": "autoattack",
+}
 LAST = "pgd-20"
 
 

@@ -30,6 +30,11 @@ def setting_notes(models: list[Model]) -> list[str]:
         "at the last iterate ('any': no image or iterate up to it was misclassified).",
         _search_note(records),
     ]
+    if first.has("autoattack"):
+        notes.append(
+            "AutoAttack: the standard ensemble (apgd-ce, apgd-t, fab-t, square) by its authors' "
+            "code, on the branch that scores."
+        )
     differing = _differing(first)
     if differing:
         notes.append(

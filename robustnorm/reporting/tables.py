@@ -69,6 +69,9 @@ def _paper_table(
     name: str, title: str, branch: str, models: list[Model], notes: list[str]
 ) -> Table:
     evaluations = [evaluation for wanted, evaluation in PAPER if wanted == branch]
+    tested = evaluations[-1]
+    if branch == "adv" and models[0].records[0].has("autoattack"):
+        evaluations.append("RA, AutoAttack")  # which the paper does not print
     several = any(len(model.records) > 1 for model in models)
     rows = [
         row
@@ -86,7 +89,6 @@ def _paper_table(
     columns += ("Any %",) * (len(evaluations) > 1) + ("SD over seeds",) * several
     if len(evaluations) == 1:
         rows = [row[:6] + row[7:] for row in rows]
-    tested = evaluations[-1]
     return Table(name, title, columns, rows, [*notes, test_note(branch, tested, models)])
 
 
@@ -95,7 +97,7 @@ def _rows(
 ) -> list[tuple[Cell, ...]]:
     """Returns the rows of one evaluation: the paper's norms first, trained or not."""
     attack = ATTACKS[evaluation]
-    paper = PAPER[branch, evaluation]
+    paper = PAPER.get((branch, evaluation), {})
     rows: dict[str, tuple[Cell, ...]] = {
         norm: (evaluation, NAMES[norm], None, None, f"{value:.2f}", None, None) + (None,) * several
         for norm, value in paper.items()
@@ -106,9 +108,9 @@ def _rows(
         ours, n = mean(accuracies), model.records[0].n
         published = paper.get(model.norm) if model.adversarial else None
         any_iterate = (
-            None
-            if attack == "none"
-            else mean(v.accuracy for v in model.verdicts(attack, "any", place, place))
+            mean(v.accuracy for v in model.verdicts(attack, "any", place, place))
+            if attack.startswith("pgd")
+            else None
         )
         deviation = (stdev(accuracies) if len(accuracies) > 1 else None,) * several
         rows[model.norm if model.adversarial else f"{model.norm} control"] = (
@@ -178,8 +180,8 @@ def _deployment(models: list[Model], note: str) -> Table:
             "SA and the adversarial branch's RA are not available at once: a rule has both numbers "
             "of its row.",
             "Deployed RA: images that withstand every attack that was run, PGD-20 differentiated "
-            "through the rule itself (any iterate) and PGD-20 through each branch and other rule "
-            "(last iterate).",
+            "through the rule itself (any iterate), PGD-20 through each branch and other rule "
+            "(last iterate), and AutoAttack on the rule where it was run.",
         ],
     )
 
@@ -191,5 +193,7 @@ def _withstood(record: Record, answer: str) -> Bits:
         record.find(LAST, "any", answer, answer),
         *(record.find(LAST, "final", other, answer) for other in record.answers),
     ]
+    if record.has("autoattack"):
+        verdicts.append(record.find("autoattack", "final", answer, answer))
     withstood: Bits = np.logical_and.reduce([verdict.correct for verdict in verdicts])
     return withstood

@@ -128,3 +128,12 @@ def test_shell_keeps_train_and_eval_to_itself():
     shell.train()
     assert not model.training
     assert list(shell.parameters()) == [shell.place]
+
+
+@pytest.mark.parametrize("names", [None, ["apgd-ce", "fab-t"]])
+def test_autoattack_refuses_fewer_classes_than_its_targets(names):
+    few = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(9))
+    with pytest.raises(ValueError, match="aims at 9 wrong classes and the model has 9 classes"):
+        autoattack(
+            few, *make_inputs(), epsilon=0.1, generator=torch.Generator(), attacks_to_run=names
+        )

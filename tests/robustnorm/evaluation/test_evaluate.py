@@ -1,12 +1,14 @@
 import copy
+import functools
 
 import numpy as np
 import pytest
 import torch
 
-from attacks import pgd
+from attacks import autoattack, pgd
 from robustnorm import bind, evaluate, resnet18
 from robustnorm.evaluation import evaluate as module
+from robustnorm.evaluation import search as search_module
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import (
     CHUNK,
@@ -316,3 +318,30 @@ def test_journal_of_another_evaluation_is_discarded(model, data, verdicts, tmp_p
     run(model, (images, (labels + 1) % 3), journal=journal, fingerprint="a")
     found = run(model, data, journal=journal, fingerprint="b")
     assert all(np.array_equal(found[key], verdicts[key]) for key in verdicts)
+
+
+def test_autoattack_s_verdicts_are_those_of_a_direct_call(monkeypatch):
+    """Chunk by chunk on each branch, images that fall to nothing counted as they are."""
+    torch.manual_seed(0)
+    network = resnet18("auxbn", width=4, num_classes=10, in_channels=1).eval()
+    images = torch.rand(20, 1, 8, 8)
+    with torch.no_grad():
+        labels = bind(network, "adv")(images).argmax(1)
+    # Two of the four attacks, for time: square alone takes thousands of queries.
+    quick = functools.partial(autoattack, attacks_to_run=["apgd-ce", "apgd-t"])
+    monkeypatch.setattr(search_module, "autoattack", quick)
+    verdicts = evaluate(network, images, labels, epsilon=0.02, steps=(1,), autoattack=True)
+    found = {v.attack_branch: v.correct for v in verdicts if v.attack == "autoattack"}
+    rows = torch.arange(CHUNK).clamp_max(19)
+    for branch in ("clean", "adv"):
+        adv_images = quick(
+            bind(network, branch),
+            images[rows],
+            labels[rows],
+            epsilon=0.02,
+            generator=search_module._generator(0, 0),
+        )
+        with torch.no_grad():
+            expected = bind(network, branch)(adv_images).argmax(1) == labels[rows]
+        assert np.array_equal(found[branch], expected[:20].numpy())
+    assert 0 < found["adv"].sum() < 20

@@ -306,3 +306,14 @@ def test_there_is_no_deployment_without_serving_rules():
         "table4",
         "branch-matrix",
     ]
+
+
+def test_autoattack_is_a_row_of_table_4_without_a_paper_value():
+    record = make_record("bn")
+    record.verdicts.append(Verdict("autoattack", "final", SINGLE, SINGLE, bits(60)))
+    table3, table4, _ = tables([record])
+    row = find(table4, "RA, AutoAttack", "BN")
+    assert (row["Ours %"], row["Paper %"], row["Any %"]) == (0.3, None, None)
+    assert all(row[0] == "SA" for row in table3.rows)
+    assert any(note.startswith("AutoAttack: the standard ensemble") for note in table4.notes)
+    assert not any("AutoAttack" in row[0] for row in tables([make_record("bn")])[1].rows)
