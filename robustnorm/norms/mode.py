@@ -9,39 +9,63 @@ from torch.autograd.function import once_differentiable
 
 
 class _Moments(torch.autograd.Function):
-    """Means of x and x^2 over (H, W), at least float32; one pass over x in the backward."""
+    """Means of x and x^2 over (H, W), (2, N, C), at least float32; one pass in the backward."""
 
     @staticmethod
-    def forward(input: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = _at_least_float32(input)
-        return input.mean((2, 3), dtype=dtype), input.to(dtype).square().mean((2, 3))
+    def forward(input: Tensor) -> Tensor:
+        values = input.to(_at_least_float32(input))
+        return torch.stack([values.mean((2, 3)), values.square().mean((2, 3))])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, mean_grad: Tensor, square_grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (input,) = ctx.saved_tensors
         size = input.shape[2] * input.shape[3]
-        return _scale_and_shift(input, square_grad * (2 / size), mean_grad / size)
+        shift, scale = _maps(input, grad[0] / size, grad[1] * (2 / size))
+        return torch.addcmul(shift, input, scale)
+
+
+class _ScaleAndShift(torch.autograd.Function):
+    """scale x + shift with (N, C) coefficients, in the dtype of x; their gradients in their own."""
+
+    @staticmethod
+    def forward(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        scale, shift = _maps(input, scale, shift)
+        return torch.addcmul(shift, input, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        input, scale, _ = inputs
+        ctx.save_for_backward(input, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        input, scale = ctx.saved_tensors
+        (factor,) = _maps(input, scale)
+        wide = grad.to(scale.dtype)
+        return grad * factor, (wide * input).sum((2, 3)), wide.sum((2, 3))
+
+
+def _maps(input: Tensor, *values: Tensor) -> list[Tensor]:
+    """Returns (N, C) coefficients in the dtype of ``input``, shaped to be broadcast over it."""
+    maps = [value.to(input.dtype)[:, :, None, None] for value in values]
+    if not input.is_contiguous(memory_format=torch.channels_last):
+        return maps
+    # Written out along W, so that one inner loop covers a row's W C values instead of C.
+    width = input.shape[3]
+    return [
+        values.expand(-1, -1, -1, width).contiguous(memory_format=torch.channels_last)
+        for values in maps
+    ]
 
 
 def _at_least_float32(input: Tensor) -> torch.dtype:
     return torch.promote_types(input.dtype, torch.float32)
-
-
-def _scale_and_shift(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Returns scale x + shift with (N, C) coefficients, in the dtype of x."""
-    scale, shift = (values.to(input.dtype)[:, :, None, None] for values in (scale, shift))
-    if input.is_contiguous(memory_format=torch.channels_last):
-        # Written out along W, so that one inner loop covers a row's W C values instead of C.
-        scale, shift = (
-            values.expand(-1, -1, -1, input.shape[3]).contiguous(memory_format=torch.channels_last)
-            for values in (scale, shift)
-        )
-    return torch.addcmul(shift, input, scale)
 
 
 class ModeNorm(nn.Module):
@@ -114,28 +138,30 @@ class ModeNorm(nn.Module):
             )
         with torch.autocast(input.device.type, enabled=False):
             if self.training:
-                means, squares = _Moments.apply(input)  # type: ignore[no-untyped-call]
-                gates = self._gates(means)
-                mean, variance = self._batch_statistics(means, squares, gates)
+                moments = _Moments.apply(input)  # type: ignore[no-untyped-call]
+                gates = self._gates(moments[0])
+                mean, variance = self._batch_statistics(moments, gates)
             else:
                 gates = self._gates(input.mean((2, 3), dtype=_at_least_float32(input)))
                 mean = self.running_mean
                 variance = (self.running_second_moment - mean.square()).clamp_min(0)
             inverse = (variance + self.eps).rsqrt()  # (K, C)
-            scale = self.weight * (gates @ inverse)  # (N, C)
-            shift = self.bias - self.weight * (gates @ (inverse * mean))
-        return _scale_and_shift(input, scale, shift)
+            # Sums over the modes, (N, C) each.
+            scale, shift = gates @ torch.stack(
+                [self.weight * inverse, -self.weight * inverse * mean]
+            )
+            shift = shift + self.bias
+            output: Tensor = _ScaleAndShift.apply(input, scale, shift)  # type: ignore[no-untyped-call]
+        return output
 
     def _gates(self, means: Tensor) -> Tensor:
         gates: Tensor = self.gate(means.to(self.gate.weight.dtype))
         return gates.softmax(1)  # (N, K)
 
-    def _batch_statistics(
-        self, means: Tensor, squares: Tensor, gates: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _batch_statistics(self, moments: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean and variance (K, C) of each mode; moves the running statistics."""
         weights = (gates / gates.sum(0)).T  # (K, N), each row sums to 1
-        mean, second_moment = weights @ means, weights @ squares
+        mean, second_moment = weights @ moments  # (K, C) each
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)

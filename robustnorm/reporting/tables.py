@@ -153,6 +153,7 @@ def _matrix(models: list[Model], note: str) -> Table:
 
 def _deployment(models: list[Model], note: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
+    autoattack = models[0].records[0].has("autoattack")
     for model in models:
         n, answers = model.records[0].n, model.records[0].answers
         for answer in answers:
@@ -179,9 +180,9 @@ def _deployment(models: list[Model], note: str) -> Table:
             "Nobody tells a deployed network whether an image was attacked, so the clean branch's "
             "SA and the adversarial branch's RA are not available at once: a rule has both numbers "
             "of its row.",
-            "Deployed RA: images that withstand every attack that was run, PGD-20 differentiated "
+            "Deployed RA: images that withstand every attack that was run: PGD-20 differentiated "
             "through the rule itself (any iterate), PGD-20 through each branch and other rule "
-            "(last iterate), and AutoAttack on the rule where it was run.",
+            "(last iterate)" + (", and AutoAttack on the rule." if autoattack else "."),
         ],
     )
 
