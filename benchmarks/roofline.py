@@ -20,7 +20,7 @@ from tabulate import tabulate
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from attacks.pgd import pgd_step
 from benchmarks.training_step import stepper
@@ -29,20 +29,22 @@ from robustnorm.allocator import keep_freed_memory
 from robustnorm.evaluation.search import branches
 
 
-class Bytes(TorchDispatchMode):
-    """Sums the bytes that operations other than convolutions and matrix products read and write."""
+class Work(TorchDispatchMode):
+    """Sums the floating-point operations of convolutions and matrix products, and other bytes."""
 
-    total = 0
+    operations = 0
+    bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        aliases = any(
-            r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns
-        )
-        if not aliases and not any(word in name for word in ("convolution", "mm", "detach")):
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        count = flop_registry.get(func.overloadpacket)
+        views = any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
+        if count is not None:
+            self.operations += count(*args, **kwargs, out_val=output)
+        elif not views:
             tensors = [*args, *(output if isinstance(output, (tuple, list)) else [output])]
-            self.total += sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+            self.bytes += sum(t.nbytes for t in tensors if isinstance(t, Tensor))
         return output
 
 
@@ -113,18 +115,16 @@ def main() -> None:
     rows = []
     for name, (job, dtype) in jobs(options).items():
         job()
-        with FlopCounterMode(display=False) as flops:
-            job()
-        with Bytes() as moved:
+        with Work() as work:
             job()
         seconds = best_seconds(job, options.rounds)
-        compute = flops.get_total_flops() / rates[dtype]
-        limit = compute + moved.total / bandwidth
+        compute = work.operations / rates[dtype]
+        limit = compute + work.bytes / bandwidth
         rows.append(
             (
                 name,
-                flops.get_total_flops() / options.batch / 1e9,
-                moved.total / options.batch / 1e6,
+                work.operations / options.batch / 1e9,
+                work.bytes / options.batch / 1e6,
                 1000 * limit / options.batch,
                 1000 * seconds / options.batch,
                 compute / seconds,

@@ -9,30 +9,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnorm import bind, resnet18, route
+from robustnorm import resnet18, route
 from robustnorm.runs import device_name
 
 
 def images_and_network(
-    count: int, width: int, norm: str = "saauxbn"
+    count: int, width: int, norm: str = "saauxbn", *, steps: int = 0
 ) -> tuple[Tensor, Tensor, nn.Module]:
-    """Returns smooth random images, labels, and a network in evaluation mode.
+    """Returns images of ten classes, labels, and a network in evaluation mode.
 
-    The running statistics are those of the images, and the labels are the network's own predictions
-    through "adv", so that every image is classified correctly until it is attacked.
+    An image is its class's smooth pattern, a smooth pattern of its own, and noise. The network is
+    trained for some steps on clean images, without steps only its running statistics are.
     """
     torch.manual_seed(0)
-    coarse = torch.rand(max(count, 256), 3, 8, 8)
-    images = F.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)
+    labels = torch.arange(max(count, 256)) % 10
+    patterns = _smooth(10)[labels] * 0.3 + _smooth(len(labels)) * 0.5
+    images = (0.1 + patterns + 0.1 * torch.rand_like(patterns)).clamp(0, 1)
     network = resnet18(norm, width=width)
-    with torch.no_grad():
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05 if steps else 0.0, momentum=0.9)
+    for _ in range(max(steps, 20)):
+        rows = torch.randint(len(images), (32,))
+        optimizer.zero_grad()
         for branch in ("clean", "adv"):
-            for _ in range(20):
-                with route(network, branch):
-                    network(images[torch.randperm(len(images))[:64]])
-        network.eval()
-        labels = torch.cat([bind(network, "adv")(part).argmax(1) for part in images.split(64)])
-    return images[:count], labels[:count], network
+            with route(network, branch), torch.set_grad_enabled(steps > 0):
+                loss = F.cross_entropy(network(images[rows]), labels[rows])
+            if steps:
+                loss.backward()
+        optimizer.step()
+    return images[:count], labels[:count], network.eval()
+
+
+def _smooth(count: int) -> Tensor:
+    coarse = torch.rand(count, 3, 8, 8)
+    return F.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)
 
 
 def machine(device: torch.device | None = None) -> str:

@@ -135,6 +135,16 @@ class Bound(nn.Module):
         self.model = model
         self.branch = branch
 
+    # The model's own mode, whenever it is asked for: tools read it, call eval(), and put it back
+    # with train(), which on a flag of its own would put the model into train mode.
+    @property
+    def training(self) -> bool:
+        return "model" in self._modules and self.model.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """Nothing to keep: ``train(mode)`` passes the mode on to the model."""
+
     def forward(self, images: Tensor) -> Tensor:
         with route(self.model, self.branch):
             logits: Tensor = self.model(images)

@@ -240,8 +240,8 @@ def _until_broken(
 
     An image leaves the batch when the search has broken it, or after the last step, and the next
     one takes its place, so that the batch keeps its size. Whether it is broken is then decided by
-    the network itself on the iterate that it left with, whose loss it is. An image that is
-    misclassified as it is is not attacked.
+    the network itself on the iterate that it left with, whose loss it is; where the network
+    withstands that, it searches again itself. A misclassified image is not attacked.
     """
     device = next(branch.score.parameters(), images).device
     images = to_float(images.to(device)).contiguous(memory_format=torch.channels_last)
@@ -273,7 +273,16 @@ def _until_broken(
         left_with[places[~stays]], right[places[~stays]] = iterates[~stays], seen[~stays]
         places, step, iterates = places[stays], step[stays] + 1, following[:n][stays]
     broken = _outcomes(branch.score, left_with, labels)
-    return clean, broken._replace(agrees=broken.correct == right)
+    agrees = broken.correct == right
+    # Let go too early: the search alone saw them broken. The network itself searches on.
+    doubtful = (broken.correct & ~right).nonzero().flatten()
+    patient = [branch._replace(search=branch.score)]
+    key = Key(f"pgd-{max(search.steps)}", "any", branch.name, branch.name)
+    for places in torch.split(doubtful, CHUNK) if len(doubtful) else ():
+        ids = image_ids[places.cpu()]
+        outcome = attack_chunk(patient, images[places], labels[places], ids, search)[key]
+        broken.correct[places], broken.loss[places] = outcome.correct, outcome.loss
+    return clean, broken._replace(agrees=agrees)
 
 
 def random_start(images: Tensor, image_ids: Tensor, search: Search) -> Tensor:

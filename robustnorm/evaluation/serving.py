@@ -43,6 +43,8 @@ class Served(nn.Module):
         self.rule = rule
         self._branches = tuple(branches)
         self.modules_served = nn.ModuleList(b for b in branches if isinstance(b, nn.Module))
+        # As the networks served are; a tool that restores this mode must not restore another.
+        self.training = self.modules_served.training = False
 
     def forward(self, images: Tensor) -> Tensor:
         logits = torch.stack([branch(images) for branch in self._branches])  # (B, N, K)

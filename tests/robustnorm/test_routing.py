@@ -6,10 +6,12 @@ import threading
 
 import pytest
 import torch
+import torchattacks
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from robustnorm import RoutingError, bind, route
+from attacks import pgd
+from robustnorm import RoutingError, bind, resnet18, route
 from robustnorm.norms import AuxBN
 from robustnorm.routing import branches_of, routed_layers
 
@@ -316,3 +318,33 @@ def test_compiled_bind_runs_its_branch():
     for branch, expected in (("adv", 1), ("clean", 0)):
         compiled = torch.compile(bind(layer, branch), backend="eager")
         assert compiled(ZERO).unique().item() == expected
+
+
+def test_bound_has_the_mode_of_its_model_whenever_it_is_asked():
+    model = resnet18("auxbn", width=4)
+    adv = bind(model, "adv")
+    assert adv.training
+    model.eval()
+    assert not adv.training
+    adv.train()
+    assert model.training
+    assert model.layer1.training
+    adv.eval()
+    assert not any(module.training for module in (*model.modules(), *adv.modules()))
+
+
+def test_library_that_restores_the_mode_leaves_the_model_in_evaluation():
+    """torchattacks puts a model whose flag says training back into train mode after an attack."""
+    torch.manual_seed(0)
+    model = resnet18("auxbn", width=4).eval()
+    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6)
+    adv = bind(model, "adv")
+    peer = torchattacks.PGD(adv, eps=0.05, alpha=0.01, steps=3, random_start=False)
+    before = copy.deepcopy(model.state_dict())
+    for _ in range(2):
+        adv_images = peer(images, labels)
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    expected = pgd(adv, images, labels, epsilon=0.05, step_size=0.01, steps=3, random_start=False)
+    # Both in float32: a pixel whose gradient rounds to another sign would differ by 0.02.
+    assert ((adv_images - expected).abs() > 1e-6).float().mean() < 0.01

@@ -236,6 +236,23 @@ def test_rule_any_alone_gives_the_verdicts_of_all(model, data, verdicts, branch)
         assert np.array_equal(correct, verdicts[key])
 
 
+def test_rule_any_alone_searches_on_where_the_search_sees_ghosts(model, data, verdicts):
+    """A search that sees every image broken at once lets all go; the verdicts are the same."""
+    branch = branches(model)[1]
+
+    def search(images):
+        return torch.zeros(len(images), 3, dtype=torch.float64) + 0 * branch.search(images)
+
+    ghosts = branch._replace(search=search)
+    wanted = data[1] != 0  # all-zero logits are read as class 0
+    images, labels = data[0][wanted], data[1][wanted]
+    ids = torch.arange(N)[wanted]
+    outcome = any_outcomes([ghosts], images, labels, ids, SEARCH)[Key("pgd-4", "any", "adv", "adv")]
+    expected = verdicts["pgd-4", "any", "adv", "adv"][wanted.numpy()]
+    assert np.array_equal(outcome.correct.numpy(), expected)
+    assert not outcome.agrees.all()
+
+
 def test_rule_any_alone_lets_fallen_images_go(model, data):
     """Batches keep their size, and there are fewer than where every image stays to the end."""
     branch, sizes = branches(model)[1], []
