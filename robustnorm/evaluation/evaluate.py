@@ -23,6 +23,7 @@ from robustnorm.evaluation.search import (
     autoattack_chunk,
     branches,
 )
+from robustnorm.routing import Bound
 
 # Images of a part. Where fallen images are replaced, a part is long: at its end slots stay empty.
 _PART = {"all": CHUNK, "any": 20 * CHUNK}
@@ -89,7 +90,8 @@ def evaluate(
 
     Raises:
         ImportError: When AutoAttack is asked for and not installed.
-        ValueError: When a module of ``model`` is in train mode, or images and labels do not fit.
+        ValueError: When a module of ``model`` is in train mode, ``model`` is bound to a branch, or
+            images and labels do not fit.
 
     References:
         Madry et al., arXiv:1706.06083; Gong et al., arXiv:2102.11382, Tables 3 and 4.
@@ -104,6 +106,10 @@ def evaluate(
     """
     if any(module.training for module in model.modules()):
         raise ValueError("evaluate needs the model in evaluation mode: call model.eval() first")
+    if any(isinstance(module, Bound) for module in model.modules()):
+        raise ValueError(
+            "evaluate attacks and scores each branch itself: give it the model, not bind(model, ...)"
+        )
     if len(images) != len(labels) or not len(images) or not steps or min(steps) < 1:
         raise ValueError(
             f"evaluate needs as many images as labels, at least one, and steps of at least 1, got "

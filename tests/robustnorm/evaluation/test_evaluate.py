@@ -300,6 +300,12 @@ def test_evaluate_refuses_a_model_in_train_mode(model, data):
         run(network, data)
 
 
+def test_evaluate_refuses_a_bound_network(model, data):
+    """Its inner route would win, and every branch would be reported with one branch's numbers."""
+    with pytest.raises(ValueError, match=r"give it the model, not bind\(model, \.\.\.\)"):
+        run(bind(model, "adv"), data)
+
+
 @pytest.mark.parametrize(
     ("count", "steps"), [((3, 4), (2,)), ((0, 0), (2,)), ((3, 3), ()), ((3, 3), (0,))]
 )
