@@ -108,7 +108,7 @@ def evaluate(
         raise ValueError("evaluate needs the model in evaluation mode: call model.eval() first")
     if any(isinstance(module, Bound) for module in model.modules()):
         raise ValueError(
-            "evaluate attacks and scores each branch itself: give it the model, not bind(model, ...)"
+            "evaluate attacks each branch itself: give it the model, not bind(model, ...)"
         )
     if len(images) != len(labels) or not len(images) or not steps or min(steps) < 1:
         raise ValueError(
