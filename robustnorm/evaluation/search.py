@@ -117,10 +117,7 @@ def attack_chunk(
         search: Settings of the attack.
     """
     size, rows = len(images), _fill(len(images))
-    device = next(attacked[0].score.parameters(), images).device
-    images = to_float(images[rows.to(images.device)].to(device))
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = labels[rows.to(labels.device)].to(device)
+    images, labels = _placed(attacked[0], images, labels, rows)
     start = random_start(images, image_ids[rows], search)
     most = max(search.steps)
     outcomes: dict[Key, Outcome] = {}
@@ -170,10 +167,8 @@ def autoattack_chunk(
     Arguments as ``attack_chunk``. Its authors' code draws for a whole batch at once, so that a
     verdict follows from the seed and the chunk, not from the image alone.
     """
-    size, rows = len(images), _fill(len(images))
-    device = next(attacked[0].score.parameters(), images).device
-    images = to_float(images[rows.to(images.device)].to(device))
-    labels = labels[rows.to(labels.device)].to(device)
+    size = len(images)
+    images, labels = _placed(attacked[0], images, labels, _fill(size))
     outcomes: dict[Key, Outcome] = {}
     for branch in attacked:
         adv_images = autoattack(
@@ -303,6 +298,14 @@ def _generator(seed: int, image_id: int) -> torch.Generator:
 def _fill(size: int) -> Tensor:
     """Returns rows of a whole chunk of which ``size`` are there: the last is repeated."""
     return torch.arange(CHUNK).clamp_max(size - 1)
+
+
+def _placed(branch: Branch, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns rows of images and labels on the model's device, images as channels-last floats."""
+    device = next(branch.score.parameters(), images).device
+    images = to_float(images[rows.to(images.device)].to(device))
+    images = images.contiguous(memory_format=torch.channels_last)
+    return images, labels[rows.to(labels.device)].to(device)
 
 
 @torch.no_grad()
