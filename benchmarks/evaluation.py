@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--images", type=int, default=CHUNK)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--epsilon", type=float)
+    parser.add_argument("--epsilon", type=float, help="by default one with RA near 40 %%")
     parser.add_argument("--weights")
     parser.add_argument("--job", choices=JOBS)
     options = parser.parse_args()
@@ -169,7 +169,7 @@ def main() -> None:
     print(
         f"## Evaluation\n\nSA, PGD-10 and PGD-20 of {options.images} synthetic images of 32x32, "
         f"ResNet-18 of width {options.width} trained for a few steps, one branch, epsilon "
-        f"{255 * options.epsilon:.2f}/255 (chosen for RA near 40 %); "
+        f"{255 * options.epsilon:.2f}/255; "
         f"{options.rounds} rounds; {machine()}.\n"
     )
     headers = [
