@@ -1,6 +1,6 @@
 """Table 4's three rows (SA, PGD-10, PGD-20) through one branch: this suite against its peers.
 
-    python benchmarks/evaluation.py [--width 64] [--images 100] [--rounds 2]
+    python -m benchmarks.evaluation [--width 64] [--images 100] [--rounds 2]
 
 The same network, images, threads and threat model for all. A peer runs what its users run: one pass
 for SA, one attack of 10 steps and one of 20. Each measurement is a process of its own, since the

@@ -238,9 +238,7 @@ def _until_broken(
     the network itself on the iterate that it left with, whose loss it is; where the network
     withstands that, it searches again itself. A misclassified image is not attacked.
     """
-    device = next(branch.score.parameters(), images).device
-    images = to_float(images.to(device)).contiguous(memory_format=torch.channels_last)
-    labels = labels.to(device)
+    images, labels = _placed(branch, images, labels, torch.arange(len(images)))
     clean = _outcomes(branch.score, images, labels)
     left_with, right = images.clone(), torch.zeros_like(clean.correct)
     queue = clean.correct.nonzero().flatten()
