@@ -9,10 +9,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from fractions import Fraction
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
 from robustnorm.config import Config
@@ -20,13 +22,44 @@ from robustnorm.data import check_data
 from robustnorm.norms import NORMS
 from robustnorm.registry import unknown
 
-_COMMANDS = {
-    "train": "Train one norm with AdvProp, or continue its interrupted run.",
-    "eval": "Evaluate every checkpoint that fits the config; print and write Tables 3 and 4.",
-    "reproduce": "Train bn, modenorm, auxbn, saauxbn and a plainly trained control, then evaluate.",
-    "demo": "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
+
+class Command(NamedTuple):
+    """A sub-command.
+
+    Attributes:
+        help: What it does.
+        settings: The dataclass of its options; a field without a default is given by place.
+        run: "module:function", loaded when it runs: from the settings and the config file's path
+            to the text to print, or None.
+    """
+
+    help: str
+    settings: type[Any]
+    run: str
+
+
+COMMANDS = {
+    "train": Command(
+        "Train one norm with AdvProp, or continue its interrupted run.",
+        Config,
+        "robustnorm.commands.train:train_run",
+    ),
+    "eval": Command(
+        "Evaluate every checkpoint that fits the config; print and write Tables 3 and 4.",
+        Config,
+        "robustnorm.commands.evaluate:evaluate_runs",
+    ),
+    "reproduce": Command(
+        "Train bn, modenorm, auxbn, saauxbn and a plainly trained control, then evaluate.",
+        Config,
+        "robustnorm.commands.reproduce:reproduce",
+    ),
+    "demo": Command(
+        "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
+        Config,
+        "robustnorm.commands.reproduce:reproduce",
+    ),
 }
-_FIELDS = [field.name for field in fields(Config)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,11 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when done, 2 when the settings, the data or a checkpoint do not serve.
     """
     try:
-        command, config, path = parse(sys.argv[1:] if arguments is None else arguments)
+        command, settings, path = parse(sys.argv[1:] if arguments is None else arguments)
     except (ArgumentError, ValueError) as error:
         return _fail(_with_nearest(str(error)))
 
-    from robustnorm import commands
     from robustnorm.allocator import keep_freed_memory
     from robustnorm.data.errors import DataError
     from robustnorm.evaluation.records import RecordError
@@ -54,14 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     log.addHandler(handler)
     keep_freed_memory()
-    train_command = "make train NORM={norm}" + (f" CONFIG={path}" if path else "")
+    module, _, function = command.run.partition(":")
     try:
-        if command == "train":
-            commands.train_run(config)
-        elif command == "eval":
-            print(commands.evaluate_runs(config, train_command))
-        else:
-            print(commands.reproduce(config, train_command))
+        text = getattr(import_module(module), function)(settings, path)
+        if text is not None:
+            print(text)
     except (UsageError, DataError, CheckpointError, RecordError, ImportError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -71,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: Sequence[str]) -> tuple[str, Config, str | None]:
+def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     """Returns command, settings and the config file's path; imports no torch.
 
     Raises:
@@ -81,14 +110,16 @@ def parse(arguments: Sequence[str]) -> tuple[str, Config, str | None]:
     if words[:1] == ["demo"] and not any(word.startswith("--config") for word in words):
         words.insert(1, "--config=digits")
     parsed = _parser().parse_args([_find_config(word) for word in _joined(words)])
-    settings: Namespace = parsed[parsed.command]
-    config = Config(**{name: settings[name] for name in _FIELDS})
-    path = str(settings.config[-1]) if settings.config else None
-    if config.name is None:
-        config = replace(config, name=Path(path).stem if path else "default")
-    NORMS.check(config.norm)
-    check_data(config.data)
-    return parsed.command, config, path
+    command, values = COMMANDS[parsed.command], parsed[parsed.command]
+    names = [field.name for field in fields(command.settings)]
+    settings = command.settings(**{name: values[name] for name in names})
+    path = str(values.config[-1]) if values.config else None
+    if isinstance(settings, Config):
+        NORMS.check(settings.norm)
+        check_data(settings.data)
+        if settings.name is None:
+            settings = replace(settings, name=Path(path).stem if path else "default")
+    return command, settings, path
 
 
 def _parser() -> ArgumentParser:
@@ -99,16 +130,16 @@ def _parser() -> ArgumentParser:
         exit_on_error=False,
     )
     commands = parser.add_subcommands(dest="command")
-    for name, description in _COMMANDS.items():
-        command = ArgumentParser(description=description, exit_on_error=False)
-        command.add_argument(
+    for name, command in COMMANDS.items():
+        options = ArgumentParser(description=command.help, exit_on_error=False)
+        options.add_argument(
             "--config",
             action="config",
             help="YAML file of the settings below, or the name of one that comes with the package "
             "(digits, cifar10, ...); settings given after it win.",
         )
-        command.add_class_arguments(Config)
-        commands.add_subcommand(name, command, help=description)
+        options.add_class_arguments(command.settings, as_positional=True)
+        commands.add_subcommand(name, options, help=command.help)
     return parser
 
 
@@ -147,11 +178,13 @@ def _fraction(value: object) -> Fraction:
 
 def _with_nearest(message: str) -> str:
     """Returns the message on one line, with the nearest setting where it names an unknown one."""
+    names = {field.name for command in COMMANDS.values() for field in fields(command.settings)}
+    names |= set(COMMANDS)
     message = " ".join(re.sub(r'Parser key "(\w+)":', r"\1:", message).split())
     for word in re.findall(r"--(\w+)|'(\w+)'|\"(\w+)\"", message):
         name = next(filter(None, word))
-        nearest = difflib.get_close_matches(name, [*_FIELDS, *_COMMANDS], n=1)
-        if nearest and name not in (*_FIELDS, *_COMMANDS, "config"):
+        nearest = difflib.get_close_matches(name, names, n=1)
+        if nearest and name not in names | {"config"}:
             return f"{message}; did you mean '{nearest[0]}'?"
     return message
 

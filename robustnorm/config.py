@@ -13,7 +13,17 @@ WHERE = frozenset(
     {"data", "data_root", "download", "device", "output", "reports", "tensorboard", "compile"}
 )
 # What to evaluate of a finished run.
-WHAT_TO_EVALUATE = frozenset({"checkpoint", "test_limit", "eval_seed", "eval_precision", "serving"})
+WHAT_TO_EVALUATE = frozenset(
+    {
+        "checkpoint",
+        "test_limit",
+        "test_curve",
+        "eval_seed",
+        "eval_precision",
+        "serving",
+        "autoattack",
+    }
+)
 # What tells apart the runs that one config compares.
 COMPARED = frozenset({"norm", "seed", "adversarial"})
 
@@ -60,6 +70,8 @@ class Config:
         attack_norm_mode: Statistics during the training attack: the batch's, leaving the running
             ones alone; the batch's, moving them (as released); or the running ones.
         validation_steps: PGD steps of the validation after each epoch.
+        test_curve: Test images whose losses and accuracies are recorded after each epoch, for
+            Figure 6; they choose nothing. 0 for none.
         precision: Of training; verdicts of an evaluation are always fp32.
         channels_last: Memory format of images and weights.
         compile: Run the training network through torch.compile.
@@ -118,6 +130,7 @@ class Config:
     train_steps: int = 10
     attack_norm_mode: Literal["batch", "batch-update", "eval"] = "batch"
     validation_steps: int = 10
+    test_curve: int = 0
     # Execution
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
@@ -148,7 +161,7 @@ class Config:
         for field in ("train_limit", "test_limit"):
             value = getattr(self, field)
             self._require(field, value is None or value >= 1, "at least 1, or null for all")
-        for field in ("seed", "eval_seed", "warmup_steps", "weight_decay"):
+        for field in ("seed", "eval_seed", "warmup_steps", "weight_decay", "test_curve"):
             self._require(field, getattr(self, field) >= 0, "at least 0")
         for field in ("epsilon", "step_size"):
             self._require(field, 0 < getattr(self, field) <= 1, "in (0, 1], such as 8/255")

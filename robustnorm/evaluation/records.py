@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from robustnorm.evaluation.serving import RULES
 from robustnorm.files import write_atomically
 
-_SCHEMA = 1
+_SCHEMA = 2
 # The branch of a network that has none.
 SINGLE = "single"
 
@@ -54,6 +54,65 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Check:
+    """What one check of the evaluation itself found, for one branch or serving rule.
+
+    Args:
+        name: Of the check, a key of ``robustnorm.evaluation.checks.CHECKS``.
+        answer: The branch or rule that was checked.
+        verdict: "reliable", "warn" or "unreliable".
+        value: The figure behind the verdict, in the unit that ``figure`` names.
+        figure: What the value is, with its limits, in words.
+        n: Images that it was measured on.
+    """
+
+    name: str
+    answer: str
+    verdict: str
+    value: float
+    figure: str
+    n: int
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """How many of n images withstand the attack at one radius, through one branch or rule.
+
+    Args:
+        answer: The branch or rule that was attacked and scored.
+        epsilon: As people write it, "8/255"; "0" for no attack.
+        correct: Images that withstood.
+        n: Images attacked.
+    """
+
+    answer: str
+    epsilon: str
+    correct: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image before and after an attack, to look at.
+
+    Args:
+        image_id: Its place in the test set.
+        answer: The branch or rule that was attacked and scored.
+        clean_prediction: Class of the image.
+        adv_prediction: Class of the attacked image.
+        image: The image, a PNG file in base64.
+        adv_image: The attacked image, rounded to 8 bits, likewise.
+    """
+
+    image_id: int
+    answer: str
+    clean_prediction: int
+    adv_prediction: int
+    image: str
+    adv_image: str
+
+
+@dataclass(frozen=True)
 class Record:
     """What was evaluated, how, and every verdict.
 
@@ -65,11 +124,16 @@ class Record:
         checkpoint: tag, epoch, epochs (planned) and sha256.
         config: The settings that decided the training run.
         config_hash: Fingerprint of those.
-        dataset: name, sha256, train_images, test_images.
+        history: One entry an epoch, as ``EpochRecord.to_dict``, up to the checkpoint's run's last.
+        dataset: name, sha256, classes, train_images, test_images.
         image_ids: Places of the evaluated images in the test set.
+        labels: Their classes, as places in ``dataset["classes"]``.
         protocol: The evaluation's settings.
         protocol_hash: Fingerprint of those.
         verdicts: One for each attack, rule and pair of branches.
+        checks: Of the evaluation itself; none where they were not asked for.
+        curve: Accuracy over the attack's radius; empty likewise.
+        examples: A few images before and after the attack.
         versions: Of Python and the packages that matter.
         device: In words.
         wall_seconds: Of the evaluation.
@@ -82,11 +146,16 @@ class Record:
     checkpoint: dict[str, Any]
     config: dict[str, Any]
     config_hash: str
+    history: list[dict[str, Any]]
     dataset: dict[str, Any]
     image_ids: list[int]
+    labels: list[int]
     protocol: dict[str, Any]
     protocol_hash: str
     verdicts: list[Verdict]
+    checks: list[Check]
+    curve: list[CurvePoint]
+    examples: list[Example]
     versions: dict[str, str]
     device: str
     wall_seconds: float
@@ -104,7 +173,7 @@ class Record:
     @property
     def answers(self) -> tuple[str, ...]:
         """Names of all that was attacked and scored: the branches, then the serving rules."""
-        return tuple(dict.fromkeys(verdict.attack_branch for verdict in self.verdicts))
+        return tuple(v.score_branch for v in self.verdicts if v.attack == "none")
 
     def has(self, attack: str) -> bool:
         """Returns whether the attack was run."""
@@ -134,6 +203,9 @@ class Record:
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         everything = self.image_ids == list(range(self.n))
         content["image_ids"] = self.n if everything else self.image_ids
+        content["labels"] = _encode(np.asarray(self.labels, "<u2").tobytes())
+        for name in _PARTS:
+            content[name] = [asdict(entry) for entry in content[name]]
         content["verdicts"] = [
             asdict(verdict)
             | {"correct": pack(verdict.correct), "count": int(verdict.correct.sum())}
@@ -155,6 +227,12 @@ class Record:
             if isinstance(content["image_ids"], int):
                 content["image_ids"] = list(range(content["image_ids"]))
             n = len(content["image_ids"])
+            labels = np.frombuffer(base64.b64decode(content["labels"], validate=True), "<u2")
+            if len(labels) != n:
+                raise RecordError(f"it has {len(labels)} labels for {n} images")
+            content["labels"] = labels.tolist()
+            for name, part in _PARTS.items():
+                content[name] = [part(**entry) for entry in content[name]]
             verdicts = []
             for entry in content["verdicts"]:
                 correct = unpack(entry.pop("correct"), n)
@@ -187,6 +265,10 @@ class Record:
             ) from error
 
 
+# Parts of a record that are lists of plain values.
+_PARTS: dict[str, type[Any]] = {"checks": Check, "curve": CurvePoint, "examples": Example}
+
+
 def fingerprint(content: dict[str, Any]) -> str:
     """Returns 16 hex digits that follow from plain values, whatever the order of their keys."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -195,7 +277,7 @@ def fingerprint(content: dict[str, Any]) -> str:
 
 def pack(bits: Bits) -> str:
     """Returns base64 of the bits, eight to a byte."""
-    return base64.b64encode(np.packbits(bits).tobytes()).decode()
+    return _encode(np.packbits(bits).tobytes())
 
 
 def unpack(text: str, n: int) -> Bits:
@@ -208,3 +290,7 @@ def unpack(text: str, n: int) -> Bits:
     if len(packed) != (n + 7) // 8:
         raise ValueError(f"{n} verdicts are required, got {len(packed)} bytes of eight")
     return np.unpackbits(packed, count=n).astype(bool)
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()

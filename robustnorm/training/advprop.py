@@ -62,6 +62,7 @@ class EpochRecord:
     clean_loss: float
     adv_loss: float | None
     validation: dict[str, BranchValidation]
+    test: dict[str, BranchValidation]  # empty where no test images were followed
     seconds: float
     images_per_second: float
 
@@ -116,6 +117,7 @@ def train(
     config: Config,
     augmentation: Augmentation,
     optimizer: torch.optim.Optimizer,
+    test: Split | None = None,
     first_epoch: int = 0,
     bar: tqdm[Any] | None = None,
 ) -> Iterator[EpochRecord]:
@@ -132,6 +134,7 @@ def train(
         config: The settings.
         augmentation: Of the training images.
         optimizer: Over the model's parameters; its learning rate is set at each step.
+        test: Test images to follow as the held-out ones are, on the same device; none by default.
         first_epoch: Epochs already done.
         bar: Progress in images, advanced and annotated if given.
 
@@ -152,6 +155,7 @@ def train(
             clean_loss=losses[0],
             adv_loss=losses[1] if config.adversarial else None,
             validation=validate(model, validation, config),
+            test={} if test is None else validate(model, test, config),
             seconds=round(seconds, 2),
             images_per_second=round(
                 steps_per_epoch(len(split), config.batch_size) * config.batch_size / seconds, 1
@@ -227,11 +231,11 @@ def _train_epoch(
 
 
 def validate(model: nn.Module, split: Split, config: Config) -> dict[str, BranchValidation]:
-    """Returns accuracies and mean losses of each branch on held-out images.
+    """Returns accuracies and mean losses of each branch on images that are not learned from.
 
     Args:
         model: In evaluation mode.
-        split: The held-out images.
+        split: The images.
         config: Gives the attack, ``validation_steps`` PGD steps.
     """
     totals: dict[Key, list[float]] = {}

@@ -39,9 +39,10 @@ class TensorBoard:
             "learning_rate": record.learning_rate,
             "images_per_second": record.images_per_second,
         }
-        for branch, validation in record.validation.items():
-            for name in ("sa", "ra", "clean_loss", "adv_loss"):
-                scalars[f"validation/{branch}/{name}"] = getattr(validation, name)
+        for split, measured in (("validation", record.validation), ("test", record.test)):
+            for branch, values in measured.items():
+                for name in ("sa", "ra", "clean_loss", "adv_loss"):
+                    scalars[f"{split}/{branch}/{name}"] = getattr(values, name)
         for name, value in scalars.items():
             if value is not None:
                 self._writer.add_scalar(name, value, record.epoch)

@@ -165,8 +165,8 @@ def test_paper_and_released_code_follow_the_protocol():
 
 
 def test_demo_reads_the_digits():
-    command, config, _ = cli.parse(["demo", "--epochs", "3"])
-    assert (command, config.name, config.epochs) == ("demo", "digits", 3)
+    _, config, _ = cli.parse(["demo", "--epochs", "3"])
+    assert (config.name, config.epochs) == ("digits", 3)
 
 
 def test_config_file_names_the_run_unless_it_says_otherwise():
@@ -361,12 +361,12 @@ def test_killed_run_continues_to_the_same_end(place, norm):
 
 
 def test_interrupted_run_says_that_the_same_command_continues(capsys, monkeypatch):
-    from robustnorm import commands
+    from robustnorm.commands import train
 
-    def interrupt(config):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "train_run", interrupt)
+    monkeypatch.setattr(train, "train_run", interrupt)
     run("train", "--config", "small.yaml", "--norm", "bn", status=130)
     assert "the same command continues" in capsys.readouterr().err
 

@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 
 from robustnorm.evaluation.records import (
+    Check,
+    CurvePoint,
+    Example,
     Record,
     RecordError,
     Verdict,
@@ -15,7 +18,7 @@ from robustnorm.evaluation.records import (
 
 
 def make_record(n=11, image_ids=None):
-    bits = np.random.default_rng(0).random((3, n)) < 0.6
+    bits = np.random.default_rng(0).random((4, n)) < 0.6
     return Record(
         name="digits",
         norm="auxbn",
@@ -24,15 +27,21 @@ def make_record(n=11, image_ids=None):
         checkpoint={"tag": "best", "epoch": 2, "epochs": 3, "sha256": "ab"},
         config={"width": 4},
         config_hash="cd",
+        history=[],
         dataset={"name": "data", "sha256": "ef", "train_images": 5, "test_images": 20},
         image_ids=list(range(n)) if image_ids is None else image_ids,
+        labels=[i % 3 for i in range(n)],
         protocol={"epsilon": "8/255"},
         protocol_hash="01",
         verdicts=[
             Verdict("none", "final", "clean", "clean", bits[0]),
             Verdict("pgd-20", "final", "adv", "clean", bits[1]),
             Verdict("pgd-20", "any", "adv", "adv", bits[2]),
+            Verdict("none", "final", "adv", "adv", bits[3]),
         ],
+        checks=[Check("deterministic", "adv", "reliable", 0.0, "largest change of a logit", n)],
+        curve=[CurvePoint("adv", "8/255", 4, n)],
+        examples=[Example(1, "adv", 2, 0, "aW1hZ2U=", "aW1hZ2U=")],
         versions={"torch": "2.13.0"},
         device="CPU",
         wall_seconds=1.5,
@@ -84,8 +93,9 @@ def test_load_names_a_missing_file(tmp_path):
     ("damage", "message"),
     [
         (lambda text: text[: len(text) // 2], "it is damaged"),
-        (lambda text: text.replace('"schema": 1', '"schema": 9'), "another schema than 1"),
-        (lambda text: text.replace('"image_ids": 11', '"image_ids": 30'), "30 verdicts are"),
+        (lambda text: text.replace('"schema": 2', '"schema": 9'), "another schema than 2"),
+        (lambda text: text.replace('"image_ids": 11', '"image_ids": 30'), "11 labels for 30"),
+        (lambda text: text.replace('"correct": "', '"correct": "AAAA'), "11 verdicts are"),
         (lambda text: text.replace('"seed": 3', '"sead": 3'), "it is damaged"),
         (lambda text: "[]", "it is damaged"),
         (

@@ -198,6 +198,27 @@ def test_continued_training_equals_uninterrupted_training():
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
+def test_followed_test_images_are_measured_and_change_nothing():
+    plain, followed = make_model(), make_model()
+    without = run(plain)
+    with_test = list(
+        train(
+            followed,
+            make_split(),
+            make_split(12),
+            config=CONFIG,
+            augmentation=Augmentation(padding=1),
+            optimizer=make_optimizer(followed),
+            test=make_split(12),
+        )
+    )
+    for record, other in zip(with_test, without, strict=True):
+        assert record.test == record.validation == other.validation  # the same images
+        assert other.test == {}
+    state = plain.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in followed.state_dict().items())
+
+
 def test_mean_loss_gives_half_the_gradient_of_the_sum():
     gradients = {}
     for loss in ("sum", "mean"):

@@ -1,15 +1,12 @@
-"""What the command line does once the settings are known to be sound."""
+"""Trains one norm, or continues its interrupted run."""
 
 from __future__ import annotations
 
 import json
 import logging
-import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +15,10 @@ import yaml
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from robustnorm.config import WHERE, Config
+from robustnorm.config import Config
 from robustnorm.data.batches import steps_per_epoch
-from robustnorm.data.dataset import Dataset, split_validation, subset
-from robustnorm.evaluation.evaluate import evaluate
-from robustnorm.evaluation.records import Record, fingerprint
-from robustnorm.evaluation.search import CHUNK
+from robustnorm.data.dataset import Dataset, Split, split_validation, subset
 from robustnorm.files import write_atomically
-from robustnorm.reporting.render import to_text
-from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import (
     UsageError,
     augmentation,
@@ -34,11 +26,7 @@ from robustnorm.runs import (
     check_same_dataset,
     check_same_run,
     describe_dataset,
-    device_name,
-    find_runs,
     load_data,
-    load_model,
-    misfit,
     resolve_device,
     run_folder,
     to_channels_last,
@@ -54,13 +42,13 @@ from robustnorm.training.metrics import TensorBoard
 
 log = logging.getLogger("robustnorm")
 
-PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")
-# PGD steps of Table 4.
-STEPS = (10, 20)
 
-
-def train_run(config: Config) -> None:
+def train_run(config: Config, config_path: str | None = None) -> None:
     """Trains one norm under one seed, or continues its interrupted run.
+
+    Args:
+        config: The settings.
+        config_path: Not used; every command takes one.
 
     Raises:
         UsageError: When the folder holds a run with other settings or data, or the loss diverges
@@ -115,6 +103,7 @@ def train_run(config: Config) -> None:
             config=config,
             augmentation=augmentation(config, dataset),
             optimizer=optimizer,
+            test=_followed(dataset, config.test_curve, device),
             first_epoch=begun,
             bar=bar,
         )
@@ -147,151 +136,9 @@ def train_run(config: Config) -> None:
             raise UsageError(_diverged(error, folder, len(history))) from error
 
 
-def evaluate_runs(config: Config, train_command: str) -> str:
-    """Evaluates every checkpoint that fits ``config``, writes reports, returns the tables as text.
-
-    A checkpoint evaluated before under the same protocol is not evaluated again.
-
-    Args:
-        config: The settings; norm and seed do not matter.
-        train_command: What trains a missing norm, with ``{norm}`` in its place.
-
-    Raises:
-        UsageError: When no checkpoint fits, or one was trained on other data.
-    """
-    runs = find_runs(config)
-    for folder, manifest in list(runs.items()):
-        difference = misfit(config, manifest)
-        if difference:
-            log.warning("%s is left out, its settings differ: %s", folder, difference)
-            del runs[folder]
-    if not runs:
-        raise UsageError(
-            f"no checkpoint '{config.checkpoint}' fits this config under "
-            f"{run_folder(config).parent}; train one first: {train_command.format(norm='saauxbn')}"
-        )
-    device = resolve_device(config.device)
-    dataset = load_data(config)
-    for folder, manifest in runs.items():
-        check_same_dataset(manifest, dataset, folder)
-    reports = Path(config.reports) / str(config.name)
-    records = [_evaluate_run(folder, config, dataset, device, reports) for folder in runs]
-    for path in write_tables(records, reports, train_command=train_command):
-        log.info("wrote %s", path)
-    return to_text(tables(records, train_command=train_command))
-
-
-def reproduce(
-    config: Config, train_command: str, *, norms: Sequence[str] = PAPER_NORMS, control: bool = True
-) -> str:
-    """Trains each norm and a plainly trained control, then evaluates them; returns the tables."""
-    for norm in norms:
-        train_run(replace(config, norm=norm))
-    if control:
-        train_run(replace(config, norm="bn", adversarial=False))
-    return evaluate_runs(config, train_command)
-
-
-def _evaluate_run(
-    folder: Path, config: Config, dataset: Dataset, device: torch.device, reports: Path
-) -> Record:
-    model, manifest = load_model(folder, config.checkpoint)
-    trained = Config.from_dict(manifest["config"])
-    ids, test = subset(dataset.test, config.test_limit)
-    protocol = _evaluation_protocol(config)
-    identity = {
-        "checkpoint": manifest["sha256"],
-        "dataset": dataset.sha256,
-        "protocol": fingerprint(protocol),
-        "image_ids": ids.tolist(),
-    }
-    path = reports / "records" / f"{folder.name}-{config.checkpoint}.json"
-    if path.exists():
-        record = Record.load(path)
-        if _identity(record) == identity:
-            log.info("%s: evaluated before, in %s", folder.name, path)
-            return record
-    model.to(device)
-    if trained.channels_last:
-        to_channels_last(model)
-    journal = path.with_suffix(".journal")
-    start = time.perf_counter()
-    verdicts = evaluate(
-        model,
-        test.images,
-        test.labels,
-        epsilon=float(config.epsilon),
-        step_size=float(config.step_size),
-        steps=STEPS,
-        precision=config.eval_precision,
-        serving=config.serving,
-        autoattack=config.autoattack,
-        seed=config.eval_seed,
-        image_ids=ids,
-        journal=journal,
-        fingerprint=fingerprint(identity),
-        progress=f"evaluating {folder.name}",
-    )
-    # Paths and devices are left out: they decide nothing, and a record may be published.
-    settings = {key: value for key, value in trained.to_dict().items() if key not in WHERE}
-    record = Record(
-        name=str(config.name),
-        norm=trained.norm,
-        seed=trained.seed,
-        adversarial=trained.adversarial,
-        checkpoint={
-            "tag": config.checkpoint,
-            "epoch": manifest["epoch"],
-            "epochs": trained.epochs,
-            "sha256": manifest["sha256"],
-        },
-        config=settings,
-        config_hash=fingerprint(settings),
-        dataset={
-            key: manifest["dataset"][key]
-            for key in ("name", "sha256", "train_images", "test_images")
-        },
-        image_ids=ids.tolist(),
-        protocol=protocol,
-        protocol_hash=fingerprint(protocol),
-        verdicts=verdicts,
-        versions={name: version(name) for name in ("robustnorm", "torch", "numpy")}
-        | {"python": platform.python_version()},
-        device=device_name(device),
-        wall_seconds=round(time.perf_counter() - start, 2),
-    )
-    record.save(path)
-    journal.unlink(missing_ok=True)
-    log.info("%s: %d images in %.0f s", folder.name, record.n, record.wall_seconds)
-    return record
-
-
-def _evaluation_protocol(config: Config) -> dict[str, Any]:
-    return {
-        "name": config.protocol,
-        "threat_model": "linf",
-        "epsilon": str(config.epsilon),
-        "step_size": str(config.step_size),
-        "steps": max(STEPS),
-        "random_start": True,
-        "seed": config.eval_seed,
-        "chunk": CHUNK,
-        "precision": "fp32",
-        "search": f"folded, {config.eval_precision}",
-        "serving": config.serving,
-        "autoattack": config.autoattack,
-        "train_steps": config.train_steps,
-        "attack_norm_mode": config.attack_norm_mode,
-    }
-
-
-def _identity(record: Record) -> dict[str, Any]:
-    return {
-        "checkpoint": record.checkpoint["sha256"],
-        "dataset": record.dataset["sha256"],
-        "protocol": record.protocol_hash,
-        "image_ids": list(record.image_ids),
-    }
+def _followed(dataset: Dataset, count: int, device: torch.device) -> Split | None:
+    """Returns the test images that are followed during training."""
+    return subset(dataset.test, count)[1].to(device) if count else None
 
 
 def _selection_score(config: Config, record: EpochRecord) -> float:

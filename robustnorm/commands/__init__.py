@@ -1,0 +1,1 @@
+"""What the command line does once the settings are known to be sound, a file a command."""
