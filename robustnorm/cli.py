@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
-from robustnorm.config import Config
+from robustnorm.commands import CheckFailed
+from robustnorm.config import Config, VerifySettings
 from robustnorm.data import check_data
 from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.norms import NORMS
@@ -50,6 +51,11 @@ COMMANDS = {
         Config,
         "robustnorm.commands.evaluate:evaluate_runs",
     ),
+    "verify": Command(
+        "Re-check a record: hashes, clean verdicts, and each adversarial image that was kept.",
+        VerifySettings,
+        "robustnorm.commands.verify:verify_record",
+    ),
     "reproduce": Command(
         "Train bn, modenorm, auxbn, saauxbn and a plainly trained control, then evaluate.",
         Config,
@@ -70,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; ``sys.argv``'s by default.
 
     Returns:
-        0 when done, 2 when the settings, the data or a checkpoint do not serve.
+        0 when done, 1 when what was checked does not hold, 2 when the settings, the data or a
+        checkpoint do not serve.
     """
     try:
         command, settings, path = parse(sys.argv[1:] if arguments is None else arguments)
@@ -93,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = getattr(import_module(module), function)(settings, path)
         if text is not None:
             print(text)
+    except CheckFailed as failed:
+        print(failed)
+        return 1
     except (
         UsageError,
         DataError,

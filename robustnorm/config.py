@@ -232,6 +232,25 @@ class Config:
         }
 
 
+@dataclass(frozen=True)
+class VerifySettings:
+    """Settings of a re-check.
+
+    Args:
+        record: Path of the record, reports/<config>/records/<run>-<checkpoint>.json.
+        data: digits, cifar10, or a path; by default that with which the run was trained.
+        data_root: Folder of downloads and decoded images.
+        output: Folder of checkpoints.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+    """
+
+    record: str
+    data: str | None = None
+    data_root: str = "data"
+    output: str = "checkpoints"
+    device: str = "auto"
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Fraction):
         return str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,9 @@ class Record:
         versions: Of Python and the packages that matter.
         device: In words.
         wall_seconds: Of the evaluation.
+        images: Where the adversarial images are kept: "folder" beside the record, and "files", the
+            name and sha256 of each in it. Empty where none are.
+        sources: Folder and checkpoint's sha256 of each run whose images were transferred.
     """
 
     name: str
@@ -161,6 +164,8 @@ class Record:
     versions: dict[str, str]
     device: str
     wall_seconds: float
+    images: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:

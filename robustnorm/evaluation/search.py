@@ -66,12 +66,27 @@ def branches(
         precision: Of the convolutions of the search.
         serving: Also each serving rule over all branches, as if it were one more branch.
     """
-    names = branches_of(model) or (SINGLE,)
-    own = [Branch(name, bind(model, name), _searcher(model, name, precision)) for name in names]
+    scores = scorers(model, serving=serving)
+    searches: dict[str, Callable[[Tensor], Tensor]] = {}
+    for name, score in scores.items():
+        if isinstance(score, Served):
+            searches[name] = Served([searches[branch] for branch in branches_of(model)], name)
+        else:
+            searches[name] = _searcher(model, name, precision)
+    return [Branch(name, score, searches[name]) for name, score in scores.items()]
+
+
+def scorers(model: nn.Module, *, serving: bool = False) -> dict[str, nn.Module]:
+    """Returns each branch of ``model``, or its only one, by its name: what gives the verdicts.
+
+    Args:
+        model: In evaluation mode.
+        serving: Also each serving rule over all branches, as if it were one more branch.
+    """
+    own = {name: bind(model, name) for name in branches_of(model) or (SINGLE,)}
     if not serving or len(own) == 1:
         return own
-    scores, searches = [branch.score for branch in own], [branch.search for branch in own]
-    return own + [Branch(rule, Served(scores, rule), Served(searches, rule)) for rule in RULES]
+    return own | {rule: Served(list(own.values()), rule) for rule in RULES}
 
 
 def _searcher(model: nn.Module, branch: str, precision: Precision) -> Callable[[Tensor], Tensor]:

@@ -31,6 +31,7 @@ SMALL = {
     "validation_steps": 2,
     "test_limit": 60,
     "device": "cpu",
+    "checks": "none",
 }
 
 

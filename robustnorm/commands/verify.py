@@ -1,0 +1,49 @@
+"""Re-checks a result record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tabulate import tabulate
+
+from robustnorm.commands import CheckFailed
+from robustnorm.config import Config, VerifySettings
+from robustnorm.data import load_dataset
+from robustnorm.evaluation.records import Record
+from robustnorm.evaluation.verify import verify
+from robustnorm.runs import load_model, resolve_device, run_folder
+
+
+def verify_record(settings: VerifySettings, config_path: str | None = None) -> str:
+    """Re-checks a record against its checkpoint, its data and its kept images; returns a table.
+
+    Args:
+        settings: The record and where its checkpoint and data are.
+        config_path: Of the config file; plays no part.
+
+    Raises:
+        CheckFailed: When anything does not hold, with the table and the first failures.
+    """
+    path = Path(settings.record)
+    record = Record.load(path)
+    trained = Config.from_dict(record.config | {"name": record.name, "output": settings.output})
+    model, manifest = load_model(run_folder(trained), record.checkpoint["tag"])
+    dataset = load_dataset(
+        settings.data or manifest["config"]["data"], root=Path(settings.data_root)
+    )
+    findings = verify(
+        record,
+        model.to(resolve_device(settings.device)),
+        manifest["sha256"],
+        dataset,
+        path.parent / Path(record.images.get("folder", "")).name,
+        progress=f"verifying {path.name}",
+    )
+    failures = [f"{f.subject}: {failure}" for f in findings for failure in f.failures]
+    rows = [(f.subject, f.checked, f.failed) for f in findings]
+    text = f"{path}\n\n" + tabulate(rows, headers=("Checked", "times", "failed"))
+    if failures:
+        raise CheckFailed(text + "\n\n" + "\n".join(failures))
+    if not record.images:
+        return text + "\n\nNo adversarial images were kept: evaluate with --keep_images true."
+    return text + "\n\nEverything holds."

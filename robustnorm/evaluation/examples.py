@@ -1,0 +1,107 @@
+"""A few images before and after an attack, small enough to stand in a record."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from attacks import pgd
+from robustnorm.evaluation.chunks import place
+from robustnorm.evaluation.records import Example, Verdict
+from robustnorm.evaluation.search import Precision, Search, branches, random_start
+
+# Images of each branch.
+_COUNT = 8
+
+
+@torch.no_grad()
+def make_examples(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    verdicts: Sequence[Verdict],
+    *,
+    image_ids: Tensor,
+    search: Search,
+    precision: Precision = "fp32",
+) -> list[Example]:
+    """Returns for each branch eight images that it classifies correctly until they are attacked.
+
+    The first correct image of each class, then the second, and so on; attacked as the evaluation
+    attacks them, with the largest number of steps.
+
+    Args:
+        model: In evaluation mode.
+        images: (N, C, H, W), uint8 or floating point in [0, 1], grey or RGB.
+        labels: int64 (N,).
+        verdicts: Of ``evaluate`` on the same images, for those of the clean ones.
+        image_ids: int64 (N,), the images' places in their data set.
+        search: Settings of the attack.
+        precision: Of the search.
+    """
+    examples = []
+    for branch in branches(model, precision):
+        (clean,) = (
+            v.correct for v in verdicts if v.attack == "none" and v.score_branch == branch.name
+        )
+        rows = _spread(labels.cpu().numpy(), clean, image_ids.cpu().numpy())
+        if not len(rows):
+            continue
+        chosen, classes = place(branch.score, images, labels, rows)
+        adv_images = pgd(
+            branch.search,
+            chosen,
+            classes,
+            epsilon=search.epsilon,
+            step_size=search.step_size,
+            steps=max(search.steps),
+            threat_model=search.threat_model,
+            start=random_start(chosen, image_ids.cpu()[rows], search),
+        )
+        before, after = (branch.score(x).argmax(1).tolist() for x in (chosen, adv_images))
+        for row, one, other, image, adv_image in zip(
+            rows.tolist(), before, after, chosen, adv_images, strict=True
+        ):
+            pictures = encode_png(image), encode_png(adv_image)
+            examples.append(Example(int(image_ids[row]), branch.name, one, other, *pictures))
+    return examples
+
+
+def _spread(
+    labels: NDArray[np.int64], correct: NDArray[np.bool_], image_ids: NDArray[np.int64]
+) -> Tensor:
+    """Returns the places of the first correct image of each class, then of the second, ..."""
+    seen: dict[int, int] = {}
+    ranked = []
+    for row in np.argsort(image_ids):
+        if correct[row]:
+            label = int(labels[row])
+            ranked.append((seen.setdefault(label, 0), label, int(row)))
+            seen[label] += 1
+    return torch.tensor([row for *_, row in sorted(ranked)[:_COUNT]], dtype=torch.int64)
+
+
+def encode_png(image: Tensor) -> str:
+    """Returns a PNG file in base64.
+
+    Args:
+        image: (C, H, W) in [0, 1], grey or RGB; rounded to 8 bits.
+    """
+    values = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    file = io.BytesIO()
+    Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def decode_png(text: str) -> NDArray[np.uint8]:
+    """Returns the image (H, W, C) that ``encode_png`` was given, as bytes."""
+    with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as image:
+        values = np.asarray(image)
+    return values[..., None] if values.ndim == 2 else values

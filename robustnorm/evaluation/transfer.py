@@ -1,0 +1,81 @@
+"""Transfer: the adversarial images of one network scored by another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from robustnorm.evaluation.chunks import judge_all, place
+from robustnorm.evaluation.images import read_chunk
+from robustnorm.evaluation.journal import Key
+from robustnorm.evaluation.records import Record, RecordError, Verdict
+from robustnorm.evaluation.search import scorers
+
+PREFIX = "transfer:"
+
+
+def transfer(
+    model: nn.Module,
+    labels: Tensor,
+    *,
+    image_ids: Tensor,
+    source: Record,
+    source_images: Path,
+    run: str,
+    attack: str = "pgd-20",
+    serving: bool = False,
+    progress: str | None = None,
+) -> list[Verdict]:
+    """Scores the kept images of another run's branches by each branch of ``model``.
+
+    Images are read a chunk at a time.
+
+    Args:
+        model: In evaluation mode.
+        labels: int64 (N,).
+        image_ids: int64 (N,), the images' places in their data set: those of the source.
+        source: The record of the run that was attacked.
+        source_images: Folder of its images.
+        run: Name of its folder.
+        attack: Whose final images are scored.
+        serving: Also score by each serving rule over all branches.
+        progress: Text of a progress bar; none by default.
+
+    Returns:
+        Verdicts of attack ``"transfer:<run>"``, rule ``"final"``: ``attack_branch`` is a branch of
+        the source, ``score_branch`` a branch or rule of ``model``.
+
+    Raises:
+        RecordError: When a file of images is not the one that the record names, or lacks images.
+    """
+    row_of = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
+    scores = scorers(model, serving=serving)
+    keys = {
+        (branch, answer): Key(PREFIX + run, "final", branch, answer)
+        for branch in source.branches
+        for answer in scores
+    }
+    correct = {key: np.zeros(len(labels), bool) for key in keys.values()}
+    seen = np.zeros(len(labels), bool)
+    files = source.images["files"].items()
+    for name, sha256 in tqdm(files, progress, disable=None if progress else True, leave=False):
+        chunk = read_chunk(source_images / Path(name).name, sha256)
+        rows = torch.tensor([row_of[i] for i in chunk.image_ids.tolist() if i in row_of])
+        here = torch.tensor([i in row_of for i in chunk.image_ids.tolist()])
+        seen[rows.numpy()] = True
+        for branch in source.branches:
+            adv_images = torch.from_numpy(chunk.images[Key(attack, "final", branch, branch)])[here]
+            for answer, score in scores.items():
+                placed = place(score, adv_images, labels[rows], torch.arange(len(rows)))
+                found = judge_all(score, *placed).correct.cpu().numpy()
+                correct[keys[branch, answer]][rows.numpy()] = found
+    if not seen.all():
+        raise RecordError(
+            f"{source_images} has no images of {int((~seen).sum())} of {len(seen)} test images; "
+            "evaluate the runs together"
+        )
+    return [Verdict(*key, correct=bits) for key, bits in correct.items()]
