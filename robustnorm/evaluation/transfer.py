@@ -64,8 +64,10 @@ def transfer(
     files = source.images["files"].items()
     for name, sha256 in tqdm(files, progress, disable=None if progress else True, leave=False):
         chunk = read_chunk(source_images / Path(name).name, sha256)
-        rows = torch.tensor([row_of[i] for i in chunk.image_ids.tolist() if i in row_of])
         here = torch.tensor([i in row_of for i in chunk.image_ids.tolist()])
+        if not here.any():
+            continue
+        rows = torch.tensor([row_of[i] for i in chunk.image_ids[here.numpy()].tolist()])
         seen[rows.numpy()] = True
         for branch in source.branches:
             adv_images = torch.from_numpy(chunk.images[Key(attack, "final", branch, branch)])[here]

@@ -390,3 +390,47 @@ def test_evaluation_uses_fp32_whatever_the_training_precision(capsys):
     assert record.protocol["precision"] == "fp32"
     model, _ = load_model(Path("checkpoints/small/bn-seed0"))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_kept_and_transferred_images_are_verified(capsys):
+    for norm in ("bn", "auxbn"):
+        run("train", "--config", "small.yaml", "--norm", norm, "--epochs", "1")
+    words = ("eval", "--config", "small.yaml", "--transfer", "true", "--attacks", "[fgsm]")
+    run(*words)
+    assert "RA, worst case" in capsys.readouterr().out
+    records = Path("reports/small/records")
+    record = Record.load(records / "bn-seed0-best.json")
+    transfers = [v for v in record.verdicts if v.attack == "transfer:auxbn-seed0"]
+    assert {(v.attack_branch, v.score_branch) for v in transfers} == {
+        ("clean", "single"),
+        ("adv", "single"),
+    }
+    assert len(record.examples) <= 8
+    before = (records / "bn-seed0-best.json").read_bytes()
+    run(*words)  # nothing is done again
+    assert (records / "bn-seed0-best.json").read_bytes() == before
+    capsys.readouterr()
+    for norm in ("bn", "auxbn"):
+        run("verify", str(records / f"{norm}-seed0-best.json"))
+        assert "Everything holds." in capsys.readouterr().out
+    (file, *_) = (records / "bn-seed0-best.images").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    run("verify", str(records / "bn-seed0-best.json"), status=1)
+    assert "files of images: " in capsys.readouterr().out
+    run("verify", str(records / "none.json"), status=2)
+
+
+def test_unknown_attack_is_refused_before_torch_is_imported(capsys):
+    error = refused(capsys, "eval", "--config", "small.yaml", "--attacks", "[pdg-50]")
+    assert "unknown attack 'pdg-50'; did you mean 'pgd-50'?" in error
+
+
+def test_l2_is_recorded_as_the_threat_model(capsys):
+    words = ("--config", "small.yaml", "--threat_model", "l2", "--epsilon", "3/2", "--epochs", "1")
+    run("train", *words, "--norm", "bn")
+    run("eval", *words)
+    assert (
+        Record.load(Path("reports/small/records/bn-seed0-best.json")).protocol["threat_model"]
+        == "l2"
+    )
+    assert "PGD, L2, epsilon 3/2" in capsys.readouterr().out

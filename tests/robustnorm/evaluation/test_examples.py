@@ -69,7 +69,7 @@ def test_examples_show_the_image_and_the_attack_s_result(case):
 
 
 def test_branch_that_is_never_right_has_no_examples(case):
-    model, images, labels, ids, _, _ = case
+    model, images, _, ids, _, _ = case
     with torch.no_grad():
         wrong = (bind(model, "adv")(images[ids].float() / 255).argmax(1) + 1) % 10
         clean = bind(model, "clean")(images[ids].float() / 255).argmax(1)
