@@ -44,10 +44,12 @@ def test_pgd_gives_the_peer_s_verdict_on_nearly_every_image(case, peer):
     else:
         with warnings.catch_warnings():  # of its own import of a name that scipy will drop
             warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)
+            import eagerpy
             import foolbox
         attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP_SIZE, steps=STEPS, random_start=False)
-        # Its ball lies around the images: the start is put where it would draw one.
-        attack.random_start, attack.get_random_start = True, lambda *_: start
+        # Put where it would draw a start of its own.
+        start_there = eagerpy.astensor(start)
+        attack.random_start, attack.get_random_start = True, lambda *_: start_there
         network = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
         criterion = foolbox.criteria.Misclassification(labels)
         expected = attack.run(network, images, criterion, epsilon=EPSILON)
