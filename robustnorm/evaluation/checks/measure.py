@@ -280,12 +280,16 @@ def _changes(branch: Branch, images: Tensor) -> Evidence:
 
     When the forward is repeated, and when the image is elsewhere in a batch of another size.
     """
-    logits: Tensor = branch.score(images)
+    cudnn = torch.backends.cudnn
+    # A GPU may compute batches of different sizes by kernels of different precision.
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False):
+        logits: Tensor = branch.score(images)
+        repeated = branch.score(images)
+        among = branch.score(torch.cat([1 - images, images.flip(0)]))[len(images) :].flip(0)
     largest = logits.abs().max().clamp_min(torch.finfo(logits.dtype).tiny)
 
     def change(others: Tensor) -> Tensor:
         changed = (others - logits).abs().amax(1) / largest
         return changed.nan_to_num(nan=1.0, posinf=1.0)
 
-    among = branch.score(torch.cat([1 - images, images.flip(0)]))[len(images) :].flip(0)
-    return {"repeated": change(branch.score(images)), "among others": change(among)}
+    return {"repeated": change(repeated), "among others": change(among)}
