@@ -1,0 +1,118 @@
+"""Each check bites on the evidence that it is about, and on nothing else."""
+
+import pytest
+import torch
+
+from robustnorm.evaluation.checks import CHECKS, verdict_of
+from robustnorm.evaluation.checks.binarization import Binarized
+from robustnorm.evaluation.checks.judge import judge
+from robustnorm.evaluation.checks.measure import TIERS
+from robustnorm.evaluation.records import Check
+
+N = 200
+TIER = TIERS["quick"]
+
+
+def first(count):
+    return torch.arange(N) < count
+
+
+def honest():
+    """Of 200 images 180 are classified correctly and 100 withstand PGD, whichever its start."""
+    half = dict.fromkeys(["pgd", "longer", *(f"restart {i}" for i in range(1, 5))], first(100))
+    weaker = dict.fromkeys(["fgsm", "square", "from clean"], first(120))
+    sound = dict.fromkeys(["valid", "gradient"], first(N))
+    radii = {"radius 0": first(180), "radius 8": first(150), "radius 24": first(100)}
+    rest = {"clean": first(180), "noise": first(170), "unbounded": first(0), "radius 64": first(10)}
+    still = dict.fromkeys(["repeated", "among others"], torch.full((N,), 1e-6))
+    return {**half, **weaker, **sound, **radii, **rest, **still}
+
+
+def findings(evidence, missed=0):
+    binarized = Binarized(~(torch.arange(20) < missed), torch.zeros(20))
+    return judge(evidence, binarized, steps=10, classes=10, tier=TIER)
+
+
+def flagged(found):
+    return {
+        name: finding.verdict for name, finding in found.items() if finding.verdict != "reliable"
+    }
+
+
+def test_every_check_is_explained_and_made():
+    assert list(findings(honest())) == list(CHECKS)
+
+
+def test_sound_evidence_is_reliable():
+    assert flagged(findings(honest())) == {}
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "verdict"),
+    [
+        ("valid perturbations", {"valid": first(N - 1)}, "unreliable"),
+        ("repeated forward", {"repeated": torch.full((N,), 1e-3)}, "unreliable"),
+        ("companions", {"among others": torch.full((N,), 1e-3)}, "unreliable"),
+        ("zero gradients", {"gradient": first(179)}, "warn"),
+        ("zero gradients", {"gradient": first(100)}, "unreliable"),
+        ("FGSM", {"fgsm": first(90)}, "unreliable"),
+        ("more steps", {"longer": first(94)}, "warn"),
+        ("more steps", {"longer": first(50)}, "unreliable"),
+        ("more restarts", {"restart 4": first(94)}, "warn"),
+        ("more restarts", {"restart 2": first(50)}, "unreliable"),
+        ("epsilon 0", {"radius 0": first(179)}, "unreliable"),
+        ("larger epsilon", {"radius 24": first(170)}, "unreliable"),
+        ("unbounded attack", {"unbounded": first(40)}, "unreliable"),
+        ("random noise", {"noise": first(99)}, "warn"),
+        ("random noise", {"noise": first(90)}, "unreliable"),
+        ("Square", {"square": first(90)}, "unreliable"),
+        ("transfer", {"from clean": first(96)}, "unreliable"),
+    ],
+)
+def test_check_bites(check, changes, verdict):
+    assert flagged(findings(honest() | changes)) == {check: verdict}
+
+
+def test_stronger_attack_through_another_branch_is_flagged():
+    found = flagged(findings(honest() | {"from clean": first(80)}))
+    assert found == {"transfer": "unreliable", "own branch": "unreliable"}
+
+
+def test_missed_planted_examples_are_flagged():
+    assert flagged(findings(honest(), missed=10)) == {"binarization test": "unreliable"}
+
+
+def test_checks_that_do_not_apply_are_left_out():
+    evidence = honest()
+    del evidence["from clean"]
+    found = judge(evidence, None, steps=10, classes=10, tier=TIER)
+    assert set(CHECKS) - set(found) == {"transfer", "own branch", "binarization test"}
+
+
+def test_misclassified_images_need_no_gradient():
+    assert "zero gradients" not in flagged(findings(honest() | {"gradient": first(180)}))
+
+
+def test_rounding_is_that_of_the_networks_precision():
+    still = {"among others": torch.full((N,), 1e-6, dtype=torch.float64)}
+    evidence = honest() | still | {"repeated": still["among others"]}
+    assert flagged(findings(evidence)) == {
+        "repeated forward": "unreliable",
+        "companions": "unreliable",
+    }
+
+
+def test_verdict_of_a_branch_is_its_worst():
+    checks = [
+        Check(name, answer, verdict, 0.0, "", 1)
+        for name, answer, verdict in [
+            ("FGSM", "clean", "reliable"),
+            ("Square", "clean", "unreliable"),
+            ("transfer", "clean", "warn"),
+            ("FGSM", "adv", "reliable"),
+        ]
+    ]
+    assert verdict_of(checks, "clean") == "unreliable"
+    assert verdict_of(checks, "adv") == "reliable"
+    with pytest.raises(ValueError, match="none of 'single'"):
+        verdict_of(checks, "single")

@@ -1,0 +1,81 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robustnorm import resnet18
+from robustnorm.evaluation.checks import CHECKS, run_checks
+from robustnorm.evaluation.search import Search
+
+SEARCH = Search(0.5, 0.25, (1, 2))  # so large a radius that Square needs few queries
+N = 4
+
+
+def setting():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    images = torch.randint(0, 256, (N, 1, 8, 8), dtype=torch.uint8)
+    return model, images, model(images / 255).argmax(1)
+
+
+def run(search=SEARCH, tier="quick", model=None, **options):
+    linear, images, labels = setting()
+    model = model or linear
+    ids = torch.arange(N)
+    return run_checks(model, images, labels, image_ids=ids, search=search, tier=tier, **options)
+
+
+def test_full_tier_makes_the_whole_curve_and_the_same_checks():
+    checks, curve = run(tier="full")
+    assert [p.epsilon for p in curve] == [
+        "0",
+        *(f"{r}/255" for r in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)),
+    ]
+    assert curve[0].correct == N
+    assert {p.n for p in curve} == {N}
+    assert [check.name for check in checks] == [check.name for check in run()[0]]
+
+
+def test_radii_of_l2_are_parts_of_epsilon():
+    _, curve = run(Search(2.0, 0.5, (2,), "l2"))
+    assert [point.epsilon for point in curve] == ["0", "2", "6", "16"]
+
+
+def test_checks_are_the_same_a_second_time():
+    assert run() == run()
+
+
+def test_steps_checked_are_the_most():
+    checks, _ = run()
+    (figure,) = [check.figure for check in checks if check.name == "more steps"]
+    assert "that 4 steps break and 2 do not" in figure
+
+
+def test_serving_rules_are_checked_but_for_their_features():
+    torch.manual_seed(0)
+    model = resnet18(norm="auxbn", width=4, num_classes=4, in_channels=1).eval()
+    checks, curve = run(Search(0.05, 0.05, (1,)), model=model, serving=True)
+    names = {}
+    for check in checks:
+        names.setdefault(check.answer, []).append(check.name)
+    assert list(names) == ["clean", "adv", "mean logits", "more confident branch"]
+    assert names["adv"] == list(CHECKS)
+    assert names["mean logits"] == [name for name in CHECKS if name != "binarization test"]
+    assert {point.answer for point in curve} == set(names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"tier": "fast"}, "quick, full"), ({"search": Search(0.0, 0.1, (1,))}, "radius above 0")],
+)
+def test_unsound_requests_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        run(**options)
+
+
+def test_documentation_explains_every_check():
+    text = (Path(__file__).parents[4] / "docs/checks.md").read_text()
+    sections = re.findall(r"^## (.+?)\n\n(.+?)\n(?=\n## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert {name: " ".join(paragraph.split()) for name, paragraph in sections} == CHECKS
