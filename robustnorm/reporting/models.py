@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustnorm.evaluation.records import SINGLE, Record, RecordError, Verdict
+from robustnorm.evaluation.records import SINGLE, Bits, Record, RecordError, Verdict
 
 NAMES = {
     "bn": "BN",
@@ -63,6 +63,15 @@ class Model:
 
     def verdicts(self, attack: str, rule: str, attacker: str, scorer: str) -> list[Verdict]:
         return [record.find(attack, rule, attacker, scorer) for record in self.records]
+
+    def correct(self, evaluation: str, place: str) -> list[Bits]:
+        """Returns each record's verdicts on the final images of its own attack, bool (n,).
+
+        Args:
+            evaluation: A key of ``ATTACKS``.
+            place: The branch that is attacked and scores.
+        """
+        return [v.correct for v in self.verdicts(ATTACKS[evaluation], "final", place, place)]
 
 
 def group(records: Sequence[Record]) -> list[Model]:

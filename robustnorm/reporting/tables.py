@@ -97,19 +97,18 @@ def _rows(
     branch: str, evaluation: str, models: list[Model], *, several: bool
 ) -> list[tuple[Cell, ...]]:
     """Returns the rows of one evaluation: the paper's norms first, trained or not."""
-    attack = ATTACKS[evaluation]
     paper = PAPER.get((branch, evaluation), {})
-    found = [
-        model.verdicts(attack, "final", *[model.branch(branch)] * 2) for model in models
-    ]  # a list a model, a verdict a seed
-    marks = groups([verdicts[0].correct for verdicts in found])
+    found = [model.correct(evaluation, model.branch(branch)) for model in models]
+    marks = groups([seeds[0] for seeds in found])
     made: list[tuple[Cell, ...]] = []
-    for model, verdicts, mark in zip(models, found, marks, strict=True):
-        accuracies = [verdict.accuracy for verdict in verdicts]
+    for model, seeds, mark in zip(models, found, marks, strict=True):
+        place = model.branch(branch)
+        accuracies = [float(correct.mean()) for correct in seeds]
         ours, n = mean(accuracies), model.records[0].n
         published = paper.get(model.norm) if model.adversarial else None
+        attack = ATTACKS[evaluation]
         any_iterate = (
-            mean(v.accuracy for v in model.verdicts(attack, "any", *[model.branch(branch)] * 2))
+            mean(v.accuracy for v in model.verdicts(attack, "any", place, place))
             if attack.startswith("pgd")
             else None
         )
