@@ -10,7 +10,7 @@ from robustnorm.commands.diagnose_settings import DiagnoseSettings
 from robustnorm.config import Config
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
-from robustnorm.evaluation.gradients import diagnose
+from robustnorm.evaluation.diagnosis import diagnose
 from robustnorm.evaluation.search import Search
 from robustnorm.reporting.gradients import (
     gradient_result,

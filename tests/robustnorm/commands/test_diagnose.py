@@ -10,7 +10,7 @@ from robustnorm import cli
 from robustnorm.commands.diagnose import _names
 from robustnorm.data.dataset import subset
 from robustnorm.data.digits import load_digits
-from robustnorm.evaluation.gradients import diagnose
+from robustnorm.evaluation.diagnosis import diagnose
 from robustnorm.evaluation.search import Search
 from robustnorm.runs import load_model
 

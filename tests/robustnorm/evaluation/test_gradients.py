@@ -13,12 +13,8 @@ from torch.nn import functional as F
 
 from attacks import pgd
 from robustnorm import bind, preact_resnet18, resnet18
-from robustnorm.evaluation.gradients import (
-    Group,
-    diagnose,
-    gradient_diversity,
-    stage_weights,
-)
+from robustnorm.evaluation.diagnosis import diagnose
+from robustnorm.evaluation.gradients import Group, gradient_diversity, stage_weights
 from robustnorm.evaluation.search import CHUNK, Search, random_start
 from robustnorm.norms import ModeNorm
 from robustnorm.routing import routed_layers
