@@ -18,7 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
 from robustnorm.commands.diagnose_settings import DiagnoseSettings
-from robustnorm.config import Config
+from robustnorm.config import Config, ReportConfig
 from robustnorm.data import check_data
 from robustnorm.norms import NORMS
 from robustnorm.registry import unknown
@@ -55,6 +55,11 @@ COMMANDS = {
         "Train bn, modenorm, auxbn, saauxbn and a plainly trained control, then evaluate.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
+    ),
+    "report": Command(
+        "Write one HTML page, with its figures, from result records.",
+        ReportConfig,
+        "robustnorm.commands.report:report",
     ),
     "demo": Command(
         "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",

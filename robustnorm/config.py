@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -213,6 +213,20 @@ class Config:
             for field in mine
             if field not in ignore and mine[field] != others[field]
         }
+
+
+@dataclass(frozen=True)
+class ReportConfig(Config):
+    """Settings of a report: those that say where its records lie, and the records themselves.
+
+    Args:
+        records: Result records or folders of them; those of the config by default.
+    """
+
+    records: list[str] = field(
+        default_factory=list,
+        metadata={"by_place": "Result records or folders of them; the config's by default."},
+    )
 
 
 def _plain(value: Any) -> Any:
