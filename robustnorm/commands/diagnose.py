@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from importlib.metadata import version
 from pathlib import Path
@@ -12,12 +13,9 @@ from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
 from robustnorm.evaluation.diagnosis import diagnose
 from robustnorm.evaluation.search import Search
-from robustnorm.reporting.gradients import (
-    gradient_result,
-    gradient_table,
-    require_matplotlib,
-    write_gradients,
-)
+from robustnorm.files import write_atomically
+from robustnorm.reporting.gradients import gradient_results, gradient_table
+from robustnorm.reporting.models import Model
 from robustnorm.reporting.render import to_text
 from robustnorm.runs import (
     UsageError,
@@ -44,11 +42,17 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
         CheckpointError, DataError: As checkpoints and data tell.
         ImportError: When matplotlib is not installed.
     """
-    require_matplotlib()
+    try:
+        from robustnorm.reporting import drawing, figures
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'a plot needs matplotlib ({error}): pip install "robustnorm[report]"'
+        ) from error
     device = resolve_device(settings.device)
-    folders = _names(settings.runs)
-    runs = {name: load_model(folder, settings.checkpoint) for name, folder in folders.items()}
-    configs = [Config.from_dict(manifest["config"]) for _, manifest in runs.values()]
+    folders = [Path(run) for run in settings.runs]
+    loaded = [load_model(folder, settings.checkpoint) for folder in folders]
+    manifests = [manifest for _, manifest in loaded]
+    configs = [Config.from_dict(manifest["config"]) for manifest in manifests]
     threats = {f"epsilon {config.epsilon}, step size {config.step_size}" for config in configs}
     if len(threats) > 1:
         raise UsageError(
@@ -58,14 +62,16 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
     dataset = load_dataset(
         first.data if settings.data is None else settings.data, root=Path(settings.data_root)
     )
-    for folder, (_, manifest) in zip(folders.values(), runs.values(), strict=True):
+    for folder, manifest in zip(folders, manifests, strict=True):
         check_same_dataset(manifest, dataset, folder)
     ids, test = subset(dataset.test, min(settings.test_limit, len(dataset.test)))
     search = Search(
         float(first.epsilon), float(first.step_size), (settings.steps,), seed=settings.seed
     )
+    models = _models(configs, folders)
+    names = [model.name for model in models]
     found = {}
-    for (name, (model, _)), config in zip(runs.items(), configs, strict=True):
+    for name, (model, _), config in zip(names, loaded, configs, strict=True):
         model.to(device)
         if config.channels_last:
             to_channels_last(model)
@@ -92,33 +98,48 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
     )
     provenance = {
         "checkpoints": {
-            name: {"tag": settings.checkpoint, "epoch": saved["epoch"], "sha256": saved["sha256"]}
-            for name, (_, saved) in runs.items()
+            name: {
+                "run": folder.name,
+                "tag": settings.checkpoint,
+                "epoch": manifest["epoch"],
+                "sha256": manifest["sha256"],
+            }
+            for name, folder, manifest in zip(names, folders, manifests, strict=True)
         },
         "dataset": {"name": dataset.name, "sha256": dataset.sha256},
         "versions": {package: version(package) for package in ("robustnorm", "torch", "numpy")},
         "device": device_name(device),
     }
-    compared = {
-        "branches": {name: diagnosis.branches for name, diagnosis in found.items()},
-        "classes": {
-            f"{name} ({branch})": stages
-            for name, diagnosis in found.items()
-            for branch, stages in diagnosis.classes.items()
-        },
-    }
-    tables = []
-    for kind, models in compared.items():
-        result = gradient_result(kind, models, setting) | provenance
-        stem = "-".join([kind, *runs, settings.checkpoint]).replace("/", "-")
-        for path in write_gradients(result, reports / stem):
-            log.info("wrote %s", path)
+    looks, tables = drawing.looks(models), []
+    reports.mkdir(parents=True, exist_ok=True)
+    for result in gradient_results(found, setting):
+        parts = [result["kind"], *(folder.name for folder in folders), settings.checkpoint]
+        path = reports / ("-".join(parts) + ".json")
+        write_atomically(path, (json.dumps(result | provenance, indent=1) + "\n").encode())
+        log.info("wrote %s", path)
+        with drawing.style():
+            figure = figures.gradients(result, looks)
+        for suffix in ("svg", "png"):
+            write_atomically(path.with_suffix(f".{suffix}"), drawing.save(figure, suffix))
+            log.info("wrote %s", path.with_suffix(f".{suffix}"))
         tables.append(gradient_table(result))
     return to_text(tables)
 
 
-def _names(folders: list[str]) -> dict[str, Path]:
-    """Returns the folders by their last part, or by all of them where that is not unique."""
-    paths = [Path(folder) for folder in folders]
-    names = {path.name: path for path in paths}
-    return names if len(names) == len(paths) else {str(path): path for path in paths}
+def _models(configs: list[Config], folders: list[Path]) -> list[Model]:
+    """Returns the runs as reports name them, with the seed or the folder where it takes that."""
+    remarks = (
+        [""] * len(configs),
+        [f"seed {config.seed}" for config in configs],
+        [str(folder) for folder in folders],
+    )
+    candidates = [
+        [
+            Model(config.norm, config.adversarial, [], remark)
+            for config, remark in zip(configs, words, strict=True)
+        ]
+        for words in remarks
+    ]
+    return next(
+        models for models in candidates if len({model.name for model in models}) == len(models)
+    )

@@ -1,18 +1,16 @@
-"""Gradient diagnostics as a table, a plot and a JSON file."""
+"""Gradient diagnostics as JSON values and as a table."""
 
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from robustnorm.evaluation.diagnosis import Diagnosis
 from robustnorm.evaluation.gradients import StageDiversity
-from robustnorm.files import write_atomically
+from robustnorm.evaluation.records import RecordError
+from robustnorm.evaluation.statistics import Interval
 from robustnorm.reporting.render import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _TITLES = {
     "branches": "Gradients of the branches, stage by stage",
@@ -27,41 +25,74 @@ _NOTES = (
     "Means over the batches, with Student's 95 % intervals over the choice of the batches, not "
     "over seeds. Small groups have noisy gradients: compare only numbers of one setting.",
 )
-# Okabe and Ito's colours without yellow: told apart by the colour-blind, and legible on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
-def gradient_result(
-    kind: str, models: dict[str, list[StageDiversity]], setting: str
-) -> dict[str, Any]:
-    """Returns a comparison as JSON values.
+def gradient_results(diagnoses: dict[str, Diagnosis], setting: str) -> list[dict[str, Any]]:
+    """Returns the comparison of the branches and that of the classes, as JSON values.
 
     Args:
-        kind: What the groups are, ``"branches"`` or ``"classes"``.
-        models: Name to the stages, the same ones for every model.
+        diagnoses: Name of the run to what was found; the same stages for every run.
         setting: Images, checkpoint and attack, in words.
 
     Returns:
-        ``schema``, ``title``, ``kind``, ``models``, ``stages``, ``setting``, and ``rows``, one for
-        each model and stage: ``model``, and the attributes of ``StageDiversity``.
+        Two of ``schema``, ``title``, ``kind``, ``models``, ``stages``, ``setting`` and ``rows``,
+        one for each model and stage: ``model``, the ``run`` and ``branch`` (or None) that it is,
+        and the attributes of ``StageDiversity``.
     """
-    return {
-        "schema": 1,
-        "title": _TITLES[kind],
-        "kind": kind,
-        "models": list(models),
-        "stages": [stage.stage for stage in next(iter(models.values()))],
-        "rows": [
-            {"model": model} | stage._asdict()
-            for model, stages in models.items()
-            for stage in stages
+    kinds: dict[str, list[tuple[str, str | None, list[StageDiversity]]]] = {
+        "branches": [(run, None, found.branches) for run, found in diagnoses.items()],
+        "classes": [
+            (run, branch, stages)
+            for run, found in diagnoses.items()
+            for branch, stages in found.classes.items()
         ],
-        "setting": setting,
     }
+    return [
+        {
+            "schema": 1,
+            "title": _TITLES[kind],
+            "kind": kind,
+            "models": [_label(run, branch) for run, branch, _ in compared],
+            "stages": [stage.stage for stage in compared[0][2]],
+            "rows": [
+                {"model": _label(run, branch), "run": run, "branch": branch} | stage._asdict()
+                for run, branch, stages in compared
+                for stage in stages
+            ],
+            "setting": setting,
+        }
+        for kind, compared in kinds.items()
+    ]
+
+
+def read_gradients(path: Path) -> dict[str, Any]:
+    """Returns one of the ``gradient_results`` from its file.
+
+    Raises:
+        RecordError: When the file does not hold one.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        if content["schema"] != 1:
+            raise ValueError(f"schema 1 is required, got {content['schema']}")
+        for name in ("title", "kind", "setting"):
+            content[name] = str(content[name])
+        for row in content["rows"]:
+            if row["model"] not in content["models"] or row["stage"] not in content["stages"]:
+                raise ValueError(f"unknown model or stage: {row['model']}, {row['stage']}")
+            row["run"] = str(row["run"])
+            row["branch"] = row["branch"] and str(row["branch"])
+            for name in ("std_of_norms", "mean_norm", "mean_cosine"):
+                row[name] = float(row[name])
+            for name in ("std_interval", "cosine_interval"):
+                row[name] = row[name] and Interval(*map(float, row[name]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path} holds no gradient diagnostics: {error}; remove it") from error
+    return content
 
 
 def gradient_table(result: dict[str, Any]) -> Table:
-    """Returns the table of a ``gradient_result``."""
+    """Returns the table of one of the ``gradient_results``."""
     rows = [
         (
             row["model"],
@@ -91,85 +122,8 @@ def gradient_table(result: dict[str, Any]) -> Table:
     )
 
 
-def gradient_figure(result: dict[str, Any]) -> Figure:
-    """Returns both measures over the stages, a line a model, with the intervals as bars.
-
-    A run keeps its colour whatever the branch; its branches differ in line and marker.
-
-    Raises:
-        ImportError: When matplotlib is not installed.
-    """
-    require_matplotlib()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    runs: dict[str, int] = {}
-    for column, (measure, interval, label) in enumerate(
-        (
-            ("std_of_norms", "std_interval", "Std of gradient norms"),
-            ("mean_cosine", "cosine_interval", "Mean pairwise cosine"),
-        )
-    ):
-        axes = figure.add_subplot(1, 2, column + 1)
-        for number, model in enumerate(result["models"]):
-            run, _, branch = model.partition(" (")
-            rows = [row for row in result["rows"] if row["model"] == model]
-            values = [row[measure] for row in rows]
-            bounds = [row[interval] or (row[measure], row[measure]) for row in rows]
-            dashed = branch not in ("", "clean)")
-            axes.errorbar(
-                # Side by side, so that the bars of one stage do not hide each other.
-                [i + 0.06 * (number - (len(result["models"]) - 1) / 2) for i in range(len(rows))],
-                values,
-                yerr=[
-                    [value - low for value, (low, _) in zip(values, bounds, strict=True)],
-                    [high - value for value, (_, high) in zip(values, bounds, strict=True)],
-                ],
-                color=_COLOURS[runs.setdefault(run, len(runs)) % len(_COLOURS)],
-                linestyle="--" if dashed else "-",
-                marker="s" if dashed else "o",
-                markersize=4,
-                linewidth=1.5,
-                capsize=2,
-                label=model,
-            )
-        axes.set_xticks(range(len(result["stages"])), result["stages"])
-        axes.set_ylabel(label)
-        axes.grid(axis="y", color="0.9")
-        axes.spines[["top", "right"]].set_visible(False)
-        if measure == "std_of_norms":
-            axes.set_ylim(bottom=0)
-    figure.suptitle(result["title"])
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
-
-
-def write_gradients(result: dict[str, Any], stem: Path) -> list[Path]:
-    """Writes ``stem`` with .json, .svg and .png; the same result gives the same bytes.
-
-    Raises:
-        ImportError: When matplotlib is not installed.
-    """
-    figure = gradient_figure(result)
-    from matplotlib import rc_context
-
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("json", "svg", "png")]
-    write_atomically(paths[0], (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
-    with rc_context({"svg.hashsalt": "robustnorm"}):
-        figure.savefig(paths[1], metadata={"Date": None})
-    figure.savefig(paths[2], dpi=150)
-    return paths
-
-
-def require_matplotlib() -> None:
-    """Raises an ImportError that says what to install unless matplotlib is there."""
-    try:
-        import_module("matplotlib")
-    except ImportError as error:
-        raise ImportError(
-            'plots need matplotlib: pip install matplotlib, or pip install "robustnorm[report]"'
-        ) from error
+def _label(run: str, branch: str | None) -> str:
+    return run if branch is None else f"{run} ({branch})"
 
 
 def _interval(bounds: tuple[float, float] | None, digits: int) -> str | None:

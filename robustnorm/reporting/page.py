@@ -17,6 +17,7 @@ from robustnorm.files import write_atomically
 from robustnorm.reporting import drawing, figures
 from robustnorm.reporting.comparisons import paired_tests
 from robustnorm.reporting.examples import example_grid
+from robustnorm.reporting.gradients import gradient_table
 from robustnorm.reporting.models import Model, group
 from robustnorm.reporting.provenance import provenance
 from robustnorm.reporting.render import Table, layout
@@ -135,7 +136,7 @@ def render_page(
         "gradients": [
             (
                 content,
-                _gradient_table(content),
+                gradient_table(content),
                 draw(
                     f"gradients-{number}",
                     f"{content['title']}, from the input's side to the output's.",
@@ -251,17 +252,4 @@ def _classes_caption(record: Record) -> str:
     return (
         "Each class through the adversarial branch, or the only one, the most robust class on top. "
         f"Bars: 95 % Wilson intervals over the class's images.{shown}"
-    )
-
-
-def _gradient_table(content: dict[str, Any]) -> Table:
-    return Table(
-        "gradients",
-        content["title"],
-        ("Model", "Stage", "Std of norms", "Mean cosine"),
-        [
-            (row["model"], row["stage"], f"{row['std_of_norms']:.4f}", f"{row['mean_cosine']:.4f}")
-            for row in content["rows"]
-        ],
-        [content["setting"]],
     )

@@ -1,13 +1,15 @@
 """The command "diagnose" from trained runs to its files."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from robustnorm import cli
-from robustnorm.commands.diagnose import _names
+from robustnorm.commands.diagnose import _models
+from robustnorm.config import Config
 from robustnorm.data.dataset import subset
 from robustnorm.data.digits import load_digits
 from robustnorm.evaluation.diagnosis import diagnose
@@ -65,12 +67,12 @@ def test_diagnose_prints_and_writes_what_the_function_gives(capsys):
         f"{stem}.{suffix}" for stem in stems for suffix in ("json", "svg", "png")
     }
     branches, classes = [json.loads((folder / f"{stem}.json").read_text()) for stem in stems]
-    assert branches["models"] == ["bn-seed0", "saauxbn-seed0"]
+    assert branches["models"] == ["BN", "SaAuxBN"]
     assert classes["models"] == [
         f"{run} ({branch})" for run in branches["models"] for branch in ("clean", "adv")
     ]
     model, manifest = load_model(Path(RUNS[1]))
-    assert branches["checkpoints"]["saauxbn-seed0"]["sha256"] == manifest["sha256"]
+    assert branches["checkpoints"]["SaAuxBN"]["sha256"] == manifest["sha256"]
     ids, test = subset(load_digits().test, 60)
     expected = diagnose(
         model,
@@ -101,10 +103,20 @@ def test_one_run_in_one_batch_has_no_intervals():
     assert {row["std_interval"] for row in result["rows"]} == {None}
 
 
-def test_runs_of_one_name_are_told_apart():
-    paths = [Path("a/bn-seed0"), Path("b/bn-seed0"), Path("b/bn-seed1")]
-    assert _names([str(path) for path in paths]) == {str(path): path for path in paths}
-    assert _names(["b/bn-seed0/", "b/bn-seed1"]) == {"bn-seed0": paths[1], "bn-seed1": paths[2]}
+def test_runs_are_named_as_in_reports_with_what_it_takes_to_tell_them_apart():
+    def names(*runs):
+        configs = [Config(norm=norm, seed=seed, adversarial=True) for norm, seed, _ in runs]
+        return [model.name for model in _models(configs, [Path(place) for *_, place in runs])]
+
+    assert names(("bn", 0, "a"), ("auxbn", 1, "b")) == ["BN", "AuxBN"]
+    assert names(("bn", 0, "a"), ("bn", 1, "b")) == ["BN, seed 0", "BN, seed 1"]
+    assert names(("bn", 0, "a/x"), ("bn", 0, "b/x")) == ["BN, a/x", "BN, b/x"]
+
+
+def test_matplotlib_that_is_missing_names_the_extra(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "robustnorm.reporting.drawing", None)
+    monkeypatch.delattr("robustnorm.reporting.drawing", raising=False)
+    assert 'pip install "robustnorm[report]"' in refused(capsys, RUNS[0])
 
 
 @pytest.mark.parametrize(
