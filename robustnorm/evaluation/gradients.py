@@ -81,7 +81,7 @@ def gradient_diversity(
     Raises:
         ValueError: When a module is in train mode or the model is bound to a branch, when no weight
             takes a gradient, there is no batch, a batch has fewer than two groups, a group has no
-            image, or a gradient is zero and so has no direction.
+            image, or a gradient is zero or not finite and so has no direction.
 
     References:
         Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 4 and 5 and
@@ -170,11 +170,13 @@ def _of_batch(
             products += (rows @ rows.T).cpu()
         first += len(members)
         norms = products.diagonal().sqrt()
-        if not norms.all():
-            number = int((norms == 0).nonzero()[0])
+        usable = (norms > 0) & norms.isfinite()
+        if not usable.all():
+            number = int(usable.logical_not().nonzero()[0])
             raise ValueError(
-                f"the gradient of {stage} is zero for group {number} (branch "
-                f"'{groups[number].branch}'), so it has no direction; give more images"
+                f"the gradient of {stage} has the norm {norms[number]:.3g} for group {number} "
+                f"(branch '{groups[number].branch}'), so it has no direction; give more images, or "
+                "another checkpoint"
             )
         cosines = (products / norms.outer(norms)).fill_diagonal_(0)
         pairs = len(groups) * (len(groups) - 1)

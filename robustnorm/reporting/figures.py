@@ -267,7 +267,7 @@ def gradients(content: dict[str, Any], looks: Looks) -> Figure:
     spare = iter([look for name, look in looks.items() if name not in runs])
     drawn = {run: looks.get(run) or next(spare, Look(INK, INK, "o")) for run in runs}
     dashes = dict(zip(branches, itertools.cycle(("-", "--", ":", "-.")), strict=False))
-    stages, models = content["stages"], content["models"]
+    stages, models = content["stages"], list(dict.fromkeys(row["model"] for row in content["rows"]))
     for panel, (metric, (title, interval)) in zip(axes, metrics.items(), strict=True):
         for number, model in enumerate(models):
             rows = [row for row in content["rows"] if row["model"] == model]
