@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -223,7 +223,7 @@ class ReportConfig(Config):
         records: Result records or folders of them; those of the config by default.
     """
 
-    records: list[str] = field(
+    records: list[str] = dataclasses.field(
         default_factory=list,
         metadata={"by_place": "Result records or folders of them; the config's by default."},
     )
