@@ -119,8 +119,8 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
         log.info("wrote %s", path)
         with drawing.style():
             figure = figures.gradients(result, looks)
-        for suffix in ("svg", "png"):
-            write_atomically(path.with_suffix(f".{suffix}"), drawing.save(figure, suffix))
+        for suffix, data in drawing.save(figure).items():
+            write_atomically(path.with_suffix(f".{suffix}"), data)
             log.info("wrote %s", path.with_suffix(f".{suffix}"))
         tables.append(gradient_table(result))
     return to_text(tables)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from robustnorm.evaluation.diagnosis import Diagnosis
-from robustnorm.evaluation.gradients import StageDiversity
 from robustnorm.evaluation.records import RecordError
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.reporting.render import Table
+
+if TYPE_CHECKING:
+    from robustnorm.evaluation.diagnosis import Diagnosis
+    from robustnorm.evaluation.gradients import StageDiversity
 
 _TITLES = {
     "branches": "Gradients of the branches, stage by stage",
