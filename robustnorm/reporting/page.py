@@ -142,7 +142,8 @@ def render_page(
                 gradient_table(content),
                 draw(
                     f"gradients-{number}",
-                    f"{content['title']}, from the input's side to the output's.",
+                    f"{content['title']}, from the input's side to the output's. "
+                    "Bars: 95 % intervals.",
                     f"{content['title']}: spread of norms and mean cosine by stage.",
                     lambda content=content: figures.gradients(content, looks),  # type: ignore[misc]
                 ),
