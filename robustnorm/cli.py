@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
-from robustnorm.commands.diagnose_settings import DiagnoseSettings
 from robustnorm.config import Config, ReportConfig
 from robustnorm.data import check_data
+from robustnorm.diagnose_settings import DiagnoseSettings
 from robustnorm.norms import NORMS
 from robustnorm.registry import unknown
 

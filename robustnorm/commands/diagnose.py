@@ -7,10 +7,10 @@ import logging
 from importlib.metadata import version
 from pathlib import Path
 
-from robustnorm.commands.diagnose_settings import DiagnoseSettings
 from robustnorm.config import Config
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
+from robustnorm.diagnose_settings import DiagnoseSettings
 from robustnorm.evaluation.diagnosis import diagnose
 from robustnorm.evaluation.search import Search
 from robustnorm.files import write_atomically
