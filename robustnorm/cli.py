@@ -19,6 +19,7 @@ from jsonargparse.typing import register_type
 
 from robustnorm.config import Config, ReportConfig
 from robustnorm.data import check_data
+from robustnorm.diagnose_settings import DiagnoseSettings
 from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.norms import NORMS
 from robustnorm.registry import unknown
@@ -65,6 +66,11 @@ COMMANDS = {
         "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
+    ),
+    "diagnose": Command(
+        "Compare the gradients of branches and classes, stage by stage, of one or more runs.",
+        DiagnoseSettings,
+        "robustnorm.commands.diagnose:diagnose_runs",
     ),
 }
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from robustnorm.config import ReportConfig
-from robustnorm.evaluation.records import Record, RecordError
+from robustnorm.evaluation.records import Record
+from robustnorm.reporting.gradients import read_gradients
 from robustnorm.runs import UsageError
 
 log = logging.getLogger("robustnorm")
@@ -38,7 +37,7 @@ def report(config: ReportConfig, config_path: str | None = None) -> None:
     # Records lie in reports/<name>/records, diagnostics beside them in reports/<name>/gradients.
     places = dict.fromkeys([folder, *(path.parent.parent for path in paths)])
     diagnostics = [
-        _diagnostics(path) for place in places for path in sorted(place.glob("gradients/*.json"))
+        read_gradients(path) for place in places for path in sorted(place.glob("gradients/*.json"))
     ]
     made = write_page(
         [Record.load(path) for path in paths],
@@ -60,20 +59,3 @@ def _records(given: list[Path]) -> list[Path]:
             raise UsageError(f"no result records in {path}; make some with robustnorm eval")
         found |= {file.resolve(): file for file in files}
     return list(found.values())
-
-
-def _diagnostics(path: Path) -> dict[str, Any]:
-    """Returns what ``robustnorm diagnose`` wrote, after a look at its form."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        if content["schema"] != 1:
-            raise ValueError(f"schema 1 is required, got {content['schema']}")
-        for row in content["rows"]:
-            if row["model"] not in content["models"] or row["stage"] not in content["stages"]:
-                raise ValueError(f"unknown model or stage: {row['model']}, {row['stage']}")
-            float(row["std_of_norms"]), float(row["mean_cosine"])
-        for name in ("title", "kind", "setting"):
-            content[name] = str(content[name])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path} holds no gradient diagnostics: {error}; remove it") from error
-    return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from statistics import mean
@@ -249,31 +250,49 @@ def _in_class(model: Model, evaluation: str, members: Any) -> tuple[float, Inter
 def gradients(content: dict[str, Any], looks: Looks) -> Figure:
     """Returns the diagnostics of gradients, a panel a metric, stages from input to output.
 
+    Bars are 95 % intervals. Branches of a run share its color and differ in line.
+
     Args:
         content: Of a file that ``robustnorm diagnose`` wrote.
-        looks: Of the models that the report knows; others get looks of their own.
+        looks: Of the runs that the report knows; others get looks of their own.
     """
     figure, axes = panels(1, 2, 2.4)
     metrics = {
-        "std_of_norms": "Standard deviation of gradient norms",
-        "mean_cosine": "Mean pairwise cosine similarity",
+        "std_of_norms": ("Standard deviation of gradient norms", "std_interval"),
+        "mean_cosine": ("Mean pairwise cosine similarity", "cosine_interval"),
     }
-    drawn: dict[str, Look] = {}
-    spare = iter(looks.values())
-    for model in content["models"]:
-        drawn[model] = looks.get(model) or next(spare, Look(INK, INK, "o"))
-    stages = content["stages"]
-    for panel, (metric, title) in zip(axes, metrics.items(), strict=True):
-        for model, look in drawn.items():
-            values = {r["stage"]: r[metric] for r in content["rows"] if r["model"] == model}
-            panel.plot(
-                [k for k, stage in enumerate(stages) if stage in values],
-                [values[stage] for stage in stages if stage in values],
+    runs = list(dict.fromkeys(row["run"] for row in content["rows"]))
+    branches = list(dict.fromkeys(row["branch"] for row in content["rows"]))
+    spare = iter([look for name, look in looks.items() if name not in runs])
+    drawn = {run: looks.get(run) or next(spare, Look(INK, INK, "o")) for run in runs}
+    dashes = dict(zip(branches, itertools.cycle(("-", "--", ":", "-.")), strict=False))
+    stages, models = content["stages"], list(dict.fromkeys(row["model"] for row in content["rows"]))
+    for panel, (metric, (title, interval)) in zip(axes, metrics.items(), strict=True):
+        for number, model in enumerate(models):
+            rows = [row for row in content["rows"] if row["model"] == model]
+            bounds = [row[interval] or (row[metric], row[metric]) for row in rows]
+            look = drawn[rows[0]["run"]]
+            # Side by side, so that the bars of a stage do not hide each other.
+            shift = 0.08 * (number - (len(models) - 1) / 2)
+            panel.errorbar(
+                [stages.index(row["stage"]) + shift for row in rows],
+                [row[metric] for row in rows],
+                yerr=[
+                    [row[metric] - low for row, (low, _) in zip(rows, bounds, strict=True)],
+                    [high - row[metric] for row, (_, high) in zip(rows, bounds, strict=True)],
+                ],
                 color=look.color,
                 marker=look.marker,
+                linestyle=dashes[rows[0]["branch"]],
+                elinewidth=0.9,
             )
         panel.set_title(title)
         panel.set_xticks(range(len(stages)), stages)
         panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
-    legend(figure, drawn)
+    lines = [
+        Line2D([], [], color=INK, linestyle=dashes[branch], label=branch)
+        for branch in branches
+        if branch is not None
+    ]
+    legend(figure, drawn, lines)
     return figure

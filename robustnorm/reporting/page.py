@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from robustnorm.evaluation.checks import CHECKS, verdict_of
 from robustnorm.evaluation.records import Check, Record
 from robustnorm.files import write_atomically
 from robustnorm.reporting import drawing, figures
 from robustnorm.reporting.comparisons import paired_tests
 from robustnorm.reporting.examples import example_grid
+from robustnorm.reporting.gradients import gradient_table
 from robustnorm.reporting.models import Model, group
 from robustnorm.reporting.provenance import provenance
 from robustnorm.reporting.render import Table, layout
@@ -139,10 +140,11 @@ def render_page(
         "gradients": [
             (
                 content,
-                _gradient_table(content),
+                gradient_table(content),
                 draw(
                     f"gradients-{number}",
-                    f"{content['title']}, from the input's side to the output's.",
+                    f"{content['title']}, from the input's side to the output's. "
+                    "Bars: 95 % intervals.",
                     f"{content['title']}: spread of norms and mean cosine by stage.",
                     lambda content=content: figures.gradients(content, looks),  # type: ignore[misc]
                 ),
@@ -239,22 +241,21 @@ def _checks(models: Sequence[Model]) -> dict[str, Any] | None:
     if not cells:
         return None
     names = list(dict.fromkeys(name for name, *_ in cells))
+    overall = {
+        (model, answer): verdict_of(
+            (check for (_, name, _), check in cells.items() if name == model), answer
+        )
+        for model, answers in columns.items()
+        for answer in answers
+    }
     return {
+        "overall": overall,
         "columns": columns,
         "names": names,
         "cells": cells,
-        "explanations": _explanations(),
+        "explanations": CHECKS,
         "counts": {v: sum(c.verdict == v for c in cells.values()) for v in _VERDICTS},
     }
-
-
-def _explanations() -> dict[str, str]:
-    """Returns what each check means, by its name."""
-    try:
-        module = import_module("robustnorm.evaluation.checks")
-    except ModuleNotFoundError:
-        return {}
-    return dict(getattr(module, "CHECKS", {}))
 
 
 def _classes_caption(record: Record) -> str:
@@ -267,17 +268,4 @@ def _classes_caption(record: Record) -> str:
     return (
         "Each class through the adversarial branch, or the only one, the most robust class on top. "
         f"Bars: 95 % Wilson intervals over the class's images.{shown}"
-    )
-
-
-def _gradient_table(content: dict[str, Any]) -> Table:
-    return Table(
-        "gradients",
-        content["title"],
-        ("Model", "Stage", "Std of norms", "Mean cosine"),
-        [
-            (row["model"], row["stage"], f"{row['std_of_norms']:.4f}", f"{row['mean_cosine']:.4f}")
-            for row in content["rows"]
-        ],
-        [content["setting"]],
     )

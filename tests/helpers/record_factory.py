@@ -135,8 +135,8 @@ def make_full_record(norm="auxbn", epochs=3, **changes):
         )
         record.checks.extend(
             [
-                Check("deterministic", branch, "reliable", 0.0, "% of images change; none may", N),
-                Check("square", branch, "warn", 0.5, "% of images fall to Square only", N),
+                Check("FGSM", branch, "reliable", 0.0, "% of images that FGSM breaks", N),
+                Check("Square", branch, "warn", 0.5, "% of images fall to Square only", N),
             ]
         )
         image = np.full((8, 8, 3), 100)
