@@ -18,8 +18,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
 from robustnorm.commands import CheckFailed
-from robustnorm.config import Config, VerifySettings
+from robustnorm.config import Config, ReportConfig, VerifySettings
 from robustnorm.data import check_data
+from robustnorm.diagnose_settings import DiagnoseSettings
 from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.norms import NORMS
 from robustnorm.registry import unknown
@@ -30,7 +31,8 @@ class Command(NamedTuple):
 
     Attributes:
         help: What it does.
-        settings: The dataclass of its options; a field without a default is given by place.
+        settings: The dataclass of its options. A field without a default is given by place; one
+            with help in its metadata under "by_place" takes all words that are left.
         run: "module:function", loaded when it runs: from the settings and the config file's path
             to the text to print, or None.
     """
@@ -61,10 +63,20 @@ COMMANDS = {
         Config,
         "robustnorm.commands.reproduce:reproduce",
     ),
+    "report": Command(
+        "Write one HTML page, with its figures, from result records.",
+        ReportConfig,
+        "robustnorm.commands.report:report",
+    ),
     "demo": Command(
         "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
+    ),
+    "diagnose": Command(
+        "Compare the gradients of branches and classes, stage by stage, of one or more runs.",
+        DiagnoseSettings,
+        "robustnorm.commands.diagnose:diagnose_runs",
     ),
 }
 
@@ -158,7 +170,14 @@ def _parser() -> ArgumentParser:
             help="YAML file of the settings below, or the name of one that comes with the package "
             "(digits, cifar10, ...); settings given after it win.",
         )
-        options.add_class_arguments(command.settings, as_positional=True)
+        by_place = {
+            field.name: field.metadata["by_place"]
+            for field in fields(command.settings)
+            if "by_place" in field.metadata
+        }
+        options.add_class_arguments(command.settings, as_positional=True, skip=set(by_place))
+        for field_name, text in by_place.items():
+            options.add_argument(field_name, nargs="*", type=str, help=text)
         commands.add_subcommand(name, options, help=command.help)
     return parser
 

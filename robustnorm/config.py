@@ -251,6 +251,20 @@ class VerifySettings:
     device: str = "auto"
 
 
+@dataclass(frozen=True)
+class ReportConfig(Config):
+    """Settings of a report: those that say where its records lie, and the records themselves.
+
+    Args:
+        records: Result records or folders of them; those of the config by default.
+    """
+
+    records: list[str] = dataclasses.field(
+        default_factory=list,
+        metadata={"by_place": "Result records or folders of them; the config's by default."},
+    )
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Fraction):
         return str(value)

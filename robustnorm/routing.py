@@ -21,7 +21,14 @@ _NO_BACKWARD = -1
 
 
 class RoutingError(RuntimeError):
-    """A routed layer was run outside any route, or a route names what does not exist."""
+    """A routed layer was run outside any route, or a route names what does not exist.
+
+    Examples:
+        >>> from robustnorm.norms import AuxBN
+        >>> AuxBN(3)(torch.zeros(2, 3, 4, 4))
+        Traceback (most recent call last):
+        robustnorm.routing.RoutingError: AuxBN has branches 'clean', 'adv' and no default: ...
+    """
 
 
 class RoutedLayer(nn.Module):
@@ -166,6 +173,12 @@ def bind(model: nn.Module, branch: str) -> nn.Module:
 
     Raises:
         RoutingError: When a routed layer lacks the branch.
+
+    Examples:
+        >>> from robustnorm import resnet18
+        >>> attacked = bind(resnet18(norm="auxbn", width=4).eval(), "adv")
+        >>> attacked(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 10])
     """
     with route(model, branch):  # an unknown name fails here, not minutes into an attack
         return Bound(model, branch)

@@ -234,6 +234,11 @@ def preact_resnet18(
 
     References:
         He et al., Identity Mappings in Deep Residual Networks, arXiv:1603.05027.
+
+    Examples:
+        >>> model = preact_resnet18(norm="bn", width=4, num_classes=3, in_channels=1).eval()
+        >>> model(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 3])
     """
     return ResNet(
         PreActBlock,

@@ -24,6 +24,12 @@ class AdaIN(nn.Module):
 
     References:
         Huang & Belongie, arXiv:1703.06868; Gong et al., arXiv:2102.11382, Eq. 9.
+
+    Examples:
+        >>> content, style = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 8, 8)
+        >>> stylized = AdaIN()(content, style)
+        >>> torch.allclose(stylized.mean((2, 3)), style.mean((2, 3)), atol=1e-5)
+        True
     """
 
     def __init__(self, eps: float = 1e-5) -> None:
@@ -70,6 +76,12 @@ class SaAdaIN(AdaIN):
 
     References:
         Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 10.
+
+    Examples:
+        >>> content, style = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 8, 8)
+        >>> layer = SaAdaIN(3)  # before training it is AdaIN
+        >>> torch.equal(layer(content, style), AdaIN()(content, style))
+        True
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:

@@ -98,6 +98,13 @@ class ModeNorm(nn.Module):
     References:
         Deecke et al., Mode Normalization, ICLR 2019, arXiv:1810.05466. The gate starts at
         1/K + 0.01 N(0, 1) as in the release of Gong et al., arXiv:2102.11382.
+
+    Examples:
+        >>> layer = ModeNorm(3, num_modes=2)
+        >>> layer(torch.rand(4, 3, 5, 5)).shape
+        torch.Size([4, 3, 5, 5])
+        >>> layer.running_mean.shape
+        torch.Size([2, 3])
     """
 
     running_mean: Tensor

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from robustnorm.evaluation.records import SINGLE, Record
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.files import write_atomically
+from robustnorm.reporting.comparisons import groups
 from robustnorm.reporting.models import (
     ATTACKS,
     LAST,
@@ -19,7 +20,7 @@ from robustnorm.reporting.models import (
     group,
     named_attacks,
 )
-from robustnorm.reporting.notes import missing_notes, setting_notes, test_note
+from robustnorm.reporting.notes import GROUP_NOTE, missing_notes, setting_notes
 from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import Cell, Table, to_csv, to_latex, to_markdown
 
@@ -76,7 +77,6 @@ def _paper_table(
     name: str, title: str, branch: str, models: list[Model], notes: list[str]
 ) -> Table:
     evaluations = [evaluation for wanted, evaluation in PAPER if wanted == branch]
-    tested = evaluations[-1]
     if branch == "adv":
         evaluations += further(models[0].records[0])  # which the paper does not print
     several = any(len(model.records) > 1 for model in models)
@@ -90,13 +90,14 @@ def _paper_table(
         "Model",
         "Ours %",
         "95 % interval",
+        "Group",
         "Paper %",
         "Difference",
     )
     columns += ("Any %",) * (len(evaluations) > 1) + ("SD over seeds",) * several
     if len(evaluations) == 1:
-        rows = [row[:6] + row[7:] for row in rows]
-    return Table(name, title, columns, rows, [*notes, test_note(branch, tested, models)])
+        rows = [row[:7] + row[8:] for row in rows]
+    return Table(name, title, columns, rows, [*notes, GROUP_NOTE])
 
 
 def _rows(
@@ -104,13 +105,12 @@ def _rows(
 ) -> list[tuple[Cell, ...]]:
     """Returns the rows of one evaluation: the paper's norms first, trained or not."""
     paper = PAPER.get((branch, evaluation), {})
-    rows: dict[str, tuple[Cell, ...]] = {
-        norm: (evaluation, NAMES[norm], None, None, f"{value:.2f}", None, None) + (None,) * several
-        for norm, value in paper.items()
-    }
-    for model in models:
+    found = [model.correct(evaluation, model.branch(branch)) for model in models]
+    marks = groups([seeds[0] for seeds in found])
+    made: list[tuple[Cell, ...]] = []
+    for model, seeds, mark in zip(models, found, marks, strict=True):
         place = model.branch(branch)
-        accuracies = model.accuracies(evaluation, place)
+        accuracies = [float(correct.mean()) for correct in seeds]
         ours, n = mean(accuracies), model.records[0].n
         published = paper.get(model.norm) if model.adversarial else None
         attack = ATTACKS.get(evaluation, "")
@@ -119,18 +119,27 @@ def _rows(
             if attack.startswith("pgd")
             else None
         )
-        deviation = (stdev(accuracies) if len(accuracies) > 1 else None,) * several
-        rows[model.norm if model.adversarial else f"{model.norm} control"] = (
-            evaluation,
-            model.label(branch),
-            ours,
-            wilson(ours * n, n),
-            None if published is None else f"{published:.2f}",
-            None if published is None else f"{100 * ours - published:+.2f}",
-            any_iterate,
-            *deviation,
+        made.append(
+            (
+                evaluation,
+                model.label(branch),
+                ours,
+                wilson(ours * n, n),
+                mark,
+                None if published is None else f"{published:.2f}",
+                None if published is None else f"{100 * ours - published:+.2f}",
+                any_iterate,
+                *(stdev(accuracies) if len(accuracies) > 1 else None,) * several,
+            )
         )
-    return list(rows.values())
+    norms = [model.norm if model.adversarial else None for model in models]
+    rows: list[tuple[Cell, ...]] = []
+    for norm, value in paper.items():
+        untrained = (evaluation, NAMES[norm], None, None, None, f"{value:.2f}", None, None)
+        rows += [row for row, mine in zip(made, norms, strict=True) if mine == norm] or [
+            untrained + (None,) * several
+        ]
+    return rows + [row for row, mine in zip(made, norms, strict=True) if mine not in paper]
 
 
 def _matrix(models: list[Model], note: str) -> Table:

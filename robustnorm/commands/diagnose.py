@@ -1,0 +1,145 @@
+"""Compares the gradients of branches and classes of trained runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib.metadata import version
+from pathlib import Path
+
+from robustnorm.config import Config
+from robustnorm.data import load_dataset
+from robustnorm.data.dataset import subset
+from robustnorm.diagnose_settings import DiagnoseSettings
+from robustnorm.evaluation.diagnosis import diagnose
+from robustnorm.evaluation.search import Search
+from robustnorm.files import write_atomically
+from robustnorm.reporting.gradients import gradient_results, gradient_table
+from robustnorm.reporting.models import Model
+from robustnorm.reporting.render import to_text
+from robustnorm.runs import (
+    UsageError,
+    check_same_dataset,
+    device_name,
+    load_model,
+    resolve_device,
+    to_channels_last,
+)
+
+log = logging.getLogger("robustnorm")
+
+
+def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) -> str:
+    """Diagnoses each run on the same images, writes table and plot, returns the tables as text.
+
+    Args:
+        settings: The runs, and on what to compare them.
+        config_path: Not used; every command takes one.
+
+    Raises:
+        UsageError: When the runs were trained on other data or under other threats, or there are
+            too few images.
+        CheckpointError, DataError: As checkpoints and data tell.
+        ImportError: When matplotlib is not installed.
+    """
+    try:
+        from robustnorm.reporting import drawing, figures
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'a plot needs matplotlib ({error}): pip install "robustnorm[report]"'
+        ) from error
+    device = resolve_device(settings.device)
+    folders = [Path(run) for run in settings.runs]
+    loaded = [load_model(folder, settings.checkpoint) for folder in folders]
+    manifests = [manifest for _, manifest in loaded]
+    configs = [Config.from_dict(manifest["config"]) for manifest in manifests]
+    threats = {f"epsilon {config.epsilon}, step size {config.step_size}" for config in configs}
+    if len(threats) > 1:
+        raise UsageError(
+            f"runs to compare must be trained under one threat, got {' and '.join(sorted(threats))}"
+        )
+    first = configs[0]
+    dataset = load_dataset(
+        first.data if settings.data is None else settings.data, root=Path(settings.data_root)
+    )
+    for folder, manifest in zip(folders, manifests, strict=True):
+        check_same_dataset(manifest, dataset, folder)
+    ids, test = subset(dataset.test, min(settings.test_limit, len(dataset.test)))
+    search = Search(
+        float(first.epsilon), float(first.step_size), (settings.steps,), seed=settings.seed
+    )
+    models = _models(configs, folders)
+    names = [model.name for model in models]
+    found = {}
+    for name, (model, _), config in zip(names, loaded, configs, strict=True):
+        model.to(device)
+        if config.channels_last:
+            to_channels_last(model)
+        try:
+            found[name] = diagnose(
+                model,
+                test.images,
+                test.labels,
+                num_classes=len(dataset.classes),
+                search=search,
+                batches=settings.batches,
+                image_ids=ids,
+                progress=f"diagnosing {name}",
+            )
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from error
+        log.info("%s: gradients of %d images", name, len(ids))
+    reports = Path(settings.reports) / str(first.name) / "gradients"
+    setting = (
+        f"n = {len(ids)} of {len(dataset.test)} test images of {dataset.name} in "
+        f"{settings.batches} batches; checkpoint '{settings.checkpoint}'; evaluation mode (running "
+        f"statistics). Branch clean is given the images, any other PGD-{settings.steps} images "
+        f"(Linf, {threats.pop()}, seed {settings.seed})."
+    )
+    provenance = {
+        "checkpoints": {
+            name: {
+                "run": folder.name,
+                "tag": settings.checkpoint,
+                "epoch": manifest["epoch"],
+                "sha256": manifest["sha256"],
+            }
+            for name, folder, manifest in zip(names, folders, manifests, strict=True)
+        },
+        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
+        "versions": {package: version(package) for package in ("robustnorm", "torch", "numpy")},
+        "device": device_name(device),
+    }
+    looks, tables = drawing.looks(models), []
+    reports.mkdir(parents=True, exist_ok=True)
+    for result in gradient_results(found, setting):
+        parts = [result["kind"], *(folder.name for folder in folders), settings.checkpoint]
+        path = reports / ("-".join(parts) + ".json")
+        write_atomically(path, (json.dumps(result | provenance, indent=1) + "\n").encode())
+        log.info("wrote %s", path)
+        with drawing.style():
+            figure = figures.gradients(result, looks)
+        for suffix, data in drawing.save(figure).items():
+            write_atomically(path.with_suffix(f".{suffix}"), data)
+            log.info("wrote %s", path.with_suffix(f".{suffix}"))
+        tables.append(gradient_table(result))
+    return to_text(tables)
+
+
+def _models(configs: list[Config], folders: list[Path]) -> list[Model]:
+    """Returns the runs as reports name them, with the seed or the folder where it takes that."""
+    remarks = (
+        [""] * len(configs),
+        [f"seed {config.seed}" for config in configs],
+        [str(folder) for folder in folders],
+    )
+    candidates = [
+        [
+            Model(config.norm, config.adversarial, [], remark)
+            for config, remark in zip(configs, words, strict=True)
+        ]
+        for words in remarks
+    ]
+    return next(
+        models for models in candidates if len({model.name for model in models}) == len(models)
+    )

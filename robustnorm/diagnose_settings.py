@@ -1,0 +1,51 @@
+"""Settings of ``robustnorm diagnose``; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DiagnoseSettings:
+    """What to compare, and on how many images.
+
+    Args:
+        runs: Folders of the runs to compare.
+        checkpoint: Which weights: best, last, or epoch followed by a number.
+        data: As in training; what the first run was trained on by default.
+        data_root: Folder for downloads, unpacked archives and decoded images.
+        test_limit: Test images at most; each is attacked once for each adversarial branch.
+        batches: Batches into which they are divided; intervals are over these.
+        steps: PGD steps; epsilon and step size are those of the runs.
+        seed: Of the batches and of the attack's random starts.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        reports: Folder of reports; results go to the first run's, under gradients/.
+
+    Raises:
+        ValueError: On a value out of range, with what is required and what was received.
+    """
+
+    runs: list[str] = field(
+        default_factory=list,
+        metadata={"by_place": "Folders of runs, such as checkpoints/digits/saauxbn-seed0."},
+    )
+    checkpoint: str = "best"
+    data: str | None = None
+    data_root: str = "data"
+    test_limit: int = 1000
+    batches: int = 10
+    steps: int = 10
+    seed: int = 0
+    device: str = "auto"
+    reports: str = "reports"
+
+    def __post_init__(self) -> None:
+        for name, least in (("test_limit", 1), ("batches", 1), ("steps", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not self.runs or len({Path(run) for run in self.runs}) < len(self.runs):
+            raise ValueError(
+                "runs must be one or more different folders, such as "
+                f"checkpoints/digits/saauxbn-seed0, got {' '.join(self.runs) or 'none'}"
+            )

@@ -1,0 +1,132 @@
+"""Gradient diagnostics as JSON values and as a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustnorm.evaluation.records import RecordError
+from robustnorm.evaluation.statistics import Interval
+from robustnorm.reporting.render import Table
+
+if TYPE_CHECKING:
+    from robustnorm.evaluation.diagnosis import Diagnosis
+    from robustnorm.evaluation.gradients import StageDiversity
+
+_TITLES = {
+    "branches": "Gradients of the branches, stage by stage",
+    "classes": "Gradients of the classes through each branch, stage by stage",
+}
+_NOTES = (
+    "Std of norms: standard deviation, over the groups compared, of the L2 norms of the gradients "
+    "of their mean cross-entropy in the stage's shared weights (convolutions and the classifier): "
+    "0 when all pull equally hard. Read it beside the mean norm, whose scale it has.",
+    "Mean cosine: of the pairs of those gradients (Gong et al., Eq. 4 and 5): 1 when all pull the "
+    "same way, 0 at right angles; of n gradients never below -1 / (n - 1).",
+    "Means over the batches, with Student's 95 % intervals over the choice of the batches, not "
+    "over seeds. Small groups have noisy gradients: compare only numbers of one setting.",
+)
+
+
+def gradient_results(diagnoses: dict[str, Diagnosis], setting: str) -> list[dict[str, Any]]:
+    """Returns the comparison of the branches and that of the classes, as JSON values.
+
+    Args:
+        diagnoses: Name of the run to what was found; the same stages for every run.
+        setting: Images, checkpoint and attack, in words.
+
+    Returns:
+        Two of ``schema``, ``title``, ``kind``, ``models``, ``stages``, ``setting`` and ``rows``,
+        one for each model and stage: ``model``, the ``run`` and ``branch`` (or None) that it is,
+        and the attributes of ``StageDiversity``.
+    """
+    kinds: dict[str, list[tuple[str, str | None, list[StageDiversity]]]] = {
+        "branches": [(run, None, found.branches) for run, found in diagnoses.items()],
+        "classes": [
+            (run, branch, stages)
+            for run, found in diagnoses.items()
+            for branch, stages in found.classes.items()
+        ],
+    }
+    return [
+        {
+            "schema": 1,
+            "title": _TITLES[kind],
+            "kind": kind,
+            "models": [_label(run, branch) for run, branch, _ in compared],
+            "stages": [stage.stage for stage in compared[0][2]],
+            "rows": [
+                {"model": _label(run, branch), "run": run, "branch": branch} | stage._asdict()
+                for run, branch, stages in compared
+                for stage in stages
+            ],
+            "setting": setting,
+        }
+        for kind, compared in kinds.items()
+    ]
+
+
+def read_gradients(path: Path) -> dict[str, Any]:
+    """Returns one of the ``gradient_results`` from its file.
+
+    Raises:
+        RecordError: When the file does not hold one.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        if content["schema"] != 1:
+            raise ValueError(f"schema 1 is required, got {content['schema']}")
+        for name in ("title", "kind", "setting"):
+            content[name] = str(content[name])
+        for row in content["rows"]:
+            if row["model"] not in content["models"] or row["stage"] not in content["stages"]:
+                raise ValueError(f"unknown model or stage: {row['model']}, {row['stage']}")
+            row["run"] = str(row["run"])
+            row["branch"] = row["branch"] and str(row["branch"])
+            for name in ("std_of_norms", "mean_norm", "mean_cosine"):
+                row[name] = float(row[name])
+            for name in ("std_interval", "cosine_interval"):
+                row[name] = row[name] and Interval(*map(float, row[name]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path} holds no gradient diagnostics: {error}; remove it") from error
+    return content
+
+
+def gradient_table(result: dict[str, Any]) -> Table:
+    """Returns the table of one of the ``gradient_results``."""
+    rows = [
+        (
+            row["model"],
+            row["stage"],
+            f"{row['std_of_norms']:.4f}",
+            _interval(row["std_interval"], 4),
+            f"{row['mean_norm']:.4f}",
+            f"{row['mean_cosine']:.3f}",
+            _interval(row["cosine_interval"], 3),
+        )
+        for row in result["rows"]
+    ]
+    return Table(
+        name=f"gradients-{result['kind']}",
+        title=result["title"],
+        columns=(
+            "Model",
+            "Stage",
+            "Std of norms",
+            "95 % interval",
+            "Mean norm",
+            "Mean cosine",
+            "95 % interval",
+        ),
+        rows=list(rows),
+        notes=[result["setting"], *_NOTES],
+    )
+
+
+def _label(run: str, branch: str | None) -> str:
+    return run if branch is None else f"{run} ({branch})"
+
+
+def _interval(bounds: tuple[float, float] | None, digits: int) -> str | None:
+    return bounds and f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"

@@ -1,0 +1,59 @@
+"""The report's command: which records it reads, where it writes, what it refuses."""
+
+import sys
+
+import pytest
+from record_factory import make_record
+
+from robustnorm import cli
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def save(place, config, norm, **changes):
+    record = make_record(norm, name=config, **changes)
+    record.save(place / "reports" / config / "records" / f"{norm}-seed0-best.json")
+
+
+def refused(capsys, *words):
+    assert cli.main(words) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_report_reads_the_records_of_the_config(place):
+    save(place, "digits", "auxbn")
+    assert cli.main(["report", "--config", "digits"]) == 0
+    text = (place / "reports" / "digits" / "report.html").read_text()
+    assert "<h1>digits: robustness by branch</h1>" in text
+    assert "make report CONFIG=" in text
+
+
+def test_records_given_by_place_are_compared_each_once(place):
+    save(place, "one", "auxbn")
+    save(place, "two", "auxbn", sa=170)
+    words = ["reports/one", "reports/two/records", "reports/one/records/auxbn-seed0-best.json"]
+    assert cli.main(["report", *words, "--name", "both"]) == 0
+    text = (place / "reports" / "both" / "report.html").read_text()
+    assert "<h1>one, two: robustness by branch</h1>" in text
+    assert "AuxBN, two (clean)" in text
+
+
+def test_report_without_records_says_how_to_make_some(capsys):
+    message = refused(capsys, "report", "--config", "digits")
+    assert "no result records in reports/digits; make some with robustnorm eval" in message
+
+
+def test_report_refuses_a_damaged_record(capsys, place):
+    (place / "odd.json").write_text("{}")
+    assert "odd.json is no result record" in refused(capsys, "report", "odd.json")
+
+
+def test_report_without_its_packages_names_the_extra(capsys, place, monkeypatch):
+    save(place, "digits", "bn")
+    monkeypatch.setitem(sys.modules, "robustnorm.reporting.page", None)
+    message = refused(capsys, "report", "--config", "digits")
+    assert 'pip install "robustnorm[report]"' in message
