@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
-from robustnorm.config import Config
+from robustnorm.config import Config, StudyConfig
 from robustnorm.data import check_data
 from robustnorm.norms import NORMS
 from robustnorm.registry import unknown
@@ -58,6 +58,18 @@ COMMANDS = {
         "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
+    ),
+    "ablate": Command(
+        "Train and evaluate all six norms of {shared, split} statistics x {shared, split, "
+        "sandwich} affine.",
+        Config,
+        "robustnorm.commands.ablate:ablate",
+    ),
+    "study": Command(
+        "Study every checkpoint that fits the config: swapped branches, statistics measured "
+        "again, gates.",
+        StudyConfig,
+        "robustnorm.commands.study:study_runs",
     ),
 }
 

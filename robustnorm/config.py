@@ -22,6 +22,9 @@ WHAT_TO_EVALUATE = frozenset(
         "eval_precision",
         "serving",
         "autoattack",
+        "what",
+        "study_batches",
+        "study_images",
     }
 )
 # What tells apart the runs that one config compares.
@@ -213,6 +216,26 @@ class Config:
             for field in mine
             if field not in ignore and mine[field] != others[field]
         }
+
+
+@dataclass(frozen=True)
+class StudyConfig(Config):
+    """Settings of one training run, of its evaluation and of the studies of the trained network.
+
+    Args:
+        what: Study to make; all that suit a network by default.
+        study_batches: Training batches from which running statistics are measured again.
+        study_images: Test images on which ModeNorm's gates are read.
+    """
+
+    what: Literal["all", "swap", "reestimate", "gates"] = "all"
+    study_batches: int = 50
+    study_images: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("study_batches", "study_images"):
+            self._require(field, getattr(self, field) >= 1, "at least 1")
 
 
 def _plain(value: Any) -> Any:

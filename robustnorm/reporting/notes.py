@@ -38,8 +38,8 @@ def setting_notes(models: list[Model]) -> list[str]:
     differing = _differing(first)
     if differing:
         notes.append(
-            f"Not the paper's experiment: {'; '.join(differing)}. The difference column compares "
-            "different experiments."
+            f"Not the paper's experiment: {'; '.join(differing)}. A difference to its "
+            "numbers compares different experiments."
         )
     return notes
 

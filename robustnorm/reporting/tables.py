@@ -10,11 +10,10 @@ import numpy as np
 
 from robustnorm.evaluation.records import SINGLE, Bits, Record
 from robustnorm.evaluation.statistics import wilson
-from robustnorm.files import write_atomically
 from robustnorm.reporting.models import ATTACKS, LAST, NAMES, Model, check_comparable, group
 from robustnorm.reporting.notes import missing_notes, setting_notes, test_note
 from robustnorm.reporting.paper import PAPER
-from robustnorm.reporting.render import Cell, Table, to_csv, to_latex, to_markdown
+from robustnorm.reporting.render import Cell, Table, save_tables
 
 
 def tables(
@@ -54,15 +53,7 @@ def write_tables(
     records: Sequence[Record], folder: Path, *, train_command: str = "make train NORM={norm}"
 ) -> list[Path]:
     """Writes tables.md, tables.tex and a CSV file for each table; returns their paths."""
-    made = tables(records, train_command=train_command)
-    contents = {
-        "tables.md": "\n".join(map(to_markdown, made)),
-        "tables.tex": "\n".join(map(to_latex, made)),
-    } | {f"{table.name}.csv": to_csv(table) for table in made}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in contents.items():
-        write_atomically(folder / name, text.encode())
-    return [folder / name for name in contents]
+    return save_tables(tables(records, train_command=train_command), folder, "tables")
 
 
 def _paper_table(

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from statistics import NormalDist
 
 import torch
 from torch import Tensor, nn
 
+from robustnorm.evaluation.statistics import Interval
 from robustnorm.norms.mode import ModeNorm
 
 
@@ -39,6 +41,12 @@ def entropy(gates: Tensor) -> Tensor:
     """
     nats: Tensor = torch.special.entr(gates).sum(1)
     return nats / math.log(2)
+
+
+def mean_interval(values: Tensor) -> Interval:
+    """Returns the normal 95 % interval of the mean of ``values`` (n,), n of at least 2."""
+    half = NormalDist().inv_cdf(0.975) * values.std().item() / math.sqrt(len(values))
+    return Interval(values.mean().item() - half, values.mean().item() + half)
 
 
 @torch.no_grad()
