@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from statistics import NormalDist
+import string
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import networkx
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest, norm
 
 
 class Interval(NamedTuple):
@@ -38,7 +42,7 @@ def wilson(correct: float, n: int, confidence: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"correct must lie in 0..n and n be at least 1, got {correct} of {n}")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = float(norm.isf((1 - confidence) / 2))
     fraction = correct / n
     scale = 1 + z * z / n
     center = (fraction + z * z / (2 * n)) / scale
@@ -68,7 +72,64 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
             f"both need verdicts on the same images, got {first.shape} and {second.shape}"
         )
     wins, losses = int((first & ~second).sum()), int((second & ~first).sum())
-    n = wins + losses
-    # Whole numbers: exact, and without overflow.
-    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / (1 << n))
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values adjusted for their number, in the order given.
+
+    To reject where an adjusted value is at most 0.05 keeps the probability of any false rejection
+    at 5 %, whatever the tests' dependence: with p-values in ascending order, the i-th of m is
+    multiplied by m - i + 1, is at least the one before it, and at most 1.
+
+    Args:
+        p_values: Of one family of tests, each in [0, 1].
+
+    Raises:
+        ValueError: On a value outside [0, 1].
+
+    References:
+        Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+
+    Examples:
+        >>> holm([0.25, 0.125])
+        [0.25, 0.25]
+    """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p-values must lie in [0, 1], got {list(p_values)}")
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def letters(distinguishable: Callable[[int, int], bool], count: int) -> list[str]:
+    """Returns a compact letter display: rows that share a letter are not distinguishable.
+
+    A letter stands for a largest set of rows of which no two are distinguishable. After "z" come
+    "a1", "b1", and so on.
+
+    Args:
+        distinguishable: Whether rows i < j differ.
+        count: Rows.
+
+    References:
+        Piepho, An Algorithm for a Letter-Based Representation of All-Pairwise Comparisons, 2004.
+
+    Examples:
+        >>> letters(lambda i, j: j - i > 1, 3)  # only neighbours are alike
+        ['a', 'ab', 'b']
+    """
+    alike = networkx.Graph()
+    alike.add_nodes_from(range(count))
+    alike.add_edges_from(
+        pair for pair in itertools.combinations(range(count), 2) if not distinguishable(*pair)
+    )
+    marks = [""] * count
+    for number, members in enumerate(sorted(sorted(c) for c in networkx.find_cliques(alike))):
+        turn, place = divmod(number, len(string.ascii_lowercase))
+        for row in members:
+            marks[row] += f"{string.ascii_lowercase[place]}{turn or ''}"
+    return marks

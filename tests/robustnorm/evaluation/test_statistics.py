@@ -1,20 +1,34 @@
+import itertools
+import math
+from fractions import Fraction
+from statistics import NormalDist
+
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
-from robustnorm.evaluation.statistics import mcnemar, wilson
+from robustnorm.evaluation.statistics import holm, letters, mcnemar, wilson
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 @pytest.mark.parametrize(
     ("correct", "n"), [(0, 1), (1, 1), (0, 500), (500, 500), (37, 100), (4314, 10_000)]
 )
-def test_wilson_equals_scipy(correct, n, confidence):
-    expected = binomtest(correct, n).proportion_ci(confidence, method="wilson")
-    # scipy clips the limits at 0 and 1 and takes its quantile from another series.
-    assert wilson(correct, n, confidence) == pytest.approx(
-        (expected.low, expected.high), rel=0, abs=1e-12
-    )
+def test_wilson_s_limits_solve_the_equation_that_defines_them(correct, n, confidence):
+    """|p - fraction| = z sqrt(p (1 - p) / n) at both limits, with the standard library's z."""
+    z, fraction = NormalDist().inv_cdf((1 + confidence) / 2), correct / n
+    low, high = wilson(correct, n, confidence)
+    assert low <= fraction <= high
+    for limit in (low, high):
+        # Quadratic in p: the error of a limit enters once where the root is simple.
+        residual = (limit - fraction) ** 2 - z * z * limit * (1 - limit) / n
+        assert residual == pytest.approx(0, abs=1e-14)
+    assert high - low > 1e-3
+
+
+def test_wilson_gives_a_published_interval():
+    """Newcombe, Statistics in Medicine 17, 1998, Table I, method 3: 81 of 263 and 1 of 29."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)  # four digits printed
+    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
 
 
 @pytest.mark.parametrize(("percent", "half_width"), [(94.5, 0.45), (43.0, 0.97)])
@@ -38,10 +52,12 @@ def verdicts(wins, losses, agreed=7):
 @pytest.mark.parametrize(
     ("wins", "losses"), [(0, 0), (1, 0), (5, 5), (3, 12), (12, 3), (400, 520), (4900, 5100)]
 )
-def test_mcnemar_equals_scipy(wins, losses):
-    expected = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-    # scipy sums terms in floating point.
-    assert mcnemar(*verdicts(wins, losses)) == pytest.approx(expected, rel=1e-9)
+def test_mcnemar_equals_the_sum_in_whole_numbers(wins, losses):
+    n = wins + losses
+    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
+    expected = min(Fraction(1), Fraction(2 * tail, 2**n))
+    # The tail in floating point, to nine digits.
+    assert mcnemar(*verdicts(wins, losses)) == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_mcnemar_does_not_depend_on_agreement():
@@ -51,3 +67,56 @@ def test_mcnemar_does_not_depend_on_agreement():
 def test_mcnemar_refuses_different_images():
     with pytest.raises(ValueError, match="same images"):
         mcnemar(np.ones(3, bool), np.ones(4, bool))
+
+
+def test_holm_gives_values_computed_by_hand():
+    """0.005 x 4, 0.01 x 3, 0.03 x 2, and 0.04 x 1, which may not fall below the one before."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02], rel=1e-15)
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holm_rejects_what_the_step_down_procedure_rejects():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        p_values = (rng.random(7) ** 3).tolist()
+        rejected = set()
+        for step, place in enumerate(np.argsort(p_values)):  # as Holm states it
+            if p_values[place] > 0.05 / (7 - step):
+                break
+            rejected.add(place)
+        assert {i for i, p in enumerate(holm(p_values)) if p <= 0.05} == rejected
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
+def test_holm_refuses_what_is_no_probability(value):
+    with pytest.raises(ValueError, match=r"p-values must lie in \[0, 1\], got"):
+        holm([0.5, value])
+
+
+def test_letters_are_shared_exactly_by_rows_that_are_alike():
+    rng = np.random.default_rng(0)
+    for count in range(1, 9):
+        different = rng.random((count, count)) < 0.5
+        marks = letters(lambda i, j, different=different: bool(different[i, j]), count)
+        for i, j in itertools.combinations(range(count), 2):
+            assert bool(set(marks[i]) & set(marks[j])) == (not different[i, j])
+        assert all(marks)
+
+
+@pytest.mark.parametrize(
+    ("differ", "marks"),
+    [
+        (lambda i, j: True, ["a", "b", "c", "d"]),
+        (lambda i, j: False, ["a", "a", "a", "a"]),
+        (lambda i, j: j == 3, ["a", "a", "a", "b"]),
+    ],
+)
+def test_letters_of_simple_cases(differ, marks):
+    assert letters(differ, 4) == marks
+
+
+def test_letters_go_on_after_z():
+    marks = letters(lambda i, j: True, 30)
+    assert marks[25:28] == ["z", "a1", "b1"]
+    assert len(set(marks)) == 30
