@@ -121,7 +121,8 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     words = list(arguments)
     if words[:1] == ["demo"] and not any(word.startswith("--config") for word in words):
         words.insert(1, "--config=digits")
-    parsed = _parser().parse_args([_find_config(word) for word in _joined(words)])
+    parser = _parser()
+    parsed = parser.instantiate(parser.parse_args([_find_config(word) for word in _joined(words)]))
     command, values = COMMANDS[parsed.command], parsed[parsed.command]
     names = [field.name for field in fields(command.settings)]
     settings = command.settings(**{name: values[name] for name in names})

@@ -102,6 +102,7 @@ def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
         "in_channels": data["channels"],
         "mean": mean,
         "std": std,
+        "branches": ("clean", *config.adversarial_branches),
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -160,13 +160,14 @@ def _followed(dataset: Dataset, count: int, device: torch.device) -> Split | Non
 def _selection_score(config: Config, record: EpochRecord) -> float:
     """Returns what "best" is best at, on held-out images.
 
-    Robust accuracy through "adv", or the only branch; for a plainly trained control, which has
-    none, standard accuracy through "clean".
+    The worst robust accuracy through an adversarial branch, or the only branch's; for a plainly
+    trained control, which has none, standard accuracy through "clean".
     """
     validation = record.validation
+    only = next(iter(validation.values()))
     if config.adversarial:
-        return validation.get("adv", next(iter(validation.values()))).ra
-    return validation.get("clean", next(iter(validation.values()))).sa
+        return min(validation.get(branch, only).ra for branch in config.adversarial_branches)
+    return validation.get("clean", only).sa
 
 
 @contextmanager

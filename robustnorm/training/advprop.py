@@ -46,9 +46,10 @@ def advprop_losses(
 ) -> tuple[Tensor, Tensor | None]:
     """Returns the clean and the adversarial loss of one batch, ready for one backward.
 
-    Adversarial images are made through the branch "adv" with the statistics that
-    ``config.attack_norm_mode`` names; then one clean forward and one adversarial forward, each
-    normalized by its own batch. On a network without branches both go through the same layers.
+    Adversarial images are made for each adversarial branch, "adv" by default, by its own attack
+    through it, with the statistics that ``config.attack_norm_mode`` names; then one clean forward
+    and one forward of each adversarial branch, normalized by its own batch. On a network without
+    branches all go through the same layers.
 
     Args:
         model: In train mode.
@@ -58,7 +59,8 @@ def advprop_losses(
         generator: Of the attack's random start; None when ``config.adversarial`` is False.
 
     Returns:
-        Two scalars; the second is None when ``config.adversarial`` is False.
+        Two scalars; the second, the sum over the adversarial branches, is None when
+        ``config.adversarial`` is False.
 
     References:
         Xie et al., arXiv:1911.09665; Gong et al., arXiv:2102.11382, Eq. 7.
@@ -71,8 +73,13 @@ def advprop_losses(
 
     if not config.adversarial:
         return loss("clean", images), None
-    adv_images = _attack(model, images, labels, config, generator)
-    return loss("clean", images), loss("adv", adv_images)
+    adv_images = {
+        branch: _attack(model, branch, images, labels, config, generator)
+        for branch in config.adversarial_branches
+    }
+    clean_loss = loss("clean", images)
+    adv_losses = [loss(branch, inputs) for branch, inputs in adv_images.items()]
+    return clean_loss, sum(adv_losses[1:], adv_losses[0])
 
 
 def train(
@@ -196,9 +203,10 @@ def _train_epoch(
         clean_loss, adv_loss = advprop_losses(
             model, batch.images, batch.labels, config=config, generator=generator
         )
+        adv_branches = len(config.adversarial_branches)
         loss = clean_loss if adv_loss is None else clean_loss + adv_loss
         if config.loss == "mean" and adv_loss is not None:
-            loss = loss / 2
+            loss = loss / (1 + adv_branches)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if config.gradient_clipping is not None:
@@ -206,7 +214,7 @@ def _train_epoch(
         optimizer.step()
         losses[step, 0] = clean_loss.detach()
         if adv_loss is not None:
-            losses[step, 1] = adv_loss.detach()
+            losses[step, 1] = adv_loss.detach() / adv_branches
         if bar is not None:
             bar.update(len(batch.labels))
         if time.perf_counter() - shown > _REFRESH or step == steps - 1:
@@ -271,13 +279,15 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 def _attack(
     model: nn.Module,
+    branch: str,
     images: Tensor,
     labels: Tensor,
     config: Config,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Makes adversarial images as ``pgd`` does, without the checks that wait for the device."""
-    ball, epsilon = THREAT_MODELS["linf"], float(config.epsilon)
+    """Makes a branch's images as ``pgd`` does, without the checks that wait for the device."""
+    attack = config.adversarial_branches[branch]
+    ball, epsilon = THREAT_MODELS[attack.threat_model], float(attack.epsilon)
     statistics: dict[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
         "batch": unchanged,
         "batch-update": lambda _: nullcontext(),
@@ -285,7 +295,7 @@ def _attack(
     }
     with (
         statistics[config.attack_norm_mode](model),
-        route(model, "adv"),
+        route(model, branch),
         autocast(config, images.device),
     ):
         adv_images = ball.random_start(images, epsilon, require_generator(generator))
@@ -296,6 +306,7 @@ def _attack(
                 images,
                 labels,
                 epsilon=epsilon,
-                step_size=float(config.step_size),
+                step_size=float(attack.step_size),
+                threat_model=attack.threat_model,
             )
     return adv_images
