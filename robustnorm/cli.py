@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
-from robustnorm.config import Config, StudyConfig
+from robustnorm.config import Config, ReportConfig, StudyConfig
 from robustnorm.data import check_data
 from robustnorm.norms import NORMS
 from robustnorm.registry import unknown
@@ -28,7 +28,8 @@ class Command(NamedTuple):
 
     Attributes:
         help: What it does.
-        settings: The dataclass of its options; a field without a default is given by place.
+        settings: The dataclass of its options. A field without a default is given by place; one
+            with help in its metadata under "by_place" takes all words that are left.
         run: "module:function", loaded when it runs: from the settings and the config file's path
             to the text to print, or None.
     """
@@ -53,6 +54,11 @@ COMMANDS = {
         "Train bn, modenorm, auxbn, saauxbn and a plainly trained control, then evaluate.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
+    ),
+    "report": Command(
+        "Write one HTML page, with its figures, from result records.",
+        ReportConfig,
+        "robustnorm.commands.report:report",
     ),
     "demo": Command(
         "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
@@ -151,7 +157,14 @@ def _parser() -> ArgumentParser:
             help="YAML file of the settings below, or the name of one that comes with the package "
             "(digits, cifar10, ...); settings given after it win.",
         )
-        options.add_class_arguments(command.settings, as_positional=True)
+        by_place = {
+            field.name: field.metadata["by_place"]
+            for field in fields(command.settings)
+            if "by_place" in field.metadata
+        }
+        options.add_class_arguments(command.settings, as_positional=True, skip=set(by_place))
+        for field_name, text in by_place.items():
+            options.add_argument(field_name, nargs="*", type=str, help=text)
         commands.add_subcommand(name, options, help=command.help)
     return parser
 

@@ -285,6 +285,20 @@ class StudyConfig(Config):
             self._require(field, getattr(self, field) >= 1, "at least 1")
 
 
+@dataclass(frozen=True)
+class ReportConfig(Config):
+    """Settings of a report: those that say where its records lie, and the records themselves.
+
+    Args:
+        records: Result records or folders of them; those of the config by default.
+    """
+
+    records: list[str] = dataclasses.field(
+        default_factory=list,
+        metadata={"by_place": "Result records or folders of them; the config's by default."},
+    )
+
+
 def _require(settings: object, field: str, holds: bool, what: str) -> None:
     if not holds:
         raise ValueError(f"{field} must be {what}, got {getattr(settings, field)}")

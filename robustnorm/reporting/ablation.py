@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from statistics import mean
 
 from robustnorm.evaluation.records import Record
 from robustnorm.evaluation.statistics import wilson
+from robustnorm.reporting.comparisons import groups
 from robustnorm.reporting.models import LAST, Model, group
-from robustnorm.reporting.notes import setting_notes, test_note
+from robustnorm.reporting.notes import GROUP_NOTE, setting_notes
 from robustnorm.reporting.render import Cell, Table
 
 # The norm of each cell, by statistics and affine; with both shared nothing tells the branches
@@ -31,21 +33,19 @@ def ablation_table(records: Sequence[Record]) -> Table:
             a record stays empty.
     """
     models = [m for m in group(records) if m.adversarial and m.norm in GRID.values()]
-    cells = {model.norm: model for model in models}
     branches = max((model.records[0].branches for model in models), key=len)
     metrics = [("SA", "none", branch) for branch in branches]
     metrics += [("RA, PGD-20", LAST, branch) for branch in branches[1:]]
     statistics, affines = (tuple(dict.fromkeys(axis)) for axis in zip(*GRID, strict=True))
     rows: list[tuple[Cell, ...]] = []
     for evaluation, attack, branch in metrics:
+        cells = _cells(models, attack, branch)
         for row in statistics:
-            accuracies = [
-                _accuracy(cells.get(GRID[row, affine]), attack, branch) for affine in affines
-            ]
-            rows.append((f"{evaluation}, {branch} branch", row, *sum(accuracies, ())))
+            found = (cells.get(GRID[row, affine], (None, None, None)) for affine in affines)
+            rows.append((f"{evaluation}, {branch} branch", row, *itertools.chain(*found)))
     columns: tuple[str, ...] = ("Evaluation", "Statistics")
     for affine in affines:
-        columns += (f"{affine.capitalize()} affine %", "95 % interval")
+        columns += (f"{affine.capitalize()} affine %", "95 % interval", "Group")
     names = ", ".join(f"{'/'.join(cell)}: {norm}" for cell, norm in GRID.items())
     return Table(
         "ablation",
@@ -56,15 +56,17 @@ def ablation_table(records: Sequence[Record]) -> Table:
             *setting_notes(models),
             f"Norms by statistics/affine: {names}. bn has no branches: one number stands in all "
             "rows of an evaluation.",
-            test_note("adv", "RA, PGD-20", models),
+            GROUP_NOTE,
         ],
     )
 
 
-def _accuracy(model: Model | None, attack: str, branch: str) -> tuple[Cell, ...]:
-    if model is None:
-        return None, None
-    place = model.branch(branch)
-    accuracy = mean(v.accuracy for v in model.verdicts(attack, "final", place, place))
-    n = model.records[0].n
-    return accuracy, wilson(accuracy * n, n)
+def _cells(models: list[Model], attack: str, branch: str) -> dict[str, tuple[Cell, ...]]:
+    """Returns accuracy, interval and group of each norm."""
+    found = [model.verdicts(attack, "final", *[model.branch(branch)] * 2) for model in models]
+    marks = groups([verdicts[0].correct for verdicts in found])
+    cells: dict[str, tuple[Cell, ...]] = {}
+    for model, verdicts, mark in zip(models, found, marks, strict=True):
+        accuracy, n = mean(verdict.accuracy for verdict in verdicts), model.records[0].n
+        cells[model.norm] = accuracy, wilson(accuracy * n, n), mark
+    return cells

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from robustnorm.evaluation.records import SINGLE, Record, RecordError, Verdict
 
@@ -25,21 +27,46 @@ ATTACKS = {
 LAST = "pgd-20"
 
 
+# Of a protocol: how the network was trained. Evaluations are comparable whatever these are.
+_TRAINING = frozenset({"name", "train_steps", "attack_norm_mode"})
+
+
 @dataclass(frozen=True)
 class Model:
-    """The records of one norm and one way of training, a record a seed."""
+    """The records of one norm and one way of training, a record a seed.
+
+    Args:
+        norm: As ``Config.norm``.
+        adversarial: False for a plainly trained control.
+        records: A record a seed.
+        remark: What tells it from others of its norm: config and checkpoint where they differ.
+    """
 
     norm: str
     adversarial: bool
     records: list[Record]
+    remark: str = ""
 
     @property
     def name(self) -> str:
         name = NAMES.get(self.norm, self.norm)
-        return name if self.adversarial else f"{name}, plain (control)"
+        return ", ".join(
+            filter(None, (name, self.remark, "" if self.adversarial else "plain (control)"))
+        )
+
+    def branches(self, wanted: str) -> tuple[str, ...]:
+        """Returns the branches that stand for a table's "clean" or "adv".
+
+        For "adv" these are all adversarial branches where none has that name, and for either the
+        only branch of a network that has no more.
+        """
+        branches = self.records[0].branches
+        if wanted in branches:
+            return (wanted,)
+        return branches[1:] or branches
 
     def branch(self, wanted: str) -> str:
-        return wanted if wanted in self.records[0].branches else SINGLE
+        return self.branches(wanted)[0]
 
     def label(self, wanted: str) -> str:
         branch = self.branch(wanted)
@@ -52,21 +79,25 @@ class Model:
 def group(records: Sequence[Record]) -> list[Model]:
     """Returns the models: the paper's norms in its order, other norms, then controls."""
     order = list(NAMES)
-    groups: dict[tuple[str, bool], list[Record]] = {}
+    several_configs = len({record.name for record in records}) > 1
+    several_tags = len({record.checkpoint["tag"] for record in records}) > 1
+    groups: dict[tuple[bool, int, str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: record.seed):
-        groups.setdefault((record.norm, record.adversarial), []).append(record)
-    return sorted(
-        (Model(norm, adversarial, members) for (norm, adversarial), members in groups.items()),
-        key=lambda model: (
-            not model.adversarial,
-            order.index(model.norm) if model.norm in order else len(order),
-            model.norm,
-        ),
-    )
+        place = order.index(record.norm) if record.norm in order else len(order)
+        remark = ", ".join(
+            [record.name] * several_configs + [str(record.checkpoint["tag"])] * several_tags
+        )
+        key = (not record.adversarial, place, record.norm, remark)
+        groups.setdefault(key, []).append(record)
+    return [
+        Model(norm, not control, groups[key], remark)
+        for key in sorted(groups)
+        for control, _, norm, remark in [key]
+    ]
 
 
 def check_comparable(records: Sequence[Record]) -> None:
-    """Raises a RecordError unless the records are of one evaluation."""
+    """Raises a RecordError unless the records are of one evaluation, each of another run."""
     if not records:
         raise RecordError("tables need at least one result record; run an evaluation first")
     first = records[0]
@@ -74,10 +105,28 @@ def check_comparable(records: Sequence[Record]) -> None:
         for what, mine, other in (
             ("test images", first.image_ids, record.image_ids),
             ("data", first.dataset["sha256"], record.dataset["sha256"]),
-            ("protocols", first.protocol_hash, record.protocol_hash),
+            ("protocols", _attack(first), _attack(record)),
         ):
             if mine != other:
                 raise RecordError(
                     f"one table needs one evaluation, got different {what} for {first.norm} seed "
-                    f"{first.seed} and {record.norm} seed {record.seed}; evaluate them together"
+                    f"{first.seed} and {record.norm} seed {record.seed}"
+                    f"{_settings(mine, other)}; evaluate them together"
                 )
+    for model in group(records):
+        for one, other in itertools.pairwise(model.records):
+            if one.seed == other.seed:
+                raise RecordError(
+                    f"each run may be given once, got two records of {model.name}, seed {one.seed}"
+                )
+
+
+def _attack(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in record.protocol.items() if key not in _TRAINING}
+
+
+def _settings(mine: object, other: object) -> str:
+    if not isinstance(mine, dict) or not isinstance(other, dict):
+        return ""
+    differing = [key for key in mine | other if mine.get(key) != other.get(key)]
+    return f" ({', '.join(f'{key}: {mine.get(key)}, {other.get(key)}' for key in differing)})"

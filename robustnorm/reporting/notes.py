@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
+from typing import Any
 
 from robustnorm.evaluation.records import Record
-from robustnorm.evaluation.statistics import mcnemar
-from robustnorm.reporting.models import ATTACKS, NAMES, Model
+from robustnorm.reporting.models import NAMES, Model
 from robustnorm.reporting.paper import SETTING
+
+GROUP_NOTE = (
+    "Group: rows of one evaluation that share a letter are not distinguishable at the 5 % level "
+    "(exact McNemar test on the same images, Holm's adjustment for the pairs of the evaluation, "
+    "first seed of each)."
+)
 
 
 def setting_notes(models: list[Model]) -> list[str]:
@@ -17,17 +22,16 @@ def setting_notes(models: list[Model]) -> list[str]:
     first = records[0]
     data, protocol = first.dataset, first.protocol
     several = len(records) > len(models)
-    threat_model = protocol["threat_model"].capitalize()
     notes = [
         f"n = {first.n:,} of {data['test_images']:,} test images of {data['name']}. Intervals: "
         "Wilson, 95 %, over the choice of test images, "
         + ("at the mean over seeds." if several else "for this one seed."),
         f"Training: {_each(models, _training)}; seed "
-        f"{_each(models, lambda record: str(record.seed))}; protocol '{protocol['name']}'. "
+        f"{_each(models, lambda record: str(record.seed))}; protocol "
+        f"{_each(models, lambda record: repr(record.protocol['name']))}. "
         f"Checkpoint {_each(models, _checkpoint)}.",
-        f"Attack: PGD, {threat_model}, epsilon {protocol['epsilon']}, step "
-        f"{protocol['step_size']}, uniform random start, through the branch that scores; verdict "
-        "at the last iterate ('any': no image or iterate up to it was misclassified).",
+        f"Attack: PGD, {_attacks(protocol)}, uniform random start, through the branch that scores; "
+        "verdict at the last iterate ('any': no image or iterate up to it was misclassified).",
         _search_note(records),
     ]
     if first.has("autoattack"):
@@ -35,13 +39,24 @@ def setting_notes(models: list[Model]) -> list[str]:
             "AutoAttack: the standard ensemble (apgd-ce, apgd-t, fab-t, square) by its authors' "
             "code, on the branch that scores."
         )
-    differing = _differing(first)
-    if differing:
+    if any(_differing(record) for record in records):
+        differing = _each(models, lambda record: "; ".join(_differing(record)) or "the paper's")
         notes.append(
-            f"Not the paper's experiment: {'; '.join(differing)}. A difference to its "
-            "numbers compares different experiments."
+            f"Not the paper's experiment: {differing}. A difference to its numbers compares "
+            "different experiments."
         )
     return notes
+
+
+def _attacks(protocol: dict[str, Any]) -> str:
+    def describe(attack: dict[str, str]) -> str:
+        return (
+            f"{attack['threat_model'].capitalize()}, epsilon {attack['epsilon']}, step "
+            f"{attack['step_size']}"
+        )
+
+    own = [f"{branch}: {describe(a)}" for branch, a in protocol.get("branches", {}).items()]
+    return "; ".join([describe(protocol), *(f"branch {attack}" for attack in own)])
 
 
 def _search_note(records: list[Record]) -> str:
@@ -102,20 +117,3 @@ def missing_notes(missing: list[str], train_command: str) -> list[str]:
     return [
         f"{NAMES[norm]} is not trained yet: {train_command.format(norm=norm)}" for norm in missing
     ]
-
-
-def test_note(branch: str, evaluation: str, models: list[Model]) -> str:
-    """Returns which models the test images do not tell apart, by the first seed of each."""
-    alike = []
-    for one, other in itertools.combinations(models, 2):
-        verdicts = [
-            model.verdicts(ATTACKS[evaluation], "final", *[model.branch(branch)] * 2)[0].correct
-            for model in (one, other)
-        ]
-        p = mcnemar(*verdicts)
-        if p >= 0.05:
-            alike.append(f"{one.name} and {other.name} (p = {p:.2f})")
-    test = f"exact McNemar test on {evaluation}, first seed of each, 5 % level, unadjusted"
-    if len(models) < 2:
-        return f"One model only: nothing to compare ({test})."
-    return f"Not distinguishable ({test}): {'; '.join(alike) or 'no pair'}."

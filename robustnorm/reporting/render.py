@@ -101,11 +101,17 @@ def save_tables(tables: Sequence[Table], folder: Path, name: str) -> list[Path]:
     return [folder / file for file in contents]
 
 
-def _grid(table: Table, style: str) -> str:
+def layout(table: Table) -> tuple[list[list[str]], list[bool]]:
+    """Returns the cells as text, "-" where there is none, and which columns hold numbers."""
     text = [[_text(cell, "-") for cell in row] for row in table.rows]
     right = [
-        all(cell[:1] in "+-[0123456789" for cell in column) for column in zip(*text, strict=True)
+        all(cell[:1] in "+-<[0123456789" for cell in column) for column in zip(*text, strict=True)
     ]
+    return text, right
+
+
+def _grid(table: Table, style: str) -> str:
+    text, right = layout(table)
     return tabulate(
         text,
         headers=table.columns,

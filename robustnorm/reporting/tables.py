@@ -10,8 +10,9 @@ import numpy as np
 
 from robustnorm.evaluation.records import SINGLE, Bits, Record
 from robustnorm.evaluation.statistics import wilson
+from robustnorm.reporting.comparisons import groups
 from robustnorm.reporting.models import ATTACKS, LAST, NAMES, Model, check_comparable, group
-from robustnorm.reporting.notes import missing_notes, setting_notes, test_note
+from robustnorm.reporting.notes import GROUP_NOTE, missing_notes, setting_notes
 from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import Cell, Table, save_tables
 
@@ -60,7 +61,6 @@ def _paper_table(
     name: str, title: str, branch: str, models: list[Model], notes: list[str]
 ) -> Table:
     evaluations = [evaluation for wanted, evaluation in PAPER if wanted == branch]
-    tested = evaluations[-1]
     if branch == "adv" and models[0].records[0].has("autoattack"):
         evaluations.append("RA, AutoAttack")  # which the paper does not print
     several = any(len(model.records) > 1 for model in models)
@@ -74,13 +74,14 @@ def _paper_table(
         "Model",
         "Ours %",
         "95 % interval",
+        "Group",
         "Paper %",
         "Difference",
     )
     columns += ("Any %",) * (len(evaluations) > 1) + ("SD over seeds",) * several
     if len(evaluations) == 1:
-        rows = [row[:6] + row[7:] for row in rows]
-    return Table(name, title, columns, rows, [*notes, test_note(branch, tested, models)])
+        rows = [row[:7] + row[8:] for row in rows]
+    return Table(name, title, columns, rows, [*notes, GROUP_NOTE])
 
 
 def _rows(
@@ -89,32 +90,43 @@ def _rows(
     """Returns the rows of one evaluation: the paper's norms first, trained or not."""
     attack = ATTACKS[evaluation]
     paper = PAPER.get((branch, evaluation), {})
-    rows: dict[str, tuple[Cell, ...]] = {
-        norm: (evaluation, NAMES[norm], None, None, f"{value:.2f}", None, None) + (None,) * several
-        for norm, value in paper.items()
-    }
-    for model in models:
-        place = model.branch(branch)
-        accuracies = [v.accuracy for v in model.verdicts(attack, "final", place, place)]
+    places = [(model, place) for model in models for place in model.branches(branch)]
+    found = [
+        model.verdicts(attack, "final", place, place) for model, place in places
+    ]  # a list a row, a verdict a seed
+    marks = groups([verdicts[0].correct for verdicts in found])
+    made: list[tuple[Cell, ...]] = []
+    for (model, place), verdicts, mark in zip(places, found, marks, strict=True):
+        accuracies = [verdict.accuracy for verdict in verdicts]
         ours, n = mean(accuracies), model.records[0].n
-        published = paper.get(model.norm) if model.adversarial else None
+        comparable = model.adversarial and place in (branch, SINGLE)
+        published = paper.get(model.norm) if comparable else None
         any_iterate = (
             mean(v.accuracy for v in model.verdicts(attack, "any", place, place))
             if attack.startswith("pgd")
             else None
         )
-        deviation = (stdev(accuracies) if len(accuracies) > 1 else None,) * several
-        rows[model.norm if model.adversarial else f"{model.norm} control"] = (
-            evaluation,
-            model.label(branch),
-            ours,
-            wilson(ours * n, n),
-            None if published is None else f"{published:.2f}",
-            None if published is None else f"{100 * ours - published:+.2f}",
-            any_iterate,
-            *deviation,
+        made.append(
+            (
+                evaluation,
+                model.label(place),
+                ours,
+                wilson(ours * n, n),
+                mark,
+                None if published is None else f"{published:.2f}",
+                None if published is None else f"{100 * ours - published:+.2f}",
+                any_iterate,
+                *(stdev(accuracies) if len(accuracies) > 1 else None,) * several,
+            )
         )
-    return list(rows.values())
+    norms = [model.norm if model.adversarial else None for model, _ in places]
+    rows: list[tuple[Cell, ...]] = []
+    for norm, value in paper.items():
+        untrained = (evaluation, NAMES[norm], None, None, None, f"{value:.2f}", None, None)
+        rows += [row for row, mine in zip(made, norms, strict=True) if mine == norm] or [
+            untrained + (None,) * several
+        ]
+    return rows + [row for row, mine in zip(made, norms, strict=True) if mine not in paper]
 
 
 def _matrix(models: list[Model], note: str) -> Table:

@@ -63,13 +63,20 @@ def test_grid_holds_accuracies_and_intervals():
             ("shared", ("bn", "ccbn", "sabn")),
             ("split", ("auxstatbn", "auxbn", "saauxbn")),
         ):
-            expected = []
-            for norm in norms:
+            found = cells[evaluation, statistics]
+            for place, norm in enumerate(norms):
                 correct = SA[norm] - drop * (norm != "bn")
-                expected += [correct / N, wilson(correct, N)]
-            assert cells[evaluation, statistics] == tuple(expected)
+                assert found[3 * place : 3 * place + 2] == (correct / N, wilson(correct, N))
     assert cells["RA, PGD-20, adv branch", "split"][0] == (SA["auxstatbn"] - 30) / N
-    assert any("Not distinguishable" in note for note in table.notes)
+
+
+def test_grid_marks_cells_that_are_not_distinguishable():
+    table = ablation_table([make_record(norm) for norm in GRID.values()])
+    (_, _, *shared), (_, _, *split), *_ = table.rows  # SA, clean branch
+    bn, ccbn, sabn, _, auxbn, saauxbn = shared[2::3] + split[2::3]
+    assert set(ccbn) & set(sabn)  # 60 and 61 of 100, one discordant image: p = 1
+    assert not set(bn) & set(saauxbn)  # 50 and 90, 40 images one way: p = 2 / 2 ** 40
+    assert not set(sabn) & set(auxbn)  # 61 and 80, 19 images one way
 
 
 def test_cell_without_a_record_is_empty_and_seeds_are_averaged():
@@ -84,4 +91,8 @@ def test_cell_without_a_record_is_empty_and_seeds_are_averaged():
     ]
     table = ablation_table(records)
     assert table.rows[1][:2] == ("SA, clean branch", "split")
-    assert table.rows[1][2:] == (None, None, pytest.approx(0.75), wilson(75, N), None, None)
+    assert table.rows[1][2:] == (
+        *(None,) * 3,
+        *(pytest.approx(0.75), wilson(75, N), "a"),
+        *(None,) * 3,
+    )

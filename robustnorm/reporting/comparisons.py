@@ -1,0 +1,151 @@
+"""Which differences between models, or between branches of a model, are more than chance."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustnorm.evaluation.records import Bits
+from robustnorm.evaluation.statistics import holm, letters, mcnemar
+from robustnorm.reporting.models import ATTACKS, Model
+from robustnorm.reporting.render import Cell, Table
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of verdicts on the same images.
+
+    Args:
+        first: What gave the first verdicts.
+        second: What gave the second.
+        first_only: Images that only the first classifies correctly.
+        second_only: Images that only the second does.
+        n: Images.
+        p: Of the exact McNemar test.
+        adjusted: p after Holm's adjustment for the comparisons of its family.
+    """
+
+    first: str
+    second: str
+    first_only: int
+    second_only: int
+    n: int
+    p: float
+    adjusted: float
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the difference is significant at the 5 % level."""
+        return self.adjusted <= LEVEL
+
+
+def compare(pairs: Sequence[tuple[tuple[str, Bits], tuple[str, Bits]]]) -> list[Comparison]:
+    """Returns the comparisons of one family: their p-values are adjusted together.
+
+    Args:
+        pairs: Two names, each with its verdicts (n,).
+    """
+    p_values = [mcnemar(one, other) for (_, one), (_, other) in pairs]
+    return [
+        Comparison(
+            first,
+            second,
+            int((one & ~other).sum()),
+            int((other & ~one).sum()),
+            len(one),
+            p,
+            adjusted,
+        )
+        for ((first, one), (second, other)), p, adjusted in zip(
+            pairs, p_values, holm(p_values), strict=True
+        )
+    ]
+
+
+def groups(verdicts: Sequence[Bits]) -> list[str]:
+    """Returns letters; rows that share one are not distinguishable at the 5 % level.
+
+    Args:
+        verdicts: Of each row, on the same images, (n,).
+    """
+    pairs = list(itertools.combinations(range(len(verdicts)), 2))
+    found = compare([((str(i), verdicts[i]), (str(j), verdicts[j])) for i, j in pairs])
+    differ = {pair for pair, comparison in zip(pairs, found, strict=True) if comparison.distinguishable}
+    return letters(lambda i, j: (i, j) in differ, len(verdicts))
+
+
+def families(models: Sequence[Model]) -> dict[str, list[Comparison]]:
+    """Returns the comparisons that a report makes, by the first seed of each model.
+
+    Models in pairs by each accuracy of Tables 3 and 4, and the branches of each model; a family
+    with nothing to compare is left out.
+    """
+    asked = {
+        "SA, clean branch": ("SA", "clean"),
+        "SA, adversarial branch": ("SA", "adv"),
+        "RA, PGD-20, adversarial branch": ("RA, PGD-20", "adv"),
+    }
+    pairs = {
+        name: list(itertools.combinations([_named(m, *wanted) for m in models], 2))
+        for name, wanted in asked.items()
+    }
+    for evaluation in ("SA", "RA, PGD-20"):
+        pairs[f"{evaluation}, between branches"] = [
+            (_named(model, evaluation, one), _named(model, evaluation, other))
+            for model in models
+            for one, other in itertools.combinations(model.records[0].branches, 2)
+        ]
+    return {name: compare(family) for name, family in pairs.items() if family}
+
+
+def _named(model: Model, evaluation: str, branch: str) -> tuple[str, Bits]:
+    place = model.branch(branch)
+    verdict = model.records[0].find(ATTACKS[evaluation], "final", place, place)
+    return model.label(branch), verdict.correct
+
+
+def paired_tests(models: Sequence[Model]) -> Table:
+    """Returns the comparisons as a table."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            family,
+            comparison.first,
+            comparison.second,
+            str(comparison.first_only),
+            str(comparison.second_only),
+            f"{100 * (comparison.first_only - comparison.second_only) / comparison.n:+.2f}",
+            _p(comparison.p),
+            _p(comparison.adjusted),
+            "yes" if comparison.distinguishable else "no",
+        )
+        for family, comparisons in families(models).items()
+        for comparison in comparisons
+    ]
+    return Table(
+        "paired-tests",
+        "Paired tests on the same images",
+        (
+            "Evaluation",
+            "First",
+            "Second",
+            "First only",
+            "Second only",
+            "Difference",
+            "p",
+            "p, Holm",
+            "Distinguishable",
+        ),
+        rows,
+        [
+            "First only, Second only: images that only that one classifies correctly; Difference "
+            "in points. Exact McNemar test, two-sided, first seed of each; Holm's adjustment within "
+            "each evaluation; distinguishable at the 5 % level."
+        ],
+    )
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"

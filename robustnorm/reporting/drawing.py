@@ -1,0 +1,180 @@
+"""How figures look and how they are saved: one style, one color a model, light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from robustnorm.reporting.models import NAMES, Model
+
+INK, RULE = "#1c1e21", "#d5d7da"
+# On white and on a dark page, at least 3:1 on either; told apart by color-blind readers, with the
+# markers' help. The paper's norms have the first four; controls are grey.
+PALETTE = (
+    ("#0067a5", "#62b4ee"),
+    ("#b87400", "#e8a838"),
+    ("#00805f", "#3cc49d"),
+    ("#cc3d1c", "#ff8763"),
+    ("#9a4f96", "#d693d1"),
+    ("#5f5fae", "#a5a5f0"),
+    ("#7d6a2e", "#c9b471"),
+    ("#a0305f", "#ef86ae"),
+)
+CONTROL = ("#757575", "#a3a3a3")
+_MARKERS = "osD^vPXp"
+_VARIABLES = {INK: "--ink", RULE: "--rule", CONTROL[0]: "--control", "#ffffff": "--page"} | {
+    light: f"--model-{number}" for number, (light, _) in enumerate(PALETTE)
+}
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 7,
+    "axes.labelsize": 9,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "text.color": INK,
+    "text.parse_math": False,  # a name with a dollar sign is a name
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "svg.fonttype": "none",  # text stays text: smaller, searchable, in the page's own font
+    "svg.hashsalt": "robustnorm",  # the same identifiers in every run
+}
+
+
+class Look(NamedTuple):
+    """How one model is drawn, in all figures of a report."""
+
+    color: str
+    dark: str
+    marker: str
+
+
+def looks(models: Sequence[Model]) -> dict[str, Look]:
+    """Returns the look of each model by its name: its norm's own color where that is free."""
+    order = list(NAMES)
+    free = list(range(len(PALETTE)))
+    chosen: dict[str, Look] = {}
+    for number, model in enumerate(models):
+        if not model.adversarial:
+            chosen[model.name] = Look(*CONTROL, "x")
+            continue
+        wanted = order.index(model.norm) if model.norm in order else number
+        free = free or list(range(len(PALETTE)))
+        place = wanted if wanted in free else free[0]
+        free.remove(place)
+        chosen[model.name] = Look(*PALETTE[place], _MARKERS[place])
+    return chosen
+
+
+def variables() -> dict[str, tuple[str, str]]:
+    """Returns the page's color variables of models: name to the light and the dark color."""
+    return {_VARIABLES[light]: (light, dark) for light, dark in (*PALETTE, CONTROL)}
+
+
+def variable(color: str) -> str:
+    """Returns the page's variable for a color of this file."""
+    return _VARIABLES[color]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draws in the report's style within the block; matplotlib's own settings come back after."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def panels(rows: int, columns: int, height: float, **shared: bool) -> tuple[Figure, list[Axes]]:
+    """Returns a figure as wide as the page's text and its axes, row by row."""
+    figure = Figure(figsize=(7.4, 0.55 + height * rows), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr, call-arg]
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+
+
+def legend(figure: Figure, drawn: dict[str, Look], extra: Sequence[Line2D] = ()) -> None:
+    """Puts the models, and what else is to be explained, above the panels."""
+    handles = [
+        Line2D([], [], color=look.color, marker=look.marker, label=name)
+        for name, look in drawn.items()
+    ]
+    longest = max(len(str(handle.get_label())) for handle in [*handles, *extra])
+    figure.legend(
+        handles=[*handles, *extra],
+        loc="outside upper left",
+        ncols=max(1, 105 // (longest + 8)),
+        borderaxespad=0,
+    )
+
+
+def save(figure: Figure, suffix: str) -> bytes:
+    """Returns the figure as a file, "svg" or "png", on white; the same bytes every time."""
+    unsaid = {"Software": None} if suffix == "png" else dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    file = io.BytesIO()
+    with style():
+        figure.savefig(file, format=suffix, dpi=160, facecolor="white", metadata=unsaid)
+    return file.getvalue()
+
+
+def inline(svg: bytes, name: str, alt: str) -> str:
+    """Returns an SVG file as an element of a page.
+
+    Its colors become the page's variables, so that it follows light and dark, and its font the
+    page's; its identifiers begin with its name, so that figures do not share them.
+
+    Args:
+        svg: From ``save``.
+        name: Of the figure, unique on the page.
+        alt: What it shows, for those who do not see it.
+    """
+    root = ElementTree.fromstring(svg)
+    used = set(re.findall(rb'(?:href="|url\()#([\w.-]+)', svg))
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        attributes = {key.rpartition("}")[2]: text for key, text in element.attrib.items()}
+        if attributes.get("id", "").encode() not in used:
+            attributes.pop("id", None)
+        for key, text in attributes.items():
+            if key == "id":
+                attributes[key] = f"{name}-{text}"
+            elif key == "href" or text.startswith("url("):
+                attributes[key] = text.replace("#", f"#{name}-")
+            elif key == "style":
+                text = re.sub(r"font-family: [^;]*; ", "", text)
+                attributes[key] = re.sub(
+                    r"#[0-9a-f]{6}",
+                    lambda m: f"var({_VARIABLES[m[0]]})" if m[0] in _VARIABLES else m[0],
+                    text,
+                )
+        element.attrib = attributes
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": alt}
+    root.remove(root[0])  # matplotlib's style sheet, which would hold for the whole page
+    return ElementTree.tostring(root, encoding="unicode")
+

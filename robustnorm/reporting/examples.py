@@ -1,0 +1,141 @@
+"""Images before and after an attack, as a grid that can be put into a page."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from robustnorm.evaluation.records import Example, Record, RecordError
+from robustnorm.reporting.models import Model
+
+# Characters that the grid may add to a page: rows are left out beyond it.
+BUDGET = 700_000
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """One image after the attack on one branch: data URLs, and what the branch saw.
+
+    Args:
+        perturbation: The change, amplified, around mid-grey.
+        adv_image: The attacked image.
+        clean_class: Predicted for the image itself.
+        adv_class: Predicted for the attacked image.
+    """
+
+    perturbation: str
+    adv_image: str
+    clean_class: str
+    adv_class: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One test image, its class, and what each column's attack made of it; None where not kept."""
+
+    image: str
+    label: str
+    attacked: list[Attacked | None]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Examples of all models.
+
+    Args:
+        columns: The attacked branch of a model, in words.
+        rows: An image each.
+        left_out: Images for which there was no room.
+        amplification: Factor of the perturbation.
+    """
+
+    columns: list[str]
+    rows: list[Row]
+    left_out: int
+    amplification: int
+
+
+def example_grid(models: Sequence[Model], budget: int = BUDGET) -> Grid | None:
+    """Returns the examples of the first seed of each model, or None where there are none.
+
+    Args:
+        models: Their records may differ in which images they keep.
+        budget: Characters of data URLs; at least one image is shown if it fits.
+
+    Raises:
+        RecordError: When an example is no image, or its two images differ in size.
+    """
+    found: dict[str, dict[int, Example]] = {}
+    for model in models:
+        for example in model.records[0].examples:
+            answers = model.records[0].answers
+            column = model.name if len(answers) == 1 else f"{model.name} ({example.answer})"
+            found.setdefault(column, {})[example.image_id] = example
+    if not found:
+        return None
+    first = models[0].records[0]
+    # Perturbations of the full radius reach black and white.
+    amplification = max(1, int(1 / (2 * Fraction(first.protocol["epsilon"]))))
+    ids = sorted({image_id for examples in found.values() for image_id in examples})
+    rows: list[Row] = []
+    for image_id in ids:
+        row = _row(first, image_id, list(found.values()), amplification)
+        budget -= len(row.image) + sum(
+            len(cell.perturbation) + len(cell.adv_image) for cell in row.attacked if cell
+        )
+        if budget < 0:
+            break
+        rows.append(row)
+    return Grid(list(found), rows, len(ids) - len(rows), amplification)
+
+
+def _row(
+    record: Record, image_id: int, columns: list[dict[int, Example]], amplification: int
+) -> Row:
+    classes = record.dataset["classes"]
+    clean = ""
+    attacked: list[Attacked | None] = []
+    for examples in columns:
+        example = examples.get(image_id)
+        if example is None:
+            attacked.append(None)
+            continue
+        image, adv_image = _decode(example.image, image_id), _decode(example.adv_image, image_id)
+        if image.shape != adv_image.shape:
+            raise RecordError(f"the two images of example {image_id} differ in size")
+        change = amplification * (adv_image.astype(int) - image)
+        clean = clean or _data_url(image)
+        attacked.append(
+            Attacked(
+                _data_url(np.clip(128 + change, 0, 255).astype(np.uint8)),
+                _data_url(adv_image),
+                classes[example.clean_prediction],
+                classes[example.adv_prediction],
+            )
+        )
+    return Row(clean, classes[record.labels[record.image_ids.index(image_id)]], attacked)
+
+
+def _decode(png: str, image_id: int) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(png, validate=True)), formats=["PNG"]) as image:
+            return np.asarray(image)
+    except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
+        raise RecordError(
+            f"example {image_id} of a record is no PNG image ({error}); evaluate again"
+        ) from error
+
+
+def _data_url(pixels: NDArray[np.uint8]) -> str:
+    """Encodes the pixels anew: nothing but them comes from a record."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,282 @@
+"""Figures of a report, from records; each is None where the records do not hold what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from robustnorm.evaluation.records import SINGLE, Record
+from robustnorm.evaluation.statistics import Interval, wilson
+from robustnorm.reporting.drawing import INK, Look, legend, panels
+from robustnorm.reporting.models import LAST, Model
+
+Looks = dict[str, Look]
+# Rows of the per-class figure; beyond these, the classes with the lowest robust accuracy.
+MOST_CLASSES = 30
+
+
+def accuracy_over_epsilon(models: Sequence[Model], looks: Looks) -> Figure | None:
+    """Returns accuracy under attacks of growing radius, a panel a branch or serving rule."""
+    curves = {
+        (model.name, answer): curve
+        for model in models
+        for answer in model.records[0].answers
+        if (curve := _curve(model, answer))
+    }
+    if not curves:
+        return None
+    titles = {"adv": "Adversarial branch, or the only one", "clean": "Clean branch"}
+    answers = list(dict.fromkeys("adv" if a == SINGLE else a for _, a in curves))
+    answers.sort(key=lambda answer: list(titles).index(answer) if answer in titles else 9)
+    columns = min(2, len(answers))
+    rows = -(-len(answers) // columns)
+    figure, axes = panels(rows, columns, 2.5, sharex=True, sharey=True)
+    for panel in axes[len(answers) :]:
+        panel.remove()
+    radii = sorted({radius for curve in curves.values() for radius, *_ in curve})
+    for answer, panel in zip(answers, axes, strict=False):
+        for model in models:
+            curve = curves.get((model.name, model.branch(answer) if answer == "adv" else answer))
+            if curve:
+                x, y, intervals = zip(*curve, strict=True)
+                look = looks[model.name]
+                panel.plot(x, _percent(y), color=look.color, marker=look.marker, clip_on=False)
+                low, high = zip(*intervals, strict=True)
+                panel.fill_between(
+                    x, _percent(low), _percent(high), color=look.color, alpha=0.15, linewidth=0
+                )
+        panel.set_title(titles.get(answer, answer.capitalize()))
+        # Square roots: small radii, where curves differ, are not squeezed into a corner.
+        panel.set_xscale("function", functions=(_root, np.square))
+        panel.set_xticks(radii, [f"{radius:g}" for radius in radii])
+        panel.set_ylim(0, 100)
+        panel.axvline(
+            255 * float(Fraction(models[0].records[0].protocol["epsilon"])),
+            color=INK,
+            linewidth=0.8,
+            linestyle=":",
+        )
+    for panel in axes[max(0, len(answers) - columns) : len(answers)]:
+        panel.set_xlabel("Attack radius ε, in 1/255")
+        panel.xaxis.set_tick_params(labelbottom=True)
+    for panel in axes[:: columns]:
+        panel.set_ylabel("Accuracy, %")
+    legend(figure, {m.name: looks[m.name] for m in models if any(m.name == n for n, _ in curves)})
+    return figure
+
+
+def _percent(fractions: Sequence[float]) -> list[float]:
+    return [100 * fraction for fraction in fractions]
+
+
+def _root(values: Any) -> Any:
+    return np.sqrt(np.maximum(values, 0))
+
+
+def _curve(model: Model, answer: str) -> list[tuple[float, float, Interval]]:
+    """Returns radius in 1/255, accuracy and its interval, at the mean over seeds."""
+    points: dict[str, list[tuple[int, int]]] = {}
+    for record in model.records:
+        for point in record.curve:
+            if point.answer == answer:
+                points.setdefault(point.epsilon, []).append((point.correct, point.n))
+    curve = []
+    for epsilon, counts in points.items():
+        accuracy, n = mean(correct / n for correct, n in counts), min(n for _, n in counts)
+        curve.append((255 * float(Fraction(epsilon)), accuracy, wilson(accuracy * n, n)))
+    return sorted(curve)
+
+
+def test_losses(models: Sequence[Model], looks: Looks) -> Figure | None:
+    """Returns the paper's Figure 6: losses on test images over the epochs, by branch."""
+    # AuxBN against SaAuxBN is the paper's figure; the others stand behind them.
+    first = [m for m in models if m.norm in ("auxbn", "saauxbn") and m.adversarial]
+    shown = [*first, *(model for model in models if model not in first)]
+    return _over_epochs(
+        shown,
+        looks,
+        {
+            "Clean loss, clean branch": _followed("test", "clean", "clean_loss"),
+            "Adversarial loss, adversarial branch": _followed("test", "adv", "adv_loss"),
+        },
+        columns=2,
+        strong={model.name for model in first} or {model.name for model in models},
+    )
+
+
+def training_curves(models: Sequence[Model], looks: Looks) -> Figure | None:
+    """Returns training losses and validation accuracies over the epochs, by branch."""
+    return _over_epochs(
+        models,
+        looks,
+        {
+            "Training loss, clean images": lambda entry: entry["clean_loss"],
+            "Training loss, adversarial images": lambda entry: entry["adv_loss"],
+            "Validation SA %, clean branch": _followed("validation", "clean", "sa"),
+            "Validation SA %, adversarial branch": _followed("validation", "adv", "sa"),
+            "Validation RA %, clean branch": _followed("validation", "clean", "ra"),
+            "Validation RA %, adversarial branch": _followed("validation", "adv", "ra"),
+        },
+        columns=2,
+        strong={model.name for model in models},
+    )
+
+
+Reader = Callable[[dict[str, Any]], float | None]
+
+
+def _followed(part: str, branch: str, what: str) -> Reader:
+    """Returns what reads one value of an epoch, in percent where it is an accuracy."""
+    scale = 100 if what in ("sa", "ra") else 1
+
+    def read(entry: dict[str, Any]) -> float | None:
+        values = entry[part].get(branch) or entry[part].get(SINGLE)
+        return None if values is None else scale * float(values[what])
+
+    return read
+
+
+def _over_epochs(
+    models: Sequence[Model],
+    looks: Looks,
+    readers: dict[str, Reader],
+    *,
+    columns: int,
+    strong: set[str],
+) -> Figure | None:
+    """Draws a panel a reader and a line a run; marks the best epoch and the last."""
+    drawn: dict[str, Look] = {}
+    figure, axes = panels(len(readers) // columns, columns, 2.1, sharex=True)
+    for panel, (title, read) in zip(axes, readers.items(), strict=True):
+        for model in models:
+            for record in model.records:
+                values = [(entry["epoch"], read(entry)) for entry in record.history]
+                points = {epoch: value for epoch, value in values if value is not None}
+                if points:
+                    drawn[model.name] = looks[model.name]
+                    _line(panel, points, record, looks[model.name], strong=model.name in strong)
+        panel.set_title(title)
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for panel in axes[-columns:]:
+        panel.set_xlabel("Epoch")
+    if not drawn:
+        return None
+    marks = [
+        Line2D([], [], linestyle="", color=INK, marker="o", label="best"),
+        Line2D([], [], linestyle="", color=INK, marker="s", markerfacecolor="white", label="last"),
+    ]
+    legend(figure, {name: look._replace(marker="") for name, look in drawn.items()}, marks)
+    return figure
+
+
+def _line(
+    panel: Axes, points: dict[int, float], record: Record, look: Look, *, strong: bool
+) -> None:
+    opacity = 1.0 if strong else 0.45
+    panel.plot(
+        list(points),
+        list(points.values()),
+        color=look.color,
+        alpha=opacity,
+        linewidth=1.6 if strong else 1.1,
+        zorder=3 if strong else 2,
+    )
+    last, best = max(points), record.checkpoint["epoch"]
+    panel.plot(
+        last, points[last], "s", color=look.color, markerfacecolor="white", alpha=opacity, zorder=4
+    )
+    if record.checkpoint["tag"] == "best" and best in points:
+        panel.plot(best, points[best], "o", color=look.color, alpha=opacity, zorder=5)
+
+
+def per_class(models: Sequence[Model], looks: Looks) -> Figure | None:
+    """Returns SA and PGD-20 RA of each class through the adversarial branch, a panel a model."""
+    first = models[0].records[0]
+    labels, names = np.asarray(first.labels), first.dataset["classes"]
+    classes = [k for k in range(len(names)) if (labels == k).any()]
+    found = {
+        (model.name, attack, k): _in_class(model, attack, labels == k)
+        for model in models
+        for attack in ("none", LAST)
+        for k in classes
+    }
+    by_robustness = sorted(classes, key=lambda k: mean(found[m.name, LAST, k][0] for m in models))
+    shown = by_robustness[:MOST_CLASSES]
+    columns = min(3, len(models))
+    rows = -(-len(models) // columns)
+    figure, axes = panels(rows, columns, 0.5 + 0.19 * len(shown), sharex=True, sharey=True)
+    for panel in axes[len(models) :]:
+        panel.remove()
+    for panel, model in zip(axes, models, strict=False):
+        look = looks[model.name]
+        for attack, face in (("none", "white"), (LAST, look.color)):
+            accuracies, intervals = zip(*(found[model.name, attack, k] for k in shown), strict=True)
+            low, high = zip(*intervals, strict=True)
+            heights = range(len(shown))
+            panel.hlines(heights, _percent(low), _percent(high), look.color, linewidth=1)
+            panel.plot(
+                _percent(accuracies), heights, "o", color=look.color, markerfacecolor=face
+            )
+        panel.set_title(model.label("adv"))
+        panel.set_yticks(range(len(shown)), [names[k] for k in shown])
+        panel.set_xlim(0, 100)
+        panel.yaxis.set_tick_params(length=0)
+    for panel in axes[len(models) - columns : len(models)]:
+        panel.set_xlabel("Accuracy, %")
+        panel.xaxis.set_tick_params(labelbottom=True)
+    marks = [
+        Line2D([], [], linestyle="", color=INK, marker="o", markerfacecolor="white", label="SA"),
+        Line2D([], [], linestyle="", color=INK, marker="o", label="RA, PGD-20"),
+    ]
+    legend(figure, {}, marks)
+    return figure
+
+
+def _in_class(model: Model, attack: str, members: Any) -> tuple[float, Interval]:
+    place, n = model.branch("adv"), int(members.sum())
+    accuracy = mean(
+        float(verdict.correct[members].mean())
+        for verdict in model.verdicts(attack, "final", place, place)
+    )
+    return accuracy, wilson(accuracy * n, n)
+
+
+def gradients(content: dict[str, Any], looks: Looks) -> Figure:
+    """Returns the diagnostics of gradients, a panel a metric, stages from input to output.
+
+    Args:
+        content: Of a file that ``robustnorm diagnose`` wrote.
+        looks: Of the models that the report knows; others get looks of their own.
+    """
+    figure, axes = panels(1, 2, 2.4)
+    metrics = {
+        "std_of_norms": "Standard deviation of gradient norms",
+        "mean_cosine": "Mean pairwise cosine similarity",
+    }
+    drawn: dict[str, Look] = {}
+    spare = iter(looks.values())
+    for model in content["models"]:
+        drawn[model] = looks.get(model) or next(spare, Look(INK, INK, "o"))
+    stages = content["stages"]
+    for panel, (metric, title) in zip(axes, metrics.items(), strict=True):
+        for model, look in drawn.items():
+            values = {r["stage"]: r[metric] for r in content["rows"] if r["model"] == model}
+            panel.plot(
+                [k for k, stage in enumerate(stages) if stage in values],
+                [values[stage] for stage in stages if stage in values],
+                color=look.color,
+                marker=look.marker,
+            )
+        panel.set_title(title)
+        panel.set_xticks(range(len(stages)), stages)
+        panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
+    legend(figure, drawn)
+    return figure

@@ -1,0 +1,267 @@
+"""The report: one HTML page that needs nothing else, and its figures as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from robustnorm.evaluation.records import Check, Record
+from robustnorm.files import write_atomically
+from robustnorm.reporting import drawing, figures
+from robustnorm.reporting.comparisons import paired_tests
+from robustnorm.reporting.examples import example_grid
+from robustnorm.reporting.models import Model, group
+from robustnorm.reporting.provenance import provenance
+from robustnorm.reporting.render import Table, layout
+from robustnorm.reporting.summary import deployment_reading, reading
+from robustnorm.reporting.tables import tables
+
+_VERDICTS = ("unreliable", "warn", "reliable")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page: its file's name, its caption, what it shows, and the SVG element."""
+
+    name: str
+    caption: str
+    svg: Markup
+
+
+def write_page(
+    records: Sequence[Record],
+    folder: Path,
+    *,
+    gradients: Sequence[dict[str, Any]] = (),
+    options: str = "",
+) -> list[Path]:
+    """Writes ``report.html``, and under ``figures`` each figure as SVG and PNG.
+
+    The same records give the same bytes. Nothing on the page is loaded from elsewhere, and every
+    name in the records is escaped.
+
+    Args:
+        records: Of one data set, one set of test images and one attack.
+        folder: Where to write; the figures of an earlier report there are removed.
+        gradients: What ``robustnorm diagnose`` found, a file each.
+        options: Of the make commands that the page names, such as " CONFIG=configs/digits.yaml".
+
+    Returns:
+        The files written, the page first.
+
+    Raises:
+        RecordError: When the records are not of one evaluation, or hold a damaged image.
+    """
+    page, pictures = render_page(records, gradients=gradients, options=options)
+    place = folder / "figures"
+    place.mkdir(parents=True, exist_ok=True)
+    for old in [*place.glob("*.svg"), *place.glob("*.png")]:
+        old.unlink()
+    files = {folder / "report.html": page.encode()} | {
+        place / name: data for name, data in pictures.items()
+    }
+    for path, data in files.items():
+        write_atomically(path, data)
+    return list(files)
+
+
+def render_page(
+    records: Sequence[Record], *, gradients: Sequence[dict[str, Any]] = (), options: str = ""
+) -> tuple[str, dict[str, bytes]]:
+    """Returns the page and its figures' files, name to content; arguments as ``write_page``."""
+    made = tables(records, train_command="make train NORM={norm}" + options)
+    models = group(records)
+    looks = drawing.looks(models)
+    files: dict[str, bytes] = {}
+
+    def draw(name: str, caption: str, alt: str, make: Callable[[], Figure | None]) -> Picture | None:
+        with drawing.style():
+            figure = make()
+        if figure is None:
+            return None
+        for suffix in ("svg", "png"):
+            files[f"{name}.{suffix}"] = drawing.save(figure, suffix)
+        return Picture(name, caption, Markup(drawing.inline(files[f"{name}.svg"], name, alt)))  # noqa: S704
+
+    names = ", ".join(model.name for model in models)
+    first = models[0].records[0]
+    deployment = next((table for table in made if table.name == "deployment"), None)
+    context = {
+        "title": _distinct(record.name for record in records),
+        "protocols": _distinct(record.protocol["name"] for record in records),
+        "first": first,
+        "models": models,
+        "colors": drawing.variables(),
+        "swatches": _swatches(models, looks),
+        "options": options,
+        "reading": reading(models),
+        "tables": {table.name: table for table in made},
+        "deployment_reading": deployment_reading(deployment) if deployment else None,
+        "branched": any(len(model.records[0].branches) > 1 for model in models),
+        "checks": _checks(models),
+        "curve": draw(
+            "accuracy-over-epsilon",
+            "Accuracy under PGD as the attack's radius grows. Bands: 95 % Wilson intervals; dotted: "
+            f"the radius of the tables, {first.protocol['epsilon']}.",
+            f"Accuracy over the attack radius for {names}; falling curves, a panel a branch.",
+            lambda: figures.accuracy_over_epsilon(models, looks),
+        ),
+        "test_losses": draw(
+            "test-losses",
+            "Losses on test images over the epochs, the paper's Figure 6. The images choose nothing.",
+            f"Clean and adversarial test loss over the epochs for {names}.",
+            lambda: figures.test_losses(models, looks),
+        ),
+        "training": draw(
+            "training",
+            "Training losses, and accuracies on held-out training images, epoch by epoch.",
+            f"Training losses and validation accuracies over the epochs for {names}.",
+            lambda: figures.training_curves(models, looks),
+        ),
+        "classes": draw(
+            "classes",
+            _classes_caption(first),
+            f"Standard and robust accuracy of each class for {names}.",
+            lambda: figures.per_class(models, looks),
+        ),
+        "examples": example_grid(models),
+        "gradients": [
+            (
+                content,
+                _gradient_table(content),
+                draw(
+                    f"gradients-{number}",
+                    f"{content['title']}, from the input's side to the output's.",
+                    f"{content['title']}: spread of norms and mean cosine by stage.",
+                    lambda content=content: figures.gradients(content, looks),  # type: ignore[misc]
+                ),
+            )
+            for number, content in enumerate(gradients, 1)
+        ],
+        "paired": paired_tests(models),
+        "provenance": provenance(models),
+        "lacking": lambda part: [
+            model.name for model in models if not all(getattr(r, part) for r in model.records)
+        ],
+    }
+    return _environment().get_template("page.html").render(context).lstrip(), files
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("robustnorm", "reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"layout": layout, "blocks": _blocks, "matrices": _matrices}
+    return environment
+
+
+def _distinct(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def _swatches(models: Sequence[Model], looks: dict[str, drawing.Look]) -> dict[str, str]:
+    """Returns the color variable of every text that names a model."""
+    return {
+        text: drawing.variable(looks[model.name].color)
+        for model in models
+        for text in (model.name, *(model.label(branch) for branch in model.records[0].branches))
+    }
+
+
+def _blocks(rows: list[list[str]]) -> Iterator[list[list[str]]]:
+    """Yields runs of rows with the same first cell."""
+    block: list[list[str]] = []
+    for row in rows:
+        if block and row[0] != block[-1][0]:
+            yield block
+            block = []
+        block.append(row)
+    if block:
+        yield block
+
+
+def _matrices(table: Table) -> dict[str, dict[str, dict[str, tuple[float, str, str]]]]:
+    """Returns the branch matrix as model -> attacked branch -> scoring branch -> cell.
+
+    A cell is the fraction, the accuracy and its interval as text.
+    """
+    matrices: dict[str, dict[str, dict[str, tuple[float, str, str]]]] = {}
+    for row, text in zip(table.rows, layout(table)[0], strict=True):
+        model, attacked, scoring, accuracy, interval = text
+        fraction = row[3]
+        assert isinstance(fraction, float)
+        cells = matrices.setdefault(model, {}).setdefault(attacked, {})
+        cells[scoring] = (fraction, accuracy, interval)
+    return matrices
+
+
+def _checks(models: Sequence[Model]) -> dict[str, Any] | None:
+    """Returns the verdicts of all checks, the worst over the seeds of a model."""
+    columns: dict[str, list[str]] = {}
+    cells: dict[tuple[str, str, str], Check] = {}
+    for model in models:
+        for record in model.records:
+            for check in record.checks:
+                answers = columns.setdefault(model.name, [])
+                if check.answer not in answers:
+                    answers.append(check.answer)
+                key = (check.name, model.name, check.answer)
+                worst = cells.setdefault(key, check)
+                if _VERDICTS.index(check.verdict) < _VERDICTS.index(worst.verdict):
+                    cells[key] = check
+    if not cells:
+        return None
+    names = list(dict.fromkeys(name for name, *_ in cells))
+    return {
+        "columns": columns,
+        "names": names,
+        "cells": cells,
+        "explanations": _explanations(),
+        "counts": {v: sum(c.verdict == v for c in cells.values()) for v in _VERDICTS},
+    }
+
+
+def _explanations() -> dict[str, str]:
+    """Returns what each check means, by its name."""
+    try:
+        module = import_module("robustnorm.evaluation.checks")
+    except ModuleNotFoundError:
+        return {}
+    return dict(getattr(module, "CHECKS", {}))
+
+
+def _classes_caption(record: Record) -> str:
+    count = len(set(record.labels))
+    shown = (
+        f" The {figures.MOST_CLASSES} of {count} classes with the lowest RA."
+        if count > figures.MOST_CLASSES
+        else ""
+    )
+    return (
+        "Each class through the adversarial branch, or the only one, the most robust class on top. "
+        f"Bars: 95 % Wilson intervals over the class's images.{shown}"
+    )
+
+
+def _gradient_table(content: dict[str, Any]) -> Table:
+    return Table(
+        "gradients",
+        content["title"],
+        ("Model", "Stage", "Std of norms", "Mean cosine"),
+        [
+            (row["model"], row["stage"], f"{row['std_of_norms']:.4f}", f"{row['mean_cosine']:.4f}")
+            for row in content["rows"]
+        ],
+        [content["setting"]],
+    )

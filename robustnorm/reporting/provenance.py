@@ -1,0 +1,92 @@
+"""Where each number of a report comes from: hashes, versions, devices, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from robustnorm.reporting.models import Model
+from robustnorm.reporting.render import Cell, Table
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a report says of its origin.
+
+    Args:
+        runs: A row a record: checkpoint, hashes, device, time.
+        data: Names and hashes of the data.
+        versions: Of Python and packages, all that occur.
+        settings: Of training, where all runs agree.
+        differing: A row a run, the settings in which runs differ.
+    """
+
+    runs: Table
+    data: dict[str, str]
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    differing: Table
+
+
+def provenance(models: Sequence[Model]) -> Provenance:
+    """Returns the origin of the models' records."""
+    named = [(model.name, record) for model in models for record in model.records]
+    records = [record for _, record in named]
+    runs: list[tuple[Cell, ...]] = [
+        (
+            name,
+            str(record.seed),
+            record.name,
+            f"{record.checkpoint['tag']}, epoch {record.checkpoint['epoch']} of "
+            f"{record.checkpoint['epochs']}",
+            record.checkpoint["sha256"][:12],
+            record.config_hash,
+            record.protocol_hash,
+            record.device,
+            f"{record.wall_seconds:,.0f}",
+        )
+        for name, record in named
+    ]
+    keys = list(dict.fromkeys(key for record in records for key in record.config))
+    values = {key: [str(record.config.get(key, "-")) for record in records] for key in keys}
+    agreed = {key: found[0] for key, found in values.items() if len(set(found)) == 1}
+    differing = [key for key in keys if key not in agreed]
+    versions: dict[str, list[str]] = {}
+    for record in records:
+        for package, version in record.versions.items():
+            versions.setdefault(package, []).append(version)
+    return Provenance(
+        Table(
+            "runs",
+            "Runs",
+            (
+                "Model",
+                "Seed",
+                "Config",
+                "Checkpoint",
+                "Weights, SHA-256",
+                "Settings",
+                "Protocol",
+                "Device",
+                "Evaluation, s",
+            ),
+            runs,
+            ["Settings and Protocol: fingerprints of what is listed below."],
+        ),
+        {
+            "Data": f"{records[0].dataset['name']}, SHA-256 {records[0].dataset['sha256'][:16]}",
+        },
+        {package: ", ".join(dict.fromkeys(found)) for package, found in versions.items()},
+        agreed,
+        Table(
+            "differing",
+            "Settings in which the runs differ",
+            ("Model", "Seed", *differing),
+            [
+                (name, str(record.seed), *(values[key][place] for key in differing))
+                for place, (name, record) in enumerate(named)
+            ],
+            [],
+        ),
+    )

@@ -1,0 +1,78 @@
+"""What a report says in a sentence, computed from the same verdicts as its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+
+from robustnorm.evaluation.statistics import Interval, wilson
+from robustnorm.reporting.comparisons import families
+from robustnorm.reporting.models import LAST, Model
+from robustnorm.reporting.render import Table
+
+
+def reading(models: Sequence[Model]) -> str:
+    """Returns which model is the most robust, and from which it cannot be told apart."""
+    accuracies = {m.label("adv"): _robust(m) for m in models}
+    best = max(accuracies, key=lambda label: accuracies[label])
+    n = models[0].records[0].n
+    figure = f"{_percent(accuracies[best])} {_limits(wilson(accuracies[best] * n, n))}"
+    if len(models) == 1:
+        return f"{best} classifies {figure} of the images correctly under PGD-20."
+    alike = [
+        comparison.second if comparison.first == best else comparison.first
+        for comparison in families(models)["RA, PGD-20, adversarial branch"]
+        if best in (comparison.first, comparison.second) and not comparison.distinguishable
+    ]
+    verdict = (
+        f"the test images do not tell it from {_listed(alike)}"
+        if alike
+        else "its lead over every other model is more than chance"
+    )
+    return f"{best} has the highest robust accuracy under PGD-20, {figure}; {verdict}."
+
+
+def deployment_reading(table: Table) -> str:
+    """Returns what the best rule of the deployment table gives, and what the most accurate costs.
+
+    Args:
+        table: "deployment" of ``robustnorm.reporting.tables.tables``.
+    """
+    robust = max(table.rows, key=lambda row: _number(row[4]))
+    accurate = max(table.rows, key=lambda row: _number(row[2]))
+    sentence = (
+        f"Not told which images are attacked, the most robust choice is {_rule(robust)}: deployed "
+        f"RA {_percent(robust[4])} at SA {_percent(robust[2])}"
+    )
+    if accurate is robust:
+        return f"{sentence}, which is also the highest SA."
+    return (
+        f"{sentence}. The highest SA, {_percent(accurate[2])} by {_rule(accurate)}, leaves "
+        f"{_percent(accurate[4])} under attack."
+    )
+
+
+def _robust(model: Model) -> float:
+    place = model.branch("adv")
+    return mean(v.accuracy for v in model.verdicts(LAST, "final", place, place))
+
+
+def _rule(row: Sequence[object]) -> str:
+    return f"{row[0]}" if row[1] == "-" else f"{row[0]}, {row[1]}"
+
+
+def _number(cell: object) -> float:
+    assert isinstance(cell, float)
+    return cell
+
+
+def _percent(cell: object) -> str:
+    return f"{100 * _number(cell):.2f} %"
+
+
+def _limits(interval: Interval) -> str:
+    return f"[{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
