@@ -228,6 +228,11 @@ class Config:
         return self.branches or {"adv": BranchAttack("linf", self.epsilon, self.step_size)}
 
     @property
+    def attack(self) -> BranchAttack:
+        """What attacks where no adversarial branch is: the first one's attack."""
+        return next(iter(self.adversarial_branches.values()))
+
+    @property
     def run(self) -> str:
         """Name of this run's folder: the norm, what it was trained on, and the seed."""
         training = "" if self.adversarial else "-plain"

@@ -8,22 +8,20 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from attacks import pgd
-from robustnorm.commands.evaluate import STEPS, evaluate_records, identity
+from robustnorm.commands.evaluate import STEPS, evaluate_records
+from robustnorm.commands.variants import Run, Variant, evaluate_variants
 from robustnorm.config import Config, StudyConfig
 from robustnorm.data.batches import epoch_batches, steps_per_epoch, to_float
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
-from robustnorm.evaluation.evaluate import evaluate
-from robustnorm.evaluation.records import SINGLE, Record, Verdict, fingerprint
+from robustnorm.evaluation.records import Record
 from robustnorm.evaluation.search import CHUNK, Search, random_start
 from robustnorm.norms.mode import ModeNorm
-from robustnorm.reporting.models import group
 from robustnorm.reporting.render import Table, save_tables, to_text
 from robustnorm.reporting.studies import drift_table, gate_tables, reestimation_table, swap_table
 from robustnorm.routing import bind, branches_of
@@ -42,20 +40,6 @@ from robustnorm.studies.swap import split_layers, swapped
 from robustnorm.surgery import fold
 
 log = logging.getLogger("robustnorm")
-
-
-class _Run(NamedTuple):
-    """A trained network, how it was trained, and its evaluation."""
-
-    model: nn.Module
-    trained: Config
-    record: Record
-    dataset: Dataset
-    device: torch.device
-
-    @property
-    def name(self) -> str:
-        return f"{group([self.record])[0].name}, seed {self.record.seed}"
 
 
 def study_runs(config: StudyConfig, config_path: str | None = None) -> str:
@@ -92,52 +76,56 @@ def study_runs(config: StudyConfig, config_path: str | None = None) -> str:
     return to_text(made)
 
 
-def _load(record: Record, config: Config, dataset: Dataset, device: torch.device) -> _Run:
+def _load(record: Record, config: Config, dataset: Dataset, device: torch.device) -> Run:
     settings = {key: record.config[key] for key in ("norm", "seed", "adversarial")}
     model, manifest = load_model(run_folder(replace(config, **settings)), config.checkpoint)
     trained = Config.from_dict(manifest["config"])
     model.to(device)
     if trained.channels_last:
         to_channels_last(model)
-    return _Run(model, trained, record, dataset, device)
+    return Run(model, trained, record, dataset, device)
 
 
-def _swap(runs: list[_Run], config: StudyConfig) -> list[Table]:
+def _swap(runs: list[Run], config: StudyConfig) -> list[Table]:
     records = []
     for run in runs:
         pairs = itertools.product(branches_of(run.model), repeat=2)
-        variants = {
-            f"{statistics}/{affine}": statistics
-            if statistics == affine
-            else swapped(run.model, statistics=statistics, affine=affine)
+        variants = [
+            Variant(
+                f"{statistics}/{affine}",
+                affine,
+                None
+                if statistics == affine
+                else swapped(run.model, statistics=statistics, affine=affine),
+            )
             for statistics, affine in pairs
-        }
-        records.append(_evaluated(run, config, variants, {"study": "swap"}))
+        ]
+        records.append(evaluate_variants(run, config, variants, {"study": "swap"}))
     return [swap_table(records)]
 
 
-def _reestimate(runs: list[_Run], config: StudyConfig) -> list[Table]:
+def _reestimate(runs: list[Run], config: StudyConfig) -> list[Table]:
     records: list[Record] = []
     drifts: dict[tuple[str, str], list[Drift]] = {}
     for run in runs:
-        variants: dict[str, nn.Module | str] = {}
+        variants: list[Variant] = []
         for branch in branches_of(run.model):
             model = copy.deepcopy(run.model)
             reestimate(model, branch, _training_images(run, branch, config.study_batches))
             drifts[run.name, branch] = drift(run.model, model, branch)
-            variants |= {
-                f"{branch}/stored": branch,
-                f"{branch}/measured again": fold(model, branch),
-            }
+            variants += [
+                Variant(f"{branch}/stored", branch, None),
+                Variant(f"{branch}/measured again", branch, fold(model, branch)),
+            ]
         protocol = {"study": "reestimate", "study_batches": config.study_batches}
-        records.append(_evaluated(run, config, variants, protocol))
+        records.append(evaluate_variants(run, config, variants, protocol))
     return [
         reestimation_table(records, config.study_batches),
         drift_table(drifts, config.study_batches),
     ]
 
 
-def _training_images(run: _Run, branch: str, most: int) -> Iterator[Tensor]:
+def _training_images(run: Run, branch: str, most: int) -> Iterator[Tensor]:
     """Yields images as they are in training, of the epoch that would follow."""
     trained = run.trained
     training, _ = split_validation(run.dataset.train, trained.validation, trained.train_limit)
@@ -159,84 +147,20 @@ def _training_images(run: _Run, branch: str, most: int) -> Iterator[Tensor]:
         if branch == "clean":
             yield batch.images
         else:
+            attack = trained.adversarial_branches[branch]
             yield pgd(
                 attacked,
                 batch.images,
                 batch.labels,
-                epsilon=float(trained.epsilon),
-                step_size=float(trained.step_size),
+                epsilon=float(attack.epsilon),
+                step_size=float(attack.step_size),
+                threat_model=attack.threat_model,
                 steps=trained.train_steps,
                 generator=generator,
             )
 
 
-def _evaluated(
-    run: _Run,
-    config: Config,
-    variants: dict[str, nn.Module | str],
-    protocol: dict[str, Any],
-) -> Record:
-    """Returns the run's record with the verdicts of other networks made from it.
-
-    Args:
-        run: The trained network.
-        config: Gives the attack.
-        variants: By name, a plain network, or the branch of the run whose verdicts serve.
-        protocol: What made them.
-    """
-    protocol = run.record.protocol | protocol
-    wanted = replace(
-        run.record,
-        protocol=protocol,
-        protocol_hash=fingerprint(protocol),
-        checks=[],
-        curve=[],
-        examples=[],
-    )
-    stem = f"{run.trained.run}-{config.checkpoint}-{protocol['study']}"
-    folder = Path(config.reports) / str(config.name) / "studies"
-    path = folder / f"{stem}.json"
-    if path.exists():
-        found = Record.load(path)
-        if identity(found) == identity(wanted):
-            log.info("%s: evaluated before, in %s", stem, path)
-            return found
-    ids, test = subset(run.dataset.test, config.test_limit)
-    journals: list[Path] = []
-    verdicts: list[Verdict] = []
-    for name, network in variants.items():
-        if isinstance(network, str):
-            branch, given = network, run.record.verdicts
-        else:
-            branch = SINGLE
-            journals.append(folder / f"{stem}-{len(journals)}.journal")
-            given = evaluate(
-                network,
-                test.images,
-                test.labels,
-                epsilon=float(config.epsilon),
-                step_size=float(config.step_size),
-                steps=STEPS,
-                precision=config.eval_precision,
-                seed=config.eval_seed,
-                image_ids=ids,
-                journal=journals[-1],
-                fingerprint=fingerprint(identity(wanted)),
-                progress=f"evaluating {run.trained.run} {name}",
-            )
-        verdicts += [
-            replace(verdict, attack_branch=name, score_branch=name)
-            for verdict in given
-            if verdict.attack_branch == verdict.score_branch == branch
-        ]
-    made = replace(wanted, verdicts=verdicts)
-    made.save(path)
-    for journal in journals:
-        journal.unlink()
-    return made
-
-
-def _gates(runs: list[_Run], config: StudyConfig) -> list[Table]:
+def _gates(runs: list[Run], config: StudyConfig) -> list[Table]:
     usages = {}
     for run in runs:
         images = min(config.study_images, len(run.dataset.test))
@@ -248,11 +172,16 @@ def _gates(runs: list[_Run], config: StudyConfig) -> list[Table]:
 
 
 def _before_and_after(
-    run: _Run, config: Config, ids: Tensor, test: Split
+    run: Run, config: Config, ids: Tensor, test: Split
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields test images and what PGD makes of them, with the starts of an evaluation."""
+    attack = config.attack
     search = Search(
-        float(config.epsilon), float(config.step_size), (max(STEPS),), seed=config.eval_seed
+        float(attack.epsilon),
+        float(attack.step_size),
+        (max(STEPS),),
+        attack.threat_model,
+        config.eval_seed,
     )
     chunks = torch.split(torch.arange(len(test)), CHUNK)
     for part in tqdm(chunks, desc=f"attacking {run.trained.run}", disable=None, leave=False):
@@ -263,22 +192,23 @@ def _before_and_after(
             test.labels[part].to(run.device),
             epsilon=search.epsilon,
             step_size=search.step_size,
+            threat_model=search.threat_model,
             steps=max(STEPS),
             start=random_start(images, ids[part], search),
         )
         yield images, adv_images
 
 
-def _has_statistics(run: _Run) -> bool:
+def _has_statistics(run: Run) -> bool:
     return run.trained.adversarial and bool(split_layers(run.model))
 
 
-def _has_statistics_and_affine(run: _Run) -> bool:
+def _has_statistics_and_affine(run: Run) -> bool:
     layers = split_layers(run.model).values()
     return run.trained.adversarial and any(layer.affine != "shared" for layer in layers)
 
 
-def _has_gates(run: _Run) -> bool:
+def _has_gates(run: Run) -> bool:
     return any(isinstance(module, ModeNorm) for module in run.model.modules())
 
 

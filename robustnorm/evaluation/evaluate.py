@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from attacks.autoattack import installed
+from robustnorm.config import BranchAttack
 from robustnorm.evaluation.journal import Journal, Part
 from robustnorm.evaluation.records import Verdict
 from robustnorm.evaluation.search import (
@@ -38,6 +39,7 @@ def evaluate(
     step_size: float = 2 / 255,
     steps: Sequence[int] = (10, 20),
     threat_model: str = "linf",
+    branch_attacks: Mapping[str, BranchAttack] | None = None,
     rules: Literal["all", "any"] = "all",
     precision: Precision = "fp32",
     serving: bool = False,
@@ -66,6 +68,7 @@ def evaluate(
         step_size: Change of a pixel in one step.
         steps: Numbers of steps after which verdicts are taken.
         threat_model: ``"linf"`` or ``"l2"``.
+        branch_attacks: Threat model, radius and step of branches that have their own, by name.
         rules: ``"any"`` asks only for the verdict of that rule after max(steps): images leave the
             attack as soon as they are broken, which takes a fraction of the time.
         precision: Of the convolutions that give the gradients, ``"fp32"`` or ``"bf16"``.
@@ -120,7 +123,7 @@ def evaluate(
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
     kept = Journal(journal, fingerprint)
     attack = any_outcomes if rules == "any" else attack_chunk
-    search = Search(epsilon, step_size, tuple(steps), threat_model, seed)
+    search = Search(epsilon, step_size, tuple(steps), threat_model, seed, branch_attacks or {})
     attacked = branches(model, precision, serving=serving)
     size = _PART["all" if autoattack else rules]
     parts = torch.split(torch.arange(len(images)), size)

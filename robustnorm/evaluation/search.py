@@ -6,7 +6,8 @@ in bfloat16 if asked for. Every verdict is then the prediction of the network it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from attacks import autoattack, pgd
 from attacks.pgd import pgd_step
 from attacks.threat_model import threat_model as find_threat_model
+from robustnorm.config import BranchAttack
 from robustnorm.data.batches import to_float
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.records import SINGLE
@@ -40,6 +42,7 @@ class Search(NamedTuple):
         steps: Numbers of steps after which verdicts are taken.
         threat_model: ``"linf"`` or ``"l2"``.
         seed: Of the random starts.
+        own: Branches with an attack of their own, by name; it gives all but steps and seed.
     """
 
     epsilon: float
@@ -47,6 +50,18 @@ class Search(NamedTuple):
     steps: tuple[int, ...]
     threat_model: str = "linf"
     seed: int = 0
+    own: Mapping[str, BranchAttack] = MappingProxyType({})
+
+    def of(self, branch: str) -> Search:
+        """Returns the settings with which that branch is attacked."""
+        if branch not in self.own:
+            return self
+        attack = self.own[branch]
+        return self._replace(
+            epsilon=float(attack.epsilon),
+            step_size=float(attack.step_size),
+            threat_model=attack.threat_model,
+        )
 
 
 class Outcome(NamedTuple):
@@ -118,10 +133,10 @@ def attack_chunk(
     """
     size, rows = len(images), _fill(len(images))
     images, labels = _placed(attacked[0], images, labels, rows)
-    start = random_start(images, image_ids[rows], search)
     most = max(search.steps)
     outcomes: dict[Key, Outcome] = {}
     for branch in attacked:
+        own = search.of(branch.name)
         clean = _outcome(branch.score, images, labels)
         outcomes[Key("none", "final", branch.name, branch.name)] = clean
         trace = _Trace(images, labels, search.steps)
@@ -129,11 +144,11 @@ def attack_chunk(
             branch.search,
             images,
             labels,
-            epsilon=search.epsilon,
-            step_size=search.step_size,
+            epsilon=own.epsilon,
+            step_size=own.step_size,
             steps=most,
-            threat_model=search.threat_model,
-            start=start,
+            threat_model=own.threat_model,
+            start=random_start(images, image_ids[rows], own),
             on_iterate=trace,
         )
         # The first iterates that broke an image in the search, where they break it in earnest.
@@ -171,12 +186,13 @@ def autoattack_chunk(
     images, labels = _placed(attacked[0], images, labels, _fill(size))
     outcomes: dict[Key, Outcome] = {}
     for branch in attacked:
+        own = search.of(branch.name)
         adv_images = autoattack(
             branch.score,
             images,
             labels,
-            epsilon=search.epsilon,
-            threat_model=search.threat_model,
+            epsilon=own.epsilon,
+            threat_model=own.threat_model,
             generator=_generator(search.seed, int(image_ids[0])),
         )
         outcome = _outcome(branch.score, adv_images, labels)
@@ -222,7 +238,8 @@ def any_outcomes(
     """
     outcomes: dict[Key, Outcome] = {}
     for branch in attacked:
-        clean, broken = _until_broken(branch, images, labels, image_ids, search)
+        own = search.of(branch.name)
+        clean, broken = _until_broken(branch, images, labels, image_ids, own)
         outcomes[Key("none", "final", branch.name, branch.name)] = clean
         outcomes[Key(f"pgd-{max(search.steps)}", "any", branch.name, branch.name)] = broken
     return outcomes

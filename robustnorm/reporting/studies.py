@@ -25,8 +25,8 @@ def swap_table(records: Sequence[Record]) -> Table:
         "Swap: running statistics of one branch, affine of another",
         ("Statistics", "Affine"),
         records,
-        "Each row is a plain network of its own, attacked as such. Where one branch gives both it "
-        "is that branch.",
+        "Each row is a plain network of its own, attacked as such, within the ball of the branch "
+        "that gives the affine. Where one branch gives both it is that branch.",
     )
 
 

@@ -235,15 +235,17 @@ def validate(model: nn.Module, split: Split, config: Config) -> dict[str, Branch
     Args:
         model: In evaluation mode.
         split: The images.
-        config: Gives the attack, ``validation_steps`` PGD steps.
+        config: Gives the attack of each branch, ``validation_steps`` PGD steps.
     """
     totals: dict[Key, list[float]] = {}
     attacked = branches(model)
     search = Search(
-        float(config.epsilon),
-        float(config.step_size),
+        float(config.attack.epsilon),
+        float(config.attack.step_size),
         (config.validation_steps,),
+        config.attack.threat_model,
         seed=config.eval_seed,
+        own=config.branches,
     )
     for part in torch.split(torch.arange(len(split)), CHUNK):
         outcomes = attack_chunk(attacked, split.images[part], split.labels[part], part, search)

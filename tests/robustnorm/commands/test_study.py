@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from robustnorm import cli, evaluate
-from robustnorm.commands import study as module
+from robustnorm.commands import variants as module
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
 from robustnorm.evaluation import evaluate as evaluation
