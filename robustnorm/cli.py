@@ -19,6 +19,7 @@ from jsonargparse.typing import register_type
 
 from robustnorm.config import Config, ReportConfig, StudyConfig
 from robustnorm.data import check_data
+from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.norms import NORMS
 from robustnorm.registry import unknown
 
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from robustnorm.allocator import keep_freed_memory
     from robustnorm.data.errors import DataError
+    from robustnorm.evaluation.probe import EvaluationError
     from robustnorm.evaluation.records import RecordError
     from robustnorm.runs import UsageError
     from robustnorm.training.checkpoint import CheckpointError
@@ -109,7 +111,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = getattr(import_module(module), function)(settings, path)
         if text is not None:
             print(text)
-    except (UsageError, DataError, CheckpointError, RecordError, ImportError) as error:
+    except (
+        UsageError,
+        DataError,
+        CheckpointError,
+        EvaluationError,
+        RecordError,
+        ImportError,
+    ) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues from the last epoch", status=130)
@@ -136,6 +145,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     if isinstance(settings, Config):
         NORMS.check(settings.norm)
         check_data(settings.data)
+        parse_attacks(settings.attacks)
         if settings.name is None:
             settings = replace(settings, name=Path(path).stem if path else "default")
     return command, settings, path

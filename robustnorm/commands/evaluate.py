@@ -13,9 +13,9 @@ import torch
 
 from robustnorm.config import WHERE, Config
 from robustnorm.data.dataset import Dataset, subset
+from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.records import Record, fingerprint
-from robustnorm.evaluation.search import CHUNK
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import (
@@ -128,7 +128,7 @@ def _evaluate_run(
         steps=STEPS,
         precision=config.eval_precision,
         serving=config.serving,
-        autoattack=config.autoattack,
+        attacks=config.attacks,
         seed=config.eval_seed,
         image_ids=ids,
         journal=journal,
@@ -188,7 +188,7 @@ def _evaluation_protocol(config: Config) -> dict[str, Any]:
         "precision": "fp32",
         "search": f"folded, {config.eval_precision}",
         "serving": config.serving,
-        "autoattack": config.autoattack,
+        "attacks": list(config.attacks),
         "train_steps": config.train_steps,
         "attack_norm_mode": config.attack_norm_mode,
     }
