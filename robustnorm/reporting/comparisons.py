@@ -66,14 +66,16 @@ def compare(pairs: Sequence[tuple[tuple[str, Bits], tuple[str, Bits]]]) -> list[
 
 
 def groups(verdicts: Sequence[Bits]) -> list[str]:
-    """Returns letters; rows that share one are not distinguishable at the 5 % level.
+    """Returns letters; rows that share one are not Differ: at the 5 % level.
 
     Args:
         verdicts: Of each row, on the same images, (n,).
     """
     pairs = list(itertools.combinations(range(len(verdicts)), 2))
     found = compare([((str(i), verdicts[i]), (str(j), verdicts[j])) for i, j in pairs])
-    differ = {pair for pair, comparison in zip(pairs, found, strict=True) if comparison.distinguishable}
+    differ = {
+        pair for pair, comparison in zip(pairs, found, strict=True) if comparison.distinguishable
+    }
     return letters(lambda i, j: (i, j) in differ, len(verdicts))
 
 
@@ -136,13 +138,13 @@ def paired_tests(models: Sequence[Model]) -> Table:
             "Difference",
             "p",
             "p, Holm",
-            "Distinguishable",
+            "Differ",
         ),
         rows,
         [
-            "First only, Second only: images that only that one classifies correctly; Difference "
-            "in points. Exact McNemar test, two-sided, first seed of each; Holm's adjustment within "
-            "each evaluation; distinguishable at the 5 % level."
+            "First only, Second only: images that only that one classifies correctly. Difference: "
+            "in points. p: exact McNemar test, two-sided, first seed of each. Holm: adjusted for "
+            "the pairs under one heading. Differ: at the 5 % level."
         ],
     )
 

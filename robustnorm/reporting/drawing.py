@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 import matplotlib
@@ -15,6 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from robustnorm.reporting.models import NAMES, Model
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 INK, RULE = "#1c1e21", "#d5d7da"
 # On white and on a dark page, at least 3:1 on either; told apart by color-blind readers, with the
@@ -34,7 +37,7 @@ _MARKERS = "osD^vPXp"
 _VARIABLES = {INK: "--ink", RULE: "--rule", CONTROL[0]: "--control", "#ffffff": "--page"} | {
     light: f"--model-{number}" for number, (light, _) in enumerate(PALETTE)
 }
-_STYLE = {
+_STYLE: dict[RcKeyType, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
     "font.size": 9,
@@ -112,11 +115,15 @@ def style() -> Iterator[None]:
         yield
 
 
-def panels(rows: int, columns: int, height: float, **shared: bool) -> tuple[Figure, list[Axes]]:
+def panels(
+    rows: int, columns: int, height: float, *, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
     """Returns a figure as wide as the page's text and its axes, row by row."""
     figure = Figure(figsize=(7.4, 0.55 + height * rows), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr, call-arg]
-    return figure, list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    return figure, list(
+        figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).flat
+    )
 
 
 def legend(figure: Figure, drawn: dict[str, Look], extra: Sequence[Line2D] = ()) -> None:
@@ -125,22 +132,32 @@ def legend(figure: Figure, drawn: dict[str, Look], extra: Sequence[Line2D] = ())
         Line2D([], [], color=look.color, marker=look.marker, label=name)
         for name, look in drawn.items()
     ]
-    longest = max(len(str(handle.get_label())) for handle in [*handles, *extra])
+    lengths = [len(str(handle.get_label())) + 8 for handle in [*handles, *extra]]
     figure.legend(
         handles=[*handles, *extra],
         loc="outside upper left",
-        ncols=max(1, 105 // (longest + 8)),
+        # One line if it holds all; about 120 letters fit.
+        ncols=len(lengths) if sum(lengths) <= 120 else max(1, 120 // max(lengths)),
+        columnspacing=1.6,
         borderaxespad=0,
+        borderpad=0.2,
     )
 
 
-def save(figure: Figure, suffix: str) -> bytes:
-    """Returns the figure as a file, "svg" or "png", on white; the same bytes every time."""
-    unsaid = {"Software": None} if suffix == "png" else dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    file = io.BytesIO()
-    with style():
-        figure.savefig(file, format=suffix, dpi=160, facecolor="white", metadata=unsaid)
-    return file.getvalue()
+def save(figure: Figure) -> dict[str, bytes]:
+    """Returns the figure as files, "svg" and "png", on white; the same bytes every time."""
+    # Without a date or a version.
+    metadata = {"svg": ("Creator", "Date", "Format", "Type"), "png": ("Software",)}
+    files: dict[str, bytes] = {}
+    for suffix, unsaid in metadata.items():
+        file = io.BytesIO()
+        with style():
+            figure.savefig(
+                file, format=suffix, dpi=160, facecolor="white", metadata=dict.fromkeys(unsaid)
+            )
+        figure.set_layout_engine("none")  # it has found its places, and takes long
+        files[suffix] = file.getvalue()
+    return files
 
 
 def inline(svg: bytes, name: str, alt: str) -> str:
@@ -177,4 +194,3 @@ def inline(svg: bytes, name: str, alt: str) -> str:
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": alt}
     root.remove(root[0])  # matplotlib's style sheet, which would hold for the whole page
     return ElementTree.tostring(root, encoding="unicode")
-

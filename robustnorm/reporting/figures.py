@@ -19,57 +19,52 @@ from robustnorm.reporting.drawing import INK, Look, legend, panels
 from robustnorm.reporting.models import LAST, Model
 
 Looks = dict[str, Look]
+# Radius in 1/255, accuracy, interval.
+_Curve = list[tuple[float, float, Interval]]
 # Rows of the per-class figure; beyond these, the classes with the lowest robust accuracy.
 MOST_CLASSES = 30
 
 
 def accuracy_over_epsilon(models: Sequence[Model], looks: Looks) -> Figure | None:
     """Returns accuracy under attacks of growing radius, a panel a branch or serving rule."""
-    curves = {
-        (model.name, answer): curve
-        for model in models
-        for answer in model.records[0].answers
-        if (curve := _curve(model, answer))
-    }
+    curves: dict[str, dict[str, _Curve]] = {}
+    for model in models:
+        for answer in model.records[0].answers:
+            curve = _curve(model, answer)
+            if curve:
+                curves.setdefault("adv" if answer == SINGLE else answer, {})[model.name] = curve
     if not curves:
         return None
     titles = {"adv": "Adversarial branch, or the only one", "clean": "Clean branch"}
-    answers = list(dict.fromkeys("adv" if a == SINGLE else a for _, a in curves))
-    answers.sort(key=lambda answer: list(titles).index(answer) if answer in titles else 9)
+    answers = [*(a for a in titles if a in curves), *(a for a in curves if a not in titles)]
     columns = min(2, len(answers))
-    rows = -(-len(answers) // columns)
-    figure, axes = panels(rows, columns, 2.5, sharex=True, sharey=True)
+    figure, axes = panels(-(-len(answers) // columns), columns, 2.5, sharex=True, sharey=True)
     for panel in axes[len(answers) :]:
         panel.remove()
-    radii = sorted({radius for curve in curves.values() for radius, *_ in curve})
     for answer, panel in zip(answers, axes, strict=False):
-        for model in models:
-            curve = curves.get((model.name, model.branch(answer) if answer == "adv" else answer))
-            if curve:
-                x, y, intervals = zip(*curve, strict=True)
-                look = looks[model.name]
-                panel.plot(x, _percent(y), color=look.color, marker=look.marker, clip_on=False)
-                low, high = zip(*intervals, strict=True)
-                panel.fill_between(
-                    x, _percent(low), _percent(high), color=look.color, alpha=0.15, linewidth=0
-                )
+        for name, curve in curves[answer].items():
+            x, y, intervals = zip(*curve, strict=True)
+            low, high = zip(*intervals, strict=True)
+            look = looks[name]
+            panel.plot(x, _percent(y), color=look.color, marker=look.marker, clip_on=False)
+            panel.fill_between(
+                x, _percent(low), _percent(high), color=look.color, alpha=0.15, linewidth=0
+            )
         panel.set_title(titles.get(answer, answer.capitalize()))
-        # Square roots: small radii, where curves differ, are not squeezed into a corner.
-        panel.set_xscale("function", functions=(_root, np.square))
-        panel.set_xticks(radii, [f"{radius:g}" for radius in radii])
-        panel.set_ylim(0, 100)
-        panel.axvline(
-            255 * float(Fraction(models[0].records[0].protocol["epsilon"])),
-            color=INK,
-            linewidth=0.8,
-            linestyle=":",
-        )
-    for panel in axes[max(0, len(answers) - columns) : len(answers)]:
+        radius = 255 * float(Fraction(models[0].records[0].protocol["epsilon"]))
+        panel.axvline(radius, color=INK, linewidth=0.8, linestyle=":")
+    # Square roots: small radii, where curves differ, are not squeezed into a corner.
+    axes[0].set_xscale("function", functions=(_root, np.square))
+    radii = sorted({point[0] for of in curves.values() for curve in of.values() for point in curve})
+    axes[0].set_xticks(radii, [f"{radius:g}" for radius in radii])
+    axes[0].set_ylim(0, 100)
+    for panel in axes[len(answers) - columns : len(answers)]:
         panel.set_xlabel("Attack radius ε, in 1/255")
         panel.xaxis.set_tick_params(labelbottom=True)
-    for panel in axes[:: columns]:
+    for panel in axes[::columns]:
         panel.set_ylabel("Accuracy, %")
-    legend(figure, {m.name: looks[m.name] for m in models if any(m.name == n for n, _ in curves)})
+    drawn = {name for of in curves.values() for name in of}
+    legend(figure, {name: look for name, look in looks.items() if name in drawn})
     return figure
 
 
@@ -81,8 +76,8 @@ def _root(values: Any) -> Any:
     return np.sqrt(np.maximum(values, 0))
 
 
-def _curve(model: Model, answer: str) -> list[tuple[float, float, Interval]]:
-    """Returns radius in 1/255, accuracy and its interval, at the mean over seeds."""
+def _curve(model: Model, answer: str) -> _Curve:
+    """Returns the curve of one branch or rule, at the mean over seeds."""
     points: dict[str, list[tuple[int, int]]] = {}
     for record in model.records:
         for point in record.curve:
@@ -98,8 +93,9 @@ def _curve(model: Model, answer: str) -> list[tuple[float, float, Interval]]:
 def test_losses(models: Sequence[Model], looks: Looks) -> Figure | None:
     """Returns the paper's Figure 6: losses on test images over the epochs, by branch."""
     # AuxBN against SaAuxBN is the paper's figure; the others stand behind them.
-    first = [m for m in models if m.norm in ("auxbn", "saauxbn") and m.adversarial]
-    shown = [*first, *(model for model in models if model not in first)]
+    trained = [model for model in models if model.adversarial]
+    first = [model for model in trained if model.norm in ("auxbn", "saauxbn")]
+    shown = [*first, *(model for model in trained if model not in first)]
     return _over_epochs(
         shown,
         looks,
@@ -108,7 +104,7 @@ def test_losses(models: Sequence[Model], looks: Looks) -> Figure | None:
             "Adversarial loss, adversarial branch": _followed("test", "adv", "adv_loss"),
         },
         columns=2,
-        strong={model.name for model in first} or {model.name for model in models},
+        strong={model.name for model in first or trained},
     )
 
 
@@ -154,7 +150,7 @@ def _over_epochs(
 ) -> Figure | None:
     """Draws a panel a reader and a line a run; marks the best epoch and the last."""
     drawn: dict[str, Look] = {}
-    figure, axes = panels(len(readers) // columns, columns, 2.1, sharex=True)
+    figure, axes = panels(len(readers) // columns, columns, 2.0, sharex=True)
     for panel, (title, read) in zip(axes, readers.items(), strict=True):
         for model in models:
             for record in model.records:
@@ -170,7 +166,7 @@ def _over_epochs(
     if not drawn:
         return None
     marks = [
-        Line2D([], [], linestyle="", color=INK, marker="o", label="best"),
+        Line2D([], [], linestyle="", color=INK, marker="o", markersize=6.5, label="best"),
         Line2D([], [], linestyle="", color=INK, marker="s", markerfacecolor="white", label="last"),
     ]
     legend(figure, {name: look._replace(marker="") for name, look in drawn.items()}, marks)
@@ -190,11 +186,13 @@ def _line(
         zorder=3 if strong else 2,
     )
     last, best = max(points), record.checkpoint["epoch"]
-    panel.plot(
-        last, points[last], "s", color=look.color, markerfacecolor="white", alpha=opacity, zorder=4
-    )
     if record.checkpoint["tag"] == "best" and best in points:
-        panel.plot(best, points[best], "o", color=look.color, alpha=opacity, zorder=5)
+        panel.plot(
+            best, points[best], "o", color=look.color, markersize=6.5, alpha=opacity, zorder=4
+        )
+    panel.plot(
+        last, points[last], "s", color=look.color, markerfacecolor="white", alpha=opacity, zorder=5
+    )
 
 
 def per_class(models: Sequence[Model], looks: Looks) -> Figure | None:
@@ -222,9 +220,7 @@ def per_class(models: Sequence[Model], looks: Looks) -> Figure | None:
             low, high = zip(*intervals, strict=True)
             heights = range(len(shown))
             panel.hlines(heights, _percent(low), _percent(high), look.color, linewidth=1)
-            panel.plot(
-                _percent(accuracies), heights, "o", color=look.color, markerfacecolor=face
-            )
+            panel.plot(_percent(accuracies), heights, "o", color=look.color, markerfacecolor=face)
         panel.set_title(model.label("adv"))
         panel.set_yticks(range(len(shown)), [names[k] for k in shown])
         panel.set_xlim(0, 100)

@@ -81,14 +81,16 @@ def render_page(
     looks = drawing.looks(models)
     files: dict[str, bytes] = {}
 
-    def draw(name: str, caption: str, alt: str, make: Callable[[], Figure | None]) -> Picture | None:
+    def draw(
+        name: str, caption: str, alt: str, make: Callable[[], Figure | None]
+    ) -> Picture | None:
         with drawing.style():
             figure = make()
         if figure is None:
             return None
-        for suffix in ("svg", "png"):
-            files[f"{name}.{suffix}"] = drawing.save(figure, suffix)
-        return Picture(name, caption, Markup(drawing.inline(files[f"{name}.svg"], name, alt)))  # noqa: S704
+        saved = drawing.save(figure)
+        files.update({f"{name}.{suffix}": data for suffix, data in saved.items()})
+        return Picture(name, caption, Markup(drawing.inline(saved["svg"], name, alt)))
 
     names = ", ".join(model.name for model in models)
     first = models[0].records[0]
@@ -108,14 +110,15 @@ def render_page(
         "checks": _checks(models),
         "curve": draw(
             "accuracy-over-epsilon",
-            "Accuracy under PGD as the attack's radius grows. Bands: 95 % Wilson intervals; dotted: "
-            f"the radius of the tables, {first.protocol['epsilon']}.",
+            "Accuracy under PGD as the attack's radius grows. Bands: 95 % Wilson intervals; "
+            f"dotted: the radius of the tables, {first.protocol['epsilon']}.",
             f"Accuracy over the attack radius for {names}; falling curves, a panel a branch.",
             lambda: figures.accuracy_over_epsilon(models, looks),
         ),
         "test_losses": draw(
             "test-losses",
-            "Losses on test images over the epochs, the paper's Figure 6. The images choose nothing.",
+            "Losses on test images over the epochs, the paper's Figure 6. They choose nothing. "
+            "Plainly trained controls, far above in adversarial loss, are left out.",
             f"Clean and adversarial test loss over the epochs for {names}.",
             lambda: figures.test_losses(models, looks),
         ),
@@ -162,7 +165,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"layout": layout, "blocks": _blocks, "matrices": _matrices}
+    environment.filters |= {"layout": _typeset, "blocks": _blocks, "matrices": _matrices}
     return environment
 
 
@@ -177,6 +180,18 @@ def _swatches(models: Sequence[Model], looks: dict[str, drawing.Look]) -> dict[s
         for model in models
         for text in (model.name, *(model.label(branch) for branch in model.records[0].branches))
     }
+
+
+def _typeset(table: Table) -> tuple[list[list[str]], list[bool]]:
+    """Returns ``layout`` with a minus sign for a minus and a dash for what there is not."""
+    cells, numeric = layout(table)
+    return [
+        [
+            "–" if cell == "-" else cell.replace("-", "−") if number else cell
+            for cell, number in zip(row, numeric, strict=True)
+        ]
+        for row in cells
+    ], numeric
 
 
 def _blocks(rows: list[list[str]]) -> Iterator[list[list[str]]]:
