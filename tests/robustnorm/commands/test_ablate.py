@@ -4,7 +4,7 @@ from pathlib import Path
 import yaml
 
 from robustnorm import cli
-from robustnorm.evaluation import search
+from robustnorm.evaluation import chunks
 from robustnorm.evaluation.records import Record
 
 SMALL = {
@@ -24,7 +24,7 @@ SMALL = {
 def test_ablate_trains_the_grid_and_continues_where_it_was(tmp_path, monkeypatch, capsys):
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(SMALL))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(search, "CHUNK", 20)  # no padding of 20 images to 100
+    monkeypatch.setattr(chunks, "CHUNK", 20)  # no padding of 20 images to 100
     assert cli.main(("ablate", "--config", "grid.yaml")) == 0
     first = capsys.readouterr()
     assert "Table 4" in first.out
