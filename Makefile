@@ -13,7 +13,7 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce test check format bench clean
+.PHONY: help setup demo train eval reproduce report test check format bench clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -48,6 +48,9 @@ eval: setup ## Evaluate what is trained, print Tables 3 and 4
 
 reproduce: setup ## Train the four norms and a control, then eval
 	$(BIN)/robustnorm reproduce $(OPTIONS)
+
+report: setup ## Write reports/<config>/report.html from what is evaluated
+	$(BIN)/robustnorm report --config $(CONFIG) $(ARGS)
 
 test: setup ## Run the tests
 	$(BIN)/pytest -q

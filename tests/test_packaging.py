@@ -68,6 +68,15 @@ def test_wheel_is_typed_and_carries_the_configs(installed):
     assert output(str(python), "-c", code, cwd=place).split() == ["True"] * 3
 
 
+def test_wheel_carries_the_report_s_template(installed):
+    place, python = installed
+    code = (
+        "from jinja2 import PackageLoader\n"
+        "print(*PackageLoader('robustnorm', 'reporting').list_templates())\n"
+    )
+    assert {"page.css", "page.html"} <= set(output(str(python), "-c", code, cwd=place).split())
+
+
 def test_console_script_reads_a_packaged_config(installed):
     place, python = installed
     script = python.with_name("robustnorm")
@@ -77,7 +86,17 @@ def test_console_script_reads_a_packaged_config(installed):
 
 def test_make_help_lists_every_target():
     shown = output("make", "help")
-    for target in ("setup", "demo", "train", "eval", "reproduce", "test", "check", "bench"):
+    for target in (
+        "setup",
+        "demo",
+        "train",
+        "eval",
+        "reproduce",
+        "report",
+        "test",
+        "check",
+        "bench",
+    ):
         assert f"\n  {target} " in shown
 
 
@@ -95,6 +114,11 @@ def test_make_eval_passes_its_variables_on():
     shown = make_dry_run("eval", "LIMIT=100", "CHECKPOINT=last")
     assert "robustnorm eval --config configs/cifar10.yaml" in shown
     assert "--test_limit 100 --checkpoint last" in shown
+
+
+def test_make_report_reads_the_config_s_records():
+    shown = make_dry_run("report", "CONFIG=c.yaml")
+    assert "robustnorm report --config c.yaml" in shown
 
 
 def test_make_train_without_a_norm_says_what_to_type():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from robustnorm.evaluation.records import Bits
 from robustnorm.evaluation.statistics import holm, letters, mcnemar
-from robustnorm.reporting.models import ATTACKS, Model
+from robustnorm.reporting.models import Model
 from robustnorm.reporting.render import Cell, Table
 
 LEVEL = 0.05
@@ -104,9 +104,7 @@ def families(models: Sequence[Model]) -> dict[str, list[Comparison]]:
 
 
 def _named(model: Model, evaluation: str, branch: str) -> tuple[str, Bits]:
-    place = model.branch(branch)
-    verdict = model.records[0].find(ATTACKS[evaluation], "final", place, place)
-    return model.label(branch), verdict.correct
+    return model.label(branch), model.correct(evaluation, model.branch(branch))[0]
 
 
 def paired_tests(models: Sequence[Model]) -> Table:

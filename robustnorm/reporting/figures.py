@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from robustnorm.evaluation.records import SINGLE, Record
 from robustnorm.evaluation.statistics import Interval, wilson
 from robustnorm.reporting.drawing import INK, Look, legend, panels
-from robustnorm.reporting.models import LAST, Model
+from robustnorm.reporting.models import Model
 
 Looks = dict[str, Look]
 # Radius in 1/255, accuracy, interval.
@@ -201,12 +201,14 @@ def per_class(models: Sequence[Model], looks: Looks) -> Figure | None:
     labels, names = np.asarray(first.labels), first.dataset["classes"]
     classes = [k for k in range(len(names)) if (labels == k).any()]
     found = {
-        (model.name, attack, k): _in_class(model, attack, labels == k)
+        (model.name, evaluation, k): _in_class(model, evaluation, labels == k)
         for model in models
-        for attack in ("none", LAST)
+        for evaluation in ("SA", "RA, PGD-20")
         for k in classes
     }
-    by_robustness = sorted(classes, key=lambda k: mean(found[m.name, LAST, k][0] for m in models))
+    by_robustness = sorted(
+        classes, key=lambda k: mean(found[m.name, "RA, PGD-20", k][0] for m in models)
+    )
     shown = by_robustness[:MOST_CLASSES]
     columns = min(3, len(models))
     rows = -(-len(models) // columns)
@@ -215,8 +217,10 @@ def per_class(models: Sequence[Model], looks: Looks) -> Figure | None:
         panel.remove()
     for panel, model in zip(axes, models, strict=False):
         look = looks[model.name]
-        for attack, face in (("none", "white"), (LAST, look.color)):
-            accuracies, intervals = zip(*(found[model.name, attack, k] for k in shown), strict=True)
+        for evaluation, face in (("SA", "white"), ("RA, PGD-20", look.color)):
+            accuracies, intervals = zip(
+                *(found[model.name, evaluation, k] for k in shown), strict=True
+            )
             low, high = zip(*intervals, strict=True)
             heights = range(len(shown))
             panel.hlines(heights, _percent(low), _percent(high), look.color, linewidth=1)
@@ -236,12 +240,9 @@ def per_class(models: Sequence[Model], looks: Looks) -> Figure | None:
     return figure
 
 
-def _in_class(model: Model, attack: str, members: Any) -> tuple[float, Interval]:
+def _in_class(model: Model, evaluation: str, members: Any) -> tuple[float, Interval]:
     place, n = model.branch("adv"), int(members.sum())
-    accuracy = mean(
-        float(verdict.correct[members].mean())
-        for verdict in model.verdicts(attack, "final", place, place)
-    )
+    accuracy = mean(float(correct[members].mean()) for correct in model.correct(evaluation, place))
     return accuracy, wilson(accuracy * n, n)
 
 

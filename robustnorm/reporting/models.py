@@ -82,6 +82,9 @@ class Model:
         Args:
             evaluation: A key of ``ATTACKS`` or an entry of ``further``.
             place: The branch that is attacked and scores.
+
+        Returns:
+            bool (n,), one a record.
         """
         if evaluation == WORST:
             return [record.worst_case(place) for record in self.records]

@@ -105,6 +105,7 @@ def render_page(
         "options": options,
         "reading": reading(models),
         "tables": {table.name: table for table in made},
+        "deployment": deployment,
         "deployment_reading": deployment_reading(deployment) if deployment else None,
         "branched": any(len(model.records[0].branches) > 1 for model in models),
         "checks": _checks(models),

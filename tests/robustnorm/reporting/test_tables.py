@@ -5,74 +5,13 @@ import io
 
 import numpy as np
 import pytest
+from record_factory import RULE_VERDICTS, N, bits, make_record, serving_record
 
-from robustnorm.evaluation.records import SINGLE, Record, RecordError, Verdict
+from robustnorm.evaluation.records import SINGLE, RecordError, Verdict
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import to_csv, to_latex, to_markdown, to_text
 from robustnorm.reporting.tables import tables, write_tables
-
-N = 200
-
-
-def bits(correct, shift=0):
-    return np.roll(np.arange(N) < correct, shift)
-
-
-def make_record(norm="auxbn", seed=0, adversarial=True, sa=180, ra=80, shift=0, **changes):
-    branches = ("clean", "adv") if norm.startswith(("aux", "saaux")) else (SINGLE,)
-    verdicts = []
-    for row, branch in enumerate(branches):
-        # The adv branch classifies ten clean images fewer and ten attacked images more.
-        clean, attacked = sa - 10 * row, ra - 10 * (1 - row) * (len(branches) - 1)
-        verdicts += [
-            Verdict("none", "final", branch, branch, bits(clean, shift)),
-            Verdict("pgd-10", "final", branch, branch, bits(attacked + 5, shift)),
-            Verdict("pgd-10", "any", branch, branch, bits(attacked + 4, shift), disagreements=3),
-            Verdict("pgd-20", "final", branch, branch, bits(attacked, shift)),
-            Verdict("pgd-20", "any", branch, branch, bits(attacked - 2, shift)),
-        ]
-        verdicts += [
-            Verdict("pgd-20", "final", branch, other, bits(100))
-            for other in branches
-            if other != branch
-        ]
-    content = {
-        "name": "test",
-        "norm": norm,
-        "seed": seed,
-        "adversarial": adversarial,
-        "checkpoint": {"tag": "best", "epoch": 2, "epochs": 3, "sha256": "ab"},
-        "config": {"width": 4, "network": "resnet18", "precision": "fp32", "train_steps": 10},
-        "config_hash": "cd",
-        "history": [],
-        "dataset": {
-            "name": "a_b",
-            "sha256": "ef",
-            "classes": ["0", "1"],
-            "train_images": 50,
-            "test_images": 1000,
-        },
-        "image_ids": list(range(N)),
-        "labels": [i % 2 for i in range(N)],
-        "protocol": {
-            "name": "short",
-            "threat_model": "linf",
-            "epsilon": "8/255",
-            "step_size": "2/255",
-            "precision": "fp32",
-            "search": "folded, bf16",
-        },
-        "protocol_hash": "01",
-        "verdicts": verdicts,
-        "checks": [],
-        "curve": [],
-        "examples": [],
-        "versions": {},
-        "device": "CPU",
-        "wall_seconds": 1.0,
-    }
-    return Record(**(content | changes))
 
 
 def find(table, evaluation, model):
@@ -105,8 +44,8 @@ def test_network_without_branches_stands_in_both_tables_with_the_same_sa():
 
 def test_paper_norms_stand_in_the_paper_s_order_with_its_numbers():
     table3, table4, _ = tables([make_record("saauxbn"), make_record("sabn"), make_record("bn")])
-    assert [row[4] for row in table3.rows] == ["84.84", "83.28", "94.47", "94.62", None]
-    assert [row[4] for row in table4.rows if row[4]] == [
+    assert [row[5] for row in table3.rows] == ["84.84", "83.28", "94.47", "94.62", None]
+    assert [row[5] for row in table4.rows if row[5]] == [
         f"{value:.2f}"
         for (branch, _), row in PAPER.items()
         if branch == "adv"
@@ -176,15 +115,60 @@ def test_notes_name_the_epochs_of_each_model_where_they_differ():
     assert "Checkpoint BN: 'best' of epoch 2, AuxBN: 'best' of epoch 4." in notes
 
 
-def test_note_names_the_pairs_that_the_images_do_not_tell_apart():
+def test_rows_that_the_images_do_not_tell_apart_share_a_letter():
     records = [
         make_record("bn", sa=180),
         make_record("modenorm", sa=181),  # one image more: p = 1
         make_record("saauxbn", sa=150),  # thirty fewer, no other difference: p = 2^-29
     ]
-    note = tables(records)[0].notes[-1]
-    assert "BN and ModeNorm (p = 1.00)" in note
-    assert "SaAuxBN" not in note
+    table3 = tables(records)[0]
+    assert [find(table3, "SA", name)["Group"] for name in ("BN", "ModeNorm")] == ["a", "a"]
+    assert find(table3, "SA", "SaAuxBN (clean)")["Group"] == "b"
+    assert find(table3, "SA", "AuxBN")["Group"] is None  # not trained
+    assert table3.notes[-1].startswith("Group: rows of one evaluation that share a letter")
+
+
+def test_letters_are_of_adjusted_p_values():
+    # Seven images lost and none won: p = 2^-6 = 0.016 each. Of three pairs, Holm makes 0.047 of the
+    # first, and of six pairs 0.094: a fourth model takes the letter away.
+    three = [
+        make_record("bn", sa=180),
+        make_record("modenorm", sa=180),
+        make_record("ccbn", sa=173),
+    ]
+    marks = [row[4] for row in tables(three)[0].rows if row[4]]
+    assert marks == ["a", "a", "b"]
+    marks = [row[4] for row in tables([*three, make_record("sabn", sa=180)])[0].rows if row[4]]
+    assert marks == ["a", "a", "a", "a"]
+
+
+def test_records_of_several_configs_and_checkpoints_are_models_of_their_own():
+    last = {"tag": "last", "epoch": 3, "epochs": 3, "sha256": "ab"}
+    records = [
+        make_record("auxbn", sa=180),
+        make_record("auxbn", sa=170, checkpoint=last),
+        make_record("auxbn", sa=160, name="other"),
+        make_record("auxbn", sa=162, name="other", seed=1),
+    ]
+    table3 = tables(records)[0]
+    ours = {row[1]: row[2] for row in table3.rows if row[2]}
+    assert ours == {
+        "AuxBN, other, best (clean)": 0.805,
+        "AuxBN, test, best (clean)": 0.9,
+        "AuxBN, test, last (clean)": 0.85,
+    }
+
+
+def test_protocols_that_differ_in_training_only_are_comparable():
+    records = [make_record("bn"), make_record("auxbn")]
+    records[1].protocol.update(name="paper", train_steps=7, attack_norm_mode="eval")
+    notes = " ".join(tables(records)[0].notes)
+    assert "protocol BN: 'short', AuxBN: 'paper'" in notes
+
+
+def test_tables_refuse_a_run_given_twice():
+    with pytest.raises(RecordError, match="two records of AuxBN, seed 0"):
+        tables([make_record("auxbn"), make_record("auxbn", sa=170)])
 
 
 def test_matrix_shows_every_pair_of_branches():
@@ -206,7 +190,7 @@ def test_matrix_shows_every_pair_of_branches():
     [
         ({"image_ids": list(range(1, N + 1))}, "different test images"),
         ({"dataset": {"sha256": "other"}}, "different data"),
-        ({"protocol_hash": "02"}, "different protocols"),
+        ({"protocol": {"epsilon": "4/255"}}, "different protocols"),
     ],
 )
 def test_tables_refuse_to_mix_evaluations(change, message):
@@ -263,30 +247,6 @@ def test_write_tables_writes_each_format(tmp_path):
         "tables.tex",
     ]
     assert all(path.read_text() for path in paths)
-
-
-RULE_VERDICTS = {
-    # Scored by the rule: clean images, its own attack (any), then the last iterates of all attacks.
-    "clean": (190, 20, 25, 60, 30),
-    "adv": (170, 80, 90, 84, 100),
-    "mean logits": (186, 50, 55, 45, 60),
-}
-
-
-def serving_record(**changes):
-    answers = tuple(RULE_VERDICTS)
-    verdicts = []
-    for answer, (clean, broken, *lasts) in RULE_VERDICTS.items():
-        verdicts.append(Verdict("none", "final", answer, answer, bits(clean)))
-        for steps in (10, 20):
-            verdicts.append(Verdict(f"pgd-{steps}", "any", answer, answer, bits(broken)))
-        verdicts.append(Verdict("pgd-10", "final", answer, answer, bits(lasts[0])))
-        verdicts += [
-            # Shifted by one image for each attacker, so that the worst case is an intersection.
-            Verdict("pgd-20", "final", attacker, answer, bits(count, shift))
-            for shift, (attacker, count) in enumerate(zip(answers, lasts, strict=True))
-        ]
-    return make_record("auxbn", verdicts=verdicts, **changes)
 
 
 def test_deployment_is_the_worst_case_over_all_attacks():

@@ -1,0 +1,10 @@
+"""Whether an evaluation deserves trust: attacks that must not win, forwards that must not differ.
+
+``CHECKS`` explains each check, ``run_checks`` runs them, ``verdict_of`` sums a branch up.
+"""
+
+from robustnorm.evaluation.checks.explanations import CHECKS
+from robustnorm.evaluation.checks.judge import verdict_of
+from robustnorm.evaluation.checks.run import run_checks
+
+__all__ = ["CHECKS", "run_checks", "verdict_of"]

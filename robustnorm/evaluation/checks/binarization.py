@@ -1,0 +1,153 @@
+"""The binarization test: a network in which an adversarial example exists for certain."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from attacks.threat_model import threat_model as find_threat_model
+from robustnorm.evaluation.checks.measure import Tier, prepare, surface
+from robustnorm.evaluation.journal import Key
+from robustnorm.evaluation.search import CHUNK, Search, attack_chunk, branches
+from robustnorm.routing import bind
+
+# Unperturbed points lie within this part of the radius, perturbed ones at its end.
+_INNER = 0.95
+
+
+class Binarized(NamedTuple):
+    """Of each image that could be tested, whether PGD broke it, and how often random points did."""
+
+    broken: Tensor
+    random: Tensor
+
+
+class Readouts(nn.Module):
+    """Two logits from features: row i is read by readout i, positive for "perturbed".
+
+    Args:
+        weight: (N, F).
+        bias: (N,).
+
+    Shape:
+        features (N, F) to logits (N, 2).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        score = (features * self.weight).sum(1) + self.bias
+        return torch.stack([-score, score], 1) / 2
+
+
+def binarize(
+    model: nn.Module,
+    branch: str,
+    images: Tensor,
+    image_ids: Tensor,
+    search: Search,
+    tier: Tier,
+    generator: torch.Generator,
+) -> Binarized | None:
+    """Runs the binarization test on one branch, or returns None where it has no such features.
+
+    Around each image, points within 0.95 epsilon are called unperturbed and one at epsilon
+    perturbed. A linear readout of the penultimate features that tells them apart takes the place
+    of the last linear layer. By construction one point of the ball is classified as perturbed, so
+    that a sound attack from the image must find one. Readout: Fisher's discriminant, its threshold
+    in the middle between the two kinds, its outputs as spread as the network's own logits.
+
+    Args:
+        model: In evaluation mode.
+        branch: Its branch, any name where it has none.
+        images: (N, C, H, W), floating point in [0, 1], at most ``CHUNK``.
+        image_ids: int64 (N,), on the CPU.
+        search: The attack to check, with one number of steps.
+        tier: How many points.
+        generator: Of the points, on the CPU.
+
+    References:
+        Zimmermann et al., Increasing Confidence in Adversarial Robustness Evaluations, NeurIPS
+        2022, arXiv:2206.13991; the authors' code fits a logistic regression.
+    """
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if not layers:
+        return None
+    name, layer = layers[-1]
+    network, places, readouts, random = bind(model, branch), [], [], []
+    for place, image in enumerate(images):
+        points = _points(image, search, tier, generator)
+        features = _features(network, layer, points)
+        if features is None:
+            return None
+        inner, perturbed, fresh = torch.split(features, [tier.inner + 1, 1, tier.draws])
+        readout = _readout(inner, perturbed[0], layer(features))
+        if readout is not None:
+            places.append(place)
+            readouts.append(readout)
+            random.append((fresh @ readout.weight + readout.bias > 0).double().mean())
+    if not places:
+        return None
+    binarized = copy.deepcopy(model)
+    # A whole chunk is attacked at once: the rows after the last image repeat it.
+    rows = torch.arange(CHUNK).clamp_max(len(places) - 1)
+    weight, bias = (torch.stack(values)[rows] for values in zip(*readouts, strict=True))
+    binarized.set_submodule(name, Readouts(weight, bias).eval())
+    attacked = [prepare(b)[0] for b in branches(binarized) if b.name == branch]
+    images, labels = images[places], torch.zeros(len(places), dtype=torch.int64)
+    outcomes = attack_chunk(attacked, images, labels, image_ids[places], search)
+    key = Key(f"pgd-{max(search.steps)}", "final", branch, branch)
+    return Binarized(~outcomes[key].correct, torch.stack(random))
+
+
+class _Readout(NamedTuple):
+    weight: Tensor
+    bias: Tensor
+
+
+def _points(image: Tensor, search: Search, tier: Tier, generator: torch.Generator) -> Tensor:
+    """Returns the image, points called unperturbed, one called perturbed, and random ones."""
+    ball = find_threat_model(search.threat_model)
+    inner = image.expand(tier.inner, *image.shape)
+    inner = ball.random_start(inner, _INNER * search.epsilon, generator)
+    outer = surface(image.expand(1 + tier.draws, *image.shape), search, generator)
+    return torch.cat([image[None], inner, outer])
+
+
+@torch.no_grad()
+def _features(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor | None:
+    """Returns what a linear layer is given, (N, F), or None where it is something else."""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        network(images)
+    finally:
+        handle.remove()
+    return seen[0] if len(seen) == 1 and seen[0].dim() == 2 else None
+
+
+@torch.no_grad()
+def _readout(inner: Tensor, perturbed: Tensor, logits: Tensor) -> _Readout | None:
+    """Returns a readout that tells the perturbed point from all others, None if it finds none."""
+    mean = inner.mean(0)
+    centered = inner - mean
+    spread = centered.T @ centered / len(inner)  # (F, F)
+    # Fewer points than features leave directions without spread: each is given the average one.
+    spread.diagonal().add_(spread.diagonal().mean().clamp_min(torch.finfo(spread.dtype).tiny))
+    weight = torch.linalg.solve(spread, perturbed - mean)
+    low, high = (inner @ weight).max(), perturbed @ weight
+    if not high > low:
+        return None
+    bias = -(low + high) / 2
+    scores = torch.cat([inner @ weight, high[None]]) + bias
+    scale = (logits.max() - logits.min()) / scores.abs().max()
+    return _Readout(scale * weight, scale * bias)

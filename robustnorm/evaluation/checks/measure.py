@@ -1,0 +1,291 @@
+"""What the checks measure: how images fare under attacks of every kind, branch by branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attacks import autoattack, fgsm, torchattack
+from attacks.threat_model import threat_model as find_threat_model
+from robustnorm.evaluation.journal import Key
+from robustnorm.evaluation.search import Branch, Search, attack_chunk
+
+TierName = Literal["quick", "full"]
+RESTARTS = 5
+
+
+class Tier(NamedTuple):
+    """How much is measured.
+
+    Args:
+        images: Most images to measure on.
+        radii: Of the curve, in 255ths on the [0, 1] scale; in L2 in eighths of epsilon.
+        draws: Random points of the ball around each image.
+        queries: Of Square through torchattacks; None runs the authors' code as AutoAttack does.
+        readouts: Images of the binarization test.
+        inner: Points around each of them that its readout calls unperturbed.
+    """
+
+    images: int
+    radii: tuple[int, ...]
+    draws: int
+    queries: int | None
+    readouts: int
+    inner: int
+
+
+TIERS = {
+    "quick": Tier(images=100, radii=(0, 8, 24, 64), draws=10, queries=100, readouts=20, inner=49),
+    "full": Tier(
+        images=1000,
+        radii=(0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64),
+        draws=100,
+        queries=None,
+        readouts=100,
+        inner=199,
+    ),
+}
+
+# Of one branch: by name, a value for each image. Verdicts are True where the image withstood.
+Evidence = dict[str, Tensor]
+
+
+class Watched(nn.Module):
+    """Scores as a branch does, and notes which of the images that it is given are allowed ones.
+
+    Args:
+        score: Images to logits.
+    """
+
+    def __init__(self, score: nn.Module) -> None:
+        super().__init__()
+        self.score = score
+        self._watched: tuple[Tensor, Search] | None = None
+        self.valid: Tensor | None = None
+
+    def watch(self, images: Tensor, search: Search) -> None:
+        """From now on compares what is scored with these images, (N,) of ``valid``."""
+        self._watched, self.valid = (images, search), None
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self._watched is not None:
+            around, search = self._watched
+            ball = find_threat_model(search.threat_model)
+            # Whole chunks are scored: the rows after the last image repeat it.
+            valid = ball.contains(images[: len(around)], around, search.epsilon)
+            self.valid = valid if self.valid is None else self.valid & valid
+        logits: Tensor = self.score(images)
+        return logits
+
+    def stop(self) -> Tensor:
+        """Watches no more; returns whether each image was always an allowed one, bool (N,)."""
+        assert self.valid is not None  # an attack that scores nothing has no verdicts
+        self._watched = None
+        return self.valid
+
+
+def prepare(branch: Branch) -> tuple[Branch, Watched]:
+    """Returns the branch, watched, and with a gradient, if zero, where it has none."""
+    score = Watched(branch.score)
+    return Branch(branch.name, score, _tied(branch.search)), score
+
+
+def _tied(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Ties the logits to the images, by a zero, where a network has cut them off."""
+    return lambda images: model(images) + 0 * images.flatten(1).sum(1, keepdim=True)
+
+
+def radius(place: int, search: Search) -> float:
+    """Returns the attack radius of a place of ``Tier.radii``."""
+    return place / 255 if search.threat_model == "linf" else place / 8 * search.epsilon
+
+
+def written(place: int, search: Search) -> str:
+    """Returns the radius as in ``CurvePoint``."""
+    if not place:
+        return "0"
+    return f"{place}/255" if search.threat_model == "linf" else f"{radius(place, search):.4g}"
+
+
+def measure(
+    attacked: Sequence[tuple[Branch, Watched]],
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    search: Search,
+    tier: Tier,
+    generator: torch.Generator,
+    done: Callable[[], object],
+) -> dict[str, Evidence]:
+    """Returns the evidence on each branch from one chunk of images.
+
+    Args:
+        attacked: From ``prepare``.
+        images: (N, C, H, W), floating point in [0, 1], on the network's device.
+        labels: int64 (N,), likewise.
+        image_ids: int64 (N,), on the CPU.
+        search: The attack to check, with one number of steps.
+        tier: How much to measure.
+        generator: Of the random points and of Square, on the CPU.
+        done: Called after each of ``attacks_of(tier)`` attacks.
+    """
+    branches, (steps,) = [branch for branch, _ in attacked], search.steps
+    evidence: dict[str, Evidence] = {branch.name: {} for branch in branches}
+
+    def attack(name: str, changed: Search, rule: str = "any") -> dict[Key, Tensor]:
+        outcomes = attack_chunk(branches, images, labels, image_ids, changed)
+        for branch in branches:
+            key = Key(f"pgd-{max(changed.steps)}", rule, branch.name, branch.name)
+            evidence[branch.name][name] = outcomes[key].correct
+        done()
+        return {key: outcome.correct for key, outcome in outcomes.items()}
+
+    for _, watched in attacked:
+        watched.watch(images, search)
+    first = attack("longer", search._replace(steps=(steps, 2 * steps)))
+    for restart in range(1, RESTARTS):
+        attack(f"restart {restart}", search._replace(seed=search.seed + restart))
+    for branch, watched in attacked:
+        evidence[branch.name]["valid"] = watched.stop()
+    for place in tier.radii:
+        if place:
+            attack(f"radius {place}", _scaled(search, radius(place, search)))
+        else:
+            attack("radius 0", search._replace(epsilon=0.0, steps=(1,)), "final")
+    whole = 1.0 if search.threat_model == "linf" else images[0].numel() ** 0.5
+    attack("unbounded", _scaled(search, whole))
+
+    for branch in branches:
+        found = evidence[branch.name]
+        found["clean"] = first[Key("none", "final", branch.name, branch.name)]
+        found["pgd"] = first[Key(f"pgd-{steps}", "any", branch.name, branch.name)]
+        for other in branches:
+            if other is not branch:
+                key = Key(f"pgd-{2 * steps}", "final", other.name, branch.name)
+                found[f"from {other.name}"] = first[key]
+        found |= _without_pgd(branch, images, labels, search, tier, generator)
+        done()
+    return evidence
+
+
+def attacks_of(tier: Tier, branches: int) -> int:
+    """Returns the number of attacks that ``measure`` runs on a chunk."""
+    return 1 + RESTARTS + len(tier.radii) + branches
+
+
+def _scaled(search: Search, epsilon: float) -> Search:
+    """Returns the search at another radius, its steps larger or smaller in proportion."""
+    step_size = search.step_size * epsilon / search.epsilon
+    return search._replace(epsilon=epsilon, step_size=step_size)
+
+
+def _without_pgd(
+    branch: Branch,
+    images: Tensor,
+    labels: Tensor,
+    search: Search,
+    tier: Tier,
+    generator: torch.Generator,
+) -> Evidence:
+    fast = fgsm(
+        branch.search, images, labels, epsilon=search.epsilon, threat_model=search.threat_model
+    )
+    noise = torch.ones_like(labels, dtype=torch.bool)
+    for _ in range(tier.draws):
+        noise &= _correct(branch, surface(images, search, generator), labels)
+    square = images.clone()
+    robust = _correct(branch, images, labels).nonzero().flatten()
+    if len(robust):
+        square[robust] = _square(branch, images[robust], labels[robust], search, tier, generator)
+    return {
+        "fgsm": _correct(branch, fast, labels),
+        "noise": noise,
+        "square": _correct(branch, square, labels),
+        # The copy that searches for PGD may be fine where AutoAttack meets the network itself.
+        "gradient": _has_gradient(branch.search, images, labels)
+        & _has_gradient(_tied(branch.score), images, labels),
+        **_changes(branch, images),
+    }
+
+
+def surface(images: Tensor, search: Search, generator: torch.Generator) -> Tensor:
+    """Draws a point around each image as far away as allowed: a corner of the ball in Linf."""
+    ball = find_threat_model(search.threat_model)
+    noise = torch.randn(images.shape, generator=generator, dtype=images.dtype).to(images.device)
+    return ball.project(images + ball.ascend(noise, search.epsilon), images, search.epsilon)
+
+
+def _square(
+    branch: Branch,
+    images: Tensor,
+    labels: Tensor,
+    search: Search,
+    tier: Tier,
+    generator: torch.Generator,
+) -> Tensor:
+    """Attacks without gradients; all images are classified correctly."""
+
+    def score(images: Tensor) -> Tensor:
+        logits: Tensor = branch.score(images)
+        return logits.float()  # as the libraries' own numbers
+
+    if tier.queries is None:
+        return autoattack(
+            score,
+            images,
+            labels,
+            epsilon=search.epsilon,
+            threat_model=search.threat_model,
+            generator=generator,
+            attacks_to_run=["square"],
+        )
+    return torchattack(
+        score,
+        images,
+        labels,
+        name="Square",
+        norm={"linf": "Linf", "l2": "L2"}[search.threat_model],
+        n_queries=tier.queries,
+        epsilon=search.epsilon,
+        threat_model=search.threat_model,
+        generator=generator,
+    )
+
+
+@torch.no_grad()
+def _correct(branch: Branch, images: Tensor, labels: Tensor) -> Tensor:
+    correct: Tensor = branch.score(images).argmax(1) == labels
+    return correct
+
+
+def _has_gradient(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    """Returns whether any pixel moves the loss that the attack climbs, and all are finite."""
+    images = images.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+    flat = gradient.flatten(1)
+    return (flat != 0).any(1) & flat.isfinite().all(1)
+
+
+@torch.no_grad()
+def _changes(branch: Branch, images: Tensor) -> Evidence:
+    """Returns by how much an image's logits change, in parts of the largest logit.
+
+    When the forward is repeated, and when the image is elsewhere in a batch of another size.
+    """
+    logits: Tensor = branch.score(images)
+    largest = logits.abs().max().clamp_min(torch.finfo(logits.dtype).tiny)
+
+    def change(others: Tensor) -> Tensor:
+        changed = (others - logits).abs().amax(1) / largest
+        return changed.nan_to_num(nan=1.0, posinf=1.0)
+
+    among = branch.score(torch.cat([1 - images, images.flip(0)]))[len(images) :].flip(0)
+    return {"repeated": change(branch.score(images)), "among others": change(among)}

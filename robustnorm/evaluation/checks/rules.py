@@ -1,0 +1,126 @@
+"""From counts of images to verdicts: each rule returns one, with the figure behind it.
+
+On a hundred images one image is more than a limit of 0.2 %. A count is therefore beyond a limit
+when it is above it and chance would reach it with probability below ``LEVEL`` were the limit just
+met: on many images that is the limit itself, on few it is what the images can tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# More than a dozen checks run on each branch: at 5 % each, an honest one would often be flagged.
+LEVEL = 0.01
+
+
+class Finding(NamedTuple):
+    """Verdict, value, figure and n as in ``Check``."""
+
+    verdict: str
+    value: float
+    figure: str
+    n: int
+
+
+def binomial_tail(count: int, n: int, fraction: float) -> float:
+    """Returns the probability of at least ``count`` hits in n trials of a fraction in (0, 1).
+
+    Examples:
+        >>> round(binomial_tail(2, 2, 0.5), 12)
+        0.25
+    """
+    log, rest = math.log(fraction), math.log1p(-fraction)
+    terms = (
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log + (n - i) * rest
+        for i in range(count, n + 1)
+    )
+    return min(1.0, math.fsum(map(math.exp, terms)))
+
+
+def allowed(n: int, limit: float) -> int:
+    """Returns how many of n images may fail under a limit, a fraction in (0, 1).
+
+    Examples:
+        >>> allowed(100, 0.002), allowed(1000, 0.002), allowed(100_000, 0.002)
+        (2, 6, 233)
+    """
+    count = math.floor(limit * n)
+    while count < n and binomial_tail(count + 1, n, limit) >= LEVEL:
+        count += 1
+    return count
+
+
+def none_may(failing: Tensor, what: str) -> Finding:
+    """Unreliable where any image fails; ``failing`` is bool (n,), here and below."""
+    return _share("unreliable" if failing.any() else "reliable", failing, f"{what}; none may be")
+
+
+def rare(failing: Tensor, what: str) -> Finding:
+    """Warns where any image fails, unreliable beyond 1 %."""
+    most = allowed(len(failing), 0.01)
+    verdict = _grade(int(failing.sum()), warns=0, fails=most)
+    return _share(verdict, failing, f"{what}; none expected, above {_percent(most, failing)} fails")
+
+
+def at_most(failing: Tensor, limit: float, what: str) -> Finding:
+    """Unreliable where more images fail than the limit and chance allow."""
+    most = allowed(len(failing), limit)
+    verdict = _grade(int(failing.sum()), warns=most, fails=most)
+    text = f"{what}; limit {100 * limit:.3g}, on {len(failing)} images {_percent(most, failing)}"
+    return _share(verdict, failing, text)
+
+
+def converged(failing: Tensor, what: str) -> Finding:
+    """Warns where a stronger attack takes more than 1 point of accuracy, unreliable beyond 5.
+
+    Half a point is the aim; a warning also waits until chance explains no more than that.
+    """
+    n = len(failing)
+    warns, fails = max(allowed(n, 0.005), math.floor(0.01 * n)), allowed(n, 0.05)
+    verdict = _grade(int(failing.sum()), warns, fails)
+    text = f"{what}; aim 0.5, above {_percent(warns, failing)} warns"
+    return _share(verdict, failing, f"{text}, above {_percent(fails, failing)} fails")
+
+
+def never_above(pairs: Sequence[tuple[Tensor, Tensor]], what: str) -> Finding:
+    """Unreliable where in any pair the first accuracy exceeds the second beyond chance.
+
+    By the exact one-sided McNemar test on the same images.
+
+    Args:
+        pairs: Of verdicts, bool (n,) each.
+        what: The excess, in words.
+    """
+    excesses, beyond = [], False
+    for first, second in pairs:
+        more, fewer = int((first & ~second).sum()), int((second & ~first).sum())
+        excesses.append(100 * (more - fewer) / len(first))
+        beyond |= more > fewer and binomial_tail(more, more + fewer, 0.5) < LEVEL
+    verdict = "unreliable" if beyond else "reliable"
+    figure = f"points, {what}; more than 0 beyond chance fails (exact McNemar test)"
+    return Finding(verdict, max(excesses), figure, len(pairs[0][0]))
+
+
+def small(values: Tensor, limit: float, what: str) -> Finding:
+    """Unreliable where the largest value, (n,), is above the limit."""
+    worst = float(values.max())
+    verdict = "reliable" if worst <= limit else "unreliable"
+    return Finding(verdict, worst, f"{what}; limit {limit:.1e}", len(values))
+
+
+def _grade(count: int, warns: int, fails: int) -> str:
+    return "unreliable" if count > fails else "warn" if count > warns else "reliable"
+
+
+def _share(verdict: str, failing: Tensor, figure: str) -> Finding:
+    n = len(failing)
+    return Finding(verdict, 100 * int(torch.count_nonzero(failing)) / n, f"% of images {figure}", n)
+
+
+def _percent(count: int, failing: Tensor) -> str:
+    return f"{100 * count / len(failing):.3g}"

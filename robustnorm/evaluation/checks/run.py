@@ -1,0 +1,117 @@
+"""Runs every check on every branch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from attacks.autoattack import installed
+from robustnorm.data.batches import to_float
+from robustnorm.evaluation.checks.binarization import binarize
+from robustnorm.evaluation.checks.judge import judge
+from robustnorm.evaluation.checks.measure import (
+    TIERS,
+    TierName,
+    attacks_of,
+    measure,
+    prepare,
+    written,
+)
+from robustnorm.evaluation.records import Check, CurvePoint
+from robustnorm.evaluation.search import CHUNK, Search, branches
+from robustnorm.evaluation.serving import RULES
+
+
+def run_checks(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    image_ids: Tensor,
+    search: Search,
+    tier: TierName,
+    serving: bool = False,
+    progress: str | None = None,
+) -> tuple[list[Check], list[CurvePoint]]:
+    """Checks whether a PGD evaluation of each branch deserves trust.
+
+    Defences have looked robust because an attack found no gradient, stopped early, or met another
+    network than the one that it was scored by. Each check names one such fault. What they are
+    checked on are ``branches`` and ``attack_chunk``, which give the reported verdicts.
+
+    Args:
+        model: In evaluation mode; images in [0, 1] to logits. Left as it was.
+        images: (N, C, H, W), uint8 or floating point in [0, 1].
+        labels: int64 (N,).
+        image_ids: int64 (N,), the images' places in their data set.
+        search: The attack whose results are reported; its largest number of steps is checked.
+        tier: ``"quick"``, at most 100 images and a few attacks each, or ``"full"``, at most 1,000
+            images, the whole curve, and Square with AutoAttack's 5,000 queries.
+        serving: Also check each serving rule.
+        progress: Text of a progress bar; none by default.
+
+    Returns:
+        The checks, named as in ``CHECKS``, and the accuracy over the attack's radius. Checks that
+        do not apply are left out: those of other branches where there are none, and the
+        binarization test on serving rules and where no linear layer ends the network.
+
+    Raises:
+        ImportError: When the library that brings Square is not installed.
+        ValueError: On an unknown tier, no images, or a radius of 0.
+
+    References:
+        Carlini et al., On Evaluating Adversarial Robustness, arXiv:1902.06705; Athalye et al.,
+        Obfuscated Gradients Give a False Sense of Security, ICML 2018, arXiv:1802.00420; Croce et
+        al., RobustBench, arXiv:2010.09670; Zimmermann et al., arXiv:2206.13991.
+    """
+    if tier not in TIERS:
+        raise ValueError(f"tier must be one of {', '.join(TIERS)}, got {tier!r}")
+    if not len(images) or search.epsilon <= 0:
+        raise ValueError(
+            "checks need images and an attack radius above 0, got "
+            f"{len(images)} images and epsilon {search.epsilon}"
+        )
+    size = TIERS[tier]
+    if size.queries is None:
+        installed()
+    attacked = [prepare(branch) for branch in branches(model, serving=serving)]
+    n = min(len(images), size.images)
+    places = torch.arange(n) * len(images) // n  # spread evenly: images may be sorted by class
+    device = next(model.parameters(), images).device
+    images = to_float(images[places.to(images.device)].to(device))
+    labels, ids = labels[places.to(labels.device)].to(device), image_ids.cpu()[places]
+    with torch.no_grad():
+        classes = attacked[0][0].score(images[:2]).shape[1]
+    steps = max(search.steps)
+    search = search._replace(steps=(steps,))
+    generator = torch.Generator().manual_seed(search.seed)
+    parts = torch.split(torch.arange(n), CHUNK)
+    few = slice(size.readouts)
+    checks: list[Check] = []
+    curve: list[CurvePoint] = []
+    with tqdm(
+        total=len(parts) * attacks_of(size, len(attacked)) + len(attacked),
+        desc=progress,
+        unit="attack",
+        disable=None if progress else True,
+        leave=False,
+    ) as bar:
+        chunks = [
+            measure(attacked, images[p], labels[p], ids[p], search, size, generator, bar.update)
+            for p in parts
+        ]
+        for name in [branch.name for branch, _ in attacked]:
+            found = [chunk[name] for chunk in chunks]
+            evidence = {key: torch.cat([part[key] for part in found]).cpu() for key in found[0]}
+            binarized = None
+            if name not in RULES:
+                binarized = binarize(model, name, images[few], ids[few], search, size, generator)
+            bar.update()
+            findings = judge(evidence, binarized, steps, classes, size)
+            checks += [Check(check, name, *finding) for check, finding in findings.items()]
+            curve += [
+                CurvePoint(name, written(place, search), int(evidence[f"radius {place}"].sum()), n)
+                for place in size.radii
+            ]
+    return checks, curve
