@@ -18,7 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
 from robustnorm.commands import CheckFailed
-from robustnorm.config import Config, ReportConfig, VerifySettings
+from robustnorm.config import Config, ReportConfig, StudyConfig, VerifySettings
 from robustnorm.data import check_data
 from robustnorm.diagnose_settings import DiagnoseSettings
 from robustnorm.evaluation.attacks import parse_attacks
@@ -77,6 +77,18 @@ COMMANDS = {
         "Compare the gradients of branches and classes, stage by stage, of one or more runs.",
         DiagnoseSettings,
         "robustnorm.commands.diagnose:diagnose_runs",
+    ),
+    "ablate": Command(
+        "Train and evaluate all six norms of {shared, split} statistics x {shared, split, "
+        "sandwich} affine.",
+        Config,
+        "robustnorm.commands.ablate:ablate",
+    ),
+    "study": Command(
+        "Study every checkpoint that fits the config: swapped branches, statistics measured "
+        "again, gates.",
+        StudyConfig,
+        "robustnorm.commands.study:study_runs",
     ),
 }
 
@@ -140,7 +152,8 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     words = list(arguments)
     if words[:1] == ["demo"] and not any(word.startswith("--config") for word in words):
         words.insert(1, "--config=digits")
-    parsed = _parser().parse_args([_find_config(word) for word in _joined(words)])
+    parser = _parser()
+    parsed = parser.instantiate(parser.parse_args([_find_config(word) for word in _joined(words)]))
     command, values = COMMANDS[parsed.command], parsed[parsed.command]
     names = [field.name for field in fields(command.settings)]
     settings = command.settings(**{name: values[name] for name in names})

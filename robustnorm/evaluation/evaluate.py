@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from robustnorm.config import BranchAttack
 from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.evaluation.chunks import CHUNK, Outcome
 from robustnorm.evaluation.images import chunk_file, write_chunk
@@ -39,6 +40,7 @@ def evaluate(
     step_size: float = 2 / 255,
     steps: Sequence[int] = (10, 20),
     threat_model: str = "linf",
+    branch_attacks: Mapping[str, BranchAttack] | None = None,
     rules: Literal["all", "any"] = "all",
     precision: Precision = "fp32",
     serving: bool = False,
@@ -69,6 +71,7 @@ def evaluate(
         step_size: Change of a pixel in one step.
         steps: Numbers of steps after which verdicts are taken.
         threat_model: ``"linf"`` or ``"l2"``.
+        branch_attacks: Threat model, radius and step of branches that have their own, by name.
         rules: ``"any"`` asks only for the verdict of that rule after max(steps): images leave the
             attack as soon as they are broken, which takes a fraction of the time.
         precision: Of the convolutions that give the gradients, ``"fp32"`` or ``"bf16"``.
@@ -122,7 +125,7 @@ def evaluate(
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
     order = ids.argsort()
     named = parse_attacks(attacks)
-    search = Search(epsilon, step_size, tuple(steps), threat_model, seed)
+    search = Search(epsilon, step_size, tuple(steps), threat_model, seed, branch_attacks or {})
     attacked = branches(model, precision, serving=serving)
     check_network(attacked, images, labels, named)
 

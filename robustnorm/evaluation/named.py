@@ -51,7 +51,9 @@ def attack_chunk_by_name(
         outcome = Outcome(
             nothing_yet, torch.full_like(labels, -torch.inf, dtype=torch.float32), nothing_yet
         )
-        for result in _results(attack, branch, images, labels, image_ids[rows], search):
+        for result in _results(
+            attack, branch, images, labels, image_ids[rows], search.of(branch.name)
+        ):
             found = judge(branch.score, result, labels)
             if attack.kind in ("fgsm", "pgd"):
                 with torch.no_grad():

@@ -6,7 +6,8 @@ in bfloat16 if asked for. Every verdict is then the prediction of the network it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from attacks import pgd
 from attacks.pgd import pgd_step
 from attacks.threat_model import threat_model as find_threat_model
+from robustnorm.config import BranchAttack
 from robustnorm.evaluation.chunks import CHUNK as CHUNK
 from robustnorm.evaluation.chunks import Outcome as Outcome
 from robustnorm.evaluation.chunks import choose, fill, first, judge, judge_all, place
@@ -37,6 +39,7 @@ class Search(NamedTuple):
         steps: Numbers of steps after which verdicts are taken.
         threat_model: ``"linf"`` or ``"l2"``.
         seed: Of the random starts.
+        own: Branches with an attack of their own, by name; it gives all but steps and seed.
     """
 
     epsilon: float
@@ -44,6 +47,18 @@ class Search(NamedTuple):
     steps: tuple[int, ...]
     threat_model: str = "linf"
     seed: int = 0
+    own: Mapping[str, BranchAttack] = MappingProxyType({})
+
+    def of(self, branch: str) -> Search:
+        """Returns the settings with which that branch is attacked."""
+        if branch not in self.own:
+            return self
+        attack = self.own[branch]
+        return self._replace(
+            epsilon=float(attack.epsilon),
+            step_size=float(attack.step_size),
+            threat_model=attack.threat_model,
+        )
 
 
 class Branch(NamedTuple):
@@ -130,11 +145,11 @@ def attack_chunk(
     """
     size, rows = len(images), fill(len(images))
     images, labels = place(attacked[0].score, images, labels, rows)
-    start = random_start(images, image_ids[rows], search)
     most = max(search.steps)
     outcomes: dict[Key, Outcome] = {}
     kept: dict[Key, Tensor] = {}
     for branch in attacked:
+        own = search.of(branch.name)
         clean = judge(branch.score, images, labels)
         outcomes[Key("none", "final", branch.name, branch.name)] = clean
         trace = _Trace(images, labels, search.steps)
@@ -142,11 +157,11 @@ def attack_chunk(
             branch.search,
             images,
             labels,
-            epsilon=search.epsilon,
-            step_size=search.step_size,
+            epsilon=own.epsilon,
+            step_size=own.step_size,
             steps=most,
-            threat_model=search.threat_model,
-            start=start,
+            threat_model=own.threat_model,
+            start=random_start(images, image_ids[rows], own),
             on_iterate=trace,
         )
         # The first iterates that broke an image in the search, where they break it in earnest.
@@ -162,11 +177,11 @@ def attack_chunk(
             broken = fallen & ~breaking.correct
             any_correct = unbroken & ~broken
             agrees = any_correct == (clean.correct & ~fallen)
-            own = Key(f"pgd-{step}", "final", branch.name, branch.name)
-            outcomes[own] = final
-            outcomes[own._replace(rule="any")] = Outcome(any_correct, final.loss, agrees)
-            kept[own] = iterate
-            kept[own._replace(rule="any")] = choose(broken, trace.breaking, witnesses)
+            key = Key(f"pgd-{step}", "final", branch.name, branch.name)
+            outcomes[key] = final
+            outcomes[key._replace(rule="any")] = Outcome(any_correct, final.loss, agrees)
+            kept[key] = iterate
+            kept[key._replace(rule="any")] = choose(broken, trace.breaking, witnesses)
         for other in attacked:
             if other is not branch:
                 key = Key(f"pgd-{most}", "final", branch.name, other.name)
@@ -213,7 +228,8 @@ def any_outcomes(
     """
     outcomes: dict[Key, Outcome] = {}
     for branch in attacked:
-        clean, broken = _until_broken(branch, images, labels, image_ids, search)
+        own = search.of(branch.name)
+        clean, broken = _until_broken(branch, images, labels, image_ids, own)
         outcomes[Key("none", "final", branch.name, branch.name)] = clean
         outcomes[Key(f"pgd-{max(search.steps)}", "any", branch.name, branch.name)] = broken
     return outcomes

@@ -55,8 +55,19 @@ class Model:
             filter(None, (name, self.remark, "" if self.adversarial else "plain (control)"))
         )
 
+    def branches(self, wanted: str) -> tuple[str, ...]:
+        """Returns the branches that stand for a table's "clean" or "adv".
+
+        For "adv" these are all adversarial branches where none has that name, and for either the
+        only branch of a network that has no more.
+        """
+        branches = self.records[0].branches
+        if wanted in branches:
+            return (wanted,)
+        return branches[1:] or branches
+
     def branch(self, wanted: str) -> str:
-        return wanted if wanted in self.records[0].branches else SINGLE
+        return self.branches(wanted)[0]
 
     def label(self, wanted: str) -> str:
         branch = self.branch(wanted)
@@ -78,7 +89,7 @@ class Model:
         if evaluation == WORST:
             return [record.worst_case(place) for record in self.records]
         attack = ATTACKS.get(evaluation, evaluation.removeprefix("RA, "))
-        return [v.correct for v in self.verdicts(attack, "final", place, place)]
+        return [verdict.correct for verdict in self.verdicts(attack, "final", place, place)]
 
 
 def named_attacks(record: Record) -> list[str]:

@@ -8,7 +8,6 @@ from statistics import mean, stdev
 
 from robustnorm.evaluation.records import SINGLE, Record
 from robustnorm.evaluation.statistics import wilson
-from robustnorm.files import write_atomically
 from robustnorm.reporting.comparisons import groups
 from robustnorm.reporting.models import (
     ATTACKS,
@@ -22,7 +21,7 @@ from robustnorm.reporting.models import (
 )
 from robustnorm.reporting.notes import GROUP_NOTE, missing_notes, setting_notes
 from robustnorm.reporting.paper import PAPER
-from robustnorm.reporting.render import Cell, Table, to_csv, to_latex, to_markdown
+from robustnorm.reporting.render import Cell, Table, save_tables
 
 
 def tables(
@@ -62,15 +61,7 @@ def write_tables(
     records: Sequence[Record], folder: Path, *, train_command: str = "make train NORM={norm}"
 ) -> list[Path]:
     """Writes tables.md, tables.tex and a CSV file for each table; returns their paths."""
-    made = tables(records, train_command=train_command)
-    contents = {
-        "tables.md": "\n".join(map(to_markdown, made)),
-        "tables.tex": "\n".join(map(to_latex, made)),
-    } | {f"{table.name}.csv": to_csv(table) for table in made}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in contents.items():
-        write_atomically(folder / name, text.encode())
-    return [folder / name for name in contents]
+    return save_tables(tables(records, train_command=train_command), folder, "tables")
 
 
 def _paper_table(
@@ -105,14 +96,15 @@ def _rows(
 ) -> list[tuple[Cell, ...]]:
     """Returns the rows of one evaluation: the paper's norms first, trained or not."""
     paper = PAPER.get((branch, evaluation), {})
-    found = [model.correct(evaluation, model.branch(branch)) for model in models]
-    marks = groups([seeds[0] for seeds in found])
+    places = [(model, place) for model in models for place in model.branches(branch)]
+    found = [model.correct(evaluation, place) for model, place in places]  # by row, then by seed
+    marks = groups([correct[0] for correct in found])
     made: list[tuple[Cell, ...]] = []
-    for model, seeds, mark in zip(models, found, marks, strict=True):
-        place = model.branch(branch)
-        accuracies = [float(correct.mean()) for correct in seeds]
+    for (model, place), correct, mark in zip(places, found, marks, strict=True):
+        accuracies = [float(bits.mean()) for bits in correct]
         ours, n = mean(accuracies), model.records[0].n
-        published = paper.get(model.norm) if model.adversarial else None
+        comparable = model.adversarial and place in (branch, SINGLE)
+        published = paper.get(model.norm) if comparable else None
         attack = ATTACKS.get(evaluation, "")
         any_iterate = (
             mean(v.accuracy for v in model.verdicts(attack, "any", place, place))
@@ -122,7 +114,7 @@ def _rows(
         made.append(
             (
                 evaluation,
-                model.label(branch),
+                model.label(place),
                 ours,
                 wilson(ours * n, n),
                 mark,
@@ -132,7 +124,7 @@ def _rows(
                 *(stdev(accuracies) if len(accuracies) > 1 else None,) * several,
             )
         )
-    norms = [model.norm if model.adversarial else None for model in models]
+    norms = [model.norm if model.adversarial else None for model, _ in places]
     rows: list[tuple[Cell, ...]] = []
     for norm, value in paper.items():
         untrained = (evaluation, NAMES[norm], None, None, None, f"{value:.2f}", None, None)

@@ -126,7 +126,15 @@ def test_help_explains(capsys, words):
 
 
 @pytest.mark.parametrize(
-    "name", ["digits", "cifar10", "cifar10-cpu", "cifar10-fast", "cifar10-released-code"]
+    "name",
+    [
+        "digits",
+        "cifar10",
+        "cifar10-cpu",
+        "cifar10-fast",
+        "cifar10-released-code",
+        "cifar10-three-branches",
+    ],
 )
 def test_packaged_config_is_read_by_name(name):
     _, config, path = cli.parse(["train", "--config", name])
