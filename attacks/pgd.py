@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from attacks.contract import Model, check_inputs, require_generator, unchanged
+from attacks.losses import find_loss
 from attacks.threat_model import threat_model as find_threat_model
 
 
@@ -21,12 +22,15 @@ def pgd(
     step_size: float,
     steps: int,
     threat_model: str = "linf",
+    loss: str = "ce",
+    targets: Tensor | None = None,
+    restarts: int = 1,
     random_start: bool = True,
     generator: torch.Generator | None = None,
     start: Tensor | None = None,
     on_iterate: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """Climbs the cross-entropy of the labels within the ball around each image.
+    """Climbs a loss, by default the labels' cross-entropy, within the ball around each image.
 
     Each step moves by ``step_size`` along the sign (Linf) or the direction (L2) of the gradient
     with respect to the images, then projects onto the ball and onto [0, 1].
@@ -39,17 +43,25 @@ def pgd(
         step_size: Size of a step on that scale.
         steps: Gradient steps.
         threat_model: ``"linf"`` or ``"l2"``.
+        loss: What is climbed: ``"ce"``, ``"margin"`` (Carlini and Wagner) or ``"dlr"`` (Croce and
+            Hein); see ``attacks.losses.find_loss``.
+        targets: Classes to reach, int64 (N,); by default any but the label.
+        restarts: Random starts. An image keeps its first result that is misclassified (with
+            targets: classified as its target), where there is none that of the highest loss. More
+            than one cost a forward pass each.
         random_start: Start at a point drawn uniformly from the ball, not at the image.
         generator: Of the random start; required when there is one.
         start: Images to start from, in the ball; there is no random start then.
         on_iterate: Called with (step, adv_images, logits) for each iterate from 0, the start, to
-            ``steps``, the result. All but the last use the forward made for the gradient.
+            ``steps``, the result; with restarts, for one after the other. All but the last use the
+            forward made for the gradient.
 
     Returns:
         Adversarial images, detached, of the images' shape and dtype.
 
     Raises:
-        ValueError: On inputs out of range, or a random start without a generator.
+        ValueError: On inputs out of range, a random start without a generator, an unknown loss,
+            or one that needs more classes.
 
     References:
         Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018,
@@ -70,6 +82,30 @@ def pgd(
         raise ValueError(
             f"step_size must be above 0 and steps at least 0, got {step_size} and {steps}"
         )
+    find_loss(loss)
+    _check_targets(targets, labels)
+    if restarts < 1 or (restarts > 1 and (start is not None or not random_start)):
+        raise ValueError(
+            f"restarts must be at least 1, and above 1 there must be a random start, got {restarts}"
+            f" with random_start={random_start} and {'no' if start is None else 'a given'} start"
+        )
+    if restarts > 1:
+        once = partial(
+            pgd,
+            model,
+            images,
+            labels,
+            epsilon=epsilon,
+            step_size=step_size,
+            steps=steps,
+            threat_model=threat_model,
+            loss=loss,
+            targets=targets,
+            generator=generator,
+            on_iterate=on_iterate,
+        )
+        results = (once() for _ in range(restarts))
+        return _best_of(results, model, images.detach(), labels, loss, targets)
     ball = find_threat_model(threat_model)
     images = images.detach()
     if start is not None:
@@ -94,6 +130,8 @@ def pgd(
                 epsilon=epsilon,
                 step_size=step_size,
                 threat_model=threat_model,
+                loss=loss,
+                targets=targets,
             )
             if on_iterate is not None:
                 on_iterate(step, adv_images, logits)
@@ -113,6 +151,8 @@ def pgd_step(
     epsilon: float,
     step_size: float,
     threat_model: str = "linf",
+    loss: str = "ce",
+    targets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Returns the iterate that follows ``adv_images``, and the logits of ``adv_images``, detached.
 
@@ -123,9 +163,9 @@ def pgd_step(
     with torch.enable_grad():
         adv_images = adv_images.detach().requires_grad_()
         logits = model(adv_images)
+        losses = find_loss(loss)(_at_least_float32(logits), labels, targets)
         # Summed, so that an image's gradient does not depend on the size of its batch.
-        loss = F.cross_entropy(_at_least_float32(logits), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, adv_images)
+        (gradient,) = torch.autograd.grad(losses.sum(), adv_images)
     moved = adv_images.detach() + ball.ascend(gradient, step_size)
     return ball.project(moved, images, epsilon), logits.detach()
 
@@ -168,6 +208,39 @@ def fgsm(
         threat_model=threat_model,
         random_start=False,
     )
+
+
+@torch.no_grad()
+def _best_of(
+    results: Iterable[Tensor],
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    loss: str,
+    targets: Tensor | None,
+) -> Tensor:
+    """Returns each image's first result that reaches the aim, else that of the highest loss."""
+    best, reached = images, torch.zeros_like(labels, dtype=torch.bool)
+    highest = torch.full(labels.shape, -torch.inf, device=labels.device)
+    for adv_images in results:
+        with unchanged(model):
+            logits = _at_least_float32(model(adv_images))
+        seen, loss_now = logits.argmax(1), find_loss(loss)(logits, labels, targets)
+        reached_now = seen != labels if targets is None else seen == targets
+        better = ~reached & (reached_now | (loss_now > highest))
+        best = torch.where(better.view(-1, *[1] * (images.dim() - 1)), adv_images, best)
+        highest, reached = torch.where(better, loss_now, highest), reached | reached_now
+    return best
+
+
+def _check_targets(targets: Tensor | None, labels: Tensor) -> None:
+    if targets is None:
+        return
+    if targets.dtype != torch.int64 or targets.shape != labels.shape or (targets == labels).any():
+        raise ValueError(
+            f"targets must be int64 of shape {tuple(labels.shape)}, none the image's own label, "
+            f"got {targets.dtype} of shape {tuple(targets.shape)}"
+        )
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
-from robustnorm.config import Config, ReportConfig
+from robustnorm.config import Config, ReportConfig, StudyConfig
 from robustnorm.data import check_data
 from robustnorm.diagnose_settings import DiagnoseSettings
+from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.norms import NORMS
 from robustnorm.registry import unknown
 
@@ -71,6 +72,18 @@ COMMANDS = {
         DiagnoseSettings,
         "robustnorm.commands.diagnose:diagnose_runs",
     ),
+    "ablate": Command(
+        "Train and evaluate all six norms of {shared, split} statistics x {shared, split, "
+        "sandwich} affine.",
+        Config,
+        "robustnorm.commands.ablate:ablate",
+    ),
+    "study": Command(
+        "Study every checkpoint that fits the config: swapped branches, statistics measured "
+        "again, gates.",
+        StudyConfig,
+        "robustnorm.commands.study:study_runs",
+    ),
 }
 
 
@@ -90,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from robustnorm.allocator import keep_freed_memory
     from robustnorm.data.errors import DataError
+    from robustnorm.evaluation.probe import EvaluationError
     from robustnorm.evaluation.records import RecordError
     from robustnorm.runs import UsageError
     from robustnorm.training.checkpoint import CheckpointError
@@ -103,7 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = getattr(import_module(module), function)(settings, path)
         if text is not None:
             print(text)
-    except (UsageError, DataError, CheckpointError, RecordError, ImportError) as error:
+    except (
+        UsageError,
+        DataError,
+        CheckpointError,
+        EvaluationError,
+        RecordError,
+        ImportError,
+    ) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues from the last epoch", status=130)
@@ -121,7 +142,8 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     words = list(arguments)
     if words[:1] == ["demo"] and not any(word.startswith("--config") for word in words):
         words.insert(1, "--config=digits")
-    parsed = _parser().parse_args([_find_config(word) for word in _joined(words)])
+    parser = _parser()
+    parsed = parser.instantiate(parser.parse_args([_find_config(word) for word in _joined(words)]))
     command, values = COMMANDS[parsed.command], parsed[parsed.command]
     names = [field.name for field in fields(command.settings)]
     settings = command.settings(**{name: values[name] for name in names})
@@ -129,6 +151,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     if isinstance(settings, Config):
         NORMS.check(settings.norm)
         check_data(settings.data)
+        parse_attacks(settings.attacks)
         if settings.name is None:
             settings = replace(settings, name=Path(path).stem if path else "default")
     return command, settings, path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -21,11 +22,45 @@ WHAT_TO_EVALUATE = frozenset(
         "eval_seed",
         "eval_precision",
         "serving",
-        "autoattack",
+        "attacks",
+        "transfer",
+        "keep_images",
+        "checks",
+        "what",
+        "study_batches",
+        "study_images",
     }
 )
+# Names that no adversarial branch has: the first branch, and that of a network without branches.
+_NO_BRANCHES = ("clean", "single")
 # What tells apart the runs that one config compares.
 COMPARED = frozenset({"norm", "seed", "adversarial"})
+
+
+@dataclass(frozen=True)
+class BranchAttack:
+    """The attack that makes an adversarial branch's images, in training and evaluation.
+
+    Args:
+        threat_model: Ball of the attack.
+        epsilon: Its radius on the [0, 1] scale.
+        step_size: Size of one attack step on that scale.
+
+    Raises:
+        ValueError: On a value out of range.
+    """
+
+    threat_model: Literal["linf", "l2"]
+    epsilon: Fraction
+    step_size: Fraction
+
+    def __post_init__(self) -> None:
+        # An L2 ball reaches beyond 1: every pixel may change a little.
+        most = 1 if self.threat_model == "linf" else 100
+        for field in ("epsilon", "step_size"):
+            _require(
+                self, field, 0 < getattr(self, field) <= most, f"in (0, {most}], such as 8/255"
+            )
 
 
 @dataclass(frozen=True)
@@ -64,9 +99,13 @@ class Config:
         loss: Sum of clean and adversarial loss (Eq. 7) or their mean (the release).
         label_smoothing: Of both losses.
         gradient_clipping: Largest gradient norm; none by default.
-        epsilon: Attack radius (Linf) on the [0, 1] scale, in training and evaluation.
-        step_size: Change of a pixel in one attack step.
+        threat_model: Ball of the attack, in training and evaluation: linf or l2.
+        epsilon: Its radius on the [0, 1] scale.
+        step_size: Size of one attack step on that scale; with linf the change of a pixel.
         train_steps: PGD steps of the training attack.
+        branches: Adversarial branches beside "clean", by name, each with an attack of its own:
+            {linf: {threat_model: linf, epsilon: 8/255, step_size: 2/255}, l2: ...}. By default one,
+            "adv", with the attack above, which counts for nothing where branches are given.
         attack_norm_mode: Statistics during the training attack: the batch's, leaving the running
             ones alone; the batch's, moving them (as released); or the running ones.
         validation_steps: PGD steps of the validation after each epoch.
@@ -81,7 +120,13 @@ class Config:
         eval_seed: Of the random starts of the evaluation attack.
         eval_precision: Of the gradients of that attack; bf16 is faster.
         serving: Also evaluate serving rules, which choose a branch themselves; three times as long.
-        autoattack: Also run AutoAttack on each branch (needs the extra "peers"); much longer.
+        attacks: Further attacks on each branch, such as [pgd-50x5-margin, fgsm, autoattack,
+            torchattacks:DeepFool]; those of other packages need the extra "peers".
+        transfer: Also score each run's branches on the PGD-20 images of every other run; keeps the
+            images.
+        keep_images: Keep the adversarial images beside the record, for ``robustnorm verify``: 4
+            bytes a value, for each attack and branch.
+        checks: Of the evaluation itself: quick (seconds), full (minutes), or none.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
         output: Folder of checkpoints.
         reports: Folder of tables and result records.
@@ -125,9 +170,11 @@ class Config:
     label_smoothing: float = 0.0
     gradient_clipping: float | None = None
     # Attack
+    threat_model: Literal["linf", "l2"] = "linf"
     epsilon: Fraction = Fraction(8, 255)
     step_size: Fraction = Fraction(2, 255)
     train_steps: int = 10
+    branches: dict[str, BranchAttack] = dataclasses.field(default_factory=dict)
     attack_norm_mode: Literal["batch", "batch-update", "eval"] = "batch"
     validation_steps: int = 10
     test_curve: int = 0
@@ -144,7 +191,10 @@ class Config:
     eval_seed: int = 0
     eval_precision: Literal["fp32", "bf16"] = "fp32"
     serving: bool = False
-    autoattack: bool = False
+    attacks: tuple[str, ...] = ()
+    transfer: bool = False
+    keep_images: bool = False
+    checks: Literal["none", "quick", "full"] = "quick"
     output: str = "checkpoints"
     reports: str = "reports"
 
@@ -163,8 +213,12 @@ class Config:
             self._require(field, value is None or value >= 1, "at least 1, or null for all")
         for field in ("seed", "eval_seed", "warmup_steps", "weight_decay", "test_curve"):
             self._require(field, getattr(self, field) >= 0, "at least 0")
-        for field in ("epsilon", "step_size"):
-            self._require(field, 0 < getattr(self, field) <= 1, "in (0, 1], such as 8/255")
+        for name in self.adversarial_branches:  # whose own values are checked when they are made
+            if name in _NO_BRANCHES or not re.fullmatch(r"\w+", name):
+                raise ValueError(
+                    "the name of an adversarial branch must be a word other than "
+                    f"{' and '.join(_NO_BRANCHES)}, got '{name}'"
+                )
         for field in ("learning_rate", "decay", "warmup_from"):
             self._require(field, getattr(self, field) > 0, "above 0")
         for field in ("momentum", "label_smoothing", "peak"):
@@ -180,8 +234,19 @@ class Config:
         )
 
     def _require(self, field: str, holds: bool, what: str) -> None:
-        if not holds:
-            raise ValueError(f"{field} must be {what}, got {getattr(self, field)}")
+        _require(self, field, holds, what)
+
+    @property
+    def adversarial_branches(self) -> dict[str, BranchAttack]:
+        """The adversarial branches, at least one, with what makes their images."""
+        return self.branches or {
+            "adv": BranchAttack(self.threat_model, self.epsilon, self.step_size)
+        }
+
+    @property
+    def attack(self) -> BranchAttack:
+        """What attacks where no adversarial branch is: the first one's attack."""
+        return next(iter(self.adversarial_branches.values()))
 
     @property
     def run(self) -> str:
@@ -195,14 +260,21 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """Returns the settings that ``to_dict`` gave."""
+        """Returns the settings that ``to_dict`` gave, here or in an earlier version."""
         typed = dict(values)
+        typed.pop("autoattack", None)  # chose what to evaluate, now one of ``attacks``
         for field in ("epsilon", "step_size"):
             if field in typed:
                 typed[field] = Fraction(str(typed[field]))
-        for field in ("milestones", "keep_epochs"):
+        for field in ("milestones", "keep_epochs", "attacks"):
             if field in typed:
                 typed[field] = tuple(typed[field])
+        typed["branches"] = {
+            name: BranchAttack(
+                attack["threat_model"], *(Fraction(attack[k]) for k in ("epsilon", "step_size"))
+            )
+            for name, attack in typed.get("branches", {}).items()
+        }
         return cls(**typed)
 
     def differences(self, other: Config, ignore: frozenset[str]) -> dict[str, tuple[Any, Any]]:
@@ -213,6 +285,26 @@ class Config:
             for field in mine
             if field not in ignore and mine[field] != others[field]
         }
+
+
+@dataclass(frozen=True)
+class StudyConfig(Config):
+    """Settings of one training run, of its evaluation and of the studies of the trained network.
+
+    Args:
+        what: Study to make; all that suit a network by default.
+        study_batches: Training batches from which running statistics are measured again.
+        study_images: Test images on which ModeNorm's gates are read.
+    """
+
+    what: Literal["all", "swap", "reestimate", "gates"] = "all"
+    study_batches: int = 50
+    study_images: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("study_batches", "study_images"):
+            self._require(field, getattr(self, field) >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -229,7 +321,16 @@ class ReportConfig(Config):
     )
 
 
+def _require(settings: object, field: str, holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"{field} must be {what}, got {getattr(settings, field)}")
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, BranchAttack):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, Fraction):
         return str(value)
     return list(value) if isinstance(value, tuple) else value

@@ -102,6 +102,7 @@ def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
         "in_channels": data["channels"],
         "mean": mean,
         "std": std,
+        "branches": ("clean", *config.adversarial_branches),
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -130,13 +131,19 @@ def load_model(folder: Path, tag: str = "best") -> tuple[nn.Module, dict[str, An
 def find_runs(config: Config) -> dict[Path, dict[str, Any]]:
     """Returns the runs under the config's name that have the checkpoint to evaluate.
 
+    A run that was stopped within an epoch has no "last" until it has finished that epoch.
+
     Returns:
         Folder to manifest of the tag ``config.checkpoint``, in alphabetical order.
     """
     parent = Path(config.output) / str(config.name)
     folders = sorted(path for path in parent.glob("*") if path.is_dir())
     manifests = {folder: read_manifest(folder, config.checkpoint) for folder in folders}
-    return {folder: manifest for folder, manifest in manifests.items() if manifest is not None}
+    return {
+        folder: manifest
+        for folder, manifest in manifests.items()
+        if manifest is not None and "within_epoch" not in manifest
+    }
 
 
 def misfit(config: Config, manifest: dict[str, Any]) -> str:

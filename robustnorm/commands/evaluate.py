@@ -13,9 +13,9 @@ import torch
 
 from robustnorm.config import WHERE, Config
 from robustnorm.data.dataset import Dataset, subset
+from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.records import Record, fingerprint
-from robustnorm.evaluation.search import CHUNK
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import (
@@ -50,7 +50,25 @@ def evaluate_runs(config: Config, config_path: str | None = None) -> str:
     Raises:
         UsageError: When no checkpoint fits, or one was trained on other data.
     """
-    train_command = "make train NORM={norm}" + (f" CONFIG={config_path}" if config_path else "")
+    return report(evaluate_records(config, config_path), config, config_path)
+
+
+def report(records: list[Record], config: Config, config_path: str | None = None) -> str:
+    """Writes the tables of ``records`` into the config's reports; returns them as text."""
+    train_command = _train_command(config_path)
+    for path in write_tables(
+        records, Path(config.reports) / str(config.name), train_command=train_command
+    ):
+        log.info("wrote %s", path)
+    return to_text(tables(records, train_command=train_command))
+
+
+def evaluate_records(config: Config, config_path: str | None = None) -> list[Record]:
+    """Evaluates every checkpoint that fits ``config``; arguments and errors as ``evaluate_runs``.
+
+    Returns:
+        A record a checkpoint, in the alphabetical order of the runs' folders.
+    """
     runs = find_runs(config)
     for folder, manifest in list(runs.items()):
         difference = misfit(config, manifest)
@@ -60,17 +78,19 @@ def evaluate_runs(config: Config, config_path: str | None = None) -> str:
     if not runs:
         raise UsageError(
             f"no checkpoint '{config.checkpoint}' fits this config under "
-            f"{run_folder(config).parent}; train one first: {train_command.format(norm='saauxbn')}"
+            f"{run_folder(config).parent}; train one first: "
+            f"{_train_command(config_path).format(norm='saauxbn')}"
         )
     device = resolve_device(config.device)
     dataset = load_data(config)
     for folder, manifest in runs.items():
         check_same_dataset(manifest, dataset, folder)
     reports = Path(config.reports) / str(config.name)
-    records = [_evaluate_run(folder, config, dataset, device, reports) for folder in runs]
-    for path in write_tables(records, reports, train_command=train_command):
-        log.info("wrote %s", path)
-    return to_text(tables(records, train_command=train_command))
+    return [_evaluate_run(folder, config, dataset, device, reports) for folder in runs]
+
+
+def _train_command(config_path: str | None) -> str:
+    return "make train NORM={norm}" + (f" CONFIG={config_path}" if config_path else "")
 
 
 def _evaluate_run(
@@ -80,7 +100,7 @@ def _evaluate_run(
     trained = Config.from_dict(manifest["config"])
     ids, test = subset(dataset.test, config.test_limit)
     protocol = _evaluation_protocol(config)
-    identity = {
+    wanted = {
         "checkpoint": manifest["sha256"],
         "dataset": dataset.sha256,
         "protocol": fingerprint(protocol),
@@ -89,7 +109,7 @@ def _evaluate_run(
     path = reports / "records" / f"{folder.name}-{config.checkpoint}.json"
     if path.exists():
         record = Record.load(path)
-        if _identity(record) == identity:
+        if identity(record) == wanted:
             log.info("%s: evaluated before, in %s", folder.name, path)
             return record
     model.to(device)
@@ -101,16 +121,18 @@ def _evaluate_run(
         model,
         test.images,
         test.labels,
-        epsilon=float(config.epsilon),
-        step_size=float(config.step_size),
+        epsilon=float(config.attack.epsilon),
+        step_size=float(config.attack.step_size),
+        threat_model=config.attack.threat_model,
+        branch_attacks=config.branches,
         steps=STEPS,
         precision=config.eval_precision,
         serving=config.serving,
-        autoattack=config.autoattack,
+        attacks=config.attacks,
         seed=config.eval_seed,
         image_ids=ids,
         journal=journal,
-        fingerprint=fingerprint(identity),
+        fingerprint=fingerprint(wanted),
         progress=f"evaluating {folder.name}",
     )
     # Paths and devices are left out: they decide nothing, and a record may be published.
@@ -155,9 +177,10 @@ def _evaluate_run(
 def _evaluation_protocol(config: Config) -> dict[str, Any]:
     return {
         "name": config.protocol,
-        "threat_model": "linf",
-        "epsilon": str(config.epsilon),
-        "step_size": str(config.step_size),
+        "threat_model": config.attack.threat_model,
+        "epsilon": str(config.attack.epsilon),
+        "step_size": str(config.attack.step_size),
+        "branches": config.to_dict()["branches"],
         "steps": max(STEPS),
         "random_start": True,
         "seed": config.eval_seed,
@@ -165,13 +188,14 @@ def _evaluation_protocol(config: Config) -> dict[str, Any]:
         "precision": "fp32",
         "search": f"folded, {config.eval_precision}",
         "serving": config.serving,
-        "autoattack": config.autoattack,
+        "attacks": list(config.attacks),
         "train_steps": config.train_steps,
         "attack_norm_mode": config.attack_norm_mode,
     }
 
 
-def _identity(record: Record) -> dict[str, Any]:
+def identity(record: Record) -> dict[str, Any]:
+    """Returns what a record's verdicts follow from."""
     return {
         "checkpoint": record.checkpoint["sha256"],
         "dataset": record.dataset["sha256"],

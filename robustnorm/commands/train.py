@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,12 +25,14 @@ from robustnorm.runs import (
     check_same_dataset,
     check_same_run,
     describe_dataset,
+    device_name,
     load_data,
     resolve_device,
     run_folder,
     to_channels_last,
 )
-from robustnorm.training.advprop import EpochRecord, NonFiniteLossError, train
+from robustnorm.stopping import ShouldStop, never
+from robustnorm.training.advprop import train
 from robustnorm.training.checkpoint import (
     load_checkpoint,
     read_manifest,
@@ -39,16 +40,25 @@ from robustnorm.training.checkpoint import (
     save_checkpoint,
 )
 from robustnorm.training.metrics import TensorBoard
+from robustnorm.training.progress import (
+    EpochRecord,
+    NonFiniteLossError,
+    Position,
+    TrainingStopped,
+)
 
 log = logging.getLogger("robustnorm")
 
 
-def train_run(config: Config, config_path: str | None = None) -> None:
+def train_run(
+    config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> None:
     """Trains one norm under one seed, or continues its interrupted run.
 
     Args:
         config: The settings.
         config_path: Not used; every command takes one.
+        should_stop: Asked after each step; the state is then saved, and the next call goes on.
 
     Raises:
         UsageError: When the folder holds a run with other settings or data, or the loss diverges
@@ -67,7 +77,7 @@ def train_run(config: Config, config_path: str | None = None) -> None:
     if manifest is not None:
         check_same_dataset(manifest, dataset, folder)
     training, validation = split_validation(dataset.train, config.validation, config.train_limit)
-    steps_per_epoch(len(training), config.batch_size)  # refuses a batch larger than the data
+    steps = steps_per_epoch(len(training), config.batch_size)
     info = describe_dataset(dataset, len(training))
     model = build_model(config, info).to(device)
     if config.channels_last:
@@ -79,22 +89,21 @@ def train_run(config: Config, config_path: str | None = None) -> None:
         weight_decay=config.weight_decay,
     )
     history: list[dict[str, Any]] = []
-    best = -1.0
+    best, position = -1.0, Position()
     if manifest is not None:
         restore(load_checkpoint(folder, "last"), model, optimizer)
         history, best = manifest["history"], manifest["best"]
-    begun = len(history)
+        position = Position(manifest["epoch"], **manifest.get("within_epoch", {}))
     log.info(
         "%s: epochs %d to %d on %d images of %s, %s, into %s",
-        config.run, begun + 1, config.epochs, len(training), dataset.name, device, folder,
+        config.run, position.epoch + 1, config.epochs, len(training), dataset.name, device, folder,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     settings = yaml.safe_dump(config.to_dict(), sort_keys=False)
     write_atomically(folder / "config.yaml", settings.encode())
-    clock = time.perf_counter()
     with (
-        _progress_bar(config, len(training), begun) as bar,
-        TensorBoard(folder, enabled=config.tensorboard, first_epoch=begun) as board,
+        _progress_bar(config, steps, position) as bar,
+        TensorBoard(folder, enabled=config.tensorboard, first_epoch=position.epoch) as board,
     ):
         records = train(
             model,
@@ -104,34 +113,41 @@ def train_run(config: Config, config_path: str | None = None) -> None:
             augmentation=augmentation(config, dataset),
             optimizer=optimizer,
             test=_followed(dataset, config.test_curve, device),
-            first_epoch=begun,
+            position=position,
             bar=bar,
+            should_stop=should_stop,
         )
+
+        def manifest_now() -> dict[str, Any]:
+            return {
+                "epoch": len(history),
+                "best": best,
+                "config": config.to_dict(),
+                "dataset": info,
+                "history": history,
+            }
+
         try:
             for record in records:
-                history.append(record.to_dict())
+                history.append(record.to_dict() | {"device": device_name(device)})
                 score = _selection_score(config, record)
-                content = {
-                    "epoch": record.epoch,
-                    "score": score,
-                    "best": max(best, score),
-                    "config": config.to_dict(),
-                    "dataset": info,
-                    "history": history,
-                }
+                improved, best = score > best, max(best, score)
+                content = manifest_now() | {"score": score}
                 # "last" is saved last: a run killed before that repeats the epoch, to the same end.
                 if record.epoch in config.keep_epochs:
                     save_checkpoint(folder, f"epoch{record.epoch}", model, content)
-                if score > best:
-                    best = score
+                if improved:
                     save_checkpoint(folder, "best", model, content)
                 save_checkpoint(folder, "last", model, content, optimizer)
                 lines = "".join(json.dumps(entry) + "\n" for entry in history)
                 write_atomically(folder / "metrics.jsonl", lines.encode())
                 board.write(record)
-                per_epoch = (time.perf_counter() - clock) / (record.epoch - begun)
-                left = per_epoch * (config.epochs - record.epoch)
-                log.info("%s: %s", config.run, _epoch_line(config, record, left))
+                log.info("%s: %s", config.run, _epoch_line(config, record))
+        except TrainingStopped as stop:
+            within = {"losses": stop.position.losses, "seconds": stop.position.seconds}
+            content = manifest_now() | {"within_epoch": within}
+            save_checkpoint(folder, "last", model, content, optimizer)
+            log.info("%s: %s; the same command continues", config.run, stop)
         except NonFiniteLossError as error:
             raise UsageError(_diverged(error, folder, len(history))) from error
 
@@ -144,24 +160,24 @@ def _followed(dataset: Dataset, count: int, device: torch.device) -> Split | Non
 def _selection_score(config: Config, record: EpochRecord) -> float:
     """Returns what "best" is best at, on held-out images.
 
-    Robust accuracy through "adv", or the only branch; for a plainly trained control, which has
-    none, standard accuracy through "clean".
+    The worst robust accuracy through an adversarial branch, or the only branch's; for a plainly
+    trained control, which has none, standard accuracy through "clean".
     """
     validation = record.validation
+    only = next(iter(validation.values()))
     if config.adversarial:
-        return validation.get("adv", next(iter(validation.values()))).ra
-    return validation.get("clean", next(iter(validation.values()))).sa
+        return min(validation.get(branch, only).ra for branch in config.adversarial_branches)
+    return validation.get("clean", only).sa
 
 
 @contextmanager
-def _progress_bar(config: Config, images: int, epochs_done: int) -> Iterator[tqdm[Any]]:
+def _progress_bar(config: Config, steps: int, position: Position) -> Iterator[tqdm[Any]]:
     """Opens a bar over the whole run; without a terminal the log's line per epoch is all."""
-    per_epoch = steps_per_epoch(images, config.batch_size) * config.batch_size
     with (
         logging_redirect_tqdm([log]),
         tqdm(
-            total=per_epoch * config.epochs,
-            initial=per_epoch * epochs_done,
+            total=config.epochs * steps * config.batch_size,
+            initial=(position.epoch * steps + position.step) * config.batch_size,
             unit="img",
             disable=None,
             smoothing=0.05,
@@ -170,7 +186,8 @@ def _progress_bar(config: Config, images: int, epochs_done: int) -> Iterator[tqd
         yield bar
 
 
-def _epoch_line(config: Config, record: EpochRecord, seconds_left: float) -> str:
+def _epoch_line(config: Config, record: EpochRecord) -> str:
+    left = (record.seconds + record.validation_seconds) * (config.epochs - record.epoch)
     adv = "" if record.adv_loss is None else f" adv {record.adv_loss:.3f}"
     validation = ", ".join(
         f"{branch} SA {100 * v.sa:.1f} RA {100 * v.ra:.1f}"
@@ -179,7 +196,7 @@ def _epoch_line(config: Config, record: EpochRecord, seconds_left: float) -> str
     return (
         f"epoch {record.epoch}/{config.epochs}  loss clean {record.clean_loss:.3f}{adv}  "
         f"validation {validation}  {record.images_per_second:.0f} img/s  "
-        f"{tqdm.format_interval(round(seconds_left))} left"
+        f"{tqdm.format_interval(round(left))} left"
     )
 
 

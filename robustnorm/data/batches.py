@@ -49,6 +49,7 @@ def epoch_batches(
     epoch: int,
     augmentation: Augmentation,
     channels_last: bool = False,
+    first_step: int = 0,
 ) -> Iterator[Batch]:
     """Yields the shuffled, augmented batches of one epoch, on the device of the images.
 
@@ -63,6 +64,7 @@ def epoch_batches(
         epoch: From 0.
         augmentation: What to do to the images.
         channels_last: Memory format of the batches.
+        first_step: Batches of the epoch to leave out.
 
     Raises:
         DataError: When there is no whole batch.
@@ -75,7 +77,7 @@ def epoch_batches(
     offsets = torch.randint(0, 2 * augmentation.padding + 1, (n, 2), generator=generator).to(device)
     flips = (torch.rand(n, generator=generator) < 0.5).to(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    for ids in order[: steps * batch_size].view(steps, batch_size):
+    for ids in order[: steps * batch_size].view(steps, batch_size)[first_step:]:
         images = split.images[ids]
         if augmentation.padding:
             images = _crop(images, augmentation.padding, offsets[ids])

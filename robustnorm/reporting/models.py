@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustnorm.evaluation.records import SINGLE, Record, RecordError, Verdict
+from robustnorm.evaluation.records import SINGLE, Bits, Record, RecordError, Verdict
 
 NAMES = {
     "bn": "BN",
@@ -24,6 +24,7 @@ ATTACKS = {
     "RA, PGD-20": "pgd-20",
     "RA, AutoAttack": "autoattack",
 }
+WORST = "RA, worst case"
 LAST = "pgd-20"
 
 
@@ -54,8 +55,19 @@ class Model:
             filter(None, (name, self.remark, "" if self.adversarial else "plain (control)"))
         )
 
+    def branches(self, wanted: str) -> tuple[str, ...]:
+        """Returns the branches that stand for a table's "clean" or "adv".
+
+        For "adv" these are all adversarial branches where none has that name, and for either the
+        only branch of a network that has no more.
+        """
+        branches = self.records[0].branches
+        if wanted in branches:
+            return (wanted,)
+        return branches[1:] or branches
+
     def branch(self, wanted: str) -> str:
-        return wanted if wanted in self.records[0].branches else SINGLE
+        return self.branches(wanted)[0]
 
     def label(self, wanted: str) -> str:
         branch = self.branch(wanted)
@@ -63,6 +75,33 @@ class Model:
 
     def verdicts(self, attack: str, rule: str, attacker: str, scorer: str) -> list[Verdict]:
         return [record.find(attack, rule, attacker, scorer) for record in self.records]
+
+    def correct(self, evaluation: str, place: str) -> list[Bits]:
+        """Returns each record's verdicts: final images of its own attack, or the worst case.
+
+        Args:
+            evaluation: A key of ``ATTACKS`` or an entry of ``further``.
+            place: The branch that is attacked and scores.
+        """
+        if evaluation == WORST:
+            return [record.worst_case(place) for record in self.records]
+        attack = ATTACKS.get(evaluation, evaluation.removeprefix("RA, "))
+        return [verdict.correct for verdict in self.verdicts(attack, "final", place, place)]
+
+
+def named_attacks(record: Record) -> list[str]:
+    """Returns the attacks that ran besides PGD-10 and PGD-20, transfers left out."""
+    ran = dict.fromkeys(verdict.attack for verdict in record.verdicts)
+    usual = ("none", "pgd-10", LAST)
+    return [name for name in ran if name not in usual and not name.startswith("transfer:")]
+
+
+def further(record: Record) -> list[str]:
+    """Returns the evaluations that the paper does not have: named attacks, then the worst case."""
+    if all(verdict.attack in ("none", "pgd-10", LAST) for verdict in record.verdicts):
+        return []
+    labels = {attack: evaluation for evaluation, attack in ATTACKS.items()}
+    return [*(labels.get(name, f"RA, {name}") for name in named_attacks(record)), WORST]
 
 
 def group(records: Sequence[Record]) -> list[Model]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from robustnorm.evaluation.records import Record
 from robustnorm.reporting.models import NAMES, Model
@@ -21,7 +22,6 @@ def setting_notes(models: list[Model]) -> list[str]:
     first = records[0]
     data, protocol = first.dataset, first.protocol
     several = len(records) > len(models)
-    threat_model = protocol["threat_model"].capitalize()
     notes = [
         f"n = {first.n:,} of {data['test_images']:,} test images of {data['name']}. Intervals: "
         "Wilson, 95 %, over the choice of test images, "
@@ -30,9 +30,8 @@ def setting_notes(models: list[Model]) -> list[str]:
         f"{_each(models, lambda record: str(record.seed))}; protocol "
         f"{_each(models, lambda record: repr(record.protocol['name']))}. "
         f"Checkpoint {_each(models, _checkpoint)}.",
-        f"Attack: PGD, {threat_model}, epsilon {protocol['epsilon']}, step "
-        f"{protocol['step_size']}, uniform random start, through the branch that scores; verdict "
-        "at the last iterate ('any': no image or iterate up to it was misclassified).",
+        f"Attack: PGD, {_attacks(protocol)}, uniform random start, through the branch that scores; "
+        "verdict at the last iterate ('any': no image or iterate up to it was misclassified).",
         _search_note(records),
     ]
     if first.has("autoattack"):
@@ -43,10 +42,21 @@ def setting_notes(models: list[Model]) -> list[str]:
     if any(_differing(record) for record in records):
         differing = _each(models, lambda record: "; ".join(_differing(record)) or "the paper's")
         notes.append(
-            f"Not the paper's experiment: {differing}. The difference column compares "
+            f"Not the paper's experiment: {differing}. A difference to its numbers compares "
             "different experiments."
         )
     return notes
+
+
+def _attacks(protocol: dict[str, Any]) -> str:
+    def describe(attack: dict[str, str]) -> str:
+        return (
+            f"{attack['threat_model'].capitalize()}, epsilon {attack['epsilon']}, step "
+            f"{attack['step_size']}"
+        )
+
+    own = [f"{branch}: {describe(a)}" for branch, a in protocol.get("branches", {}).items()]
+    return "; ".join([describe(protocol), *(f"branch {attack}" for attack in own)])
 
 
 def _search_note(records: list[Record]) -> str:

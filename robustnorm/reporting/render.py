@@ -8,10 +8,12 @@ import itertools
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tabulate import tabulate
 
 from robustnorm.evaluation.statistics import Interval
+from robustnorm.files import write_atomically
 
 Cell = str | float | Interval | None
 
@@ -85,6 +87,18 @@ def to_csv(table: Table) -> str:
                 cells += [_text(cell, "")] + [""] * wide
         writer.writerow(cells)
     return file.getvalue()
+
+
+def save_tables(tables: Sequence[Table], folder: Path, name: str) -> list[Path]:
+    """Writes name.md, name.tex and a CSV file for each table; returns their paths."""
+    contents = {
+        f"{name}.md": "\n".join(map(to_markdown, tables)),
+        f"{name}.tex": "\n".join(map(to_latex, tables)),
+    } | {f"{table.name}.csv": to_csv(table) for table in tables}
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, text in contents.items():
+        write_atomically(folder / file, text.encode())
+    return [folder / file for file in contents]
 
 
 def layout(table: Table) -> tuple[list[list[str]], list[bool]]:

@@ -6,16 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-import numpy as np
-
-from robustnorm.evaluation.records import SINGLE, Bits, Record
+from robustnorm.evaluation.records import SINGLE, Record
 from robustnorm.evaluation.statistics import wilson
-from robustnorm.files import write_atomically
 from robustnorm.reporting.comparisons import groups
-from robustnorm.reporting.models import ATTACKS, LAST, NAMES, Model, check_comparable, group
+from robustnorm.reporting.models import (
+    ATTACKS,
+    LAST,
+    NAMES,
+    Model,
+    check_comparable,
+    further,
+    group,
+    named_attacks,
+)
 from robustnorm.reporting.notes import GROUP_NOTE, missing_notes, setting_notes
 from robustnorm.reporting.paper import PAPER
-from robustnorm.reporting.render import Cell, Table, to_csv, to_latex, to_markdown
+from robustnorm.reporting.render import Cell, Table, save_tables
 
 
 def tables(
@@ -55,23 +61,15 @@ def write_tables(
     records: Sequence[Record], folder: Path, *, train_command: str = "make train NORM={norm}"
 ) -> list[Path]:
     """Writes tables.md, tables.tex and a CSV file for each table; returns their paths."""
-    made = tables(records, train_command=train_command)
-    contents = {
-        "tables.md": "\n".join(map(to_markdown, made)),
-        "tables.tex": "\n".join(map(to_latex, made)),
-    } | {f"{table.name}.csv": to_csv(table) for table in made}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in contents.items():
-        write_atomically(folder / name, text.encode())
-    return [folder / name for name in contents]
+    return save_tables(tables(records, train_command=train_command), folder, "tables")
 
 
 def _paper_table(
     name: str, title: str, branch: str, models: list[Model], notes: list[str]
 ) -> Table:
     evaluations = [evaluation for wanted, evaluation in PAPER if wanted == branch]
-    if branch == "adv" and models[0].records[0].has("autoattack"):
-        evaluations.append("RA, AutoAttack")  # which the paper does not print
+    if branch == "adv":
+        evaluations += further(models[0].records[0])  # which the paper does not print
     several = any(len(model.records) > 1 for model in models)
     rows = [
         row
@@ -97,26 +95,26 @@ def _rows(
     branch: str, evaluation: str, models: list[Model], *, several: bool
 ) -> list[tuple[Cell, ...]]:
     """Returns the rows of one evaluation: the paper's norms first, trained or not."""
-    attack = ATTACKS[evaluation]
     paper = PAPER.get((branch, evaluation), {})
-    found = [
-        model.verdicts(attack, "final", *[model.branch(branch)] * 2) for model in models
-    ]  # a list a model, a verdict a seed
-    marks = groups([verdicts[0].correct for verdicts in found])
+    places = [(model, place) for model in models for place in model.branches(branch)]
+    found = [model.correct(evaluation, place) for model, place in places]  # by row, then by seed
+    marks = groups([correct[0] for correct in found])
     made: list[tuple[Cell, ...]] = []
-    for model, verdicts, mark in zip(models, found, marks, strict=True):
-        accuracies = [verdict.accuracy for verdict in verdicts]
+    for (model, place), correct, mark in zip(places, found, marks, strict=True):
+        accuracies = [float(bits.mean()) for bits in correct]
         ours, n = mean(accuracies), model.records[0].n
-        published = paper.get(model.norm) if model.adversarial else None
+        comparable = model.adversarial and place in (branch, SINGLE)
+        published = paper.get(model.norm) if comparable else None
+        attack = ATTACKS.get(evaluation, "")
         any_iterate = (
-            mean(v.accuracy for v in model.verdicts(attack, "any", *[model.branch(branch)] * 2))
+            mean(v.accuracy for v in model.verdicts(attack, "any", place, place))
             if attack.startswith("pgd")
             else None
         )
         made.append(
             (
                 evaluation,
-                model.label(branch),
+                model.label(place),
                 ours,
                 wilson(ours * n, n),
                 mark,
@@ -126,7 +124,7 @@ def _rows(
                 *(stdev(accuracies) if len(accuracies) > 1 else None,) * several,
             )
         )
-    norms = [model.norm if model.adversarial else None for model in models]
+    norms = [model.norm if model.adversarial else None for model, _ in places]
     rows: list[tuple[Cell, ...]] = []
     for norm, value in paper.items():
         untrained = (evaluation, NAMES[norm], None, None, None, f"{value:.2f}", None, None)
@@ -163,13 +161,13 @@ def _matrix(models: list[Model], note: str) -> Table:
 
 def _deployment(models: list[Model], note: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    autoattack = models[0].records[0].has("autoattack")
+    named = named_attacks(models[0].records[0])
     for model in models:
         n, answers = model.records[0].n, model.records[0].answers
         for answer in answers:
             rule = f"always {answer}" if answer in model.records[0].branches else answer
             standard = mean(v.accuracy for v in model.verdicts("none", "final", answer, answer))
-            robust = mean(float(_withstood(r, answer).mean()) for r in model.records)
+            robust = mean(float(r.worst_case(answer).mean()) for r in model.records)
             rows.append(
                 (
                     model.name,
@@ -192,19 +190,6 @@ def _deployment(models: list[Model], note: str) -> Table:
             "of its row.",
             "Deployed RA: images that withstand every attack that was run: PGD-20 differentiated "
             "through the rule itself (any iterate), PGD-20 through each branch and other rule "
-            "(last iterate)" + (", and AutoAttack on the rule." if autoattack else "."),
+            "(last iterate)" + "".join(f", {name} on the rule" for name in named) + ".",
         ],
     )
-
-
-def _withstood(record: Record, answer: str) -> Bits:
-    """Returns for each image whether it withstands all attacks that were run, by one rule."""
-    verdicts = [
-        record.find("none", "final", answer, answer),
-        record.find(LAST, "any", answer, answer),
-        *(record.find(LAST, "final", other, answer) for other in record.answers),
-    ]
-    if record.has("autoattack"):
-        verdicts.append(record.find("autoattack", "final", answer, answer))
-    withstood: Bits = np.logical_and.reduce([verdict.correct for verdict in verdicts])
-    return withstood

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -23,51 +22,18 @@ from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import CHUNK, Search, attack_chunk, branches
 from robustnorm.routing import route
+from robustnorm.stopping import ShouldStop, never
+from robustnorm.training.progress import (
+    BranchValidation,
+    EpochRecord,
+    NonFiniteLossError,
+    Position,
+    TrainingStopped,
+)
 from robustnorm.training.schedule import learning_rate
 
 # The progress line reads the losses, and so waits for the device, at most this often (seconds).
 _REFRESH = 0.5
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss became infinite or not a number.
-
-    Args:
-        epoch: Epoch of the step, from 1.
-        step: First step of that epoch with such a loss, from 1.
-    """
-
-    def __init__(self, epoch: int, step: int) -> None:
-        super().__init__(f"the loss is not finite since step {step} of epoch {epoch}")
-        self.epoch = epoch
-        self.step = step
-
-
-@dataclass(frozen=True)
-class BranchValidation:
-    """Validation through one branch: accuracies and mean losses, all fractions and nats."""
-
-    sa: float
-    ra: float
-    clean_loss: float
-    adv_loss: float
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch did; the losses are means over its training images."""
-
-    epoch: int
-    learning_rate: float
-    clean_loss: float
-    adv_loss: float | None
-    validation: dict[str, BranchValidation]
-    test: dict[str, BranchValidation]  # empty where no test images were followed
-    seconds: float
-    images_per_second: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def advprop_losses(
@@ -80,9 +46,10 @@ def advprop_losses(
 ) -> tuple[Tensor, Tensor | None]:
     """Returns the clean and the adversarial loss of one batch, ready for one backward.
 
-    Adversarial images are made through the branch "adv" with the statistics that
-    ``config.attack_norm_mode`` names; then one clean forward and one adversarial forward, each
-    normalized by its own batch. On a network without branches both go through the same layers.
+    Adversarial images are made for each adversarial branch, "adv" by default, by its own attack
+    through it, with the statistics that ``config.attack_norm_mode`` names; then one clean forward
+    and one forward of each adversarial branch, normalized by its own batch. On a network without
+    branches all go through the same layers.
 
     Args:
         model: In train mode.
@@ -92,7 +59,8 @@ def advprop_losses(
         generator: Of the attack's random start; None when ``config.adversarial`` is False.
 
     Returns:
-        Two scalars; the second is None when ``config.adversarial`` is False.
+        Two scalars; the second, the sum over the adversarial branches, is None when
+        ``config.adversarial`` is False.
 
     References:
         Xie et al., arXiv:1911.09665; Gong et al., arXiv:2102.11382, Eq. 7.
@@ -105,8 +73,13 @@ def advprop_losses(
 
     if not config.adversarial:
         return loss("clean", images), None
-    adv_images = _attack(model, images, labels, config, generator)
-    return loss("clean", images), loss("adv", adv_images)
+    adv_images = {
+        branch: _attack(model, branch, images, labels, config, generator)
+        for branch in config.adversarial_branches
+    }
+    clean_loss = loss("clean", images)
+    adv_losses = [loss(branch, inputs) for branch, inputs in adv_images.items()]
+    return clean_loss, sum(adv_losses[1:], adv_losses[0])
 
 
 def train(
@@ -118,13 +91,14 @@ def train(
     augmentation: Augmentation,
     optimizer: torch.optim.Optimizer,
     test: Split | None = None,
-    first_epoch: int = 0,
+    position: Position | None = None,
     bar: tqdm[Any] | None = None,
+    should_stop: ShouldStop = never,
 ) -> Iterator[EpochRecord]:
     """Trains epoch by epoch; yields a record after each, with the model in evaluation mode.
 
     Saving, logging and stopping belong to the caller. Nothing is random but what follows from
-    (seed, epoch, step or image), so that a run continued from ``first_epoch`` with the model and
+    (seed, epoch, step or image), so that a run continued from ``position`` with the model and
     optimizer as they were repeats the uninterrupted one.
 
     Args:
@@ -135,31 +109,51 @@ def train(
         augmentation: Of the training images.
         optimizer: Over the model's parameters; its learning rate is set at each step.
         test: Test images to follow as the held-out ones are, on the same device; none by default.
-        first_epoch: Epochs already done.
+        position: Where the run stands; at its beginning by default.
         bar: Progress in images, advanced and annotated if given.
+        should_stop: Asked after each step.
 
     Raises:
+        TrainingStopped: When ``should_stop`` says so, with the position to continue from.
         NonFiniteLossError: When a loss is not finite; the model is then not usable.
     """
     # An nn.Module too, which torch's annotations do not say.
     forward = cast(nn.Module, torch.compile(model)) if config.compile else model
-    for epoch in range(first_epoch, config.epochs):
-        start = time.perf_counter()
+    position = position or Position()
+    steps = steps_per_epoch(len(split), config.batch_size)
+    validation_seconds = 0.0
+    for epoch in range(position.epoch, config.epochs):
+        here = position if epoch == position.epoch else Position(epoch)
+        clock = time.perf_counter()
         model.train()
-        rate, losses = _train_epoch(forward, split, config, augmentation, optimizer, epoch, bar)
-        seconds = time.perf_counter() - start
+        # Losses stay on the device: reading them waits for it.
+        losses = torch.zeros(steps, 2, device=split.images.device)
+        losses[: here.step] = torch.tensor(here.losses).view(-1, 2)
+        for step in _train_epoch(
+            forward, split, config, augmentation, optimizer, epoch, here.step, losses, bar
+        ):
+            # After the last step comes a validation, which nothing interrupts.
+            if should_stop(validation_seconds if step == steps else 0.0):
+                _check_finite(losses[:step], epoch)
+                seconds = here.seconds + time.perf_counter() - clock
+                raise TrainingStopped(Position(epoch, losses[:step].tolist(), seconds))
+        clean_loss, adv_loss = losses.mean(0).tolist()
+        seconds = here.seconds + time.perf_counter() - clock
         model.eval()
+        clock = time.perf_counter()
+        validated = validate(model, validation, config)
+        followed = {} if test is None else validate(model, test, config)
+        validation_seconds = time.perf_counter() - clock
         yield EpochRecord(
             epoch=epoch + 1,
-            learning_rate=rate,
-            clean_loss=losses[0],
-            adv_loss=losses[1] if config.adversarial else None,
-            validation=validate(model, validation, config),
-            test={} if test is None else validate(model, test, config),
+            learning_rate=learning_rate(config, (epoch + 1) * steps - 1, steps),
+            clean_loss=clean_loss,
+            adv_loss=adv_loss if config.adversarial else None,
+            validation=validated,
+            test=followed,
             seconds=round(seconds, 2),
-            images_per_second=round(
-                steps_per_epoch(len(split), config.batch_size) * config.batch_size / seconds, 1
-            ),
+            validation_seconds=round(validation_seconds, 2),
+            images_per_second=round(steps * config.batch_size / seconds, 1),
         )
 
 
@@ -181,12 +175,15 @@ def _train_epoch(
     augmentation: Augmentation,
     optimizer: torch.optim.Optimizer,
     epoch: int,
+    first_step: int,
+    losses: Tensor,
     bar: tqdm[Any] | None,
-) -> tuple[float, list[float]]:
-    """Returns the last learning rate and the mean clean and adversarial loss."""
-    device = split.images.device
-    steps = steps_per_epoch(len(split), config.batch_size)
-    history = torch.zeros(steps, 2, device=device)  # stays there: reading it waits for the device
+) -> Iterator[int]:
+    """Takes the steps of an epoch from ``first_step`` on, writes down their losses.
+
+    Yields the number of steps done after each.
+    """
+    device, steps = split.images.device, len(losses)
     batches = epoch_batches(
         split,
         batch_size=config.batch_size,
@@ -194,40 +191,42 @@ def _train_epoch(
         epoch=epoch,
         augmentation=augmentation,
         channels_last=config.channels_last,
+        first_step=first_step,
     )
     shown = time.perf_counter()
-    for step, batch in enumerate(batches):
-        rate = learning_rate(config, epoch * steps + step, steps)
+    for step, batch in enumerate(batches, first_step):
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(config, epoch * steps + step, steps)
         generator = torch.Generator(device).manual_seed(
             _step_seed(config.seed, epoch * steps + step)
         )
         clean_loss, adv_loss = advprop_losses(
             model, batch.images, batch.labels, config=config, generator=generator
         )
+        adv_branches = len(config.adversarial_branches)
         loss = clean_loss if adv_loss is None else clean_loss + adv_loss
         if config.loss == "mean" and adv_loss is not None:
-            loss = loss / 2
+            loss = loss / (1 + adv_branches)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if config.gradient_clipping is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clipping)
         optimizer.step()
-        history[step, 0] = clean_loss.detach()
+        losses[step, 0] = clean_loss.detach()
         if adv_loss is not None:
-            history[step, 1] = adv_loss.detach()
+            losses[step, 1] = adv_loss.detach() / adv_branches
         if bar is not None:
             bar.update(len(batch.labels))
         if time.perf_counter() - shown > _REFRESH or step == steps - 1:
             shown = time.perf_counter()
-            _check_finite(history[: step + 1], epoch)
+            _check_finite(losses[: step + 1], epoch)
             if bar is not None:
-                clean, adv = history[step].tolist()
+                clean, adv = losses[step].tolist()
                 bar.set_description(f"epoch {epoch + 1}/{config.epochs}", refresh=False)
-                losses = f"clean {clean:.3f}" + (f", adv {adv:.3f}" if config.adversarial else "")
-                bar.set_postfix_str(losses, refresh=False)
-    return rate, history.mean(0).tolist()
+                shown_losses = f"clean {clean:.3f}"
+                shown_losses += f", adv {adv:.3f}" if config.adversarial else ""
+                bar.set_postfix_str(shown_losses, refresh=False)
+        yield step + 1
 
 
 def validate(model: nn.Module, split: Split, config: Config) -> dict[str, BranchValidation]:
@@ -236,15 +235,17 @@ def validate(model: nn.Module, split: Split, config: Config) -> dict[str, Branch
     Args:
         model: In evaluation mode.
         split: The images.
-        config: Gives the attack, ``validation_steps`` PGD steps.
+        config: Gives the attack of each branch, ``validation_steps`` PGD steps.
     """
     totals: dict[Key, list[float]] = {}
     attacked = branches(model)
     search = Search(
-        float(config.epsilon),
-        float(config.step_size),
+        float(config.attack.epsilon),
+        float(config.attack.step_size),
         (config.validation_steps,),
+        config.attack.threat_model,
         seed=config.eval_seed,
+        own=config.branches,
     )
     for part in torch.split(torch.arange(len(split)), CHUNK):
         outcomes = attack_chunk(attacked, split.images[part], split.labels[part], part, search)
@@ -280,13 +281,15 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 def _attack(
     model: nn.Module,
+    branch: str,
     images: Tensor,
     labels: Tensor,
     config: Config,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Makes adversarial images as ``pgd`` does, without the checks that wait for the device."""
-    ball, epsilon = THREAT_MODELS["linf"], float(config.epsilon)
+    """Makes a branch's images as ``pgd`` does, without the checks that wait for the device."""
+    attack = config.adversarial_branches[branch]
+    ball, epsilon = THREAT_MODELS[attack.threat_model], float(attack.epsilon)
     statistics: dict[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
         "batch": unchanged,
         "batch-update": lambda _: nullcontext(),
@@ -294,7 +297,7 @@ def _attack(
     }
     with (
         statistics[config.attack_norm_mode](model),
-        route(model, "adv"),
+        route(model, branch),
         autocast(config, images.device),
     ):
         adv_images = ball.random_start(images, epsilon, require_generator(generator))
@@ -305,6 +308,7 @@ def _attack(
                 images,
                 labels,
                 epsilon=epsilon,
-                step_size=float(config.step_size),
+                step_size=float(attack.step_size),
+                threat_model=attack.threat_model,
             )
     return adv_images

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from robustnorm.training.advprop import EpochRecord
+from robustnorm.training.progress import EpochRecord
 
 
 class TensorBoard:

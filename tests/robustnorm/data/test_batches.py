@@ -73,6 +73,14 @@ def test_epoch_has_each_image_once_and_drops_the_incomplete_batch():
     assert len(epoch(make_split(), batch_size=8)) == 24
 
 
+def test_continued_epoch_has_the_batches_that_were_left():
+    whole = epoch(make_split())
+    rest = epoch(make_split(), first_step=2)
+    assert list(rest) == list(whole)[20:]
+    assert all(torch.equal(image, whole[i]) for i, image in rest.items())
+    assert epoch(make_split(), first_step=3) == {}
+
+
 def test_epoch_is_reproducible():
     first, second = epoch(make_split()), epoch(make_split())
     assert list(first) == list(second)

@@ -1,5 +1,6 @@
 import copy
 import io
+import itertools
 from dataclasses import replace
 from fractions import Fraction
 
@@ -15,12 +16,8 @@ from robustnorm.config import Config
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.norms import NORMS
 from robustnorm.routing import routed_layers
-from robustnorm.training.advprop import (
-    NonFiniteLossError,
-    advprop_losses,
-    train,
-    validate,
-)
+from robustnorm.training.advprop import advprop_losses, train, validate
+from robustnorm.training.progress import NonFiniteLossError, Position, TrainingStopped
 
 CONFIG = Config(
     name="test",
@@ -58,7 +55,7 @@ def make_optimizer(model):
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
 
 
-def run(model, config=CONFIG, optimizer=None, first_epoch=0, bar=None, padding=1):
+def run(model, config=CONFIG, optimizer=None, padding=1, **options):
     return list(
         train(
             model,
@@ -67,8 +64,7 @@ def run(model, config=CONFIG, optimizer=None, first_epoch=0, bar=None, padding=1
             config=config,
             augmentation=Augmentation(padding=padding),
             optimizer=optimizer or make_optimizer(model),
-            first_epoch=first_epoch,
-            bar=bar,
+            **options,
         )
     )
 
@@ -77,12 +73,15 @@ def seeded():
     return torch.Generator().manual_seed(0)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_losses_are_those_of_one_forward_a_branch(norm):
+@pytest.mark.parametrize(
+    ("norm", "threat_model"), [*((norm, "linf") for norm in NORMS), ("saauxbn", "l2")]
+)
+def test_losses_are_those_of_one_forward_a_branch(norm, threat_model):
     """Written out: attack through adv in train mode, then two forwards of two batches."""
     images, labels = make_batch()
     model, reference = make_model(norm), make_model(norm)
-    clean_loss, adv_loss = advprop_losses(model, images, labels, config=CONFIG, generator=seeded())
+    config = replace(CONFIG, threat_model=threat_model)
+    clean_loss, adv_loss = advprop_losses(model, images, labels, config=config, generator=seeded())
     adv_images = pgd(
         bind(reference, "adv"),
         images,
@@ -90,6 +89,7 @@ def test_losses_are_those_of_one_forward_a_branch(norm):
         epsilon=0.1,
         step_size=0.05,
         steps=3,
+        threat_model=threat_model,
         generator=seeded(),
     )
     expected_clean = F.cross_entropy(bind(reference, "clean")(images), labels)
@@ -191,11 +191,44 @@ def test_continued_training_equals_uninterrupted_training():
         optimizer=optimizer,
     )
     next(epochs)
-    later = run(model, config, optimizer, first_epoch=1)
+    later = run(model, config, optimizer, position=Position(epoch=1))
     assert [record.clean_loss for record in later] == [r.clean_loss for r in records[1:]]
     assert [record.validation for record in later] == [r.validation for r in records[1:]]
     state = whole.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def stopping_at(step):
+    """Answers True when asked for the given time, counted from 1."""
+    asked = itertools.count(1)
+    return lambda _seconds: next(asked) == step
+
+
+def test_stopped_training_tells_its_position_and_reads_the_losses_so_far():
+    losses = []
+    for step in (1, 3):  # two steps an epoch
+        with pytest.raises(TrainingStopped, match="after step 1") as stop:
+            run(make_model(), should_stop=stopping_at(step))
+        position = stop.value.position
+        assert (position.epoch, position.step) == ((step - 1) // 2, 1)
+        assert position.seconds > 0
+        losses.append(position.losses[0])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx([1.1, 1.1], abs=0.7)  # log 3, before anything is learned
+
+
+def test_validation_is_announced_by_the_seconds_that_the_last_one_took():
+    announced = []
+    run(make_model(), should_stop=lambda seconds: announced.append(seconds))
+    assert announced[:3] == [0.0, 0.0, 0.0]  # none has been measured before the second epoch's
+    assert announced[3] > 0
+
+
+def test_loss_that_is_not_finite_is_not_taken_for_a_position():
+    model = make_model()
+    model.fc.register_forward_pre_hook(lambda _, inputs: (inputs[0] * torch.nan,))
+    with pytest.raises(NonFiniteLossError, match="since step 1 of epoch 1"):
+        run(model, should_stop=stopping_at(1))
 
 
 def test_followed_test_images_are_measured_and_change_nothing():

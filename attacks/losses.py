@@ -1,0 +1,85 @@
+"""What gradient attacks climb: a loss for each image, from its logits."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# (logits (N, K), labels (N,), targets (N,) or None) to losses (N,).
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+# Keeps the quotient of logits that are all equal finite; the value of its authors' code.
+_TINY = 1e-12
+
+
+def find_loss(name: str) -> Loss:
+    """Returns the loss of that name, a key of ``LOSSES``; the larger, the nearer to the aim.
+
+    With y the label, t the target and z_(1) >= z_(2) >= ... the sorted logits:
+
+    ========  ===============================  ===================================================
+    name      away from the label              towards the target
+    ========  ===============================  ===================================================
+    ce        cross-entropy of y               minus the cross-entropy of t
+    margin    max_{j != y} z_j - z_y           z_t - max_{j != t} z_j
+    dlr       margin / (z_(1) - z_(3))         (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)
+    ========  ===============================  ===================================================
+
+    The margin is Carlini and Wagner's without its bound. DLR does not change when the logits are
+    multiplied, as gradient masking does; it needs 3 classes, and 4 with a target.
+
+    Raises:
+        ValueError: On an unknown name, with the known ones and the nearest; the loss itself when
+            there are too few classes for it.
+
+    References:
+        Carlini & Wagner, Towards Evaluating the Robustness of Neural Networks, 2017,
+        arXiv:1608.04644, f_6; Croce & Hein, ICML 2020, arXiv:2003.01690.
+    """
+    if name not in LOSSES:
+        nearest = difflib.get_close_matches(name.lower(), LOSSES, n=1)
+        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+        raise ValueError(f"unknown loss '{name}'{hint} Known: {', '.join(LOSSES)}.")
+    return LOSSES[name]
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    if targets is None:
+        return F.cross_entropy(logits, labels, reduction="none")
+    return -F.cross_entropy(logits, targets, reduction="none")
+
+
+def _margin(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    if targets is None:
+        return _lead_of_the_others(logits, labels)
+    return -_lead_of_the_others(logits, targets)
+
+
+def _dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    least = 3 if targets is None else 4
+    if logits.shape[1] < least:
+        raise ValueError(
+            f"the loss 'dlr' {'' if targets is None else 'with targets '}needs at least {least} "
+            f"classes, the model has {logits.shape[1]}; take loss='margin' or 'ce'"
+        )
+    top = logits.topk(least, dim=1).values
+    if targets is None:
+        return _lead_of_the_others(logits, labels) / (top[:, 0] - top[:, 2] + _TINY)
+    lead = _own(logits, targets) - _own(logits, labels)
+    return lead / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
+
+
+def _own(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None])[:, 0]
+
+
+def _lead_of_the_others(logits: Tensor, classes: Tensor) -> Tensor:
+    others = logits.scatter(1, classes[:, None], -torch.inf)
+    return others.max(1).values - _own(logits, classes)
+
+
+LOSSES: dict[str, Loss] = {"ce": _cross_entropy, "margin": _margin, "dlr": _dlr}

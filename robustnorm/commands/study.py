@@ -1,0 +1,220 @@
+"""Studies of trained networks: swapped branches, statistics measured again, gates of ModeNorm."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from attacks import pgd
+from robustnorm.commands.evaluate import STEPS, evaluate_records
+from robustnorm.commands.variants import Run, Variant, evaluate_variants
+from robustnorm.config import Config, StudyConfig
+from robustnorm.data.batches import epoch_batches, steps_per_epoch, to_float
+from robustnorm.data.dataset import Dataset, Split, split_validation, subset
+from robustnorm.evaluation.records import Record
+from robustnorm.evaluation.search import CHUNK, Search, random_start
+from robustnorm.norms.mode import ModeNorm
+from robustnorm.reporting.render import Table, save_tables, to_text
+from robustnorm.reporting.studies import drift_table, gate_tables, reestimation_table, swap_table
+from robustnorm.routing import bind, branches_of
+from robustnorm.runs import (
+    UsageError,
+    augmentation,
+    load_data,
+    load_model,
+    resolve_device,
+    run_folder,
+    to_channels_last,
+)
+from robustnorm.studies.gates import GateUsage, gates
+from robustnorm.studies.reestimate import Drift, drift, reestimate
+from robustnorm.studies.swap import split_layers, swapped
+from robustnorm.surgery import fold
+
+log = logging.getLogger("robustnorm")
+
+
+def study_runs(config: StudyConfig, config_path: str | None = None) -> str:
+    """Studies every checkpoint that fits ``config``, writes the tables, returns them as text.
+
+    Networks are evaluated first as ``evaluate_runs`` does. What was evaluated before under the same
+    protocol is not evaluated again, so that the same command continues an interrupted study.
+
+    Args:
+        config: The settings; norm and seed do not matter.
+        config_path: Of the config file, for the command that trains a missing norm.
+
+    Raises:
+        UsageError: When no checkpoint fits, or no network suits a study.
+    """
+    records = evaluate_records(config, config_path)
+    dataset, device = load_data(config), resolve_device(config.device)
+    runs = [_load(record, config, dataset, device) for record in records]
+    reports = Path(config.reports) / str(config.name)
+    made: list[Table] = []
+    for what, (suits, study) in _STUDIES.items():
+        suited = [run for run in runs if suits(run)]
+        if suited and config.what in ("all", what):
+            tables = study(suited, config)
+            for path in save_tables(tables, reports, what):
+                log.info("wrote %s", path)
+            made += tables
+    if not made:
+        norms = ", ".join(run.trained.norm for run in runs)
+        raise UsageError(
+            f"--what {config.what} suits none of the networks that fit this config ({norms}): swap "
+            "needs auxbn or saauxbn, reestimate those or auxstatbn, gates modenorm"
+        )
+    return to_text(made)
+
+
+def _load(record: Record, config: Config, dataset: Dataset, device: torch.device) -> Run:
+    settings = {key: record.config[key] for key in ("norm", "seed", "adversarial")}
+    model, manifest = load_model(run_folder(replace(config, **settings)), config.checkpoint)
+    trained = Config.from_dict(manifest["config"])
+    model.to(device)
+    if trained.channels_last:
+        to_channels_last(model)
+    return Run(model, trained, record, dataset, device)
+
+
+def _swap(runs: list[Run], config: StudyConfig) -> list[Table]:
+    records = []
+    for run in runs:
+        pairs = itertools.product(branches_of(run.model), repeat=2)
+        variants = [
+            Variant(
+                f"{statistics}/{affine}",
+                affine,
+                None
+                if statistics == affine
+                else swapped(run.model, statistics=statistics, affine=affine),
+            )
+            for statistics, affine in pairs
+        ]
+        records.append(evaluate_variants(run, config, variants, {"study": "swap"}))
+    return [swap_table(records)]
+
+
+def _reestimate(runs: list[Run], config: StudyConfig) -> list[Table]:
+    records: list[Record] = []
+    drifts: dict[tuple[str, str], list[Drift]] = {}
+    for run in runs:
+        variants: list[Variant] = []
+        for branch in branches_of(run.model):
+            model = copy.deepcopy(run.model)
+            reestimate(model, branch, _training_images(run, branch, config.study_batches))
+            drifts[run.name, branch] = drift(run.model, model, branch)
+            variants += [
+                Variant(f"{branch}/stored", branch, None),
+                Variant(f"{branch}/measured again", branch, fold(model, branch)),
+            ]
+        protocol = {"study": "reestimate", "study_batches": config.study_batches}
+        records.append(evaluate_variants(run, config, variants, protocol))
+    return [
+        reestimation_table(records, config.study_batches),
+        drift_table(drifts, config.study_batches),
+    ]
+
+
+def _training_images(run: Run, branch: str, most: int) -> Iterator[Tensor]:
+    """Yields images as they are in training, of the epoch that would follow."""
+    trained = run.trained
+    training, _ = split_validation(run.dataset.train, trained.validation, trained.train_limit)
+    batches = epoch_batches(
+        training.to(run.device),
+        batch_size=trained.batch_size,
+        seed=trained.seed,
+        epoch=trained.epochs,
+        augmentation=augmentation(trained, run.dataset),
+        channels_last=trained.channels_last,
+    )
+    attacked = bind(copy.deepcopy(run.model).train(), branch)
+    generator = torch.Generator(run.device).manual_seed(trained.seed)
+    steps = min(most, steps_per_epoch(len(training), trained.batch_size))
+    named = f"measuring {run.trained.run} {branch}"
+    for batch in tqdm(
+        itertools.islice(batches, steps), desc=named, total=steps, disable=None, leave=False
+    ):
+        if branch == "clean":
+            yield batch.images
+        else:
+            attack = trained.adversarial_branches[branch]
+            yield pgd(
+                attacked,
+                batch.images,
+                batch.labels,
+                epsilon=float(attack.epsilon),
+                step_size=float(attack.step_size),
+                threat_model=attack.threat_model,
+                steps=trained.train_steps,
+                generator=generator,
+            )
+
+
+def _gates(runs: list[Run], config: StudyConfig) -> list[Table]:
+    usages = {}
+    for run in runs:
+        images = min(config.study_images, len(run.dataset.test))
+        ids, test = subset(run.dataset.test, images)
+        clean, adv = zip(*_before_and_after(run, config, ids, test), strict=True)
+        found, moved = gates(run.model, clean), gates(run.model, adv)
+        usages[run.name] = [GateUsage(layer, found[layer], moved[layer]) for layer in found]
+    return gate_tables(usages, [run.record for run in runs])
+
+
+def _before_and_after(
+    run: Run, config: Config, ids: Tensor, test: Split
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields test images and what PGD makes of them, with the starts of an evaluation."""
+    attack = config.attack
+    search = Search(
+        float(attack.epsilon),
+        float(attack.step_size),
+        (max(STEPS),),
+        attack.threat_model,
+        config.eval_seed,
+    )
+    chunks = torch.split(torch.arange(len(test)), CHUNK)
+    for part in tqdm(chunks, desc=f"attacking {run.trained.run}", disable=None, leave=False):
+        images = to_float(test.images[part].to(run.device))
+        adv_images = pgd(
+            run.model,
+            images,
+            test.labels[part].to(run.device),
+            epsilon=search.epsilon,
+            step_size=search.step_size,
+            threat_model=search.threat_model,
+            steps=max(STEPS),
+            start=random_start(images, ids[part], search),
+        )
+        yield images, adv_images
+
+
+def _has_statistics(run: Run) -> bool:
+    return run.trained.adversarial and bool(split_layers(run.model))
+
+
+def _has_statistics_and_affine(run: Run) -> bool:
+    layers = split_layers(run.model).values()
+    return run.trained.adversarial and any(layer.affine != "shared" for layer in layers)
+
+
+def _has_gates(run: Run) -> bool:
+    return any(isinstance(module, ModeNorm) for module in run.model.modules())
+
+
+# Name of a study to which networks it suits, and what makes its tables.
+_STUDIES = {
+    "swap": (_has_statistics_and_affine, _swap),
+    "reestimate": (_has_statistics, _reestimate),
+    "gates": (_has_gates, _gates),
+}

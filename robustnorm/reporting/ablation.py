@@ -1,0 +1,72 @@
+"""The grid of {shared, split} statistics x {shared, split, sandwich} affine, from records."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from statistics import mean
+
+from robustnorm.evaluation.records import Record
+from robustnorm.evaluation.statistics import wilson
+from robustnorm.reporting.comparisons import groups
+from robustnorm.reporting.models import LAST, Model, group
+from robustnorm.reporting.notes import GROUP_NOTE, setting_notes
+from robustnorm.reporting.render import Cell, Table
+
+# The norm of each cell, by statistics and affine; with both shared nothing tells the branches
+# apart, and the cell is BN.
+GRID = {
+    ("shared", "shared"): "bn",
+    ("shared", "split"): "ccbn",
+    ("shared", "sandwich"): "sabn",
+    ("split", "shared"): "auxstatbn",
+    ("split", "split"): "auxbn",
+    ("split", "sandwich"): "saauxbn",
+}
+
+
+def ablation_table(records: Sequence[Record]) -> Table:
+    """Returns for each metric the grid's accuracies with their intervals.
+
+    Args:
+        records: Of one evaluation; norms outside the grid and controls are left out. A cell without
+            a record stays empty.
+    """
+    models = [m for m in group(records) if m.adversarial and m.norm in GRID.values()]
+    branches = max((model.records[0].branches for model in models), key=len)
+    metrics = [("SA", "none", branch) for branch in branches]
+    metrics += [("RA, PGD-20", LAST, branch) for branch in branches[1:]]
+    statistics, affines = (tuple(dict.fromkeys(axis)) for axis in zip(*GRID, strict=True))
+    rows: list[tuple[Cell, ...]] = []
+    for evaluation, attack, branch in metrics:
+        cells = _cells(models, attack, branch)
+        for row in statistics:
+            found = (cells.get(GRID[row, affine], (None, None, None)) for affine in affines)
+            rows.append((f"{evaluation}, {branch} branch", row, *itertools.chain(*found)))
+    columns: tuple[str, ...] = ("Evaluation", "Statistics")
+    for affine in affines:
+        columns += (f"{affine.capitalize()} affine %", "95 % interval", "Group")
+    names = ", ".join(f"{'/'.join(cell)}: {norm}" for cell, norm in GRID.items())
+    return Table(
+        "ablation",
+        "Ablation: statistics and affine, shared or split by branch",
+        columns,
+        rows,
+        [
+            *setting_notes(models),
+            f"Norms by statistics/affine: {names}. bn has no branches: one number stands in all "
+            "rows of an evaluation.",
+            GROUP_NOTE,
+        ],
+    )
+
+
+def _cells(models: list[Model], attack: str, branch: str) -> dict[str, tuple[Cell, ...]]:
+    """Returns accuracy, interval and group of each norm."""
+    found = [model.verdicts(attack, "final", *[model.branch(branch)] * 2) for model in models]
+    marks = groups([verdicts[0].correct for verdicts in found])
+    cells: dict[str, tuple[Cell, ...]] = {}
+    for model, verdicts, mark in zip(models, found, marks, strict=True):
+        accuracy, n = mean(verdict.accuracy for verdict in verdicts), model.records[0].n
+        cells[model.norm] = accuracy, wilson(accuracy * n, n), mark
+    return cells

@@ -1,0 +1,1 @@
+"""What a trained network keeps apart, and what would happen if it did not."""

@@ -1,0 +1,137 @@
+"""A branch's running statistics measured again on data, and how far the kept ones were off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacks.contract import unchanged
+from robustnorm.norms.routed import RoutedBatchNorm2d
+from robustnorm.routing import route
+from robustnorm.studies.swap import split_layers
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Distance of a layer's re-estimated statistics from the stored ones, over its channels.
+
+    In units of the stored standard deviation s of each channel: ``mean`` is |m' - m| / s and
+    ``deviation`` is |s' - s| / s, each averaged over the channels and at its largest.
+    """
+
+    layer: str
+    mean: float
+    largest_mean: float
+    deviation: float
+    largest_deviation: float
+
+
+@torch.no_grad()
+def reestimate(model: nn.Module, branch: str, batches: Iterable[Tensor]) -> None:
+    """Replaces the running statistics of one branch by those of ``batches``, in place.
+
+    Each batch goes through ``branch`` once, normalized by its own statistics as in training; mean
+    and variance of a layer are then those of all its inputs taken together, so that no batch counts
+    more for being the last. Weights, modes and other branches stay as they are.
+
+    Args:
+        model: A network whose routed layers keep statistics for each branch.
+        branch: The branch to run and to replace.
+        batches: Images (N, C, H, W) in [0, 1], such as that branch sees: clean images for "clean",
+            attacked ones for "adv".
+
+    Raises:
+        RoutingError: When a routed layer lacks the branch.
+        ValueError: When no layer keeps statistics for each branch, or there is no batch.
+
+    References:
+        Wu and Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, Section 3 (the population
+        variance of all batches).
+
+    Examples:
+        >>> from robustnorm.norms import AuxBN
+        >>> layer, images = AuxBN(1), torch.tensor([0.0, 1.0, 0.0, 1.0]).view(4, 1, 1, 1)
+        >>> reestimate(layer, "adv", images.split(2))
+        >>> layer.running_mean.flatten(), layer.running_var.flatten()
+        (tensor([0.0000, 0.5000]), tensor([1.0000, 0.3333]))
+    """
+    layers = split_layers(model)
+    if not layers:
+        raise ValueError(
+            "re-estimation needs layers that keep statistics for each branch, such as auxbn or "
+            "saauxbn; this model has none"
+        )
+    sums = {layer: _Sums() for layer in layers.values()}
+    for images in batches:
+        # Opened batch by batch: whatever makes the next one, an attack perhaps, is not measured.
+        with unchanged(model), route(model, branch), _measured(sums):
+            model.train()
+            model(images)
+    for layer, total in sums.items():
+        if total.batches == 0:
+            raise ValueError("re-estimation needs at least one batch of images, got none")
+        new = (*total.statistics(), torch.tensor(total.batches))
+        kept = layer.branch_statistics(layer.branches.index(branch))
+        for target, source in zip(kept, new, strict=True):
+            target.copy_(source)
+
+
+class _Sums:
+    """Sums of a layer's inputs and of their squares, (C,) float64, and their number."""
+
+    def __init__(self) -> None:
+        self.values: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+        self.count = self.batches = 0
+
+    def add(self, layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        values = inputs[0].double().transpose(0, 1).flatten(1)  # (C, everything else)
+        self.values = self.values + values.sum(1)
+        self.squares = self.squares + values.square().sum(1)
+        self.count += values.shape[1]
+        self.batches += 1
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Returns mean and variance; unbiased, as torch's running variance is."""
+        mean, second_moment = (
+            torch.as_tensor(total) / self.count for total in (self.values, self.squares)
+        )
+        biased = (second_moment - mean.square()).clamp_min(0)
+        return mean, biased * (self.count / (self.count - 1))
+
+
+@contextmanager
+def _measured(sums: dict[RoutedBatchNorm2d, _Sums]) -> Iterator[None]:
+    """Adds the inputs of each layer to its sums for the block."""
+    hooks = [layer.register_forward_pre_hook(total.add) for layer, total in sums.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def drift(stored: nn.Module, reestimated: nn.Module, branch: str) -> list[Drift]:
+    """Returns for each layer how far the statistics of two copies of a network are apart.
+
+    Args:
+        stored: The network whose standard deviations are the unit.
+        reestimated: The same network after ``reestimate``.
+        branch: The branch to compare.
+    """
+    others = split_layers(reestimated)
+    found = []
+    for name, layer in split_layers(stored).items():
+        row = layer.branches.index(branch)
+        mean, variance, _ = layer.branch_statistics(row)
+        other_mean, other_variance, _ = others[name].branch_statistics(row)
+        unit = (variance + layer.eps).sqrt()  # a dead channel has no deviation of its own
+        means = (other_mean - mean).abs() / unit
+        deviations = ((other_variance + layer.eps).sqrt() - unit).abs() / unit
+        values = [f(x).item() for x in (means, deviations) for f in (torch.mean, torch.amax)]
+        found.append(Drift(name, *values))
+    return found

@@ -1,0 +1,57 @@
+"""The statistics of one branch under the affine of another."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from robustnorm.norms.routed import RoutedBatchNorm2d
+from robustnorm.routing import route
+from robustnorm.surgery import fold
+
+
+def split_layers(model: nn.Module) -> dict[str, RoutedBatchNorm2d]:
+    """Returns the layers of ``model`` that keep running statistics for each branch, by name."""
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, RoutedBatchNorm2d) and layer.statistics == "split"
+    }
+
+
+@torch.no_grad()
+def swapped(model: nn.Module, *, statistics: str, affine: str) -> nn.Module:
+    """Returns a plain network with one branch's running statistics and another's affine.
+
+    The copy shares nothing with ``model`` and has no branches: each routed layer is now an
+    ``nn.BatchNorm2d``. With the same branch twice it is ``fold(model, branch)``.
+
+    Args:
+        model: Any module tree; a layer that shares statistics or affine keeps those it has.
+        statistics: The branch whose running mean and variance standardize.
+        affine: The branch whose scale and shift follow.
+
+    Raises:
+        RoutingError: When a routed layer lacks one of the branches.
+
+    References:
+        Zhang et al., Towards Understanding Dual BN in Hybrid Adversarial Training,
+        arXiv:2403.19150, which exchanges them at test time.
+
+    Examples:
+        >>> from robustnorm import resnet18
+        >>> network = swapped(resnet18(width=4, norm="auxbn"), statistics="clean", affine="adv")
+        >>> type(network.bn1).__name__
+        'BatchNorm2d'
+    """
+    with route(model, (statistics, affine)):  # checks the names on every layer
+        network = copy.deepcopy(model)
+    for layer in split_layers(network).values():
+        source, target = (
+            layer.branch_statistics(layer.branches.index(branch)) for branch in (statistics, affine)
+        )
+        for kept, wanted in zip(target, source, strict=True):
+            kept.copy_(wanted)
+    return fold(network, affine)

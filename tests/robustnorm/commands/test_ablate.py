@@ -1,0 +1,42 @@
+import csv
+from pathlib import Path
+
+import yaml
+
+from robustnorm import cli
+from robustnorm.evaluation import search
+from robustnorm.evaluation.records import Record
+
+SMALL = {
+    "data": "digits",
+    "train_limit": 32,
+    "validation": 20,
+    "width": 4,
+    "epochs": 1,
+    "batch_size": 32,
+    "train_steps": 1,
+    "validation_steps": 1,
+    "test_limit": 20,
+    "device": "cpu",
+}
+
+
+def test_ablate_trains_the_grid_and_continues_where_it_was(tmp_path, monkeypatch, capsys):
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(SMALL))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search, "CHUNK", 20)  # no padding of 20 images to 100
+    assert cli.main(("ablate", "--config", "grid.yaml")) == 0
+    first = capsys.readouterr()
+    assert "Table 4" in first.out
+    rows = list(csv.DictReader(Path("reports/grid/ablation.csv").read_text().splitlines()))
+    assert len(rows) == 3 * 2
+    record = Record.load(Path("reports/grid/records/sabn-seed0-best.json"))
+    (row,) = (
+        r for r in rows if r["Evaluation"] == "SA, adv branch" and r["Statistics"] == "shared"
+    )
+    accuracy = record.find("none", "final", "adv", "adv").accuracy
+    assert row["Sandwich affine %"] == f"{100 * accuracy:.2f}"
+    assert cli.main(("ablate", "--config", "grid.yaml")) == 0
+    second = capsys.readouterr()
+    assert second.out == first.out
+    assert second.err.count("already trained") == second.err.count("evaluated before") == 6
