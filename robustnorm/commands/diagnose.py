@@ -53,7 +53,7 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
     loaded = [load_model(folder, settings.checkpoint) for folder in folders]
     manifests = [manifest for _, manifest in loaded]
     configs = [Config.from_dict(manifest["config"]) for manifest in manifests]
-    threats = {f"epsilon {config.epsilon}, step size {config.step_size}" for config in configs}
+    threats = {_threat(config) for config in configs}
     if len(threats) > 1:
         raise UsageError(
             f"runs to compare must be trained under one threat, got {' and '.join(sorted(threats))}"
@@ -66,7 +66,12 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
         check_same_dataset(manifest, dataset, folder)
     ids, test = subset(dataset.test, min(settings.test_limit, len(dataset.test)))
     search = Search(
-        float(first.epsilon), float(first.step_size), (settings.steps,), seed=settings.seed
+        float(first.attack.epsilon),
+        float(first.attack.step_size),
+        (settings.steps,),
+        first.attack.threat_model,
+        settings.seed,
+        first.branches,
     )
     models = _models(configs, folders)
     names = [model.name for model in models]
@@ -93,8 +98,8 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
     setting = (
         f"n = {len(ids)} of {len(dataset.test)} test images of {dataset.name} in "
         f"{settings.batches} batches; checkpoint '{settings.checkpoint}'; evaluation mode (running "
-        f"statistics). Branch clean is given the images, any other PGD-{settings.steps} images "
-        f"(Linf, {threats.pop()}, seed {settings.seed})."
+        f"statistics). Branch clean is given the images, the others PGD-{settings.steps} images of "
+        f"them, {threats.pop()}, seed {settings.seed}."
     )
     provenance = {
         "checkpoints": {
@@ -124,6 +129,15 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
             log.info("wrote %s", path.with_suffix(f".{suffix}"))
         tables.append(gradient_table(result))
     return to_text(tables)
+
+
+def _threat(config: Config) -> str:
+    """Says which attack makes the images of each adversarial branch."""
+    return "; ".join(
+        f"{branch}: {attack.threat_model.capitalize()}, epsilon {attack.epsilon}, "
+        f"step size {attack.step_size}"
+        for branch, attack in config.adversarial_branches.items()
+    )
 
 
 def _models(configs: list[Config], folders: list[Path]) -> list[Model]:

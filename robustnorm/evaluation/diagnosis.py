@@ -41,26 +41,37 @@ def diagnose(
     """Compares the gradients of the branches, and through each branch those of the classes.
 
     The branch "clean" is given the images, every other branch the adversarial images that PGD makes
-    of the same ones through it. A network without branches is given both, "clean" and "adv",
-    through the same layers. Each batch holds its share of every class.
+    of the same ones through it. A network without branches is given all of them, "clean" and "adv"
+    where the search names no others, through the same layers. Each batch holds its share of every
+    class.
 
     Args:
         model: In evaluation mode, on the device where it is to run. Left as it was.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
         labels: int64 (N,).
         num_classes: Classes to compare, 0 to num_classes - 1.
-        search: The attack; ``max(search.steps)`` steps. Its seed also divides the images.
+        search: The attack of each branch, ``max(search.steps)`` steps; its seed also divides the
+            images.
         batches: Number of batches into which the images are divided.
         image_ids: int64 (N,), the images' places in their data set; 0..N-1 by default.
         progress: Text of a progress bar; none by default.
 
     Raises:
         ValueError: As ``gradient_diversity``, and when a class has fewer images than batches.
+
+    Examples:
+        >>> from robustnorm import resnet18
+        >>> model = resnet18(norm="saauxbn", width=4, num_classes=2).eval()
+        >>> images, labels = torch.rand(8, 3, 8, 8), torch.tensor([0, 1] * 4)
+        >>> search = Search(epsilon=8 / 255, step_size=2 / 255, steps=(2,))
+        >>> found = diagnose(model, images, labels, num_classes=2, search=search, batches=2)
+        >>> list(found.classes), found.branches[0].stage
+        (['clean', 'adv'], 'conv1')
     """
     check_model(model)
     parts = _divide(labels.cpu(), num_classes, batches, search.seed)
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
-    names = branches_of(model) or ("clean", "adv")
+    names = branches_of(model) or ("clean", *(search.own or ("adv",)))
     # An image is attacked once for each branch but "clean", and takes part in two gradients of
     # each branch.
     work = len(images) * (3 * len(names) - names.count("clean"))
@@ -117,7 +128,7 @@ def _attack(
     bar: tqdm[Any],
 ) -> Tensor:
     """Returns the adversarial images of a branch, where the images are."""
-    device = next(model.parameters()).device
+    device, own = next(model.parameters()).device, search.of(branch)
     adv_images = []
     for places in torch.split(torch.arange(len(images)), CHUNK):
         part = to_float(images[places].to(device))
@@ -125,11 +136,11 @@ def _attack(
             bind(model, branch),
             part,
             labels[places].to(device),
-            epsilon=search.epsilon,
-            step_size=search.step_size,
-            steps=max(search.steps),
-            threat_model=search.threat_model,
-            start=random_start(part, ids[places], search),
+            epsilon=own.epsilon,
+            step_size=own.step_size,
+            steps=max(own.steps),
+            threat_model=own.threat_model,
+            start=random_start(part, ids[places], own),
         )
         adv_images.append(made.to(images.device))
         bar.update(len(places))

@@ -87,8 +87,8 @@ def gradient_diversity(
         Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 4 and 5 and
         Figure 2, for the classes of a generator in training: there m counts latent vectors, each
         given to every class, and the gradient is that of one image through the discriminator. Here
-        a group is a set of test images, the network a trained classifier, and the classifier's
-        linear layer is one more stage.
+        a group is a set of images and the network a trained classifier, whose linear layer is one
+        more stage. The paper takes the convolutions right before a norm, this function all.
 
     Examples:
         >>> from robustnorm import resnet18
@@ -117,7 +117,8 @@ def gradient_diversity(
 def stage_weights(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Returns the shared weights of each stage: of its convolutions, or of the last linear layer.
 
-    Stages are the network's children; one that is only a wrapper around all of them is opened.
+    Stages are the network's children; one that is only a wrapper around all of them is opened. No
+    other linear layer counts: ModeNorm's gates belong to its norms.
 
     Raises:
         ValueError: When no such weight takes a gradient.

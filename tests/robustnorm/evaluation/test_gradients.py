@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from attacks import pgd
 from robustnorm import bind, preact_resnet18, resnet18
+from robustnorm.config import BranchAttack
 from robustnorm.evaluation.diagnosis import diagnose
 from robustnorm.evaluation.gradients import Group, gradient_diversity, stage_weights
 from robustnorm.evaluation.search import CHUNK, Search, random_start
@@ -203,6 +205,34 @@ def test_diagnose_compares_clean_and_pgd_images_each_through_its_branch():
         for one, other in zip(ours, theirs, strict=True):
             # float32 gradients summed in another order, through 18 layers.
             assert one[1:4] == pytest.approx(other[1:4], rel=1e-4, abs=1e-5)
+
+
+def test_diagnose_attacks_each_branch_in_its_own_ball():
+    torch.manual_seed(0)
+    model = resnet18(norm="auxbn", width=4, num_classes=3, branches=("clean", "linf", "l2")).eval()
+    images, labels = make_images(12, torch.float32)
+    ball = BranchAttack("l2", Fraction(1, 2), Fraction(1, 8))
+    search = SEARCH._replace(
+        own={"linf": BranchAttack("linf", *[Fraction(2, 255)] * 2), "l2": ball}
+    )
+    found = diagnose(model, images, labels, num_classes=3, search=search, batches=1)
+    assert list(found.classes) == ["clean", "linf", "l2"]
+    adv_images = pgd(
+        bind(model, "l2"),
+        images,
+        labels,
+        epsilon=0.5,
+        step_size=0.125,
+        steps=2,
+        threat_model="l2",
+        start=random_start(images, torch.arange(12), search.of("l2")),
+    )
+    expected = gradient_diversity(model, [by_class("l2", adv_images, labels)])
+    for one, other in zip(found.classes["l2"], expected, strict=True):
+        assert one[1:4] == pytest.approx(other[1:4], rel=1e-4, abs=1e-5)  # as above
+    plain = make_model("bn", torch.float32)
+    same = diagnose(plain, images, labels, num_classes=3, search=search, batches=1)
+    assert list(same.classes) == ["clean", "linf", "l2"]
 
 
 def test_diagnose_of_a_network_without_branches_sends_both_through_the_same_layers():
