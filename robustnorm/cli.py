@@ -20,6 +20,7 @@ from jsonargparse.typing import register_type
 from robustnorm.config import Config
 from robustnorm.data import check_data
 from robustnorm.norms import NORMS
+from robustnorm.packing import PackSettings, UnpackSettings
 from robustnorm.registry import unknown
 
 
@@ -53,6 +54,16 @@ COMMANDS = {
         "Train bn, modenorm, auxbn, saauxbn and a plainly trained control, then evaluate.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
+    ),
+    "pack": Command(
+        "Cut a folder of runs into pieces small enough to travel.",
+        PackSettings,
+        "robustnorm.commands.pack:pack_files",
+    ),
+    "unpack": Command(
+        "Put packed runs back in their place, every hash checked.",
+        UnpackSettings,
+        "robustnorm.commands.pack:unpack_files",
     ),
     "demo": Command(
         "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",

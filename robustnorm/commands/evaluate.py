@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from robustnorm.config import WHERE, Config
 from robustnorm.data.dataset import Dataset, subset
 from robustnorm.evaluation.evaluate import evaluate
+from robustnorm.evaluation.journal import Journal
 from robustnorm.evaluation.records import Record, fingerprint
 from robustnorm.evaluation.search import CHUNK
 from robustnorm.reporting.render import to_text
@@ -30,6 +30,8 @@ from robustnorm.runs import (
     run_folder,
     to_channels_last,
 )
+from robustnorm.source import source_commit
+from robustnorm.stopping import ShouldStop, never
 from robustnorm.training.checkpoint import read_manifest
 
 log = logging.getLogger("robustnorm")
@@ -67,36 +69,48 @@ def evaluate_runs(config: Config, config_path: str | None = None) -> str:
     for folder, manifest in runs.items():
         check_same_dataset(manifest, dataset, folder)
     reports = Path(config.reports) / str(config.name)
-    records = [_evaluate_run(folder, config, dataset, device, reports) for folder in runs]
+    records = [evaluate_run(folder, config, dataset, device, reports) for folder in runs]
     for path in write_tables(records, reports, train_command=train_command):
         log.info("wrote %s", path)
     return to_text(tables(records, train_command=train_command))
 
 
-def _evaluate_run(
-    folder: Path, config: Config, dataset: Dataset, device: torch.device, reports: Path
+def evaluate_run(
+    folder: Path,
+    config: Config,
+    dataset: Dataset,
+    device: torch.device,
+    reports: Path,
+    should_stop: ShouldStop = never,
 ) -> Record:
+    """Evaluates the checkpoint ``config.checkpoint`` of a run, unless it is evaluated already.
+
+    Args:
+        folder: Of the run.
+        config: What to evaluate and how; norm and seed do not matter.
+        dataset: Its test images are attacked.
+        device: Where.
+        reports: Folder whose ``records`` hold the record.
+        should_stop: As ``evaluate`` asks it.
+
+    Raises:
+        CheckpointError, RecordError: When a file is missing or damaged.
+        Stopped: When ``should_stop`` says so; the next call goes on.
+    """
+    record = find_record(folder, config, dataset, reports)
+    if record is not None:
+        log.info("%s: evaluated before, in %s", folder.name, record_path(folder, config, reports))
+        return record
     model, manifest = load_model(folder, config.checkpoint)
     trained = Config.from_dict(manifest["config"])
     ids, test = subset(dataset.test, config.test_limit)
     protocol = _evaluation_protocol(config)
-    identity = {
-        "checkpoint": manifest["sha256"],
-        "dataset": dataset.sha256,
-        "protocol": fingerprint(protocol),
-        "image_ids": ids.tolist(),
-    }
-    path = reports / "records" / f"{folder.name}-{config.checkpoint}.json"
-    if path.exists():
-        record = Record.load(path)
-        if _identity(record) == identity:
-            log.info("%s: evaluated before, in %s", folder.name, path)
-            return record
+    identity = _identity(manifest, config, dataset)
+    path = record_path(folder, config, reports)
     model.to(device)
     if trained.channels_last:
         to_channels_last(model)
     journal = path.with_suffix(".journal")
-    start = time.perf_counter()
     verdicts = evaluate(
         model,
         test.images,
@@ -112,6 +126,7 @@ def _evaluate_run(
         journal=journal,
         fingerprint=fingerprint(identity),
         progress=f"evaluating {folder.name}",
+        should_stop=should_stop,
     )
     # Paths and devices are left out: they decide nothing, and a record may be published.
     settings = {key: value for key, value in trained.to_dict().items() if key not in WHERE}
@@ -142,9 +157,10 @@ def _evaluate_run(
         curve=[],
         examples=[],
         versions={name: version(name) for name in ("robustnorm", "torch", "numpy")}
-        | {"python": platform.python_version()},
+        | {"python": platform.python_version()}
+        | source_commit(),
         device=device_name(device),
-        wall_seconds=round(time.perf_counter() - start, 2),
+        wall_seconds=round(Journal(journal, fingerprint(identity)).seconds, 2),
     )
     record.save(path)
     journal.unlink(missing_ok=True)
@@ -171,10 +187,31 @@ def _evaluation_protocol(config: Config) -> dict[str, Any]:
     }
 
 
-def _identity(record: Record) -> dict[str, Any]:
-    return {
+def record_path(folder: Path, config: Config, reports: Path) -> Path:
+    """Returns where the record of a run's checkpoint is, or will be."""
+    return reports / "records" / f"{folder.name}-{config.checkpoint}.json"
+
+
+def find_record(folder: Path, config: Config, dataset: Dataset, reports: Path) -> Record | None:
+    """Returns the record of a run's checkpoint, evaluated as ``config`` says; None without one."""
+    path, manifest = record_path(folder, config, reports), read_manifest(folder, config.checkpoint)
+    if manifest is None or not path.exists():
+        return None
+    record = Record.load(path)
+    found = {
         "checkpoint": record.checkpoint["sha256"],
         "dataset": record.dataset["sha256"],
         "protocol": record.protocol_hash,
         "image_ids": list(record.image_ids),
+    }
+    return record if found == _identity(manifest, config, dataset) else None
+
+
+def _identity(manifest: dict[str, Any], config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Returns all that verdicts follow from."""
+    return {
+        "checkpoint": manifest["sha256"],
+        "dataset": dataset.sha256,
+        "protocol": fingerprint(_evaluation_protocol(config)),
+        "image_ids": subset(dataset.test, config.test_limit)[0].tolist(),
     }

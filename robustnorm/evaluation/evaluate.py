@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from robustnorm.evaluation.search import (
     branches,
 )
 from robustnorm.routing import Bound
+from robustnorm.stopping import ShouldStop, Stopped, never
 
 # Images of a part. Where fallen images are replaced, a part is long: at its end slots stay empty.
 _PART = {"all": CHUNK, "any": 20 * CHUNK}
@@ -47,6 +49,7 @@ def evaluate(
     journal: Path | None = None,
     fingerprint: str = "",
     progress: str | None = None,
+    should_stop: ShouldStop = never,
 ) -> list[Verdict]:
     """Attacks each branch of ``model`` with PGD and scores the images through every branch.
 
@@ -79,6 +82,7 @@ def evaluate(
             was. Deleted by whoever has saved the result.
         fingerprint: Of all that the verdicts depend on; a journal with another one is discarded.
         progress: Text of a progress bar; none by default.
+        should_stop: Asked before each part, with the seconds that the one before took.
 
     Returns:
         For each branch A (``"single"`` on a network without branches): attack ``"none"`` through A;
@@ -89,6 +93,7 @@ def evaluate(
         it was asked for.
 
     Raises:
+        Stopped: When ``should_stop`` says so; finished parts are in the journal.
         ImportError: When AutoAttack is asked for and not installed.
         ValueError: When a module of ``model`` is in train mode, ``model`` is bound to a branch, or
             images and labels do not fit.
@@ -124,6 +129,7 @@ def evaluate(
     attacked = branches(model, precision, serving=serving)
     size = _PART["all" if autoattack else rules]
     parts = torch.split(torch.arange(len(images)), size)
+    seconds = 0.0
     with tqdm(
         total=len(images),
         desc=progress,
@@ -133,6 +139,9 @@ def evaluate(
     ) as bar:
         for number, places in enumerate(parts):
             if number not in kept.parts:
+                if should_stop(seconds):
+                    raise Stopped(f"{len(kept.parts)} of {len(parts)} parts are evaluated")
+                clock = time.perf_counter()
                 here = slice(int(places[0]), int(places[-1]) + 1)
                 part = (attacked, images[here], labels[here], ids[here], search)
                 outcomes = attack(*part)
@@ -142,7 +151,8 @@ def evaluate(
                     key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
                     for key, o in outcomes.items()
                 }
-                kept.add(number, verdicts)
+                seconds = time.perf_counter() - clock
+                kept.add(number, verdicts, seconds)
             bar.update(len(places))
     collected = [kept.parts[number] for number in range(len(parts))]
     return [
