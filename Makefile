@@ -12,7 +12,7 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(LIMIT),--test_limit $(LIMIT)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce test check format bench clean
+.PHONY: help setup demo train eval reproduce campaign test check format bench clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -24,6 +24,7 @@ help: ## Show targets and variables
 	@echo "  DATA        digits, cifar10, or the path of an image folder or its archive"
 	@echo "  SEED        seed of the run             EPOCHS   passes over the data"
 	@echo "  CHECKPOINT  best, last or epoch190      LIMIT    test images to evaluate"
+	@echo "  BUDGET      seconds that campaign may take; the same command goes on after them"
 	@echo "  ARGS        any other setting, such as ARGS='--width 16 --precision bf16'"
 
 setup: $(STAMP) ## Make .venv with everything that the other targets need
@@ -45,6 +46,11 @@ eval: setup ## Evaluate what is trained, print Tables 3 and 4
 
 reproduce: setup ## Train the four norms and a control, then eval
 	$(BIN)/robustnorm reproduce $(OPTIONS)
+
+campaign: CONFIG = configs/campaign.yaml
+campaign: setup ## Tables 3 and 4 at full scale in slices: make campaign BUDGET=540
+	$(BIN)/robustnorm campaign --config $(CONFIG) $(if $(BUDGET),--budget $(BUDGET)) \
+		$(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: setup ## Run the tests
 	$(BIN)/pytest -q

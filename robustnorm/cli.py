@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import re
 import sys
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
+from robustnorm.campaign import Campaign, ready_plans
 from robustnorm.config import Config
 from robustnorm.data import check_data
 from robustnorm.norms import NORMS
@@ -54,6 +56,11 @@ COMMANDS = {
         "Train bn, modenorm, auxbn, saauxbn and a plainly trained control, then evaluate.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
+    ),
+    "campaign": Command(
+        "Train and evaluate the plans of a campaign, in slices of time.",
+        Campaign,
+        "robustnorm.commands.campaign:run_campaign",
     ),
     "pack": Command(
         "Cut a folder of runs into pieces small enough to travel.",
@@ -120,8 +127,9 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     words = list(arguments)
     if words[:1] == ["demo"] and not any(word.startswith("--config") for word in words):
         words.insert(1, "--config=digits")
-    parsed = _parser().parse_args([_find_config(word) for word in _joined(words)])
-    command, values = COMMANDS[parsed.command], parsed[parsed.command]
+    parser = _parser()
+    parsed = parser.parse_args([_find_config(word) for word in _joined(words)])
+    command, values = COMMANDS[parsed.command], parser.instantiate(parsed)[parsed.command]
     names = [field.name for field in fields(command.settings)]
     settings = command.settings(**{name: values[name] for name in names})
     path = str(values.config[-1]) if values.config else None
@@ -130,7 +138,24 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
         check_data(settings.data)
         if settings.name is None:
             settings = replace(settings, name=Path(path).stem if path else "default")
+    if isinstance(settings, Campaign):
+        ready_plans(settings)
     return command, settings, path
+
+
+def read_config(config: str, changes: dict[str, Any]) -> Config:
+    """Returns the settings of a config file, by path or name, with changes; imports no torch.
+
+    Raises:
+        ArgumentError, ValueError: On anything unknown, of a wrong type, or out of range.
+    """
+    words = [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in changes.items()
+    ]
+    _, settings, _ = parse(["train", f"--config={config}", *words])
+    assert isinstance(settings, Config)
+    return settings
 
 
 def _parser() -> ArgumentParser:
