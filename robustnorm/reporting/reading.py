@@ -48,8 +48,8 @@ def provenance(records: Sequence[Record]) -> str:
     evaluating = sum(record.wall_seconds for record in records)
     return (
         f"Data: {first.dataset['name']}, {first.dataset['train_images']:,} training images, "
-        f"n = {first.n:,} test images. {len(records)} runs, trained in {_time(training)} on "
-        f"{devices}, evaluated in {_time(evaluating)} on "
+        f"n = {first.n:,} test images. {len(records)} run{'s' * (len(records) > 1)}, trained in "
+        f"{_time(training)} on {devices}, evaluated in {_time(evaluating)} on "
         f"{_each(record.device for record in records)}; robustnorm "
         f"{_each(record.versions['robustnorm'] for record in records)}, torch "
         f"{_each(record.versions['torch'] for record in records)}, commit "
@@ -74,33 +74,28 @@ def _ordering(branch: str, evaluation: str, models: Sequence[Model]) -> str:
         key=lambda model: -published[model.norm],
     )
     pairs = [
-        (higher, lower, seeds)
+        (higher, lower, verdicts)
         for higher, lower in itertools.combinations(ranked, 2)
-        if (seeds := _common_seeds(higher, lower))
+        if (verdicts := _paired(higher, lower, attack, branch))
     ]
-    verdicts = [
-        [[_own(record, attack, branch) for record in model.records if record.seed in seeds]
-         for model in (higher, lower)]
-        for higher, lower, seeds in pairs
-    ]  # fmt: skip
-    adjusted = holm([mcnemar(ours[0], theirs[0]) for ours, theirs in verdicts])
+    adjusted = holm([mcnemar(*verdicts[0]) for _, _, verdicts in pairs])
     found: dict[str, list[str]] = {"as in the paper": [], "the other way": [], "within noise": []}
-    for (higher, lower, seeds), (ours, theirs), p in zip(pairs, verdicts, adjusted, strict=True):
-        first, *_ = gaps = [
-            one.mean() - other.mean() for one, other in zip(ours, theirs, strict=True)
-        ]
+    for (higher, lower, verdicts), p in zip(pairs, adjusted, strict=True):
+        gaps = [float(ours.mean() - theirs.mean()) for ours, theirs in verdicts]
         kind = "within noise"
         if p <= _LEVEL:
-            kind = "as in the paper" if first > 0 else "the other way"
+            kind = "as in the paper" if gaps[0] > 0 else "the other way"
+        ours, theirs = (mean(float(v.mean()) for v in side) for side in zip(*verdicts, strict=True))
+        seeds = f", as in the paper in {sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds"
         found[kind].append(
-            f"{higher.name} {_percent([v.mean() for v in ours])} and "
-            f"{lower.name} {_percent([v.mean() for v in theirs])} (p = {p:.2g}"
-            + (f", as in the paper in {sum(g > 0 for g in gaps)} of {len(seeds)} seeds)"
-               if len(seeds) > 1 else ")")
-        )  # fmt: skip
-    said = "; ".join(f"{kind}: {', '.join(items)}" for kind, items in found.items() if items)
+            f"{higher.name} {100 * ours:.2f} and {lower.name} {100 * theirs:.2f} "
+            f"({_p(p)}{seeds * (len(gaps) > 1)})"
+        )
     order = " > ".join(model.name for model in ranked)
-    return f"**{evaluation}, {branch} branch**, in the paper {order}. {said or 'One norm only'}."
+    said = "".join(f"\n  - {kind}: {'; '.join(items)}" for kind, items in found.items() if items)
+    return (
+        f"**{evaluation}, {branch} branch**, in the paper {order}{said or ': nothing to compare'}"
+    )
 
 
 def _best_and_later(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
@@ -111,21 +106,18 @@ def _best_and_later(evaluations: Mapping[str, Sequence[Record]]) -> Table | None
     best = by_tag.pop("best", ())
     rows: list[tuple[Cell, ...]] = []
     for tag, records in by_tag.items():
-        for model, later in _matched(best, records):
-            if model.records[0].image_ids != later.records[0].image_ids:
+        for one, other in itertools.product(group(best), group(records)):
+            if (one.norm, one.adversarial) != (other.norm, other.adversarial):
                 continue
-            seeds = _common_seeds(model, later)
-            for evaluation in ("SA", f"RA, {LAST.upper()}"):
+            for evaluation, attack in (("SA", "none"), ("RA, PGD-20", LAST)):
+                verdicts = _paired(one, other, attack, "adv")
+                if not verdicts:
+                    continue
                 before, after = (
-                    mean(
-                        float(_own(record, ATTACKS[evaluation], "adv").mean())
-                        for record in each.records
-                        if record.seed in seeds
-                    )
-                    for each in (model, later)
+                    mean(float(v.mean()) for v in side) for side in zip(*verdicts, strict=True)
                 )
                 change = f"{100 * (after - before):+.2f}"
-                rows.append((model.label("adv"), tag, evaluation, before, after, change))
+                rows.append((one.label("adv"), tag, evaluation, before, after, change))
     if not rows:
         return None
     return Table(
@@ -171,19 +163,14 @@ def _attacked(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
     )
 
 
-def _matched(some: Sequence[Record], others: Sequence[Record]) -> list[tuple[Model, Model]]:
-    """Returns the models of the same norm and training that have a seed in common."""
+def _paired(one: Model, other: Model, attack: str, branch: str) -> list[tuple[Bits, Bits]]:
+    """Returns the verdicts of both on the same images, for each seed that both have."""
+    others = {record.seed: record for record in other.records}
     return [
-        (one, other)
-        for one in group(some)
-        for other in group(others)
-        if (one.norm, one.adversarial) == (other.norm, other.adversarial)
-        and _common_seeds(one, other)
+        (_own(record, attack, branch), _own(others[record.seed], attack, branch))
+        for record in one.records
+        if record.seed in others and record.image_ids == others[record.seed].image_ids
     ]
-
-
-def _common_seeds(one: Model, other: Model) -> list[int]:
-    return sorted({r.seed for r in one.records} & {r.seed for r in other.records})
 
 
 def _own(record: Record, attack: str, branch: str) -> Bits:
@@ -192,8 +179,8 @@ def _own(record: Record, attack: str, branch: str) -> Bits:
     return record.find(attack, "final", place, place).correct
 
 
-def _percent(fractions: Sequence[float]) -> str:
-    return f"{100 * mean(fractions):.2f}"
+def _p(p: float) -> str:
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
 def _each(texts: Iterable[str]) -> str:
