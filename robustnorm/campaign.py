@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robustnorm.config import COMPARED, WHAT_TO_EVALUATE, Config
+from robustnorm.norms import NORMS
 
 PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")
 
@@ -70,12 +71,12 @@ class Campaign:
         if self.budget is not None and self.budget <= 0:
             raise ValueError(f"budget must be above 0 seconds, got {self.budget}")
         for name, plan in self.plans.items():
-            for what, names in (("plan", [name]), ("evaluation", list(plan.evaluations))):
-                for word in names:
-                    if not re.fullmatch(r"[\w-]+", word):
-                        raise ValueError(
-                            f"a {what} needs a name of letters, digits, _ and -, got {word}"
-                        )
+            for word in (name, *plan.evaluations):
+                if not re.fullmatch(r"[\w-]+", word):
+                    raise ValueError(
+                        "a plan and an evaluation need a name of letters, digits, _ and -, "
+                        f"got {word}"
+                    )
             for part in ("norms", "seeds", "evaluations"):
                 if not getattr(plan, part):
                     raise ValueError(f"plan {name} needs {part}, got none")
@@ -148,9 +149,10 @@ def ready_plans(campaign: Campaign) -> list[ReadyPlan]:
     plans = []
     for name, plan in campaign.plans.items():
         changes = plan.settings | where | {"name": name}
-        runs = [read_config(plan.config, changes | {"norm": norm}) for norm in plan.norms]
+        run = read_config(plan.config, changes)
+        runs = [replace(run, norm=NORMS.check(norm)) for norm in plan.norms]
         if plan.control:
-            runs.append(replace(runs[0], norm="bn", adversarial=False))
+            runs.append(replace(run, norm="bn", adversarial=False))
         evaluations = {
             title: read_config(plan.config, changes | what)
             for title, what in plan.evaluations.items()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from fractions import Fraction
+from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -158,6 +159,7 @@ def read_config(config: str, changes: dict[str, Any]) -> Config:
     return settings
 
 
+@cache  # a campaign reads many configs
 def _parser() -> ArgumentParser:
     register_type(Fraction, serializer=str, deserializer=_fraction)
     parser = ArgumentParser(
