@@ -9,7 +9,8 @@ STAMP := $(VENV)/.installed
 # Options given on the make command line, as the command line of robustnorm spells them.
 OPTIONS = --config $(CONFIG) \
 	$(if $(DATA),--data $(DATA)) $(if $(SEED),--seed $(SEED)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
-	$(if $(LIMIT),--test_limit $(LIMIT)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(ARGS)
+	$(if $(LIMIT),--test_limit $(LIMIT)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) \
+	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo train eval reproduce campaign test check format bench clean
@@ -25,6 +26,8 @@ help: ## Show targets and variables
 	@echo "  SEED        seed of the run             EPOCHS   passes over the data"
 	@echo "  CHECKPOINT  best, last or epoch190      LIMIT    test images to evaluate"
 	@echo "  BUDGET      seconds that campaign may take; the same command goes on after them"
+	@echo "  ATTACKS     further ones to evaluate    CHECKS   of the evaluation: none, quick or full"
+	@echo "              such as ATTACKS=pgd-50x5-margin,autoattack"
 	@echo "  ARGS        any other setting, such as ARGS='--width 16 --precision bf16'"
 
 setup: $(STAMP) ## Make .venv with everything that the other targets need

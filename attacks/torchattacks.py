@@ -55,7 +55,7 @@ def torchattack(
     check_inputs(images, labels, epsilon)
     ball = find_threat_model(threat_model)
     generator = require_generator(generator)
-    attack_class = _find(name)
+    attack_class = find_class(name)
     images = images.detach()
     bounded = "eps" in inspect.signature(attack_class).parameters
     if bounded:
@@ -74,7 +74,13 @@ def torchattack(
     return torch.where(chosen, ball.project(adv_images, images, epsilon), images)
 
 
-def _find(name: str) -> Any:
+def find_class(name: str) -> Any:
+    """Returns the torchattacks class of that name.
+
+    Raises:
+        ImportError: When torchattacks is not installed.
+        ValueError: On an unknown name, with the nearest.
+    """
     try:
         library = import_module("torchattacks")
     except ImportError as error:

@@ -22,6 +22,7 @@ from jsonargparse.typing import register_type
 from robustnorm.campaign import Campaign, ready_plans
 from robustnorm.config import Config
 from robustnorm.data import check_data
+from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.norms import NORMS
 from robustnorm.packing import PackSettings, UnpackSettings
 from robustnorm.registry import unknown
@@ -97,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from robustnorm.allocator import keep_freed_memory
     from robustnorm.data.errors import DataError
+    from robustnorm.evaluation.probe import EvaluationError
     from robustnorm.evaluation.records import RecordError
     from robustnorm.runs import UsageError
     from robustnorm.training.checkpoint import CheckpointError
@@ -110,7 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = getattr(import_module(module), function)(settings, path)
         if text is not None:
             print(text)
-    except (UsageError, DataError, CheckpointError, RecordError, ImportError) as error:
+    except (
+        UsageError,
+        DataError,
+        CheckpointError,
+        EvaluationError,
+        RecordError,
+        ImportError,
+    ) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues from the last epoch", status=130)
@@ -137,6 +146,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     if isinstance(settings, Config):
         NORMS.check(settings.norm)
         check_data(settings.data)
+        parse_attacks(settings.attacks)
         if settings.name is None:
             settings = replace(settings, name=Path(path).stem if path else "default")
     if isinstance(settings, Campaign):

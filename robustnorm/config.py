@@ -21,7 +21,10 @@ WHAT_TO_EVALUATE = frozenset(
         "eval_seed",
         "eval_precision",
         "serving",
-        "autoattack",
+        "attacks",
+        "transfer",
+        "keep_images",
+        "checks",
     }
 )
 # What tells apart the runs that one config compares.
@@ -64,8 +67,9 @@ class Config:
         loss: Sum of clean and adversarial loss (Eq. 7) or their mean (the release).
         label_smoothing: Of both losses.
         gradient_clipping: Largest gradient norm; none by default.
-        epsilon: Attack radius (Linf) on the [0, 1] scale, in training and evaluation.
-        step_size: Change of a pixel in one attack step.
+        threat_model: Ball of the attack, in training and evaluation: linf or l2.
+        epsilon: Its radius on the [0, 1] scale.
+        step_size: Size of one attack step on that scale; with linf the change of a pixel.
         train_steps: PGD steps of the training attack.
         attack_norm_mode: Statistics during the training attack: the batch's, leaving the running
             ones alone; the batch's, moving them (as released); or the running ones.
@@ -81,7 +85,13 @@ class Config:
         eval_seed: Of the random starts of the evaluation attack.
         eval_precision: Of the gradients of that attack; bf16 is faster.
         serving: Also evaluate serving rules, which choose a branch themselves; three times as long.
-        autoattack: Also run AutoAttack on each branch (needs the extra "peers"); much longer.
+        attacks: Further attacks on each branch, such as [pgd-50x5-margin, fgsm, autoattack,
+            torchattacks:DeepFool]; those of other packages need the extra "peers".
+        transfer: Also score each run's branches on the PGD-20 images of every other run; keeps the
+            images.
+        keep_images: Keep the adversarial images beside the record, for ``robustnorm verify``: 4
+            bytes a value, for each attack and branch.
+        checks: Of the evaluation itself: quick (seconds), full (minutes), or none.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
         output: Folder of checkpoints.
         reports: Folder of tables and result records.
@@ -125,6 +135,7 @@ class Config:
     label_smoothing: float = 0.0
     gradient_clipping: float | None = None
     # Attack
+    threat_model: Literal["linf", "l2"] = "linf"
     epsilon: Fraction = Fraction(8, 255)
     step_size: Fraction = Fraction(2, 255)
     train_steps: int = 10
@@ -144,7 +155,10 @@ class Config:
     eval_seed: int = 0
     eval_precision: Literal["fp32", "bf16"] = "fp32"
     serving: bool = False
-    autoattack: bool = False
+    attacks: tuple[str, ...] = ()
+    transfer: bool = False
+    keep_images: bool = False
+    checks: Literal["none", "quick", "full"] = "quick"
     output: str = "checkpoints"
     reports: str = "reports"
 
@@ -164,7 +178,9 @@ class Config:
         for field in ("seed", "eval_seed", "warmup_steps", "weight_decay", "test_curve"):
             self._require(field, getattr(self, field) >= 0, "at least 0")
         for field in ("epsilon", "step_size"):
-            self._require(field, 0 < getattr(self, field) <= 1, "in (0, 1], such as 8/255")
+            # An l2 ball reaches beyond 1: every pixel may change a little.
+            most = 1 if self.threat_model == "linf" else 100
+            self._require(field, 0 < getattr(self, field) <= most, f"in (0, {most}], such as 8/255")
         for field in ("learning_rate", "decay", "warmup_from"):
             self._require(field, getattr(self, field) > 0, "above 0")
         for field in ("momentum", "label_smoothing", "peak"):
@@ -195,12 +211,13 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """Returns the settings that ``to_dict`` gave."""
+        """Returns the settings that ``to_dict`` gave, here or in an earlier version."""
         typed = dict(values)
+        typed.pop("autoattack", None)  # chose what to evaluate, now one of ``attacks``
         for field in ("epsilon", "step_size"):
             if field in typed:
                 typed[field] = Fraction(str(typed[field]))
-        for field in ("milestones", "keep_epochs"):
+        for field in ("milestones", "keep_epochs", "attacks"):
             if field in typed:
                 typed[field] = tuple(typed[field])
         return cls(**typed)

@@ -12,10 +12,10 @@ import torch
 
 from robustnorm.config import WHERE, Config
 from robustnorm.data.dataset import Dataset, subset
+from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.journal import Journal
 from robustnorm.evaluation.records import Record, fingerprint
-from robustnorm.evaluation.search import CHUNK
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import (
@@ -118,9 +118,10 @@ def evaluate_run(
         epsilon=float(config.epsilon),
         step_size=float(config.step_size),
         steps=STEPS,
+        threat_model=config.threat_model,
         precision=config.eval_precision,
         serving=config.serving,
-        autoattack=config.autoattack,
+        attacks=config.attacks,
         seed=config.eval_seed,
         image_ids=ids,
         journal=journal,
@@ -171,7 +172,7 @@ def evaluate_run(
 def _evaluation_protocol(config: Config) -> dict[str, Any]:
     return {
         "name": config.protocol,
-        "threat_model": "linf",
+        "threat_model": config.threat_model,
         "epsilon": str(config.epsilon),
         "step_size": str(config.step_size),
         "steps": max(STEPS),
@@ -181,7 +182,7 @@ def _evaluation_protocol(config: Config) -> dict[str, Any]:
         "precision": "fp32",
         "search": f"folded, {config.eval_precision}",
         "serving": config.serving,
-        "autoattack": config.autoattack,
+        "attacks": list(config.attacks),
         "train_steps": config.train_steps,
         "attack_norm_mode": config.attack_norm_mode,
     }

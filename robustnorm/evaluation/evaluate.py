@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from attacks.autoattack import installed
-from robustnorm.evaluation.journal import Journal, Part
+from robustnorm.evaluation.attacks import parse_attacks
+from robustnorm.evaluation.chunks import CHUNK, Outcome
+from robustnorm.evaluation.images import chunk_file, write_chunk
+from robustnorm.evaluation.journal import Journal, Key, Part
+from robustnorm.evaluation.named import attack_chunk_by_name
+from robustnorm.evaluation.probe import EvaluationError, check_mode, check_network
 from robustnorm.evaluation.records import Verdict
 from robustnorm.evaluation.search import (
-    CHUNK,
     Precision,
     Search,
     any_outcomes,
     attack_chunk,
-    autoattack_chunk,
     branches,
 )
-from robustnorm.routing import Bound
 from robustnorm.stopping import ShouldStop, Stopped, never
 
 # Images of a part. Where fallen images are replaced, a part is long: at its end slots stay empty.
@@ -43,9 +44,10 @@ def evaluate(
     rules: Literal["all", "any"] = "all",
     precision: Precision = "fp32",
     serving: bool = False,
-    autoattack: bool = False,
+    attacks: Sequence[str] = (),
     seed: int = 0,
     image_ids: Tensor | None = None,
+    keep: Path | None = None,
     journal: Path | None = None,
     fingerprint: str = "",
     progress: str | None = None,
@@ -54,8 +56,9 @@ def evaluate(
     """Attacks each branch of ``model`` with PGD and scores the images through every branch.
 
     One trajectory of max(steps) PGD steps from a uniform random start serves every entry of
-    ``steps``. The start of an image follows from (seed, image id) alone, and images are attacked in
-    chunks of fixed size, so that a verdict does not depend on the images around it.
+    ``steps``. The start of an image follows from (seed, image id, restart) alone, and images are
+    attacked in chunks of fixed size, cut along ascending ids whatever their order here, so that a
+    verdict does not depend on the images around it.
 
     Gradients come from a copy of the branch whose layers are folded into the convolutions; every
     verdict is the prediction of ``model`` itself, in its own precision. A verdict counts the images
@@ -74,10 +77,14 @@ def evaluate(
         precision: Of the convolutions that give the gradients, ``"fp32"`` or ``"bf16"``.
         serving: Also attack and score each serving rule over all branches (``Served``), named as
             if it were a branch: nobody tells a deployed network which branch an image needs.
-        autoattack: Also run AutoAttack's standard ensemble, its authors' code, on each of them:
-            thousands of forward passes for each image that withstands it.
+        attacks: Names of further attacks on each of them, such as ``"pgd-50x5-margin"`` or
+            ``"autoattack"``; see ``robustnorm.evaluation.attacks.GRAMMAR``. AutoAttack takes
+            thousands of forward passes for each image that withstands it; the code of others draws
+            for a whole batch, so that its verdicts follow from the seed and the chunk.
         seed: Of the random starts.
         image_ids: int64 (N,), the images' places in their data set; 0..N-1 by default.
+        keep: A folder that is given the adversarial images, see ``robustnorm.evaluation.images``:
+            4 bytes a value for each verdict of an attack on the branch that scores.
         journal: A file that keeps finished chunks, so that a killed evaluation goes on where it
             was. Deleted by whoever has saved the result.
         fingerprint: Of all that the verdicts depend on; a journal with another one is discarded.
@@ -89,14 +96,14 @@ def evaluate(
         ``"pgd-k"`` against A scored by A, rules ``"final"`` (the iterate after k steps) and
         ``"any"`` (no image or iterate up to k was misclassified); and the last iterate scored by
         each other branch, rule ``"final"``. With ``rules="any"``, for each branch ``"none"`` and
-        ``"pgd-k"``, rule ``"any"``, for the largest k. ``"autoattack"``, rule ``"final"``, where
-        it was asked for.
+        ``"pgd-k"``, rule ``"any"``, for the largest k. Each of ``attacks``, rule ``"final"``.
 
     Raises:
         Stopped: When ``should_stop`` says so; finished parts are in the journal.
-        ImportError: When AutoAttack is asked for and not installed.
-        ValueError: When a module of ``model`` is in train mode, ``model`` is bound to a branch, or
-            images and labels do not fit.
+        ImportError: When the package of an attack is not installed.
+        ValueError: Before any attack: when ``model`` is in train mode, bound to a branch, not
+            deterministic, or answers an image by the others of its batch; when an attack's name is
+            none or the classes are too few for it; when images and labels do not fit.
 
     References:
         Madry et al., arXiv:1706.06083; Gong et al., arXiv:2102.11382, Tables 3 and 4.
@@ -109,26 +116,34 @@ def evaluate(
         >>> len(verdicts), verdicts[0].attack, verdicts[0].score_branch, verdicts[0].correct.shape
         (8, 'none', 'clean', (5,))
     """
-    if any(module.training for module in model.modules()):
-        raise ValueError("evaluate needs the model in evaluation mode: call model.eval() first")
-    if any(isinstance(module, Bound) for module in model.modules()):
-        raise ValueError(
-            "evaluate attacks each branch itself: give it the model, not bind(model, ...)"
-        )
+    check_mode(model)
     if len(images) != len(labels) or not len(images) or not steps or min(steps) < 1:
-        raise ValueError(
+        raise EvaluationError(
             f"evaluate needs as many images as labels, at least one, and steps of at least 1, got "
             f"{len(images)} images, {len(labels)} labels, steps {tuple(steps)}"
         )
-    if autoattack:
-        installed()
+    if keep is not None and rules == "any":
+        raise EvaluationError('images are kept with rules="all" only, got rules="any" and keep')
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
-    kept = Journal(journal, fingerprint)
-    attack = any_outcomes if rules == "any" else attack_chunk
+    order = ids.argsort()
+    named = parse_attacks(attacks)
     search = Search(epsilon, step_size, tuple(steps), threat_model, seed)
     attacked = branches(model, precision, serving=serving)
-    size = _PART["all" if autoattack else rules]
-    parts = torch.split(torch.arange(len(images)), size)
+    check_network(attacked, images, labels, named)
+
+    def attack_part(rows: Tensor, adv_images: dict[Key, Tensor] | None) -> dict[Key, Outcome]:
+        part = (attacked, images[rows], labels[rows], ids[rows], search)
+        outcomes = any_outcomes(*part) if rules == "any" else attack_chunk(*part, adv_images)
+        for attack in named:
+            if Key(attack.name, "final", *[attacked[0].name] * 2) not in outcomes:
+                outcomes |= attack_chunk_by_name(attack, *part, adv_images)
+        return outcomes
+
+    done = Journal(journal, fingerprint)
+    if keep is not None and not done.parts:
+        for stale in keep.glob("*.safetensors"):  # of an earlier evaluation
+            stale.unlink()
+    parts = torch.split(order, CHUNK if named else _PART[rules])
     seconds = 0.0
     with tqdm(
         total=len(images),
@@ -137,28 +152,29 @@ def evaluate(
         disable=None if progress else True,
         leave=False,
     ) as bar:
-        for number, places in enumerate(parts):
-            if number not in kept.parts:
+        for number, rows in enumerate(parts):
+            file = None if keep is None else chunk_file(keep, number)
+            if number not in done.parts or (file is not None and not file.exists()):
                 if should_stop(seconds):
-                    raise Stopped(f"{len(kept.parts)} of {len(parts)} parts are evaluated")
+                    raise Stopped(f"{len(done.parts)} of {len(parts)} parts are evaluated")
                 clock = time.perf_counter()
-                here = slice(int(places[0]), int(places[-1]) + 1)
-                part = (attacked, images[here], labels[here], ids[here], search)
-                outcomes = attack(*part)
-                if autoattack:
-                    outcomes |= autoattack_chunk(*part)
+                adv_images: dict[Key, Tensor] | None = None if file is None else {}
+                outcomes = attack_part(rows, adv_images)
+                if file is not None and adv_images is not None:
+                    write_chunk(file, ids[rows], adv_images)
                 verdicts = {
                     key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
                     for key, o in outcomes.items()
                 }
                 seconds = time.perf_counter() - clock
-                kept.add(number, verdicts, seconds)
-            bar.update(len(places))
-    collected = [kept.parts[number] for number in range(len(parts))]
+                done.add(number, verdicts, seconds)
+            bar.update(len(rows))
+    collected = [done.parts[number] for number in range(len(parts))]
+    back = order.argsort().numpy()
     return [
         Verdict(
             *key,
-            correct=np.concatenate([part[key].correct for part in collected]),
+            correct=np.concatenate([part[key].correct for part in collected])[back],
             disagreements=sum(int((~part[key].agrees).sum()) for part in collected),
         )
         for key in collected[0]

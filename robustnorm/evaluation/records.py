@@ -31,10 +31,12 @@ class Verdict:
     """Whether each image was classified correctly under one attack.
 
     Args:
-        attack: "none", "pgd-k" for k steps, or "autoattack".
+        attack: "none", "pgd-k" for k steps, another name of ``robustnorm.evaluation.attacks``, or
+            "transfer:" and the folder of the run whose images these are.
         rule: "final", the image that the attack returned, or "any", no image or iterate on its way
             was misclassified.
         attack_branch: The branch that the attack saw; ``SINGLE`` on a network without branches.
+            Of a transfer it is a branch of the other network.
         score_branch: The branch that gave the verdict.
         correct: bool (n,), in the order of the record's image ids.
         disagreements: Images on which the copy that searched for the attack judged otherwise.
@@ -178,6 +180,17 @@ class Record:
     def has(self, attack: str) -> bool:
         """Returns whether the attack was run."""
         return any(verdict.attack == attack for verdict in self.verdicts)
+
+    def worst_case(self, answer: str) -> Bits:
+        """Returns for each image whether it withstands everything that was run, bool (n,).
+
+        Args:
+            answer: The branch or serving rule that scores: all its verdicts, of clean images, of
+                attacks on itself and on others, of final images and of any iterate.
+        """
+        verdicts = [verdict.correct for verdict in self.verdicts if verdict.score_branch == answer]
+        withstood: Bits = np.logical_and.reduce(verdicts)
+        return withstood
 
     def find(self, attack: str, rule: str, attack_branch: str, score_branch: str) -> Verdict:
         """Returns one verdict.

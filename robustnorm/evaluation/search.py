@@ -12,21 +12,18 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from attacks import autoattack, pgd
+from attacks import pgd
 from attacks.pgd import pgd_step
 from attacks.threat_model import threat_model as find_threat_model
-from robustnorm.data.batches import to_float
+from robustnorm.evaluation.chunks import CHUNK as CHUNK
+from robustnorm.evaluation.chunks import Outcome as Outcome
+from robustnorm.evaluation.chunks import choose, fill, first, judge, judge_all, place
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.records import SINGLE
 from robustnorm.evaluation.serving import RULES, Served
 from robustnorm.routing import bind, branches_of
 from robustnorm.surgery import fold
-
-# Images are attacked in chunks of this size, the last one padded, so that a verdict does not
-# depend on how many images are asked for.
-CHUNK = 100
 
 Precision = Literal["fp32", "bf16"]
 
@@ -47,14 +44,6 @@ class Search(NamedTuple):
     steps: tuple[int, ...]
     threat_model: str = "linf"
     seed: int = 0
-
-
-class Outcome(NamedTuple):
-    """Verdict and cross-entropy (nats) of each image, and whether the search saw the same; (N,)."""
-
-    correct: Tensor
-    loss: Tensor
-    agrees: Tensor
 
 
 class Branch(NamedTuple):
@@ -103,7 +92,12 @@ def _searcher(model: nn.Module, branch: str, precision: Precision) -> Callable[[
 
 
 def attack_chunk(
-    attacked: Sequence[Branch], images: Tensor, labels: Tensor, image_ids: Tensor, search: Search
+    attacked: Sequence[Branch],
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    search: Search,
+    adv_images: dict[Key, Tensor] | None = None,
 ) -> dict[Key, Outcome]:
     """Returns verdict and loss of at most ``CHUNK`` images for each key.
 
@@ -115,17 +109,21 @@ def attack_chunk(
         labels: int64 (N,).
         image_ids: int64 (N,), on the CPU.
         search: Settings of the attack.
+        adv_images: Is given the images behind each verdict of an attack on the branch that scores.
+            Of rule ``"any"``: an image or iterate that is misclassified, the last iterate where
+            none is.
     """
-    size, rows = len(images), _fill(len(images))
-    images, labels = _placed(attacked[0], images, labels, rows)
+    size, rows = len(images), fill(len(images))
+    images, labels = place(attacked[0].score, images, labels, rows)
     start = random_start(images, image_ids[rows], search)
     most = max(search.steps)
     outcomes: dict[Key, Outcome] = {}
+    kept: dict[Key, Tensor] = {}
     for branch in attacked:
-        clean = _outcome(branch.score, images, labels)
+        clean = judge(branch.score, images, labels)
         outcomes[Key("none", "final", branch.name, branch.name)] = clean
         trace = _Trace(images, labels, search.steps)
-        adv_images = pgd(
+        last = pgd(
             branch.search,
             images,
             labels,
@@ -137,52 +135,30 @@ def attack_chunk(
             on_iterate=trace,
         )
         # The first iterates that broke an image in the search, where they break it in earnest.
-        breaking = _outcome(branch.score, trace.breaking, labels)
-        unbroken = clean.correct
+        breaking = judge(branch.score, trace.breaking, labels)
+        unbroken, witnesses = clean.correct, images
         for step in sorted(set(search.steps)):
             iterate, right = trace.finals[step]
-            final = _outcome(branch.score, iterate, labels)
+            final = judge(branch.score, iterate, labels)
             final = final._replace(agrees=final.correct == right)
+            witnesses = choose(unbroken, iterate, witnesses)
             unbroken = unbroken & final.correct
             fallen = trace.broken[step]
-            any_correct = unbroken & (breaking.correct | ~fallen)
+            broken = fallen & ~breaking.correct
+            any_correct = unbroken & ~broken
             agrees = any_correct == (clean.correct & ~fallen)
-            attack = f"pgd-{step}"
-            outcomes[Key(attack, "final", branch.name, branch.name)] = final
-            outcomes[Key(attack, "any", branch.name, branch.name)] = Outcome(
-                any_correct, final.loss, agrees
-            )
+            own = Key(f"pgd-{step}", "final", branch.name, branch.name)
+            outcomes[own] = final
+            outcomes[own._replace(rule="any")] = Outcome(any_correct, final.loss, agrees)
+            kept[own] = iterate
+            kept[own._replace(rule="any")] = choose(broken, trace.breaking, witnesses)
         for other in attacked:
             if other is not branch:
                 key = Key(f"pgd-{most}", "final", branch.name, other.name)
-                outcomes[key] = _outcome(other.score, adv_images, labels)
-    return {key: Outcome(*(values[:size] for values in o)) for key, o in outcomes.items()}
-
-
-def autoattack_chunk(
-    attacked: Sequence[Branch], images: Tensor, labels: Tensor, image_ids: Tensor, search: Search
-) -> dict[Key, Outcome]:
-    """Returns the outcomes of AutoAttack's standard ensemble, on each branch itself.
-
-    Arguments as ``attack_chunk``. Its authors' code draws for a whole batch at once, so that a
-    verdict follows from the seed and the chunk, not from the image alone.
-    """
-    size = len(images)
-    images, labels = _placed(attacked[0], images, labels, _fill(size))
-    outcomes: dict[Key, Outcome] = {}
-    for branch in attacked:
-        adv_images = autoattack(
-            branch.score,
-            images,
-            labels,
-            epsilon=search.epsilon,
-            threat_model=search.threat_model,
-            generator=_generator(search.seed, int(image_ids[0])),
-        )
-        outcome = _outcome(branch.score, adv_images, labels)
-        outcome = Outcome(*(values[:size] for values in outcome))
-        outcomes[Key("autoattack", "final", branch.name, branch.name)] = outcome
-    return outcomes
+                outcomes[key] = judge(other.score, last, labels)
+    if adv_images is not None:
+        adv_images.update({key: images[:size] for key, images in kept.items()})
+    return {key: first(outcome, size) for key, outcome in outcomes.items()}
 
 
 class _Trace:
@@ -204,9 +180,9 @@ class _Trace:
 
     def __call__(self, step: int, iterate: Tensor, logits: Tensor) -> None:
         right = logits.argmax(1) == self._labels
-        first = ~right & ~self._broken
-        self.breaking = torch.where(first[:, None, None, None], iterate, self.breaking)
-        self._broken = self._broken | first
+        now = ~right & ~self._broken
+        self.breaking = choose(now, iterate, self.breaking)
+        self._broken = self._broken | now
         if step in self._steps:
             self.finals[step] = iterate, right
             self.broken[step] = self._broken
@@ -238,8 +214,8 @@ def _until_broken(
     the network itself on the iterate that it left with, whose loss it is; where the network
     withstands that, it searches again itself. A misclassified image is not attacked.
     """
-    images, labels = _placed(branch, images, labels, torch.arange(len(images)))
-    clean = _outcomes(branch.score, images, labels)
+    images, labels = place(branch.score, images, labels, torch.arange(len(images)))
+    clean = judge_all(branch.score, images, labels)
     left_with, right = images.clone(), torch.zeros_like(clean.correct)
     queue = clean.correct.nonzero().flatten()
     places, step, iterates = queue[:0], queue[:0], images[:0]
@@ -251,7 +227,7 @@ def _until_broken(
             places = torch.cat([places, entering])
             step = torch.cat([step, torch.zeros_like(entering)])
             iterates = torch.cat([iterates, start])
-        n, rows = len(places), _fill(len(places))
+        n, rows = len(places), fill(len(places))
         following, logits = pgd_step(
             branch.search,
             iterates[rows],
@@ -265,7 +241,7 @@ def _until_broken(
         stays = seen & (step < max(search.steps))
         left_with[places[~stays]], right[places[~stays]] = iterates[~stays], seen[~stays]
         places, step, iterates = places[stays], step[stays] + 1, following[:n][stays]
-    broken = _outcomes(branch.score, left_with, labels)
+    broken = judge_all(branch.score, left_with, labels)
     agrees = broken.correct == right
     # Let go too early: the search alone saw them broken. The network itself searches on.
     doubtful = (broken.correct & ~right).nonzero().flatten()
@@ -278,47 +254,17 @@ def _until_broken(
     return clean, broken._replace(agrees=agrees)
 
 
-def random_start(images: Tensor, image_ids: Tensor, search: Search) -> Tensor:
+def random_start(images: Tensor, image_ids: Tensor, search: Search, restart: int = 0) -> Tensor:
     """Draws each image's start from a generator of its own, on the CPU: the same on any device."""
     ball = find_threat_model(search.threat_model)
     starts = []
     for image, image_id in zip(images.cpu(), image_ids.tolist(), strict=True):
-        generator = _generator(search.seed, image_id)
+        generator = generator_of(search.seed, image_id, restart)
         starts.append(ball.random_start(image[None], search.epsilon, generator))
     return torch.cat(starts).to(images.device)
 
 
-def _generator(seed: int, image_id: int) -> torch.Generator:
-    state = np.random.SeedSequence((seed, image_id)).generate_state(1)[0]
+def generator_of(seed: int, image_id: int, restart: int = 0) -> torch.Generator:
+    """Returns the generator of one image's random start, or of the chunk that it begins."""
+    state = np.random.SeedSequence((seed, image_id, restart)).generate_state(1)[0]
     return torch.Generator().manual_seed(int(state))
-
-
-def _fill(size: int) -> Tensor:
-    """Returns rows of a whole chunk of which ``size`` are there: the last is repeated."""
-    return torch.arange(CHUNK).clamp_max(size - 1)
-
-
-def _placed(branch: Branch, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns rows of images and labels on the model's device, images as channels-last floats."""
-    device = next(branch.score.parameters(), images).device
-    images = to_float(images[rows.to(images.device)].to(device))
-    images = images.contiguous(memory_format=torch.channels_last)
-    return images, labels[rows.to(labels.device)].to(device)
-
-
-@torch.no_grad()
-def _outcome(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
-    logits = score(images)
-    correct = logits.argmax(1) == labels
-    loss = F.cross_entropy(logits.float(), labels, reduction="none")
-    return Outcome(correct, loss, torch.ones_like(correct))
-
-
-def _outcomes(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
-    """Scores any number of images in whole chunks."""
-    chunks = []
-    for places in torch.split(torch.arange(len(images)), CHUNK):
-        rows = places[_fill(len(places))]
-        outcome = _outcome(score, images[rows], labels[rows])
-        chunks.append(Outcome(*(values[: len(places)] for values in outcome)))
-    return Outcome(*map(torch.cat, zip(*chunks, strict=True)))

@@ -22,6 +22,7 @@ ATTACKS = {
     "RA, PGD-20": "pgd-20",
     "RA, AutoAttack": "autoattack",
 }
+WORST = "RA, worst case"
 LAST = "pgd-20"
 
 
@@ -47,6 +48,33 @@ class Model:
 
     def verdicts(self, attack: str, rule: str, attacker: str, scorer: str) -> list[Verdict]:
         return [record.find(attack, rule, attacker, scorer) for record in self.records]
+
+    def accuracies(self, evaluation: str, place: str) -> list[float]:
+        """Returns the accuracy of each record: final images of its own attack, or the worst case.
+
+        Args:
+            evaluation: A key of ``ATTACKS`` or an entry of ``further``.
+            place: The branch that is attacked and scores.
+        """
+        if evaluation == WORST:
+            return [float(record.worst_case(place).mean()) for record in self.records]
+        attack = ATTACKS.get(evaluation, evaluation.removeprefix("RA, "))
+        return [v.accuracy for v in self.verdicts(attack, "final", place, place)]
+
+
+def named_attacks(record: Record) -> list[str]:
+    """Returns the attacks that ran besides PGD-10 and PGD-20, transfers left out."""
+    ran = dict.fromkeys(verdict.attack for verdict in record.verdicts)
+    usual = ("none", "pgd-10", LAST)
+    return [name for name in ran if name not in usual and not name.startswith("transfer:")]
+
+
+def further(record: Record) -> list[str]:
+    """Returns the evaluations that the paper does not have: named attacks, then the worst case."""
+    if all(verdict.attack in ("none", "pgd-10", LAST) for verdict in record.verdicts):
+        return []
+    labels = {attack: evaluation for evaluation, attack in ATTACKS.items()}
+    return [*(labels.get(name, f"RA, {name}") for name in named_attacks(record)), WORST]
 
 
 def group(records: Sequence[Record]) -> list[Model]:

@@ -79,11 +79,14 @@ def _ordering(branch: str, evaluation: str, models: Sequence[Model]) -> str:
         if (verdicts := _paired(higher, lower, attack, branch))
     ]
     adjusted = holm([mcnemar(*verdicts[0]) for _, _, verdicts in pairs])
-    found: dict[str, list[str]] = {"as in the paper": [], "the other way": [], "within noise": []}
+    kinds = ("as in the paper", "the other way", "seeds disagree", "within noise")
+    found: dict[str, list[str]] = {kind: [] for kind in kinds}
     for (higher, lower, verdicts), p in zip(pairs, adjusted, strict=True):
         gaps = [float(ours.mean() - theirs.mean()) for ours, theirs in verdicts]
         kind = "within noise"
-        if p <= _LEVEL:
+        if len({gap > 0 for gap in gaps}) > 1:
+            kind = "seeds disagree"  # whatever the first one's test images say
+        elif p <= _LEVEL:
             kind = "as in the paper" if gaps[0] > 0 else "the other way"
         ours, theirs = (mean(float(v.mean()) for v in side) for side in zip(*verdicts, strict=True))
         seeds = f", as in the paper in {sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds"

@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-import numpy as np
-
-from robustnorm.evaluation.records import SINGLE, Bits, Record
+from robustnorm.evaluation.records import SINGLE, Record
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.files import write_atomically
-from robustnorm.reporting.models import ATTACKS, LAST, NAMES, Model, check_comparable, group
+from robustnorm.reporting.models import (
+    ATTACKS,
+    LAST,
+    NAMES,
+    Model,
+    check_comparable,
+    further,
+    group,
+    named_attacks,
+)
 from robustnorm.reporting.notes import missing_notes, setting_notes, test_note
 from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import Cell, Table, to_csv, to_latex, to_markdown
@@ -70,8 +77,8 @@ def _paper_table(
 ) -> Table:
     evaluations = [evaluation for wanted, evaluation in PAPER if wanted == branch]
     tested = evaluations[-1]
-    if branch == "adv" and models[0].records[0].has("autoattack"):
-        evaluations.append("RA, AutoAttack")  # which the paper does not print
+    if branch == "adv":
+        evaluations += further(models[0].records[0])  # which the paper does not print
     several = any(len(model.records) > 1 for model in models)
     rows = [
         row
@@ -96,7 +103,6 @@ def _rows(
     branch: str, evaluation: str, models: list[Model], *, several: bool
 ) -> list[tuple[Cell, ...]]:
     """Returns the rows of one evaluation: the paper's norms first, trained or not."""
-    attack = ATTACKS[evaluation]
     paper = PAPER.get((branch, evaluation), {})
     rows: dict[str, tuple[Cell, ...]] = {
         norm: (evaluation, NAMES[norm], None, None, f"{value:.2f}", None, None) + (None,) * several
@@ -104,9 +110,10 @@ def _rows(
     }
     for model in models:
         place = model.branch(branch)
-        accuracies = [v.accuracy for v in model.verdicts(attack, "final", place, place)]
+        accuracies = model.accuracies(evaluation, place)
         ours, n = mean(accuracies), model.records[0].n
         published = paper.get(model.norm) if model.adversarial else None
+        attack = ATTACKS.get(evaluation, "")
         any_iterate = (
             mean(v.accuracy for v in model.verdicts(attack, "any", place, place))
             if attack.startswith("pgd")
@@ -153,13 +160,13 @@ def _matrix(models: list[Model], note: str) -> Table:
 
 def _deployment(models: list[Model], note: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    autoattack = models[0].records[0].has("autoattack")
+    named = named_attacks(models[0].records[0])
     for model in models:
         n, answers = model.records[0].n, model.records[0].answers
         for answer in answers:
             rule = f"always {answer}" if answer in model.records[0].branches else answer
             standard = mean(v.accuracy for v in model.verdicts("none", "final", answer, answer))
-            robust = mean(float(_withstood(r, answer).mean()) for r in model.records)
+            robust = mean(float(r.worst_case(answer).mean()) for r in model.records)
             rows.append(
                 (
                     model.name,
@@ -182,19 +189,6 @@ def _deployment(models: list[Model], note: str) -> Table:
             "of its row.",
             "Deployed RA: images that withstand every attack that was run: PGD-20 differentiated "
             "through the rule itself (any iterate), PGD-20 through each branch and other rule "
-            "(last iterate)" + (", and AutoAttack on the rule." if autoattack else "."),
+            "(last iterate)" + "".join(f", {name} on the rule" for name in named) + ".",
         ],
     )
-
-
-def _withstood(record: Record, answer: str) -> Bits:
-    """Returns for each image whether it withstands all attacks that were run, by one rule."""
-    verdicts = [
-        record.find("none", "final", answer, answer),
-        record.find(LAST, "any", answer, answer),
-        *(record.find(LAST, "final", other, answer) for other in record.answers),
-    ]
-    if record.has("autoattack"):
-        verdicts.append(record.find("autoattack", "final", answer, answer))
-    withstood: Bits = np.logical_and.reduce([verdict.correct for verdict in verdicts])
-    return withstood

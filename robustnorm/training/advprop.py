@@ -235,6 +235,7 @@ def validate(model: nn.Module, split: Split, config: Config) -> dict[str, Branch
         float(config.epsilon),
         float(config.step_size),
         (config.validation_steps,),
+        config.threat_model,
         seed=config.eval_seed,
     )
     for part in torch.split(torch.arange(len(split)), CHUNK):
@@ -277,7 +278,7 @@ def _attack(
     generator: torch.Generator | None,
 ) -> Tensor:
     """Makes adversarial images as ``pgd`` does, without the checks that wait for the device."""
-    ball, epsilon = THREAT_MODELS["linf"], float(config.epsilon)
+    ball, epsilon = THREAT_MODELS[config.threat_model], float(config.epsilon)
     statistics: dict[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
         "batch": unchanged,
         "batch-update": lambda _: nullcontext(),
@@ -297,5 +298,6 @@ def _attack(
                 labels,
                 epsilon=epsilon,
                 step_size=float(config.step_size),
+                threat_model=config.threat_model,
             )
     return adv_images

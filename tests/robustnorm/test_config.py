@@ -6,7 +6,9 @@ from robustnorm.config import COMPARED, Config
 
 
 def test_config_round_trips_through_plain_values():
-    config = Config(epsilon=Fraction("8/255"), milestones=(1, 2), keep_epochs=(3,), name="x")
+    config = Config(
+        epsilon=Fraction("8/255"), milestones=(1, 2), keep_epochs=(3,), name="x", attacks=("fgsm",)
+    )
     assert Config.from_dict(config.to_dict()) == config
 
 
@@ -38,6 +40,14 @@ def test_config_refuses_values_out_of_range(values, message):
 @pytest.mark.parametrize("checkpoint", ["best", "last", "epoch190"])
 def test_config_takes_a_checkpoint(checkpoint):
     assert Config(checkpoint=checkpoint).checkpoint == checkpoint
+
+
+def test_l2_radius_may_exceed_one():
+    assert Config(threat_model="l2", epsilon=Fraction(3, 2)).epsilon == 1.5
+
+
+def test_config_of_an_earlier_version_is_read():
+    assert Config.from_dict({"width": 8, "autoattack": False}) == Config(width=8)
 
 
 def test_config_names_the_run():

@@ -1,14 +1,12 @@
 import copy
-import functools
 
 import numpy as np
 import pytest
 import torch
 
-from attacks import autoattack, pgd
+from attacks import pgd
 from robustnorm import bind, evaluate, resnet18
 from robustnorm.evaluation import evaluate as module
-from robustnorm.evaluation import search as search_module
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import (
     CHUNK,
@@ -128,19 +126,6 @@ def test_any_is_the_worst_over_all_iterates(model, data, verdicts):
         with torch.no_grad():
             unbroken &= target(adv_images).argmax(1) == labels
     assert np.array_equal(verdicts["pgd-4", "any", "adv", "adv"][:CHUNK], unbroken.numpy())
-
-
-def test_verdicts_do_not_depend_on_the_number_of_images(model, data, verdicts):
-    images, labels = data
-    few = run(model, (images[:37], labels[:37]))
-    assert all(np.array_equal(few[key], verdicts[key][:37]) for key in verdicts)
-
-
-def test_verdicts_do_not_depend_on_the_order(model, data, verdicts):
-    images, labels = data
-    order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
-    shuffled = run(model, (images[order], labels[order]), image_ids=order)
-    assert all(np.array_equal(shuffled[key], verdicts[key][order.numpy()]) for key in verdicts)
 
 
 def test_random_starts_depend_on_seed_and_image_id():
@@ -341,30 +326,3 @@ def test_journal_of_another_evaluation_is_discarded(model, data, verdicts, tmp_p
     run(model, (images, (labels + 1) % 3), journal=journal, fingerprint="a")
     found = run(model, data, journal=journal, fingerprint="b")
     assert all(np.array_equal(found[key], verdicts[key]) for key in verdicts)
-
-
-def test_autoattack_s_verdicts_are_those_of_a_direct_call(monkeypatch):
-    """Chunk by chunk on each branch, images that fall to nothing counted as they are."""
-    torch.manual_seed(0)
-    network = resnet18("auxbn", width=4, num_classes=10, in_channels=1).eval()
-    images = torch.rand(20, 1, 8, 8)
-    with torch.no_grad():
-        labels = bind(network, "adv")(images).argmax(1)
-    # One of the four attacks, for time.
-    quick = functools.partial(autoattack, attacks_to_run=["apgd-ce"])
-    monkeypatch.setattr(search_module, "autoattack", quick)
-    monkeypatch.setattr(search_module, "CHUNK", 20)
-    verdicts = evaluate(network, images, labels, epsilon=0.02, steps=(1,), autoattack=True)
-    found = {v.attack_branch: v.correct for v in verdicts if v.attack == "autoattack"}
-    for branch in ("clean", "adv"):
-        adv_images = quick(
-            bind(network, branch),
-            images,
-            labels,
-            epsilon=0.02,
-            generator=search_module._generator(0, 0),
-        )
-        with torch.no_grad():
-            expected = bind(network, branch)(adv_images).argmax(1) == labels
-        assert np.array_equal(found[branch], expected.numpy())
-    assert 0 < found["adv"].sum() < 20

@@ -120,3 +120,11 @@ def test_packed_bits_round_trip(n):
 def test_fingerprint_depends_on_values_not_on_order():
     assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_worst_case_is_each_image_s_over_all_that_one_branch_scores():
+    record = make_record()
+    first, second, third, fourth = (verdict.correct for verdict in record.verdicts)
+    assert np.array_equal(record.worst_case("clean"), first & second)
+    assert np.array_equal(record.worst_case("adv"), third & fourth)
+    assert 0 < (first & second).sum() < min(first.sum(), second.sum())

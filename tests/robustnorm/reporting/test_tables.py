@@ -328,3 +328,28 @@ def test_autoattack_is_a_row_of_table_4_without_a_paper_value():
     assert all(row[0] == "SA" for row in table3.rows)
     assert any(note.startswith("AutoAttack: the standard ensemble") for note in table4.notes)
     assert not any("AutoAttack" in row[0] for row in tables([make_record("bn")])[1].rows)
+
+
+def test_named_attacks_and_their_worst_case_are_rows_of_table_4():
+    record = make_record("bn", ra=80)
+    record.verdicts.extend(
+        [
+            Verdict("pgd-50x5-margin", "final", SINGLE, SINGLE, bits(60, shift=10)),
+            Verdict("transfer:auxbn-seed0", "final", "adv", SINGLE, bits(90, shift=5)),
+        ]
+    )
+    _, table4, _ = tables([record])
+    assert [row[0] for row in table4.rows if row[1] == "BN"] == [
+        "SA",
+        "RA, PGD-10",
+        "RA, PGD-20",
+        "RA, pgd-50x5-margin",
+        "RA, worst case",
+    ]
+    assert find(table4, "RA, pgd-50x5-margin", "BN")["Ours %"] == 0.3
+    # Images 10..69, those that withstand all: of 0..77 (any), 10..69 and 5..94.
+    assert find(table4, "RA, worst case", "BN")["Ours %"] == 0.3
+    record.verdicts[-2] = Verdict("fgsm", "final", SINGLE, SINGLE, bits(100, shift=10))
+    row = find(tables([record])[1], "RA, worst case", "BN")
+    assert row["Ours %"] == 68 / N  # images 10..77
+    assert (row["Paper %"], row["Any %"]) == (None, None)

@@ -73,12 +73,15 @@ def seeded():
     return torch.Generator().manual_seed(0)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_losses_are_those_of_one_forward_a_branch(norm):
+@pytest.mark.parametrize(
+    ("norm", "threat_model"), [*((norm, "linf") for norm in NORMS), ("saauxbn", "l2")]
+)
+def test_losses_are_those_of_one_forward_a_branch(norm, threat_model):
     """Written out: attack through adv in train mode, then two forwards of two batches."""
     images, labels = make_batch()
     model, reference = make_model(norm), make_model(norm)
-    clean_loss, adv_loss = advprop_losses(model, images, labels, config=CONFIG, generator=seeded())
+    config = replace(CONFIG, threat_model=threat_model)
+    clean_loss, adv_loss = advprop_losses(model, images, labels, config=config, generator=seeded())
     adv_images = pgd(
         bind(reference, "adv"),
         images,
@@ -86,6 +89,7 @@ def test_losses_are_those_of_one_forward_a_branch(norm):
         epsilon=0.1,
         step_size=0.05,
         steps=3,
+        threat_model=threat_model,
         generator=seeded(),
     )
     expected_clean = F.cross_entropy(bind(reference, "clean")(images), labels)

@@ -1,0 +1,64 @@
+"""Chunks of fixed size in which images are attacked and scored, and what a network says of one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustnorm.data.batches import to_float
+
+# Images are attacked in chunks of this size, the last one padded, so that a verdict does not
+# depend on how many images are asked for.
+CHUNK = 100
+
+
+class Outcome(NamedTuple):
+    """Verdict and cross-entropy (nats) of each image, and whether the search saw the same; (N,)."""
+
+    correct: Tensor
+    loss: Tensor
+    agrees: Tensor
+
+
+def fill(size: int) -> Tensor:
+    """Returns rows of a whole chunk of which ``size`` are there: the last is repeated."""
+    return torch.arange(CHUNK).clamp_max(size - 1)
+
+
+def place(score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns rows of images and labels on the model's device, images as channels-last floats."""
+    device = next(score.parameters(), images).device
+    images = to_float(images[rows.to(images.device)].to(device))
+    images = images.contiguous(memory_format=torch.channels_last)
+    return images, labels[rows.to(labels.device)].to(device)
+
+
+@torch.no_grad()
+def judge(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
+    """Returns what the network says of images as they are; nothing is compared yet."""
+    logits = score(images)
+    correct = logits.argmax(1) == labels
+    loss = F.cross_entropy(logits.float(), labels, reduction="none")
+    return Outcome(correct, loss, torch.ones_like(correct))
+
+
+def judge_all(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
+    """Judges any number of images in whole chunks."""
+    chunks = []
+    for places in torch.split(torch.arange(len(images)), CHUNK):
+        rows = places[fill(len(places))]
+        chunks.append(first(judge(score, images[rows], labels[rows]), len(places)))
+    return Outcome(*map(torch.cat, zip(*chunks, strict=True)))
+
+
+def first(outcome: Outcome, size: int) -> Outcome:
+    """Returns the outcome of the first ``size`` images, without those that filled the chunk."""
+    return Outcome(*(values[:size] for values in outcome))
+
+
+def choose(condition: Tensor, these: Tensor, others: Tensor) -> Tensor:
+    """Returns image by image one of ``these`` where the condition (N,) holds, else the other."""
+    return torch.where(condition.view(-1, *[1] * (these.dim() - 1)), these, others)

@@ -1,0 +1,189 @@
+"""Each named attack against a direct call, written out."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from attacks import autoattack, fgsm, pgd, torchattack
+from robustnorm import bind, evaluate, resnet18
+from robustnorm.evaluation import chunks
+from robustnorm.evaluation.attacks import parse_attacks
+from robustnorm.evaluation.journal import Key
+from robustnorm.evaluation.named import attack_chunk_by_name
+from robustnorm.evaluation.search import Branch, Search, branches, generator_of, random_start
+
+EPSILON, STEP, N, CLASSES = 0.05, 0.02, 20, 10
+SEARCH = Search(EPSILON, STEP, (1,), seed=3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    network = resnet18("auxbn", width=4, num_classes=CLASSES, in_channels=1)
+    for layer in network.modules():
+        if hasattr(layer, "branches"):
+            layer.running_mean.normal_(std=0.3)
+            layer.running_var.uniform_(0.5, 1.5)
+    # float64, in which the folded copy that searches takes the steps of the network itself.
+    return network.double().eval()
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    images = torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        labels = bind(model, "adv")(images).argmax(1)
+    labels[::7] = (labels[::7] + 1) % CLASSES
+    return images, labels
+
+
+@pytest.fixture(autouse=True)
+def small_chunk(monkeypatch):
+    """The code of others draws for a whole chunk: here as many images as there are."""
+    monkeypatch.setattr(chunks, "CHUNK", N)
+
+
+def run(model, data, name, search=SEARCH):
+    (attack,) = parse_attacks([name])
+    images = {}
+    outcomes = attack_chunk_by_name(
+        attack, branches(model), *data, torch.arange(len(data[0])), search, images
+    )
+    assert list(outcomes) == list(images) == [Key(name, "final", b, b) for b in ("clean", "adv")]
+    key = Key(name, "final", "adv", "adv")
+    return outcomes[key], images[key]
+
+
+@torch.no_grad()
+def correct(model, images, labels):
+    return bind(model, "adv")(images).argmax(1) == labels
+
+
+@pytest.mark.parametrize("threat_model", ["linf", "l2"])
+@pytest.mark.parametrize(("name", "loss"), [("pgd-3", "ce"), ("pgd-3-margin", "margin")])
+def test_pgd_is_the_attack_from_the_start_of_seed_and_id(model, data, name, loss, threat_model):
+    search = SEARCH._replace(threat_model=threat_model, epsilon=0.2, step_size=0.1)
+    start = random_start(data[0], torch.arange(N), search)
+    expected = pgd(
+        bind(model, "adv"),
+        *data,
+        epsilon=0.2,
+        step_size=0.1,
+        steps=3,
+        loss=loss,
+        threat_model=threat_model,
+        start=start,
+    )
+    outcome, adv_images = run(model, data, name, search)
+    # float64; sums in another order through the folded copy.
+    torch.testing.assert_close(adv_images, expected, rtol=0, atol=1e-9)
+    assert torch.equal(outcome.correct, correct(model, expected, data[1]))
+    assert outcome.agrees.all()
+
+
+def test_restarts_and_targets_are_the_worst_over_each_of_them(model, data):
+    """Written out: 2 restarts x the 9 wrong classes from the likeliest down."""
+    images, labels = data
+    search = SEARCH._replace(epsilon=0.1, step_size=0.07)
+    target_model = bind(model, "adv")
+    logits = target_model(images).detach()
+    order = logits.argsort(1, descending=True)
+    wrong = torch.stack([row[row != label] for row, label in zip(order, labels, strict=True)])
+    unbroken = torch.ones(N, dtype=torch.bool)
+    singles = []
+    for restart in range(2):
+        start = torch.stack(
+            [random_start(images[[i]], torch.tensor([i]), search, restart)[0] for i in range(N)]
+        )
+        for targets in wrong.unbind(1):
+            adv_images = pgd(
+                target_model,
+                images,
+                labels,
+                epsilon=0.1,
+                step_size=0.07,
+                steps=2,
+                loss="dlr",
+                targets=targets,
+                start=start,
+            )
+            singles.append(correct(model, adv_images, labels))
+            unbroken &= singles[-1]
+    outcome, adv_images = run(model, data, "pgd-2x2-dlr-targeted", search)
+    assert torch.equal(outcome.correct, unbroken)
+    assert unbroken.sum() < min(single.sum() for single in singles)
+    assert torch.equal(correct(model, adv_images, labels), unbroken)
+
+
+def test_restarts_begin_at_different_points(data):
+    starts = [random_start(data[0], torch.arange(N), SEARCH, restart) for restart in range(3)]
+    assert not torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[1], starts[2])
+    assert torch.equal(starts[0], random_start(data[0], torch.arange(N), SEARCH))
+
+
+def test_fgsm_is_a_direct_call(model, data):
+    outcome, adv_images = run(model, data, "fgsm")
+    expected = fgsm(bind(model, "adv"), *data, epsilon=EPSILON)
+    torch.testing.assert_close(adv_images, expected, rtol=0, atol=1e-12)  # float64
+    assert torch.equal(outcome.correct, correct(model, expected, data[1]))
+
+
+@pytest.mark.parametrize("name", ["apgd-ce", "torchattacks:PGD", "torchattacks:DeepFool"])
+def test_code_of_others_is_a_direct_call_of_its_adapter(data, name):
+    """On a network of one layer, for time; the seed is that of the chunk's first image."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)).eval()
+    images = data[0].float()
+    labels = network(images).argmax(1)
+    (attack,) = parse_attacks([name])
+    _, _, part = name.rpartition(":")
+    if attack.kind == "autoattack":
+        adapter = partial(autoattack, attacks_to_run=[part])
+    else:
+        adapter = partial(torchattack, name=part)
+    # The images are ids 40 and up: of a chunk that does not begin the data set.
+    expected = adapter(network, images, labels, epsilon=EPSILON, generator=generator_of(3, 40))
+    adv_images = {}
+    outcomes = attack_chunk_by_name(
+        attack,
+        [Branch("only", network, network)],
+        images,
+        labels,
+        torch.arange(40, 40 + N),
+        SEARCH,
+        adv_images,
+    )
+    key = Key(name, "final", "only", "only")
+    assert torch.equal(adv_images[key], expected)
+    assert torch.equal(outcomes[key].correct, network(expected).argmax(1) == labels)
+    assert 0 < outcomes[key].correct.sum() < N
+
+
+def test_evaluate_adds_a_verdict_for_each_attack_and_branch(model, data):
+    options = {"epsilon": EPSILON, "step_size": STEP, "steps": (2,), "seed": 3}
+    verdicts = evaluate(model, *data, attacks=["fgsm", "pgd-2", "pgd-2x2"], serving=True, **options)
+    without = evaluate(model, *data, serving=True, **options)
+    answers = ["clean", "adv", "mean logits", "more confident branch"]
+    added = [(v.attack, v.rule, v.attack_branch, v.score_branch) for v in verdicts[len(without) :]]
+    assert added == [(name, "final", a, a) for name in ("fgsm", "pgd-2x2") for a in answers]
+    for mine, its in zip(verdicts, without, strict=False):
+        assert np.array_equal(mine.correct, its.correct)
+    found = {v.attack: v.correct for v in verdicts if v.score_branch == v.attack_branch == "adv"}
+    expected, _ = run(model, data, "pgd-2x2")
+    assert np.array_equal(found["pgd-2x2"], expected.correct.numpy())
+
+
+def test_named_pgd_of_as_many_steps_is_the_trajectory_s(model, data):
+    """Restart 0 starts where the trajectory does."""
+    outcome, _ = run(model, data, "pgd-4", SEARCH._replace(seed=0))
+    verdicts = evaluate(model, *data, epsilon=EPSILON, step_size=STEP, steps=(4,))
+    (found,) = [
+        v.correct
+        for v in verdicts
+        if (v.attack, v.rule, v.attack_branch, v.score_branch) == ("pgd-4", "final", "adv", "adv")
+    ]
+    assert np.array_equal(outcome.correct.numpy(), found)
