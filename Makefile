@@ -13,7 +13,7 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce report test check format bench clean
+.PHONY: help setup demo train eval reproduce report campaign test check format bench clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -25,6 +25,7 @@ help: ## Show targets and variables
 	@echo "  DATA        digits, cifar10, or the path of an image folder or its archive"
 	@echo "  SEED        seed of the run             EPOCHS   passes over the data"
 	@echo "  CHECKPOINT  best, last or epoch190      LIMIT    test images to evaluate"
+	@echo "  BUDGET      seconds that campaign may take; the same command goes on after them"
 	@echo "  ATTACKS     further ones to evaluate    CHECKS   of the evaluation: none, quick or full"
 	@echo "              such as ATTACKS=pgd-50x5-margin,autoattack"
 	@echo "  ARGS        any other setting, such as ARGS='--width 16 --precision bf16'"
@@ -51,6 +52,11 @@ reproduce: setup ## Train the four norms and a control, then eval
 
 report: setup ## Write reports/<config>/report.html from what is evaluated
 	$(BIN)/robustnorm report --config $(CONFIG) $(ARGS)
+
+campaign: CONFIG = configs/campaign.yaml
+campaign: setup ## Tables 3 and 4 at full scale in slices: make campaign BUDGET=540
+	$(BIN)/robustnorm campaign --config $(CONFIG) $(if $(BUDGET),--budget $(BUDGET)) \
+		$(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: setup ## Run the tests
 	$(BIN)/pytest -q

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from fractions import Fraction
+from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -17,12 +19,14 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
+from robustnorm.campaign import Campaign, ready_plans
 from robustnorm.commands import CheckFailed
 from robustnorm.config import Config, ReportConfig, StudyConfig, VerifySettings
 from robustnorm.data import check_data
 from robustnorm.diagnose_settings import DiagnoseSettings
 from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.norms import NORMS
+from robustnorm.packing import PackSettings, UnpackSettings
 from robustnorm.registry import unknown
 
 
@@ -67,6 +71,21 @@ COMMANDS = {
         "Write one HTML page, with its figures, from result records.",
         ReportConfig,
         "robustnorm.commands.report:report",
+    ),
+    "campaign": Command(
+        "Train and evaluate the plans of a campaign, in slices of time.",
+        Campaign,
+        "robustnorm.commands.campaign:run_campaign",
+    ),
+    "pack": Command(
+        "Cut a folder of runs into pieces small enough to travel.",
+        PackSettings,
+        "robustnorm.commands.pack:pack_files",
+    ),
+    "unpack": Command(
+        "Put packed runs back in their place, every hash checked.",
+        UnpackSettings,
+        "robustnorm.commands.pack:unpack_files",
     ),
     "demo": Command(
         "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
@@ -153,8 +172,8 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     if words[:1] == ["demo"] and not any(word.startswith("--config") for word in words):
         words.insert(1, "--config=digits")
     parser = _parser()
-    parsed = parser.instantiate(parser.parse_args([_find_config(word) for word in _joined(words)]))
-    command, values = COMMANDS[parsed.command], parsed[parsed.command]
+    parsed = parser.parse_args([_find_config(word) for word in _joined(words)])
+    command, values = COMMANDS[parsed.command], parser.instantiate(parsed)[parsed.command]
     names = [field.name for field in fields(command.settings)]
     settings = command.settings(**{name: values[name] for name in names})
     path = str(values.config[-1]) if values.config else None
@@ -164,9 +183,27 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
         parse_attacks(settings.attacks)
         if settings.name is None:
             settings = replace(settings, name=Path(path).stem if path else "default")
+    if isinstance(settings, Campaign):
+        ready_plans(settings)
     return command, settings, path
 
 
+def read_config(config: str, changes: dict[str, Any]) -> Config:
+    """Returns the settings of a config file, by path or name, with changes; imports no torch.
+
+    Raises:
+        ArgumentError, ValueError: On anything unknown, of a wrong type, or out of range.
+    """
+    words = [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in changes.items()
+    ]
+    _, settings, _ = parse(["train", f"--config={config}", *words])
+    assert isinstance(settings, Config)
+    return settings
+
+
+@cache  # a campaign reads many configs
 def _parser() -> ArgumentParser:
     register_type(Fraction, serializer=str, deserializer=_fraction)
     parser = ArgumentParser(

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustnorm.config import WHERE, Config
-from robustnorm.data.dataset import Dataset, subset
+from robustnorm.data.dataset import Dataset, Split, subset
+from robustnorm.evaluation.checks import run_checks
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.examples import make_examples
 from robustnorm.evaluation.images import hashes
+from robustnorm.evaluation.journal import Journal
 from robustnorm.evaluation.records import Check, CurvePoint, Record, fingerprint
 from robustnorm.evaluation.search import Search
 from robustnorm.evaluation.transfer import PREFIX, transfer
@@ -36,6 +38,8 @@ from robustnorm.runs import (
     run_folder,
     to_channels_last,
 )
+from robustnorm.source import source_commit
+from robustnorm.stopping import ShouldStop, never
 from robustnorm.training.checkpoint import read_manifest
 
 log = logging.getLogger("robustnorm")
@@ -56,7 +60,23 @@ def evaluate_runs(config: Config, config_path: str | None = None) -> str:
     Raises:
         UsageError: When no checkpoint fits, or one was trained on other data.
     """
-    train_command = "make train NORM={norm}" + (f" CONFIG={config_path}" if config_path else "")
+    return report(evaluate_records(config, config_path), config, config_path)
+
+
+def report(records: list[Record], config: Config, config_path: str | None = None) -> str:
+    """Writes the tables of ``records`` into the config's reports; returns them as text."""
+    train_command = _train_command(config_path)
+    for path in write_tables(records, _reports(config), train_command=train_command):
+        log.info("wrote %s", path)
+    return to_text(tables(records, train_command=train_command))
+
+
+def evaluate_records(config: Config, config_path: str | None = None) -> list[Record]:
+    """Evaluates every checkpoint that fits ``config``; arguments and errors as ``evaluate_runs``.
+
+    Returns:
+        A record a checkpoint, in the alphabetical order of the runs' folders.
+    """
     runs = find_runs(config)
     for folder, manifest in list(runs.items()):
         difference = misfit(config, manifest)
@@ -66,65 +86,92 @@ def evaluate_runs(config: Config, config_path: str | None = None) -> str:
     if not runs:
         raise UsageError(
             f"no checkpoint '{config.checkpoint}' fits this config under "
-            f"{run_folder(config).parent}; train one first: {train_command.format(norm='saauxbn')}"
+            f"{run_folder(config).parent}; train one first: "
+            f"{_train_command(config_path).format(norm='saauxbn')}"
         )
     device = resolve_device(config.device)
     dataset = load_data(config)
     for folder, manifest in runs.items():
         check_same_dataset(manifest, dataset, folder)
-    reports = Path(config.reports) / str(config.name)
-    records = [_evaluate_run(folder, config, dataset, device, reports) for folder in runs]
+    reports = _reports(config)
+    records = [evaluate_run(folder, config, dataset, device, reports) for folder in runs]
     if config.transfer:
         records = _transfer(dict(zip(runs, records, strict=True)), config, dataset, device, reports)
-    for path in write_tables(records, reports, train_command=train_command):
-        log.info("wrote %s", path)
-    return to_text(tables(records, train_command=train_command))
+    return records
 
 
-def _evaluate_run(
-    folder: Path, config: Config, dataset: Dataset, device: torch.device, reports: Path
+def _train_command(config_path: str | None) -> str:
+    return "make train NORM={norm}" + (f" CONFIG={config_path}" if config_path else "")
+
+
+def _reports(config: Config) -> Path:
+    return Path(config.reports) / str(config.name)
+
+
+def evaluate_run(
+    folder: Path,
+    config: Config,
+    dataset: Dataset,
+    device: torch.device,
+    reports: Path,
+    should_stop: ShouldStop = never,
 ) -> Record:
+    """Evaluates the checkpoint ``config.checkpoint`` of a run, unless it is evaluated already.
+
+    Args:
+        folder: Of the run.
+        config: What to evaluate and how; norm and seed do not matter.
+        dataset: Its test images are attacked.
+        device: Where.
+        reports: Folder whose ``records`` hold the record.
+        should_stop: As ``evaluate`` asks it.
+
+    Raises:
+        CheckpointError, RecordError: When a file is missing or damaged.
+        Stopped: When ``should_stop`` says so; the next call goes on.
+    """
+    path = _record_path(reports, folder, config)
+    found = find_record(folder, config, dataset, reports)
+    if found is not None:
+        log.info("%s: evaluated before, in %s", folder.name, path)
+        return found
     model, manifest = load_model(folder, config.checkpoint)
     trained = Config.from_dict(manifest["config"])
     ids, test = subset(dataset.test, config.test_limit)
     protocol = _evaluation_protocol(config)
-    identity = {
-        "checkpoint": manifest["sha256"],
-        "dataset": dataset.sha256,
-        "protocol": fingerprint(protocol),
-        "image_ids": ids.tolist(),
-    }
-    path = _record_path(reports, folder, config)
-    keep = _images_folder(path) if config.keep_images or config.transfer else None
-    if path.exists():
-        record = Record.load(path)
-        if _identity(record) == identity and (keep is None or _has_images(record, keep)):
-            log.info("%s: evaluated before, in %s", folder.name, path)
-            return record
+    wanted = fingerprint(_wanted(manifest, config, dataset))
+    keep = _images_folder(path) if _keeps_images(config) else None
     _prepare(model, trained, device)
     search = Search(
-        float(config.epsilon),
-        float(config.step_size),
+        float(config.attack.epsilon),
+        float(config.attack.step_size),
         STEPS,
-        config.threat_model,
+        config.attack.threat_model,
         config.eval_seed,
+        config.branches,
     )
     journal = path.with_suffix(".journal")
-    start = time.perf_counter()
     verdicts = evaluate(
         model,
         test.images,
         test.labels,
-        **search._asdict(),
+        epsilon=search.epsilon,
+        step_size=search.step_size,
+        steps=search.steps,
+        threat_model=search.threat_model,
+        branch_attacks=search.own,
+        seed=search.seed,
         precision=config.eval_precision,
         serving=config.serving,
         attacks=config.attacks,
         image_ids=ids,
         keep=keep,
         journal=journal,
-        fingerprint=fingerprint(identity),
+        fingerprint=wanted,
         progress=f"evaluating {folder.name}",
+        should_stop=should_stop,
     )
+    clock = time.perf_counter()
     examples = make_examples(
         model,
         test.images,
@@ -134,21 +181,8 @@ def _evaluate_run(
         search=search,
         precision=config.eval_precision,
     )
-    checks: list[Check] = []
-    curve: list[CurvePoint] = []
-    if config.checks != "none":
-        from robustnorm.evaluation.checks import run_checks
-
-        checks, curve = run_checks(
-            model,
-            test.images,
-            test.labels,
-            image_ids=ids,
-            search=search,
-            tier=config.checks,
-            serving=config.serving,
-            progress=f"checking {folder.name}",
-        )
+    checks, curve = _checks(folder.name, model, test, ids, search, config)
+    seconds = Journal(journal, wanted).seconds + time.perf_counter() - clock
     # Paths and devices are left out: they decide nothing, and a record may be published.
     settings = {key: value for key, value in trained.to_dict().items() if key not in WHERE}
     record = Record(
@@ -178,15 +212,34 @@ def _evaluate_run(
         curve=curve,
         examples=examples,
         versions={name: version(name) for name in ("robustnorm", "torch", "numpy")}
-        | {"python": platform.python_version()},
+        | {"python": platform.python_version()}
+        | source_commit(),
         device=device_name(device),
-        wall_seconds=round(time.perf_counter() - start, 2),
+        wall_seconds=round(seconds, 2),
         images={} if keep is None else {"folder": keep.name, "files": hashes(keep)},
     )
     record.save(path)
     journal.unlink(missing_ok=True)
     log.info("%s: %d images in %.0f s", folder.name, record.n, record.wall_seconds)
     return record
+
+
+def _checks(
+    name: str, model: nn.Module, test: Split, ids: Tensor, search: Search, config: Config
+) -> tuple[list[Check], list[CurvePoint]]:
+    """Checks the evaluation; branches with an attack of their own against the first one's."""
+    if config.checks == "none":
+        return [], []
+    return run_checks(
+        model,
+        test.images,
+        test.labels,
+        image_ids=ids,
+        search=search._replace(own={}),
+        tier=config.checks,
+        serving=config.serving,
+        progress=f"checking {name}",
+    )
 
 
 def _transfer(
@@ -234,6 +287,10 @@ def _record_path(reports: Path, folder: Path, config: Config) -> Path:
     return reports / "records" / f"{folder.name}-{config.checkpoint}.json"
 
 
+def _keeps_images(config: Config) -> bool:
+    return config.keep_images or config.transfer
+
+
 def _images_folder(record: Path) -> Path:
     return record.with_suffix(".images")
 
@@ -246,9 +303,10 @@ def _has_images(record: Record, folder: Path) -> bool:
 def _evaluation_protocol(config: Config) -> dict[str, Any]:
     return {
         "name": config.protocol,
-        "threat_model": config.threat_model,
-        "epsilon": str(config.epsilon),
-        "step_size": str(config.step_size),
+        "threat_model": config.attack.threat_model,
+        "epsilon": str(config.attack.epsilon),
+        "step_size": str(config.attack.step_size),
+        "branches": config.to_dict()["branches"],
         "steps": max(STEPS),
         "random_start": True,
         "seed": config.eval_seed,
@@ -264,10 +322,31 @@ def _evaluation_protocol(config: Config) -> dict[str, Any]:
     }
 
 
-def _identity(record: Record) -> dict[str, Any]:
+def identity(record: Record) -> dict[str, Any]:
+    """Returns all that the verdicts of a record follow from."""
     return {
         "checkpoint": record.checkpoint["sha256"],
         "dataset": record.dataset["sha256"],
         "protocol": record.protocol_hash,
         "image_ids": list(record.image_ids),
     }
+
+
+def _wanted(manifest: dict[str, Any], config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Returns the ``identity`` of the record that ``config`` asks for."""
+    return {
+        "checkpoint": manifest["sha256"],
+        "dataset": dataset.sha256,
+        "protocol": fingerprint(_evaluation_protocol(config)),
+        "image_ids": subset(dataset.test, config.test_limit)[0].tolist(),
+    }
+
+
+def find_record(folder: Path, config: Config, dataset: Dataset, reports: Path) -> Record | None:
+    """Returns the record of a run's checkpoint, evaluated as ``config`` says; None without one."""
+    path, manifest = _record_path(reports, folder, config), read_manifest(folder, config.checkpoint)
+    if manifest is None or not path.exists():
+        return None
+    record = Record.load(path)
+    whole = not _keeps_images(config) or _has_images(record, _images_folder(path))
+    return record if whole and identity(record) == _wanted(manifest, config, dataset) else None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from robustnorm.campaign import PAPER_NORMS
 from robustnorm.commands.evaluate import evaluate_runs
 from robustnorm.commands.train import train_run
 from robustnorm.config import Config
-
-PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")
 
 
 def reproduce(config: Config, config_path: str | None = None) -> str:

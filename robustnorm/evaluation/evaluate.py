@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from robustnorm.evaluation.search import (
     attack_chunk,
     branches,
 )
+from robustnorm.stopping import ShouldStop, Stopped, never
 
 # Images of a part. Where fallen images are replaced, a part is long: at its end slots stay empty.
 _PART = {"all": CHUNK, "any": 20 * CHUNK}
@@ -51,6 +53,7 @@ def evaluate(
     journal: Path | None = None,
     fingerprint: str = "",
     progress: str | None = None,
+    should_stop: ShouldStop = never,
 ) -> list[Verdict]:
     """Attacks each branch of ``model`` with PGD and scores the images through every branch.
 
@@ -89,6 +92,7 @@ def evaluate(
             was. Deleted by whoever has saved the result.
         fingerprint: Of all that the verdicts depend on; a journal with another one is discarded.
         progress: Text of a progress bar; none by default.
+        should_stop: Asked before each part, with the seconds that the one before took.
 
     Returns:
         For each branch A (``"single"`` on a network without branches): attack ``"none"`` through A;
@@ -98,6 +102,7 @@ def evaluate(
         ``"pgd-k"``, rule ``"any"``, for the largest k. Each of ``attacks``, rule ``"final"``.
 
     Raises:
+        Stopped: When ``should_stop`` says so; finished parts are in the journal.
         ImportError: When the package of an attack is not installed.
         ValueError: Before any attack: when ``model`` is in train mode, bound to a branch, not
             deterministic, or answers an image by the others of its batch; when an attack's name is
@@ -142,6 +147,7 @@ def evaluate(
         for stale in keep.glob("*.safetensors"):  # of an earlier evaluation
             stale.unlink()
     parts = torch.split(order, CHUNK if named else _PART[rules])
+    seconds = 0.0
     with tqdm(
         total=len(images),
         desc=progress,
@@ -152,6 +158,9 @@ def evaluate(
         for number, rows in enumerate(parts):
             file = None if keep is None else chunk_file(keep, number)
             if number not in done.parts or (file is not None and not file.exists()):
+                if should_stop(seconds):
+                    raise Stopped(f"{len(done.parts)} of {len(parts)} parts are evaluated")
+                clock = time.perf_counter()
                 adv_images: dict[Key, Tensor] | None = None if file is None else {}
                 outcomes = attack_part(rows, adv_images)
                 if file is not None and adv_images is not None:
@@ -160,7 +169,8 @@ def evaluate(
                     key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
                     for key, o in outcomes.items()
                 }
-                done.add(number, verdicts)
+                seconds = time.perf_counter() - clock
+                done.add(number, verdicts, seconds)
             bar.update(len(rows))
     collected = [done.parts[number] for number in range(len(parts))]
     back = order.argsort().numpy()

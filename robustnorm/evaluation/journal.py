@@ -29,6 +29,10 @@ class Part(NamedTuple):
 class Journal:
     """Verdicts of finished parts, one line a part; without a path, only those of this process.
 
+    Attributes:
+        parts: Number of a part to its verdicts.
+        seconds: Spent on those parts.
+
     Args:
         path: Of the file. One of another fingerprint is deleted.
         fingerprint: Of all that the verdicts depend on.
@@ -38,6 +42,7 @@ class Journal:
         self._path = path
         self._fingerprint = fingerprint
         self.parts: dict[int, dict[Key, Part]] = {}
+        self.seconds = 0.0
         for line in path.read_text().splitlines() if path is not None and path.exists() else []:
             try:
                 entry = json.loads(line)
@@ -47,21 +52,25 @@ class Journal:
                 assert path is not None
                 path.unlink()
                 self.parts.clear()
+                self.seconds = 0.0
                 return
             size = entry["size"]
             self.parts[entry["part"]] = {
                 Key(*key): Part(unpack(correct, size), unpack(agrees, size))
                 for key, correct, agrees in entry["verdicts"]
             }
+            self.seconds += entry.get("seconds", 0.0)  # older journals have none
 
-    def add(self, number: int, verdicts: dict[Key, Part]) -> None:
-        """Keeps the verdicts of a part; on the disk when this returns."""
+    def add(self, number: int, verdicts: dict[Key, Part], seconds: float = 0.0) -> None:
+        """Keeps the verdicts of a part that took ``seconds``; on the disk when this returns."""
         self.parts[number] = verdicts
+        self.seconds += seconds
         if self._path is None:
             return
         entry = {
             "fingerprint": self._fingerprint,
             "part": number,
+            "seconds": round(seconds, 3),
             "size": len(next(iter(verdicts.values())).correct),
             "verdicts": [[key, pack(p.correct), pack(p.agrees)] for key, p in verdicts.items()],
         }

@@ -1,0 +1,195 @@
+"""What a plan's records say: which of the paper's orderings hold, best against last, AutoAttack."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+
+from robustnorm.evaluation.records import SINGLE, Bits, Record
+from robustnorm.evaluation.statistics import holm, mcnemar
+from robustnorm.reporting.models import ATTACKS, LAST, Model, group
+from robustnorm.reporting.paper import PAPER
+from robustnorm.reporting.render import Cell, Table, to_markdown
+
+_LEVEL = 0.05
+
+
+def reading(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
+    """Returns Markdown that reads a plan's records.
+
+    Args:
+        name: Of the plan.
+        evaluations: Name of an evaluation, which is its folder's, to at least one record. The
+            first is compared with the paper.
+    """
+    first = next(iter(evaluations.values()))
+    links = ", ".join(f"[{title}]({title}/tables.md)" for title in evaluations)
+    lines = "\n".join(f"- {line}" for line in orderings(first))
+    tables = [table for table in (_best_and_later(evaluations), _attacked(evaluations)) if table]
+    return "\n".join(
+        [
+            f"# {name}\n\n{provenance(first)}\n\nTables by evaluation: {links}.\n",
+            "## The paper's orderings\n\n"
+            f"Checkpoint '{first[0].checkpoint['tag']}'. Norms in pairs: exact McNemar test on the "
+            "first seed that both have, p adjusted by Holm within each line, 5 % level; accuracies "
+            f"are means over the seeds that both have.\n\n{lines}\n",
+            *map(to_markdown, tables),
+        ]
+    )
+
+
+def provenance(records: Sequence[Record]) -> str:
+    """Returns sentences on the data, the devices, the time and the source of the records."""
+    first = records[0]
+    history = [entry for record in records for entry in record.history]
+    training = sum(entry["seconds"] + entry.get("validation_seconds", 0.0) for entry in history)
+    devices = _each(entry.get("device", "an unknown device") for entry in history)
+    evaluating = sum(record.wall_seconds for record in records)
+    return (
+        f"Data: {first.dataset['name']}, {first.dataset['train_images']:,} training images, "
+        f"n = {first.n:,} test images. {len(records)} run{'s' * (len(records) > 1)}, trained in "
+        f"{_time(training)} on {devices}, evaluated in {_time(evaluating)} on "
+        f"{_each(record.device for record in records)}; robustnorm "
+        f"{_each(record.versions['robustnorm'] for record in records)}, torch "
+        f"{_each(record.versions['torch'] for record in records)}, commit "
+        f"{_each(record.versions.get('commit', 'unknown') for record in records)}."
+    )
+
+
+def orderings(records: Sequence[Record]) -> list[str]:
+    """Returns a line for each evaluation of the paper's tables: which of its orderings hold.
+
+    Args:
+        records: Of one evaluation.
+    """
+    models = [model for model in group(records) if model.adversarial]
+    return [_ordering(branch, evaluation, models) for branch, evaluation in PAPER]
+
+
+def _ordering(branch: str, evaluation: str, models: Sequence[Model]) -> str:
+    published, attack = PAPER[branch, evaluation], ATTACKS[evaluation]
+    ranked = sorted(
+        (model for model in models if model.norm in published),
+        key=lambda model: -published[model.norm],
+    )
+    pairs = [
+        (higher, lower, verdicts)
+        for higher, lower in itertools.combinations(ranked, 2)
+        if (verdicts := _paired(higher, lower, attack, branch))
+    ]
+    adjusted = holm([mcnemar(*verdicts[0]) for _, _, verdicts in pairs])
+    kinds = ("as in the paper", "the other way", "seeds disagree", "within noise")
+    found: dict[str, list[str]] = {kind: [] for kind in kinds}
+    for (higher, lower, verdicts), p in zip(pairs, adjusted, strict=True):
+        gaps = [float(ours.mean() - theirs.mean()) for ours, theirs in verdicts]
+        kind = "within noise"
+        if len({gap > 0 for gap in gaps}) > 1:
+            kind = "seeds disagree"  # whatever the first one's test images say
+        elif p <= _LEVEL:
+            kind = "as in the paper" if gaps[0] > 0 else "the other way"
+        ours, theirs = (mean(float(v.mean()) for v in side) for side in zip(*verdicts, strict=True))
+        seeds = f", as in the paper in {sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds"
+        found[kind].append(
+            f"{higher.name} {100 * ours:.2f} and {lower.name} {100 * theirs:.2f} "
+            f"({_p(p)}{seeds * (len(gaps) > 1)})"
+        )
+    order = " > ".join(model.name for model in ranked)
+    said = "".join(f"\n  - {kind}: {'; '.join(items)}" for kind, items in found.items() if items)
+    return (
+        f"**{evaluation}, {branch} branch**, in the paper {order}{said or ': nothing to compare'}"
+    )
+
+
+def _best_and_later(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
+    """Returns what robust accuracy loses, and standard accuracy wins, after the best epoch."""
+    by_tag: dict[str, Sequence[Record]] = {}
+    for records in evaluations.values():
+        by_tag.setdefault(records[0].checkpoint["tag"], records)
+    best = by_tag.pop("best", ())
+    rows: list[tuple[Cell, ...]] = []
+    for tag, records in by_tag.items():
+        for one, other in itertools.product(group(best), group(records)):
+            if (one.norm, one.adversarial) != (other.norm, other.adversarial):
+                continue
+            for evaluation, attack in (("SA", "none"), ("RA, PGD-20", LAST)):
+                verdicts = _paired(one, other, attack, "adv")
+                if not verdicts:
+                    continue
+                before, after = (
+                    mean(float(v.mean()) for v in side) for side in zip(*verdicts, strict=True)
+                )
+                change = f"{100 * (after - before):+.2f}"
+                rows.append((one.label("adv"), tag, evaluation, before, after, change))
+    if not rows:
+        return None
+    return Table(
+        "best-and-later",
+        "Best against later checkpoints",
+        ("Model", "Later", "Evaluation", "Best %", "Later %", "Change"),
+        rows,
+        [
+            "Best: the epoch of highest robust accuracy on held-out training images. A fall of "
+            "robust accuracy after it is robust overfitting. Means over the seeds that have both."
+        ],
+    )
+
+
+def _attacked(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
+    """Returns what AutoAttack leaves of the accuracy under PGD, on the same images."""
+    rows: list[tuple[Cell, ...]] = []
+    for records in evaluations.values():
+        for model in group([record for record in records if record.has("autoattack")]):
+            for branch in model.records[0].branches:
+                pgd, autoattack = (
+                    mean(float(_own(record, attack, branch).mean()) for record in model.records)
+                    for attack in (LAST, "autoattack")
+                )
+                rows.append(
+                    (
+                        model.label(branch),
+                        str(model.records[0].checkpoint["tag"]),
+                        f"{model.records[0].n:,}",
+                        pgd,
+                        autoattack,
+                        f"{100 * (autoattack - pgd):+.2f}",
+                    )
+                )
+    if not rows:
+        return None
+    return Table(
+        "autoattack",
+        "What AutoAttack leaves",
+        ("Model", "Checkpoint", "n", "PGD-20 %", "AutoAttack %", "Change"),
+        rows,
+        ["Both through the branch that scores, on the same images; mean over seeds."],
+    )
+
+
+def _paired(one: Model, other: Model, attack: str, branch: str) -> list[tuple[Bits, Bits]]:
+    """Returns the verdicts of both on the same images, for each seed that both have."""
+    others = {record.seed: record for record in other.records}
+    return [
+        (_own(record, attack, branch), _own(others[record.seed], attack, branch))
+        for record in one.records
+        if record.seed in others and record.image_ids == others[record.seed].image_ids
+    ]
+
+
+def _own(record: Record, attack: str, branch: str) -> Bits:
+    """Returns the verdicts of a branch, or the only one, under an attack on itself."""
+    place = branch if branch in record.branches else SINGLE
+    return record.find(attack, "final", place, place).correct
+
+
+def _p(p: float) -> str:
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+
+
+def _each(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(texts))
+
+
+def _time(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours}:{minutes:02d} h"

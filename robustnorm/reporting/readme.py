@@ -1,0 +1,48 @@
+"""The block of results in a README, between two markers, from result records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from robustnorm.evaluation.records import Record, RecordError
+from robustnorm.files import write_atomically
+from robustnorm.reporting.reading import provenance
+from robustnorm.reporting.render import to_markdown
+from robustnorm.reporting.tables import tables
+
+_BLOCK = re.compile(r"<!-- reports/[^\n]* -->\n.*?<!-- end -->", re.DOTALL)
+_SHOWN = ("table3", "table4", "deployment")
+
+
+def show_results(readme: Path, folder: str, records: Sequence[Record]) -> None:
+    """Replaces the first block of results in a README by the tables of ``records``.
+
+    A block begins with ``<!-- reports/<folder> -->``, ends with ``<!-- end -->``, and says with its
+    tables which data, devices, time and commit they come from.
+
+    Args:
+        readme: The file.
+        folder: Below reports/, where the tables and records are.
+        records: Of one evaluation.
+
+    Raises:
+        RecordError: When the file has no such block.
+    """
+    text = readme.read_text()
+    shown = [
+        to_markdown(replace(table, notes=[])).removeprefix("## ").rstrip()
+        for table in tables(records)
+        if table.name in _SHOWN
+    ]
+    lines = [f"<!-- reports/{folder} -->", provenance(records), "", "\n\n".join(shown)]
+    block = "\n".join([*lines, "<!-- end -->"])
+    changed, found = _BLOCK.subn(lambda _: block, text, count=1)
+    if not found:
+        raise RecordError(
+            f"{readme} has no block of results; add the lines '<!-- reports/{folder} -->' and "
+            "'<!-- end -->' where they belong"
+        )
+    write_atomically(readme, changed.encode())
