@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TypeGuard, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from robustnorm.fusion import BatchNorm, fuse_convolutions, is_batch_norm
@@ -87,7 +87,7 @@ def convert(
     modules stay shared. Mode, device, dtype, eps, momentum and requires_grad are kept; a cumulative
     average (momentum=None) becomes momentum 0.1. No weight of another layer is copied.
 
-    timm's BatchNormAct2d becomes a Sequential of the routed norm ``bn``, ``drop`` and ``act``.
+    timm's BatchNormAct2d keeps its drop-out and activation behind the norm.
 
     Args:
         model: Any module tree.
@@ -140,6 +140,17 @@ def convert(
         return module in chosen and not isinstance(module, RoutedLayer)
 
     return _replace(model, convertible, lambda layer: _convert_layer(layer, cell))
+
+
+class _RoutedBatchNormAct2d(RoutedBatchNorm2d):
+    """What timm's BatchNormAct2d becomes: drop-out and activation follow the norm."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.act(self.drop(super().forward(input)))
+        return output
 
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -218,7 +229,7 @@ def _is_batch_norm_act(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _fold_layer(layer: RoutedBatchNorm, branch: str) -> BatchNorm:
+def _fold_layer(layer: RoutedBatchNorm, branch: str) -> nn.Module:
     row = layer.branches.index(branch)
     kind = next(plain for plain, routed in _ROUTED.items() if isinstance(layer, routed))
     running = layer.has_running_statistics
@@ -227,12 +238,15 @@ def _fold_layer(layer: RoutedBatchNorm, branch: str) -> BatchNorm:
     state = (*layer.effective_affine(row), *(layer.branch_statistics(row) if running else ()))
     for target, source in zip((*folded.parameters(), *folded.buffers()), state, strict=True):
         target.copy_(source)
+    if isinstance(layer, _RoutedBatchNormAct2d):
+        return nn.Sequential(OrderedDict(bn=folded, drop=layer.drop, act=layer.act))
     return folded
 
 
 @torch.no_grad()
-def _convert_layer(layer: BatchNorm, cell: RoutedBatchNorm) -> nn.Module:
-    routed = next(routed for plain, routed in _ROUTED.items() if isinstance(layer, plain))(
+def _convert_layer(layer: BatchNorm, cell: RoutedBatchNorm) -> RoutedBatchNorm:
+    kind = next(routed for plain, routed in _ROUTED.items() if isinstance(layer, plain))
+    routed = (_RoutedBatchNormAct2d if _is_batch_norm_act(layer) else kind)(
         layer.num_features,
         cell.branches,
         statistics=cell.statistics,
@@ -253,7 +267,6 @@ def _convert_layer(layer: BatchNorm, cell: RoutedBatchNorm) -> nn.Module:
         routed.requires_grad_(layer.weight.requires_grad)
     for name, buffer in layer.named_buffers():
         routed.get_buffer(name).copy_(buffer)
-    if not _is_batch_norm_act(layer):
-        return routed.train(layer.training)
-    parts = {"bn": routed} | dict(layer.named_children())  # drop and act
-    return nn.Sequential(OrderedDict(parts)).train(layer.training)
+    for name, child in layer.named_children():
+        routed.add_module(name, child)
+    return routed.train(layer.training)

@@ -216,9 +216,10 @@ def test_convert_keeps_the_activation_of_a_timm_layer(monkeypatch):
     model = randomize(nn.Sequential(BatchNormAct2d(3)))
     inputs = torch.rand(4, 3, 5, 5)
     expected = outputs(model, inputs)
-    convert(model, "saauxbn")
-    assert [name for name, _ in model[0].named_children()] == ["bn", "drop", "act"]
-    assert_every_branch_gives(model, inputs, expected)
+    keys = set(model.state_dict())
+    assert_every_branch_gives(convert(model, "auxbn"), inputs, expected)
+    assert set(model.state_dict()) == keys
+    torch.testing.assert_close(outputs(fold(model, "adv"), inputs), expected, **CLOSE)
 
 
 def test_convert_keeps_half_precision_and_the_state_of_a_layer_without_statistics():
