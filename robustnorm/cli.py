@@ -19,6 +19,7 @@ from jsonargparse.typing import register_type
 
 from robustnorm.config import Config
 from robustnorm.data import check_data
+from robustnorm.export_settings import ExportSettings
 from robustnorm.norms import NORMS
 from robustnorm.registry import unknown
 
@@ -58,6 +59,11 @@ COMMANDS = {
         "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
+    ),
+    "export": Command(
+        "Write one branch of a trained run as a file for other tools; check it by loading it.",
+        ExportSettings,
+        "robustnorm.commands.export:export_run",
     ),
 }
 
