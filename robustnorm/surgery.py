@@ -21,7 +21,7 @@ from robustnorm.norms.routed import (
     RoutedBatchNorm2d,
     RoutedBatchNorm3d,
 )
-from robustnorm.routing import RoutedLayer, route
+from robustnorm.routing import RoutedLayer, bind, route
 
 _ROUTED: dict[type[BatchNorm], type[RoutedBatchNorm]] = {
     nn.BatchNorm1d: RoutedBatchNorm1d,
@@ -43,7 +43,7 @@ def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
 
     The copy shares nothing with ``model``, keeps its mode, and in evaluation computes what
     ``model`` computes through ``branch``, up to rounding. A RoutedBatchNorm1d, 2d or 3d becomes
-    ``nn.BatchNorm1d``, 2d or 3d.
+    ``nn.BatchNorm1d``, 2d or 3d; any other routed layer is bound to the branch.
 
     Args:
         model: Any module tree; one without routed layers is copied as it is.
@@ -175,8 +175,8 @@ def _replace(
     return model
 
 
-def _is_routed(module: nn.Module) -> TypeGuard[RoutedBatchNorm]:
-    return isinstance(module, RoutedBatchNorm)
+def _is_routed(module: nn.Module) -> TypeGuard[RoutedLayer]:
+    return isinstance(module, RoutedLayer)
 
 
 def _choose(model: nn.Module, layers: Sequence[str], keep: Sequence[str]) -> dict[nn.Module, str]:
@@ -229,7 +229,9 @@ def _is_batch_norm_act(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _fold_layer(layer: RoutedBatchNorm, branch: str) -> nn.Module:
+def _fold_layer(layer: RoutedLayer, branch: str) -> nn.Module:
+    if not isinstance(layer, RoutedBatchNorm):
+        return bind(layer, branch)
     row = layer.branches.index(branch)
     kind = next(plain for plain, routed in _ROUTED.items() if isinstance(layer, routed))
     running = layer.has_running_statistics

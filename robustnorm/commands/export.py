@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustnorm.config import Config
 from robustnorm.data import load_dataset
+from robustnorm.data.dataset import subset
 from robustnorm.evaluation.records import SINGLE, Record
 from robustnorm.export import FORMATS, Description, ExportError, export
 from robustnorm.export_settings import ExportSettings
@@ -81,7 +82,8 @@ def _images(settings: ExportSettings, manifest: dict[str, Any], folder: Path) ->
         dataset = load_dataset(settings.data, root=Path(settings.data_root))
         check_same_dataset(manifest, dataset, folder)
         size = list(dataset.test.images.shape[2:])
-        test.append(dataset.test.images[: settings.check_images] / 255)
+        _, sample = subset(dataset.test, min(settings.check_images, len(dataset.test)))
+        test.append(sample.images / 255)
     elif settings.image_size is not None:
         size = [settings.image_size] * 2
     if size is None:

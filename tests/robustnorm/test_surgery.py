@@ -6,7 +6,7 @@ from torch import nn
 
 from robustnorm import RoutingError, convert, fold, preact_resnet18, resnet18, route
 from robustnorm.norms import NORMS, RoutedBatchNorm2d
-from robustnorm.routing import routed_layers
+from robustnorm.routing import RoutedLayer, routed_layers
 
 ROUTED = [name for name in NORMS if isinstance(NORMS[name](1, ("a",)), RoutedBatchNorm2d)]
 # Folding multiplies two affines in float32 before it applies them; protocol: at most 1e-5.
@@ -70,6 +70,26 @@ def test_fold_copies_a_model_without_routed_layers():
 def test_fold_of_a_single_layer_is_a_batch_norm():
     layer = trained(NORMS["saauxbn"](5))
     assert type(fold(layer, "adv")) is nn.BatchNorm2d
+
+
+class Scale(RoutedLayer):
+    """A routed layer of a user's own."""
+
+    def __init__(self):
+        super().__init__(("clean", "adv"))
+        self.scales = nn.Parameter(torch.tensor([2.0, 3.0]))
+
+    def forward(self, inputs):
+        return inputs * self.scales[self.selection(len(inputs))]
+
+
+def test_fold_binds_routed_layers_that_are_no_batch_norms():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), NORMS["auxbn"](3), Scale()).eval()
+    for branch in ("clean", "adv"):
+        with route(model, branch):
+            expected = model(IMAGES)
+        torch.testing.assert_close(fold(model, branch)(IMAGES), expected, **CLOSE)
+        torch.testing.assert_close(fold(model, branch, fuse=True)(IMAGES), expected, **CLOSE)
 
 
 def test_fold_refuses_an_unknown_branch():
