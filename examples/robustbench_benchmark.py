@@ -1,6 +1,6 @@
 """RobustBench's clean_accuracy and benchmark on one branch of a run trained on CIFAR-10.
 
-    pip install robustbench
+    pip install robustbench git+https://github.com/fra31/auto-attack
     python examples/robustbench_benchmark.py checkpoints/cifar10/saauxbn-seed0 --branch adv
 
 RobustBench takes the folded branch as it takes any network: images in [0, 1] to logits.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TypeGuard
 
+import torch
 from torch import fx, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -34,6 +37,8 @@ class _Tracer(fx.Tracer):
 def fuse_convolutions(model: nn.Module) -> nn.Module:
     """Merges each batch normalization into the convolution whose output it alone reads.
 
+    A ReLU that alone reads the output of a convolution, batch norm or sum then works in place.
+
     Args:
         model: In evaluation mode; it is taken apart. Where ``torch.fx`` cannot follow its forward
             it is returned as it is.
@@ -59,4 +64,22 @@ def fuse_convolutions(model: nn.Module) -> nn.Module:
             setattr(modules[parent], name, fuse_conv_bn_eval(convolution, norm))
             node.replace_all_uses_with(source)
             graph.erase_node(node)
+    _relu_in_place(graph, modules)
     return fx.GraphModule(model, graph)
+
+
+def _relu_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target is F.relu and _owns_its_input(node, modules):
+            node.kwargs = node.kwargs | {"inplace": True}
+
+
+def _owns_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Says whether the node's input is a new tensor whose values nobody else needs."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or len(source.users) > 1:
+        return False
+    if source.op == "call_function":
+        return source.target in (operator.add, torch.add)
+    module = modules.get(str(source.target)) if source.op == "call_module" else None
+    return _is_convolution(module) or (module is not None and is_batch_norm(module))

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from robustnorm import RoutingError, convert, fold, preact_resnet18, resnet18, route
 from robustnorm.norms import NORMS, RoutedBatchNorm2d
@@ -219,6 +220,33 @@ def test_fuse_leaves_alone_what_does_not_belong_to_one_convolution(build):
     torch.testing.assert_close(fused(images), model(images), rtol=1e-12, atol=1e-12)
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert sum(isinstance(module, nn.BatchNorm2d) for module in fused.modules()) == norms
+
+
+class Read(nn.Module):
+    """Needs the values before the ReLU once more, in two places out of three."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, images):
+        features = self.norm(self.conv(images))
+        total = features + images
+        return F.relu(features) - features + F.relu(images) + F.relu(total + images)
+
+
+def test_fuse_puts_a_relu_in_place_only_where_nobody_else_reads_its_input():
+    torch.manual_seed(0)
+    model = Read().double().eval()
+    images = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    before, fused = images.detach().clone(), fold(model, "adv", fuse=True)
+    expected, output = model(images), fused(images)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(value.sum(), images)[0] for value in (output, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+    assert torch.equal(images, before)
+    in_place = [n.kwargs["inplace"] for n in fused.graph.nodes if n.target is F.relu]
+    assert in_place == [False, False, True]
 
 
 def test_fuse_refuses_a_model_in_train_mode():
