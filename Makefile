@@ -72,7 +72,7 @@ format: setup ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix .
 
 bench: setup ## Run the benchmarks, into reports/benchmarks.md
-	set -o pipefail; ( echo "# Benchmarks"; for table in training_step evaluation roofline growth; do \
+	set -o pipefail; ( echo "# Benchmarks"; for table in training_step evaluation folded roofline growth; do \
 		echo; $(BIN)/python -m benchmarks.$$table || exit 1; done ) | tee reports/benchmarks.md
 
 clean: ## Remove .venv and caches, not checkpoints or reports

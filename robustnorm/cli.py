@@ -25,6 +25,7 @@ from robustnorm.config import Config, ReportConfig, StudyConfig, VerifySettings
 from robustnorm.data import check_data
 from robustnorm.diagnose_settings import DiagnoseSettings
 from robustnorm.evaluation.attacks import parse_attacks
+from robustnorm.export_settings import ExportSettings
 from robustnorm.norms import NORMS
 from robustnorm.packing import PackSettings, UnpackSettings
 from robustnorm.registry import unknown
@@ -108,6 +109,11 @@ COMMANDS = {
         "again, gates.",
         StudyConfig,
         "robustnorm.commands.study:study_runs",
+    ),
+    "export": Command(
+        "Write one branch of a trained run as a file for other tools; check it by loading it.",
+        ExportSettings,
+        "robustnorm.commands.export:export_run",
     ),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -13,6 +13,13 @@ def unknown(subject: str, name: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
     return f"unknown {subject} '{name}'{hint} Known: {', '.join(known)}."
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """Lists the first few names in alphabetical order and says how many there are more."""
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
 
 
 class Registry(Mapping[str, Callable[..., Any]]):

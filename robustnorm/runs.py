@@ -76,6 +76,7 @@ def describe_dataset(dataset: Dataset, train_images: int) -> dict[str, Any]:
         "sha256": dataset.sha256,
         "classes": list(dataset.classes),
         "channels": dataset.train.images.shape[1],
+        "image_size": list(dataset.train.images.shape[2:]),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "train_images": train_images,
@@ -83,8 +84,8 @@ def describe_dataset(dataset: Dataset, train_images: int) -> dict[str, Any]:
     }
 
 
-def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
-    """Returns the network of the settings, its weights drawn from ``config.seed``.
+def network_arguments(config: Config, data: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments with which ``config.network`` is built.
 
     Args:
         config: The settings.
@@ -104,11 +105,24 @@ def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
         "std": std,
         "branches": ("clean", *config.adversarial_branches),
     }
+    if config.network == "preact_resnet18":
+        arguments["final_norm"] = config.final_norm
+    return arguments
+
+
+def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
+    """Returns the network of the settings, its weights drawn from ``config.seed``.
+
+    Args:
+        config: The settings.
+        data: From ``describe_dataset``.
+    """
+    arguments = network_arguments(config, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.network == "resnet18":
             return resnet18(**arguments)
-        return preact_resnet18(**arguments, final_norm=config.final_norm)
+        return preact_resnet18(**arguments)
 
 
 def load_model(folder: Path, tag: str = "best") -> tuple[nn.Module, dict[str, Any]]:

@@ -1,5 +1,6 @@
-"""What tests share: one thread, and small networks that have learned something."""
+"""What tests share: one thread, torchvision, small networks that have learned something."""
 
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
@@ -47,3 +48,14 @@ def trained() -> Callable[[str], tuple[nn.Module, Tensor, Tensor]]:
     Tests must leave the model as it is.
     """
     return _trained
+
+
+@pytest.fixture(scope="session")
+def torchvision_library():
+    """PyPI's torchvision needs two operators that a torch for the CPU does not have."""
+    if "torchvision" in sys.modules or torch.version.cuda:
+        return None
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library

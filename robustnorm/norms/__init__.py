@@ -12,37 +12,33 @@ from typing import TYPE_CHECKING, Any
 from robustnorm.registry import Registry
 
 if TYPE_CHECKING:
+    from robustnorm.norms.cells import CCBN, AuxBN, AuxStatBN, SaAuxBN, SaBN
     from robustnorm.norms.instance import AdaIN, SaAdaIN
     from robustnorm.norms.mode import ModeNorm
-    from robustnorm.norms.routed import (
-        CCBN,
-        AuxBN,
-        AuxStatBN,
-        RoutedBatchNorm2d,
-        SaAuxBN,
-        SaBN,
-    )
+    from robustnorm.norms.routed import RoutedBatchNorm1d, RoutedBatchNorm2d, RoutedBatchNorm3d
 
 NORMS = Registry(
     "norm",
     {
         "bn": "robustnorm.norms.plain:bn",
         "modenorm": "robustnorm.norms.mode:modenorm",
-        "auxbn": "robustnorm.norms.routed:AuxBN",
-        "saauxbn": "robustnorm.norms.routed:SaAuxBN",
-        "auxstatbn": "robustnorm.norms.routed:AuxStatBN",
-        "ccbn": "robustnorm.norms.routed:ccbn",
-        "sabn": "robustnorm.norms.routed:sabn",
+        "auxbn": "robustnorm.norms.cells:AuxBN",
+        "saauxbn": "robustnorm.norms.cells:SaAuxBN",
+        "auxstatbn": "robustnorm.norms.cells:AuxStatBN",
+        "ccbn": "robustnorm.norms.cells:ccbn",
+        "sabn": "robustnorm.norms.cells:sabn",
     },
 )
 
 _CLASSES = {
-    "AuxBN": "routed",
-    "AuxStatBN": "routed",
-    "CCBN": "routed",
+    "AuxBN": "cells",
+    "AuxStatBN": "cells",
+    "CCBN": "cells",
+    "RoutedBatchNorm1d": "routed",
     "RoutedBatchNorm2d": "routed",
-    "SaAuxBN": "routed",
-    "SaBN": "routed",
+    "RoutedBatchNorm3d": "routed",
+    "SaAuxBN": "cells",
+    "SaBN": "cells",
     "ModeNorm": "mode",
     "AdaIN": "instance",
     "SaAdaIN": "instance",
@@ -55,7 +51,9 @@ __all__ = [
     "AuxBN",
     "AuxStatBN",
     "ModeNorm",
+    "RoutedBatchNorm1d",
     "RoutedBatchNorm2d",
+    "RoutedBatchNorm3d",
     "SaAdaIN",
     "SaAuxBN",
     "SaBN",

@@ -1,4 +1,4 @@
-"""Batch normalization with per-branch statistics, affine or both: one layer and its named cells.
+"""Batch normalization with per-branch statistics, affine or both: one layer for 1d, 2d and 3d.
 
 The sandwich affine of Gong et al. collapses, gamma_i (gamma xhat + beta) + beta_i =
 (gamma_i gamma) xhat + (gamma_i beta + beta_i), so that each cell of the grid is one
@@ -7,8 +7,8 @@ The sandwich affine of Gong et al. collapses, gamma_i (gamma xhat + beta) + beta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,11 @@ Affine = Literal["shared", "split", "sandwich"]
 _SANDWICH_STD = 0.02
 
 
-class RoutedBatchNorm2d(RoutedLayer):
+class RoutedBatchNorm(RoutedLayer):
     r"""Standardizes with the active branch's statistics, then applies its affine.
+
+    Used as ``RoutedBatchNorm1d``, ``RoutedBatchNorm2d`` or ``RoutedBatchNorm3d``, which differ in
+    the shapes that they take.
 
     .. math:: y = a_i \frac{x - \mu_i}{\sqrt{\sigma_i^2 + \epsilon}} + b_i
 
@@ -35,7 +38,8 @@ class RoutedBatchNorm2d(RoutedLayer):
 
     Training uses batch statistics and updates the running statistics of the active branch;
     evaluation uses its running statistics and changes nothing. With ``track_running_stats`` set to
-    False training leaves the running statistics alone.
+    False later on, training leaves the running statistics alone; built with False, the layer has
+    none (None, as in torch) and uses batch statistics in both modes.
 
     Args:
         num_features: C.
@@ -44,9 +48,11 @@ class RoutedBatchNorm2d(RoutedLayer):
         affine: One for all branches, one each, or one each after a shared one (``"sandwich"``).
         eps: Added to the variance.
         momentum: Weight of the newest batch in the running statistics, in (0, 1].
+        track_running_stats: Whether there are running statistics.
 
     Shape:
-        (N, C, H, W) floating point to the same; in training N H W > 1 on each branch.
+        1d: (N, C) or (N, C, L); 2d: (N, C, H, W); 3d: (N, C, D, H, W); floating point to the same.
+        Where batch statistics are used each branch needs more than one value per channel.
 
     Raises:
         RoutingError: Outside ``route``.
@@ -70,6 +76,9 @@ class RoutedBatchNorm2d(RoutedLayer):
     running_var: Tensor
     num_batches_tracked: Tensor
 
+    # Rank of an input to its shape in words.
+    shapes: ClassVar[Mapping[int, str]]
+
     def __init__(
         self,
         num_features: int,
@@ -79,6 +88,7 @@ class RoutedBatchNorm2d(RoutedLayer):
         affine: Affine = "split",
         eps: float = 1e-5,
         momentum: float = 0.1,
+        track_running_stats: bool = True,
     ) -> None:
         super().__init__(branches)
         if statistics not in ("shared", "split"):
@@ -92,7 +102,7 @@ class RoutedBatchNorm2d(RoutedLayer):
         self.affine = affine
         self.eps = eps
         self.momentum = momentum
-        self.track_running_stats = True
+        self.track_running_stats = track_running_stats
 
         rows = len(self.branches)
         affine_shape = (num_features,) if affine == "shared" else (rows, num_features)
@@ -102,16 +112,20 @@ class RoutedBatchNorm2d(RoutedLayer):
             self.shared_weight = nn.Parameter(torch.empty(num_features))
             self.shared_bias = nn.Parameter(torch.empty(num_features))
         leading = (rows,) if statistics == "split" else ()
-        self.register_buffer("running_mean", torch.empty(*leading, num_features))
-        self.register_buffer("running_var", torch.empty(*leading, num_features))
-        self.register_buffer("num_batches_tracked", torch.zeros(leading, dtype=torch.int64))
+        for name, buffer in (
+            ("running_mean", torch.empty(*leading, num_features)),
+            ("running_var", torch.empty(*leading, num_features)),
+            ("num_batches_tracked", torch.zeros(leading, dtype=torch.int64)),
+        ):
+            self.register_buffer(name, buffer if track_running_stats else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Resets running statistics and affine to their initial distribution."""
-        nn.init.zeros_(self.running_mean)
-        nn.init.ones_(self.running_var)
-        self.num_batches_tracked.zero_()
+        if self.has_running_statistics:
+            nn.init.zeros_(self.running_mean)
+            nn.init.ones_(self.running_var)
+            self.num_batches_tracked.zero_()
         nn.init.zeros_(self.bias)
         if self.affine == "sandwich":
             nn.init.normal_(self.weight, 1.0, _SANDWICH_STD)
@@ -119,6 +133,11 @@ class RoutedBatchNorm2d(RoutedLayer):
             nn.init.zeros_(self.shared_bias)
         else:
             nn.init.ones_(self.weight)
+
+    @property
+    def has_running_statistics(self) -> bool:
+        """Whether the layer was built with running statistics."""
+        return self._buffers["running_mean"] is not None
 
     def effective_affine(self, row: int | Tensor) -> tuple[Tensor, Tensor]:
         """Returns the one scale and shift that the branch in ``row`` amounts to.
@@ -144,11 +163,9 @@ class RoutedBatchNorm2d(RoutedLayer):
         return self.running_mean[row], self.running_var[row], self.num_batches_tracked[row]
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.dim() != 4 or input.shape[1] != self.num_features:
-            raise ValueError(
-                f"{type(self).__name__} takes (N, {self.num_features}, H, W), "
-                f"got {tuple(input.shape)}"
-            )
+        if input.dim() not in self.shapes or input.shape[1] != self.num_features:
+            takes = " or ".join(self.shapes.values()).replace("C", str(self.num_features))
+            raise ValueError(f"{type(self).__name__} takes {takes}, got {tuple(input.shape)}")
         selected = self.selection(len(input))
         if isinstance(selected, int):
             return self._normalize(input, selected, *self.effective_affine(selected))
@@ -160,7 +177,8 @@ class RoutedBatchNorm2d(RoutedLayer):
         if self.statistics == "shared":
             weight, bias = self.effective_affine(rows)
             output = self._normalize(input, 0, None, None)
-            return (output * weight[..., None, None] + bias[..., None, None]).to(input.dtype)
+            shape = (*weight.shape, *(1,) * (input.dim() - 2))
+            return (output * weight.view(shape) + bias.view(shape)).to(input.dtype)
         if isinstance(selected, tuple):
             parts = zip(input.chunk(len(selected)), selected, strict=True)
             return torch.cat([self._normalize(x, i, *self.effective_affine(i)) for x, i in parts])
@@ -176,17 +194,18 @@ class RoutedBatchNorm2d(RoutedLayer):
     def _normalize(
         self, input: Tensor, row: int, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
-        running_mean, running_var, num_batches_tracked = self.branch_statistics(row)
-        keep = not self.training or self.track_running_stats
-        if self.training and keep:
-            num_batches_tracked.add_(1)
+        running_mean = running_var = None
+        if self.has_running_statistics and (self.track_running_stats or not self.training):
+            running_mean, running_var, num_batches_tracked = self.branch_statistics(row)
+            if self.training:
+                num_batches_tracked.add_(1)
         return F.batch_norm(
             input,
-            running_mean if keep else None,
-            running_var if keep else None,
+            running_mean,
+            running_var,
             weight,
             bias,
-            self.training,
+            self.training or running_mean is None,
             self.momentum,
             self.eps,
         )
@@ -198,135 +217,19 @@ class RoutedBatchNorm2d(RoutedLayer):
         )
 
 
-class AuxBN(RoutedBatchNorm2d):
-    """Keeps statistics and an affine of its own for each branch (AdvProp's auxiliary BN).
+class RoutedBatchNorm1d(RoutedBatchNorm):
+    """``RoutedBatchNorm`` for (N, C) or (N, C, L); arguments, formula and errors are its own."""
 
-    Split statistics, split affine; arguments, shapes and errors as ``RoutedBatchNorm2d``.
-
-    References:
-        Xie et al., Adversarial Examples Improve Image Recognition, CVPR 2020, arXiv:1911.09665.
-    """
-
-    def __init__(
-        self,
-        num_features: int,
-        branches: Sequence[str] = ("clean", "adv"),
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-    ) -> None:
-        super().__init__(
-            num_features, branches, statistics="split", affine="split", eps=eps, momentum=momentum
-        )
+    shapes: ClassVar[Mapping[int, str]] = {2: "(N, C)", 3: "(N, C, L)"}
 
 
-class SaAuxBN(RoutedBatchNorm2d):
-    r"""Standardizes with the active branch's statistics, then applies a shared and a branch affine.
+class RoutedBatchNorm2d(RoutedBatchNorm):
+    """``RoutedBatchNorm`` for (N, C, H, W); arguments, formula and errors are its own."""
 
-    .. math:: y = \gamma_i (\gamma_{sa} \frac{x - \mu_i}{\sqrt{\sigma_i^2 + \epsilon}}
-        + \beta_{sa}) + \beta_i
-
-    The shared affine sees every image; the branch affine and the statistics see one branch only.
-    All scales start at N(1, 0.02), all shifts at 0, as in the authors' release. Arguments, shapes
-    and errors as ``RoutedBatchNorm2d``.
-
-    References:
-        Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 8.
-    """
-
-    def __init__(
-        self,
-        num_features: int,
-        branches: Sequence[str] = ("clean", "adv"),
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-    ) -> None:
-        super().__init__(
-            num_features,
-            branches,
-            statistics="split",
-            affine="sandwich",
-            eps=eps,
-            momentum=momentum,
-        )
+    shapes: ClassVar[Mapping[int, str]] = {4: "(N, C, H, W)"}
 
 
-class AuxStatBN(RoutedBatchNorm2d):
-    """Keeps statistics of its own for each branch and one affine for all.
+class RoutedBatchNorm3d(RoutedBatchNorm):
+    """``RoutedBatchNorm`` for (N, C, D, H, W); arguments, formula and errors are its own."""
 
-    The grid's cell that no paper of this family trains: split statistics, shared affine. Arguments,
-    shapes and errors as ``RoutedBatchNorm2d``.
-    """
-
-    def __init__(
-        self,
-        num_features: int,
-        branches: Sequence[str] = ("clean", "adv"),
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-    ) -> None:
-        super().__init__(
-            num_features, branches, statistics="split", affine="shared", eps=eps, momentum=momentum
-        )
-
-
-class CCBN(RoutedBatchNorm2d):
-    """Normalizes all samples together and gives each the affine of its condition.
-
-    Shared statistics, split affine. Conditions are rows, chosen per sample by
-    ``route(model, index)`` with an int64 index (N,), or named "0", "1", ... for a whole batch.
-    Shapes and errors as ``RoutedBatchNorm2d``.
-
-    References:
-        Gong et al., arXiv:2102.11382, Eq. 2; de Vries et al., arXiv:1707.00683.
-    """
-
-    def __init__(
-        self, num_features: int, num_conditions: int, eps: float = 1e-5, momentum: float = 0.1
-    ) -> None:
-        super().__init__(
-            num_features,
-            _conditions(num_conditions),
-            statistics="shared",
-            affine="split",
-            eps=eps,
-            momentum=momentum,
-        )
-
-
-class SaBN(RoutedBatchNorm2d):
-    """Normalizes all samples together, then applies a shared affine and that of the condition.
-
-    Shared statistics, sandwich affine. Conditions as in ``CCBN``; shapes and errors as
-    ``RoutedBatchNorm2d``.
-
-    References:
-        Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 3.
-    """
-
-    def __init__(
-        self, num_features: int, num_conditions: int, eps: float = 1e-5, momentum: float = 0.1
-    ) -> None:
-        super().__init__(
-            num_features,
-            _conditions(num_conditions),
-            statistics="shared",
-            affine="sandwich",
-            eps=eps,
-            momentum=momentum,
-        )
-
-
-def ccbn(num_features: int, branches: Sequence[str] = ("clean", "adv")) -> RoutedBatchNorm2d:
-    """Returns CCBN's cell with the branches as conditions: shared statistics, split affine."""
-    return RoutedBatchNorm2d(num_features, branches, statistics="shared", affine="split")
-
-
-def sabn(num_features: int, branches: Sequence[str] = ("clean", "adv")) -> RoutedBatchNorm2d:
-    """Returns SaBN's cell with the branches as conditions: shared statistics, sandwich affine."""
-    return RoutedBatchNorm2d(num_features, branches, statistics="shared", affine="sandwich")
-
-
-def _conditions(num_conditions: int) -> tuple[str, ...]:
-    if num_conditions < 1:
-        raise ValueError(f"num_conditions must be at least 1, got {num_conditions}")
-    return tuple(str(i) for i in range(num_conditions))
+    shapes: ClassVar[Mapping[int, str]] = {5: "(N, C, D, H, W)"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from robustnorm.files import write_atomically
+from robustnorm.registry import some
 
 _FORMAT = 1
 _MODEL = "model."
@@ -129,7 +129,7 @@ def restore(
     )
     if odd:
         raise CheckpointError(
-            f"the checkpoint does not fit the network: {_some(odd)}; "
+            f"the checkpoint does not fit the network: {some(odd)}; "
             "build the network with the settings saved in the checkpoint"
         )
     model.load_state_dict(weights)
@@ -160,9 +160,3 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _shape(tensor: Tensor | None) -> torch.Size | None:
     return None if tensor is None else tensor.shape
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

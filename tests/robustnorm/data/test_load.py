@@ -63,17 +63,6 @@ def test_data_sets_are_listed():
     assert list(DATASETS) == ["digits", "cifar10", "image_folder"]
 
 
-@pytest.fixture(scope="module")
-def torchvision_library():
-    """PyPI's torchvision needs two operators that a torch for the CPU does not have."""
-    if "torchvision" in sys.modules or torch.version.cuda:
-        return None
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
-
-
 @pytest.fixture
 def cifar10(tmp_path, torchvision_library, monkeypatch):
     """A small CIFAR-10 in the format and under the checks of the real one."""

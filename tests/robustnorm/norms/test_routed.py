@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from robustnorm import route
-from robustnorm.norms import CCBN, AuxBN, AuxStatBN, RoutedBatchNorm2d, SaAuxBN, SaBN
+from robustnorm.norms import (
+    CCBN,
+    AuxBN,
+    AuxStatBN,
+    RoutedBatchNorm1d,
+    RoutedBatchNorm2d,
+    RoutedBatchNorm3d,
+    SaAuxBN,
+    SaBN,
+)
 
 CELLS = list(itertools.product(["shared", "split"], ["shared", "split", "sandwich"]))
 BRANCHES = ("clean", "adv", "extra")
@@ -85,6 +94,55 @@ def test_routed_layer_equals_formula(statistics, affine, training, branch, rows)
     torch.testing.assert_close(grads, expected_grads, rtol=0, atol=1e-11)  # larger sums
     torch.testing.assert_close(layer.running_mean, running_mean, **EXACT)
     torch.testing.assert_close(layer.running_var, running_var, **EXACT)
+
+
+@pytest.mark.parametrize(("branch", "rows"), selections())
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (RoutedBatchNorm1d, (5,)),
+        (RoutedBatchNorm1d, (5, 12)),
+        (RoutedBatchNorm3d, (5, 2, 3, 2)),
+    ],
+)
+@pytest.mark.parametrize(("statistics", "affine"), CELLS)
+def test_routed_layer_of_another_rank_is_the_2d_one_on_reshaped_input(
+    statistics, affine, kind, shape, training, branch, rows
+):
+    peer = make_layer(statistics, affine).train(training)
+    layer = kind(5, BRANCHES, statistics=statistics, affine=affine).double().train(training)
+    layer.load_state_dict(peer.state_dict())
+    inputs = make_input() if len(shape) > 1 else make_input()[..., :1, :1]
+    upstream = torch.linspace(-1, 1, inputs.numel(), dtype=torch.float64).view_as(inputs)
+    with route(peer, branch), route(layer, branch):
+        expected, output = peer(inputs), layer(inputs.reshape(12, *shape))
+    grads = torch.autograd.grad(
+        output, list(layer.parameters()), upstream.view_as(output), materialize_grads=True
+    )
+    expected_grads = torch.autograd.grad(
+        expected, list(peer.parameters()), upstream, materialize_grads=True
+    )
+    torch.testing.assert_close(output, expected.view_as(output), **EXACT)
+    torch.testing.assert_close(grads, expected_grads, rtol=0, atol=1e-11)  # larger sums
+    torch.testing.assert_close(layer.state_dict(), peer.state_dict(), **EXACT)
+
+
+@pytest.mark.parametrize("branch", ["adv", ("clean", "adv"), torch.tensor([0, 1, 1, 0])])
+@pytest.mark.parametrize(("statistics", "affine"), CELLS)
+def test_routed_layer_without_running_statistics_uses_those_of_the_batch(
+    statistics, affine, branch
+):
+    options = {"statistics": statistics, "affine": affine}
+    layer = RoutedBatchNorm2d(5, ("clean", "adv"), track_running_stats=False, **options)
+    peer = RoutedBatchNorm2d(5, ("clean", "adv"), **options)
+    assert not list(layer.buffers())
+    peer.load_state_dict(layer.state_dict(), strict=False)
+    inputs = make_input(4).float()
+    with route(layer, branch), route(peer, branch):
+        expected = peer(inputs)
+        assert torch.equal(layer(inputs), expected)
+        assert torch.equal(layer.eval()(inputs), expected)
 
 
 @pytest.mark.parametrize(("statistics", "affine"), CELLS)
@@ -208,6 +266,21 @@ def test_routed_layer_refuses_other_shapes(shape):
     layer = AuxBN(5)
     with route(layer, "clean"), pytest.raises(ValueError, match=r"takes \(N, 5, H, W\), got"):
         layer(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (
+            RoutedBatchNorm1d(5),
+            r"RoutedBatchNorm1d takes \(N, 5\) or \(N, 5, L\), got \(2, 5, 3, 3\)",
+        ),
+        (RoutedBatchNorm3d(5), r"takes \(N, 5, D, H, W\), got \(2, 5, 3, 3\)"),
+    ],
+)
+def test_routed_layer_of_another_rank_refuses_2d_input(layer, message):
+    with route(layer, "clean"), pytest.raises(ValueError, match=message):
+        layer(torch.zeros(2, 5, 3, 3))
 
 
 @pytest.mark.parametrize(

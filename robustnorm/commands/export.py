@@ -1,0 +1,146 @@
+"""Writes one branch of a trained run for other tools."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustnorm.config import Config
+from robustnorm.data import load_dataset
+from robustnorm.data.dataset import subset
+from robustnorm.evaluation.records import SINGLE, Record
+from robustnorm.export import FORMATS, Description, ExportError, export
+from robustnorm.export_settings import ExportSettings
+from robustnorm.reporting.card import model_card
+from robustnorm.routing import branches_of
+from robustnorm.runs import UsageError, check_same_dataset, load_model, network_arguments
+
+
+def export_run(settings: ExportSettings, config_path: str | None = None) -> str:
+    """Exports one branch, checks it, uploads it where asked to; returns what was done.
+
+    Args:
+        settings: The settings.
+        config_path: Of the config file; not used.
+
+    Raises:
+        CheckpointError: When the checkpoint is missing or damaged.
+        UsageError: When the branch or the images' size is not known, or the check failed.
+        ImportError: When the format's library is missing.
+    """
+    upload = _uploader(settings.push) if settings.push else None
+    folder = Path(settings.run)
+    model, manifest = load_model(folder, settings.checkpoint)
+    branch = _branch(model, settings.branch)
+    images = _images(settings, manifest, folder)
+    path = _path(settings, folder, branch)
+    description = _description(settings, folder, model, manifest, branch)
+    try:
+        difference = export(
+            model, branch, path, to=settings.to, images=images, description=description
+        )
+    except ExportError as error:
+        raise UsageError(str(error)) from error
+    text = (
+        f"{path}: branch '{branch}' of {folder}, checkpoint '{settings.checkpoint}'. Loaded again: "
+        f"same prediction on {len(images)} of {len(images)} images, largest difference of a logit "
+        f"{difference:.1e}."
+    )
+    return text if upload is None else f"{text}\n{upload(path)}"
+
+
+def _branch(model: nn.Module, branch: str | None) -> str:
+    known = branches_of(model)
+    if not known:
+        return SINGLE
+    if branch not in known:
+        names = ", ".join(known)
+        raise UsageError(f"--branch must be one of the network's, {names}, got {branch}")
+    return branch
+
+
+def _path(settings: ExportSettings, folder: Path, branch: str) -> Path:
+    if settings.output is not None:
+        suffix = FORMATS[settings.to].suffix
+        if not settings.output.endswith(suffix):
+            raise UsageError(f"--output must end in {suffix}, got {settings.output}")
+        return Path(settings.output)
+    name = f"{settings.checkpoint}-{branch}" + (FORMATS[settings.to].suffix or f"-{settings.to}")
+    return folder / "export" / name
+
+
+def _images(settings: ExportSettings, manifest: dict[str, Any], folder: Path) -> Tensor:
+    """Returns the random images to compare on, then as many test images where data are given."""
+    channels = manifest["dataset"]["channels"]
+    size = manifest["dataset"].get("image_size")
+    test: list[Tensor] = []
+    if settings.data is not None:
+        dataset = load_dataset(settings.data, root=Path(settings.data_root))
+        check_same_dataset(manifest, dataset, folder)
+        size = list(dataset.test.images.shape[2:])
+        _, sample = subset(dataset.test, min(settings.check_images, len(dataset.test)))
+        test.append(sample.images / 255)
+    elif settings.image_size is not None:
+        size = [settings.image_size] * 2
+    if size is None:
+        raise UsageError(
+            f"the checkpoint in {folder} does not say how large its images are; "
+            "give --image_size 32, or the data with --data"
+        )
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(settings.check_images, channels, *size, generator=generator)
+    return torch.cat([noise, *test])
+
+
+def _description(
+    settings: ExportSettings,
+    folder: Path,
+    model: nn.Module,
+    manifest: dict[str, Any],
+    branch: str,
+) -> Description:
+    config = Config.from_dict(manifest["config"])
+    arguments = network_arguments(config, manifest["dataset"])
+    if branches_of(model):
+        arguments["norm"] = "bn"  # what a branch folds into
+    content = {
+        "model_type": "robustnorm",
+        "network": config.network,
+        "arguments": arguments,
+        "branch": branch,
+        "trained_norm": config.norm,
+        "adversarial": config.adversarial,
+        "classes": manifest["dataset"]["classes"],
+        "threat_model": "linf",
+        "epsilon": str(config.epsilon),
+        "checkpoint_sha256": manifest["sha256"],
+        "robustnorm_version": version("robustnorm"),
+    }
+    name = f"{folder.name}-{settings.checkpoint}.json"
+    path = Path(settings.reports) / str(config.name) / "records" / name
+    record = Record.load(path) if path.exists() else None
+    if record is not None and record.checkpoint["sha256"] != manifest["sha256"]:
+        record = None
+    return Description(content, model_card(content, manifest, record))
+
+
+def _uploader(repository: str) -> Any:
+    """Returns what uploads a folder to a Hugging Face repository; the library's token is used."""
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise ImportError(
+            'uploading needs huggingface_hub: pip install "robustnorm[hub]"'
+        ) from error
+
+    def upload(folder: Path) -> str:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder)
+        return f"uploaded to {repository}"
+
+    return upload

@@ -1,0 +1,51 @@
+"""Settings of the command export: plain types, checked when they are made, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from robustnorm.data import check_data
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What to export of a trained run, and to where.
+
+    Args:
+        run: Folder of the run, such as checkpoints/digits/saauxbn-seed0.
+        to: Format: torch-export and onnx are programs with one branch's weights, the batch size
+            left open; safetensors and huggingface are its weights with a description of the
+            network, which robustnorm loads.
+        branch: Branch to export, such as adv; a network without branches needs none.
+        checkpoint: best, last, or epoch followed by a number.
+        output: File to write (huggingface: folder); under the run's folder by default.
+        check_images: Random images on which the file, loaded again, must answer as the network.
+        image_size: Height and width of those; that of the run's data by default.
+        data: The run's data (digits, cifar10 or a path), to check on its test images as well.
+        data_root: Folder for downloads, unpacked archives and decoded images.
+        reports: Folder of result records, for the tables of the huggingface card.
+        push: Hugging Face repository, owner/name, to upload to (needs the extra "hub").
+    """
+
+    run: str
+    to: Literal["torch-export", "onnx", "safetensors", "huggingface"] = "torch-export"
+    branch: str | None = None
+    checkpoint: str = "best"
+    output: str | None = None
+    check_images: int = 1000
+    image_size: int | None = None
+    data: str | None = None
+    data_root: str = "data"
+    reports: str = "reports"
+    push: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.check_images < 1:
+            raise ValueError(f"check_images must be at least 1, got {self.check_images}")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {self.image_size}")
+        if self.push is not None and self.to != "huggingface":
+            raise ValueError(f"push needs --to huggingface, got --to {self.to}")
+        if self.data is not None:
+            check_data(self.data)

@@ -1,0 +1,85 @@
+"""Merging batch normalization into the convolutions before it, for evaluation."""
+
+from __future__ import annotations
+
+import operator
+from typing import TypeGuard
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
+def is_batch_norm(module: nn.Module) -> TypeGuard[BatchNorm]:
+    """Says whether ``module`` is torch's own BatchNorm1d, 2d or 3d.
+
+    Not a subclass of one, whose forward may do more than normalize.
+    """
+    return type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def _is_convolution(module: nn.Module | None) -> TypeGuard[Convolution]:
+    # Not a subclass either, which may compute its weight.
+    return type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class _Tracer(fx.Tracer):
+    """Follows a forward down to the modules that hold no batch normalization."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_batch_norm(m) or not any(map(is_batch_norm, m.modules()))
+
+
+def fuse_convolutions(model: nn.Module) -> nn.Module:
+    """Merges each batch normalization into the convolution whose output it alone reads.
+
+    A ReLU that alone reads the output of a convolution, batch norm or sum then works in place.
+
+    Args:
+        model: In evaluation mode; it is taken apart. Where ``torch.fx`` cannot follow its forward
+            it is returned as it is.
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # a forward that depends on values: whatever it raises, it cannot be followed
+        return model
+    modules = dict(model.named_modules())
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    called = [modules[str(node.target)] for node in calls]
+    for node, norm in zip(calls, called, strict=True):
+        source = node.args[0]
+        if not (is_batch_norm(norm) and isinstance(source, fx.Node)):
+            continue
+        convolution = modules.get(str(source.target)) if source.op == "call_module" else None
+        if (
+            _is_convolution(convolution)
+            and norm.running_mean is not None
+            and len(source.users) == called.count(convolution) == called.count(norm) == 1
+        ):
+            parent, _, name = str(source.target).rpartition(".")
+            setattr(modules[parent], name, fuse_conv_bn_eval(convolution, norm))
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+    _relu_in_place(graph, modules)
+    return fx.GraphModule(model, graph)
+
+
+def _relu_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target is F.relu and _owns_its_input(node, modules):
+            node.kwargs = node.kwargs | {"inplace": True}
+
+
+def _owns_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Says whether the node's input is a new tensor whose values nobody else needs."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or len(source.users) > 1:
+        return False
+    if source.op == "call_function":
+        return source.target in (operator.add, torch.add)
+    module = modules.get(str(source.target)) if source.op == "call_module" else None
+    return _is_convolution(module) or (module is not None and is_batch_norm(module))

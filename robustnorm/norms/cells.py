@@ -1,0 +1,141 @@
+"""The named cells of the grid {shared, split} statistics x {shared, split, sandwich} affine, 2d."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from robustnorm.norms.routed import RoutedBatchNorm2d
+
+
+class AuxBN(RoutedBatchNorm2d):
+    """Keeps statistics and an affine of its own for each branch (AdvProp's auxiliary BN).
+
+    Split statistics, split affine; arguments, shapes and errors as ``RoutedBatchNorm2d``.
+
+    References:
+        Xie et al., Adversarial Examples Improve Image Recognition, CVPR 2020, arXiv:1911.09665.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        branches: Sequence[str] = ("clean", "adv"),
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__(
+            num_features, branches, statistics="split", affine="split", eps=eps, momentum=momentum
+        )
+
+
+class SaAuxBN(RoutedBatchNorm2d):
+    r"""Standardizes with the active branch's statistics, then applies a shared and a branch affine.
+
+    .. math:: y = \gamma_i (\gamma_{sa} \frac{x - \mu_i}{\sqrt{\sigma_i^2 + \epsilon}}
+        + \beta_{sa}) + \beta_i
+
+    The shared affine sees every image; the branch affine and the statistics see one branch only.
+    All scales start at N(1, 0.02), all shifts at 0, as in the authors' release. Arguments, shapes
+    and errors as ``RoutedBatchNorm2d``.
+
+    References:
+        Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 8.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        branches: Sequence[str] = ("clean", "adv"),
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__(
+            num_features,
+            branches,
+            statistics="split",
+            affine="sandwich",
+            eps=eps,
+            momentum=momentum,
+        )
+
+
+class AuxStatBN(RoutedBatchNorm2d):
+    """Keeps statistics of its own for each branch and one affine for all.
+
+    The grid's cell that no paper of this family trains: split statistics, shared affine. Arguments,
+    shapes and errors as ``RoutedBatchNorm2d``.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        branches: Sequence[str] = ("clean", "adv"),
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__(
+            num_features, branches, statistics="split", affine="shared", eps=eps, momentum=momentum
+        )
+
+
+class CCBN(RoutedBatchNorm2d):
+    """Normalizes all samples together and gives each the affine of its condition.
+
+    Shared statistics, split affine. Conditions are rows, chosen per sample by
+    ``route(model, index)`` with an int64 index (N,), or named "0", "1", ... for a whole batch.
+    Shapes and errors as ``RoutedBatchNorm2d``.
+
+    References:
+        Gong et al., arXiv:2102.11382, Eq. 2; de Vries et al., arXiv:1707.00683.
+    """
+
+    def __init__(
+        self, num_features: int, num_conditions: int, eps: float = 1e-5, momentum: float = 0.1
+    ) -> None:
+        super().__init__(
+            num_features,
+            _conditions(num_conditions),
+            statistics="shared",
+            affine="split",
+            eps=eps,
+            momentum=momentum,
+        )
+
+
+class SaBN(RoutedBatchNorm2d):
+    """Normalizes all samples together, then applies a shared affine and that of the condition.
+
+    Shared statistics, sandwich affine. Conditions as in ``CCBN``; shapes and errors as
+    ``RoutedBatchNorm2d``.
+
+    References:
+        Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 3.
+    """
+
+    def __init__(
+        self, num_features: int, num_conditions: int, eps: float = 1e-5, momentum: float = 0.1
+    ) -> None:
+        super().__init__(
+            num_features,
+            _conditions(num_conditions),
+            statistics="shared",
+            affine="sandwich",
+            eps=eps,
+            momentum=momentum,
+        )
+
+
+def ccbn(num_features: int, branches: Sequence[str] = ("clean", "adv")) -> RoutedBatchNorm2d:
+    """Returns CCBN's cell with the branches as conditions: shared statistics, split affine."""
+    return RoutedBatchNorm2d(num_features, branches, statistics="shared", affine="split")
+
+
+def sabn(num_features: int, branches: Sequence[str] = ("clean", "adv")) -> RoutedBatchNorm2d:
+    """Returns SaBN's cell with the branches as conditions: shared statistics, sandwich affine."""
+    return RoutedBatchNorm2d(num_features, branches, statistics="shared", affine="sandwich")
+
+
+def _conditions(num_conditions: int) -> tuple[str, ...]:
+    if num_conditions < 1:
+        raise ValueError(f"num_conditions must be at least 1, got {num_conditions}")
+    return tuple(str(i) for i in range(num_conditions))

@@ -1,0 +1,63 @@
+"""The README of an exported network: what it is, how to load it, what it was measured to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robustnorm.evaluation.records import Record
+from robustnorm.reporting.models import NAMES
+from robustnorm.reporting.render import to_markdown
+from robustnorm.reporting.tables import tables
+
+_CARD = """\
+---
+library_name: robustnorm
+pipeline_tag: image-classification
+tags:
+- adversarial-robustness
+---
+
+# {network} with {norm}, branch "{branch}"
+
+{training} on {train_images:,} images of {data} ({classes} classes), {epoch} of {epochs} epochs.
+This is one branch, folded: an ordinary network, from images (N, {channels}, H, W) in [0, 1] to
+logits; mean and deviation are applied inside. `config.json` describes the network,
+`model.safetensors` holds its weights.
+
+```python
+from pathlib import Path
+from robustnorm.export import load_exported
+
+network = load_exported(Path("."))  # this folder
+logits = network(images)
+```
+
+{results}"""
+
+
+def model_card(content: dict[str, Any], manifest: dict[str, Any], record: Record | None) -> str:
+    """Returns the Markdown of a model card.
+
+    Args:
+        content: What config.json says.
+        manifest: Of the checkpoint.
+        record: Of the checkpoint's evaluation, whose tables the card prints.
+    """
+    attack = f"against Linf attacks of epsilon {content['epsilon']}"
+    return _CARD.format(
+        network=content["network"],
+        norm=NAMES.get(content["trained_norm"], content["trained_norm"]),
+        branch=content["branch"],
+        training=f"Trained with AdvProp {attack}"
+        if content["adversarial"]
+        else "Trained on clean images only",
+        train_images=manifest["dataset"]["train_images"],
+        data=manifest["dataset"]["name"],
+        classes=len(content["classes"]),
+        channels=content["arguments"]["in_channels"],
+        epoch=manifest["epoch"],
+        epochs=manifest["config"]["epochs"],
+        results="\n".join(map(to_markdown, tables([record])))
+        if record
+        else "This checkpoint has not been evaluated: nothing is known of its accuracy.\n",
+    )
