@@ -12,6 +12,13 @@ attacked with its batch statistics, its running ones are put back afterwards; a 
 them to move passes a function, such as ``lambda images: model(images)``.
 
 To add an attack: one file, one line in ``ATTACKS``, one line in tests/attacks/test_contract.py.
+
+Examples:
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+    >>> images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1])
+    >>> ATTACKS["fgsm"](model, images, labels, epsilon=8 / 255).shape
+    torch.Size([4, 3, 2, 2])
 """
 
 from collections.abc import Callable

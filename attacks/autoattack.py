@@ -52,6 +52,16 @@ def autoattack(
     References:
         Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
         Parameter-free Attacks, ICML 2020, arXiv:2003.01690.
+
+    Examples:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])
+        >>> adv_images = autoattack(
+        ...     model, images, labels, epsilon=8 / 255, attacks_to_run=["apgd-ce"],
+        ...     generator=torch.Generator().manual_seed(0),
+        ... )
+        >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
+        True
     """
     check_inputs(images, labels, epsilon)
     if threat_model not in _NORMS:

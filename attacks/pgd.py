@@ -197,6 +197,13 @@ def fgsm(
 
     References:
         Goodfellow et al., Explaining and Harnessing Adversarial Examples, arXiv:1412.6572.
+
+    Examples:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+        >>> images, labels = torch.full((4, 3, 2, 2), 0.5), torch.tensor([0, 1, 0, 1])
+        >>> adv_images = fgsm(model, images, labels, epsilon=0.25)
+        >>> (adv_images - images).abs().unique()
+        tensor([0.2500])
     """
     return pgd(
         model,

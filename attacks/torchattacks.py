@@ -51,6 +51,16 @@ def torchattack(
 
     References:
         Kim, Torchattacks: A PyTorch Repository for Adversarial Attacks, arXiv:2010.01950.
+
+    Examples:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+        >>> images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1])
+        >>> adv_images = torchattack(
+        ...     model, images, labels, name="PGD", epsilon=8 / 255,
+        ...     generator=torch.Generator().manual_seed(0),
+        ... )
+        >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
+        True
     """
     check_inputs(images, labels, epsilon)
     ball = find_threat_model(threat_model)

@@ -2,6 +2,10 @@
 
 A factory in ``NORMS`` takes ``num_features`` and ``branches`` and returns one layer. To add a
 norm: one file, one line here, one test.
+
+Examples:
+    >>> NORMS["auxbn"](64, branches=("clean", "adv")).weight.shape
+    torch.Size([2, 64])
 """
 
 from __future__ import annotations

@@ -14,6 +14,16 @@ class AuxBN(RoutedBatchNorm2d):
 
     References:
         Xie et al., Adversarial Examples Improve Image Recognition, CVPR 2020, arXiv:1911.09665.
+
+    Examples:
+        >>> import torch
+        >>> from robustnorm import route
+        >>> layer = AuxBN(3)
+        >>> with route(layer, "adv"):
+        ...     layer(torch.rand(4, 3, 5, 5)).shape
+        torch.Size([4, 3, 5, 5])
+        >>> layer.num_batches_tracked.tolist()  # clean, adv
+        [0, 1]
     """
 
     def __init__(
@@ -40,6 +50,16 @@ class SaAuxBN(RoutedBatchNorm2d):
 
     References:
         Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 8.
+
+    Examples:
+        >>> import torch
+        >>> from robustnorm import route
+        >>> layer = SaAuxBN(3).eval()
+        >>> with route(layer, "clean"):
+        ...     layer(torch.rand(4, 3, 5, 5)).shape
+        torch.Size([4, 3, 5, 5])
+        >>> layer.weight.shape, layer.shared_weight.shape
+        (torch.Size([2, 3]), torch.Size([3]))
     """
 
     def __init__(
@@ -64,6 +84,11 @@ class AuxStatBN(RoutedBatchNorm2d):
 
     The grid's cell that no paper of this family trains: split statistics, shared affine. Arguments,
     shapes and errors as ``RoutedBatchNorm2d``.
+
+    Examples:
+        >>> layer = AuxStatBN(3)
+        >>> layer.running_mean.shape, layer.weight.shape
+        (torch.Size([2, 3]), torch.Size([3]))
     """
 
     def __init__(
@@ -87,6 +112,14 @@ class CCBN(RoutedBatchNorm2d):
 
     References:
         Gong et al., arXiv:2102.11382, Eq. 2; de Vries et al., arXiv:1707.00683.
+
+    Examples:
+        >>> import torch
+        >>> from robustnorm import route
+        >>> layer = CCBN(3, num_conditions=10)
+        >>> with route(layer, torch.tensor([7, 0, 7, 9])):  # a condition for each sample
+        ...     layer(torch.rand(4, 3, 5, 5)).shape
+        torch.Size([4, 3, 5, 5])
     """
 
     def __init__(
@@ -110,6 +143,14 @@ class SaBN(RoutedBatchNorm2d):
 
     References:
         Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 3.
+
+    Examples:
+        >>> import torch
+        >>> from robustnorm import route
+        >>> layer = SaBN(3, num_conditions=10)
+        >>> with route(layer, "7"):  # one condition for the whole batch
+        ...     layer(torch.rand(4, 3, 5, 5)).shape
+        torch.Size([4, 3, 5, 5])
     """
 
     def __init__(

@@ -218,18 +218,36 @@ class RoutedBatchNorm(RoutedLayer):
 
 
 class RoutedBatchNorm1d(RoutedBatchNorm):
-    """``RoutedBatchNorm`` for (N, C) or (N, C, L); arguments, formula and errors are its own."""
+    """``RoutedBatchNorm`` for (N, C) or (N, C, L); arguments, formula and errors are its own.
+
+    Examples:
+        >>> from robustnorm import bind
+        >>> bind(RoutedBatchNorm1d(3), "adv")(torch.rand(4, 3, 5)).shape
+        torch.Size([4, 3, 5])
+    """
 
     shapes: ClassVar[Mapping[int, str]] = {2: "(N, C)", 3: "(N, C, L)"}
 
 
 class RoutedBatchNorm2d(RoutedBatchNorm):
-    """``RoutedBatchNorm`` for (N, C, H, W); arguments, formula and errors are its own."""
+    """``RoutedBatchNorm`` for (N, C, H, W); arguments, formula and errors are its own.
+
+    Examples:
+        >>> from robustnorm import bind
+        >>> bind(RoutedBatchNorm2d(3), "adv")(torch.rand(4, 3, 5, 5)).shape
+        torch.Size([4, 3, 5, 5])
+    """
 
     shapes: ClassVar[Mapping[int, str]] = {4: "(N, C, H, W)"}
 
 
 class RoutedBatchNorm3d(RoutedBatchNorm):
-    """``RoutedBatchNorm`` for (N, C, D, H, W); arguments, formula and errors are its own."""
+    """``RoutedBatchNorm`` for (N, C, D, H, W); arguments, formula and errors are its own.
+
+    Examples:
+        >>> from robustnorm import bind
+        >>> bind(RoutedBatchNorm3d(3), "adv")(torch.rand(4, 3, 5, 5, 5)).shape
+        torch.Size([4, 3, 5, 5, 5])
+    """
 
     shapes: ClassVar[Mapping[int, str]] = {5: "(N, C, D, H, W)"}
