@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 from robustnorm import preact_resnet18, resnet18, route
-from robustnorm.norms import NORMS
-from robustnorm.norms.routed import AuxBN
+from robustnorm.norms import NORMS, AuxBN
 from robustnorm.routing import routed_layers
 
 FACTORIES = [resnet18, preact_resnet18]
