@@ -11,8 +11,9 @@ import torch
 from robustnorm.campaign import Campaign, ReadyPlan, ready_plans
 from robustnorm.commands.evaluate import evaluate_run, find_record
 from robustnorm.commands.remaining import remaining
+from robustnorm.commands.report import report
 from robustnorm.commands.train import train_run
-from robustnorm.config import Config
+from robustnorm.config import Config, ReportConfig
 from robustnorm.data.dataset import Dataset
 from robustnorm.evaluation.records import Record
 from robustnorm.files import write_atomically
@@ -68,6 +69,7 @@ def run_campaign(campaign: Campaign, config_path: str | None = None) -> str:
     }
     for plan in plans:
         _write_reading(plan, evaluated[plan.name])
+        _write_pages(plan, evaluated[plan.name])
     if campaign.readme is not None:
         _show_best(Path(campaign.readme), plans, evaluated)
     return remaining(plans, evaluated, device_name(device), command)
@@ -124,6 +126,17 @@ def _write_reading(plan: ReadyPlan, evaluated: dict[str, list[Record]]) -> None:
         path = plan.reports("README.md")
         write_atomically(path, reading(plan.name, known).encode())
         log.info("wrote %s", path)
+
+
+def _write_pages(plan: ReadyPlan, evaluated: dict[str, list[Record]]) -> None:
+    """Writes the HTML page of each evaluation that is complete and has none yet."""
+    for title, records in evaluated.items():
+        folder = plan.reports(title)
+        if len(records) == len(list(plan.all_runs())) and not (folder / "report.html").exists():
+            try:
+                report(ReportConfig(name=title, reports=str(folder.parent)))
+            except ImportError as error:  # the numbers do not wait for a picture
+                log.warning("%s", error)
 
 
 def _show_best(

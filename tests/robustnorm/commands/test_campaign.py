@@ -36,8 +36,8 @@ PLAN = {
     "norms": ["bn", "auxbn"],
     "control": False,
     "evaluations": {
-        "best": {"checkpoint": "best", "test_limit": 101},
-        "last": {"checkpoint": "last", "test_limit": 50},
+        "best": {"checkpoint": "best", "test_limit": 101, "checks": "none"},
+        "last": {"checkpoint": "last", "test_limit": 50, "checks": "none"},
     },
 }
 RUNS = ("bn-seed0", "auxbn-seed0")
@@ -102,6 +102,9 @@ def assert_same(folder, whole):
             (place / f"reports/small/{tag}/tables.md").read_text() for place in (folder, whole)
         )
         assert mine == its
+        page = (folder / f"reports/small/{tag}/report.html").read_text()
+        assert "AuxBN (adv)" in page
+        assert list((folder / f"reports/small/{tag}/figures").glob("*.svg"))
     assert not list(folder.rglob("*.journal"))
 
 
