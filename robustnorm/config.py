@@ -174,7 +174,8 @@ class Config:
     epsilon: Fraction = Fraction(8, 255)
     step_size: Fraction = Fraction(2, 255)
     train_steps: int = 10
-    branches: dict[str, BranchAttack] = dataclasses.field(default_factory=dict)
+    # Left out of the hash, which a dictionary has not; equal settings still have equal hashes.
+    branches: dict[str, BranchAttack] = dataclasses.field(default_factory=dict, hash=False)
     attack_norm_mode: Literal["batch", "batch-update", "eval"] = "batch"
     validation_steps: int = 10
     test_curve: int = 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robustnorm.config import WHERE, Config
 from robustnorm.data.dataset import Dataset, Split, subset
-from robustnorm.evaluation.checks import run_checks
+from robustnorm.evaluation.checks import check_installed, run_checks
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.examples import make_examples
@@ -135,6 +135,8 @@ def evaluate_run(
     if found is not None:
         log.info("%s: evaluated before, in %s", folder.name, path)
         return found
+    if config.checks != "none":
+        check_installed(config.checks)  # not after minutes of attacks
     model, manifest = load_model(folder, config.checkpoint)
     trained = Config.from_dict(manifest["config"])
     ids, test = subset(dataset.test, config.test_limit)

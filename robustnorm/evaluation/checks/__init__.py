@@ -5,6 +5,6 @@
 
 from robustnorm.evaluation.checks.explanations import CHECKS
 from robustnorm.evaluation.checks.judge import verdict_of
-from robustnorm.evaluation.checks.run import run_checks
+from robustnorm.evaluation.checks.run import check_installed, run_checks
 
-__all__ = ["CHECKS", "run_checks", "verdict_of"]
+__all__ = ["CHECKS", "check_installed", "run_checks", "verdict_of"]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.checks.measure import Tier, prepare, surface
+from robustnorm.evaluation.chunks import fill
 from robustnorm.evaluation.journal import Key
-from robustnorm.evaluation.search import CHUNK, Search, attack_chunk, branches
+from robustnorm.evaluation.search import Search, attack_chunk, branches
 from robustnorm.routing import bind
 
 # Unperturbed points lie within this part of the radius, perturbed ones at its end.
@@ -99,7 +100,7 @@ def binarize(
         return None
     binarized = copy.deepcopy(model)
     # A whole chunk is attacked at once: the rows after the last image repeat it.
-    rows = torch.arange(CHUNK).clamp_max(len(places) - 1)
+    rows = fill(len(places))
     weight, bias = (torch.stack(values)[rows] for values in zip(*readouts, strict=True))
     binarized.set_submodule(name, Readouts(weight, bias).eval())
     attacked = [prepare(b)[0] for b in branches(binarized) if b.name == branch]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from attacks.autoattack import installed
+from attacks.torchattacks import find_class
 from robustnorm.data.batches import to_float
 from robustnorm.evaluation.checks.binarization import binarize
 from robustnorm.evaluation.checks.judge import judge
@@ -73,8 +74,7 @@ def run_checks(
             f"{len(images)} images and epsilon {search.epsilon}"
         )
     size = TIERS[tier]
-    if size.queries is None:
-        installed()
+    check_installed(tier)
     attacked = [prepare(branch) for branch in branches(model, serving=serving)]
     n = min(len(images), size.images)
     places = torch.arange(n) * len(images) // n  # spread evenly: images may be sorted by class
@@ -115,3 +115,11 @@ def run_checks(
                 for place in size.radii
             ]
     return checks, curve
+
+
+def check_installed(tier: TierName) -> None:
+    """Raises an ImportError when the library that brings a tier's Square is not installed."""
+    if TIERS[tier].queries is None:
+        installed()
+    else:
+        find_class("Square")

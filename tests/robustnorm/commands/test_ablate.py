@@ -17,6 +17,7 @@ SMALL = {
     "train_steps": 1,
     "validation_steps": 1,
     "test_limit": 20,
+    "checks": "none",
     "device": "cpu",
 }
 
