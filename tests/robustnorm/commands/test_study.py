@@ -30,6 +30,7 @@ SMALL = {
     "study_batches": 2,
     "study_images": 20,
     "device": "cpu",
+    "checks": "none",
 }
 
 

@@ -14,7 +14,9 @@ SEARCH = Search(3 / 16, 3 / 64, (5,))
 def case(trained):
     model, images, labels = trained("auxbn")
     ids = torch.arange(120, 60, -1)  # not from 0, not ascending
-    verdicts = evaluate(model, images[ids], labels[ids], image_ids=ids, **SEARCH._asdict())
+    settings = SEARCH._asdict()
+    del settings["own"]
+    verdicts = evaluate(model, images[ids], labels[ids], image_ids=ids, **settings)
     examples = make_examples(
         model, images[ids], labels[ids], verdicts, image_ids=ids, search=SEARCH
     )
