@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
 from torch.nn import functional as F
 
 from robustnorm.data.batches import to_float
@@ -39,7 +40,9 @@ def place(score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor) -> tup
 @torch.no_grad()
 def judge(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
     """Returns what the network says of images as they are; nothing is compared yet."""
-    logits = score(images)
+    # A GPU's convolutions would round float32 to TF32.
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False):
+        logits = score(images)
     correct = logits.argmax(1) == labels
     loss = F.cross_entropy(logits.float(), labels, reduction="none")
     return Outcome(correct, loss, torch.ones_like(correct))
