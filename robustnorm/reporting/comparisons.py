@@ -66,7 +66,7 @@ def compare(pairs: Sequence[tuple[tuple[str, Bits], tuple[str, Bits]]]) -> list[
 
 
 def groups(verdicts: Sequence[Bits]) -> list[str]:
-    """Returns letters; rows that share one are not Differ: at the 5 % level.
+    """Returns letters; rows that share one are not distinguishable at the 5 % level.
 
     Args:
         verdicts: Of each row, on the same images, (n,).

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 
 from robustnorm.evaluation.records import SINGLE, Bits, Record
-from robustnorm.evaluation.statistics import holm, mcnemar
+from robustnorm.reporting.comparisons import compare
 from robustnorm.reporting.models import ATTACKS, LAST, Model, group
 from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import Cell, Table, to_markdown
-
-_LEVEL = 0.05
 
 
 def reading(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
@@ -78,21 +76,26 @@ def _ordering(branch: str, evaluation: str, models: Sequence[Model]) -> str:
         for higher, lower in itertools.combinations(ranked, 2)
         if (verdicts := _paired(higher, lower, attack, branch))
     ]
-    adjusted = holm([mcnemar(*verdicts[0]) for _, _, verdicts in pairs])
+    tests = compare(
+        [
+            ((higher.name, verdicts[0][0]), (lower.name, verdicts[0][1]))
+            for higher, lower, verdicts in pairs
+        ]
+    )
     kinds = ("as in the paper", "the other way", "seeds disagree", "within noise")
     found: dict[str, list[str]] = {kind: [] for kind in kinds}
-    for (higher, lower, verdicts), p in zip(pairs, adjusted, strict=True):
+    for (higher, lower, verdicts), test in zip(pairs, tests, strict=True):
         gaps = [float(ours.mean() - theirs.mean()) for ours, theirs in verdicts]
         kind = "within noise"
         if len({gap > 0 for gap in gaps}) > 1:
             kind = "seeds disagree"  # whatever the first one's test images say
-        elif p <= _LEVEL:
+        elif test.distinguishable:
             kind = "as in the paper" if gaps[0] > 0 else "the other way"
         ours, theirs = (mean(float(v.mean()) for v in side) for side in zip(*verdicts, strict=True))
         seeds = f", as in the paper in {sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds"
         found[kind].append(
             f"{higher.name} {100 * ours:.2f} and {lower.name} {100 * theirs:.2f} "
-            f"({_p(p)}{seeds * (len(gaps) > 1)})"
+            f"({_p(test.adjusted)}{seeds * (len(gaps) > 1)})"
         )
     order = " > ".join(model.name for model in ranked)
     said = "".join(f"\n  - {kind}: {'; '.join(items)}" for kind, items in found.items() if items)

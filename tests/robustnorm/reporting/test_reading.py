@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import record_factory
 from scipy.stats import binomtest
 
-from robustnorm.evaluation.records import SINGLE, Record, RecordError, Verdict
+from robustnorm.evaluation.records import SINGLE, RecordError, Verdict
 from robustnorm.reporting.reading import orderings, provenance, reading
 from robustnorm.reporting.readme import show_results
 from robustnorm.reporting.tables import write_tables
@@ -32,12 +33,7 @@ def make_record(norm="auxbn", seed=0, tag="best", sa=300, ra=150, autoattack=Non
             verdicts.append(Verdict("pgd-20", "final", attacker, scorer, bits(100)))
     content = {
         "name": "fast",
-        "norm": norm,
-        "seed": seed,
-        "adversarial": True,
         "checkpoint": {"tag": tag, "epoch": 2, "epochs": 2, "sha256": "ab"},
-        "config": {"width": 4, "network": "resnet18", "precision": "fp32", "train_steps": 10},
-        "config_hash": "cd",
         "history": [
             {"seconds": 3000.0, "validation_seconds": 600.0, "device": "GPU one"},
             {"seconds": 3000.0, "device": "GPU two"},
@@ -51,24 +47,12 @@ def make_record(norm="auxbn", seed=0, tag="best", sa=300, ra=150, autoattack=Non
         },
         "image_ids": list(range(N)),
         "labels": [i % 2 for i in range(N)],
-        "protocol": {
-            "name": "short",
-            "threat_model": "linf",
-            "epsilon": "8/255",
-            "step_size": "2/255",
-            "precision": "fp32",
-            "search": "folded, bf16",
-        },
-        "protocol_hash": "01",
         "verdicts": verdicts,
-        "checks": [],
-        "curve": [],
-        "examples": [],
         "versions": {"robustnorm": "0.1", "torch": "2.11", "commit": "1234abcd"},
         "device": "GPU one",
         "wall_seconds": 90.0,
     }
-    return Record(**(content | changes))
+    return record_factory.make_record(norm, seed, **(content | changes))
 
 
 def four(**accuracies):
