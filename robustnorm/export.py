@@ -206,9 +206,9 @@ def _read_onnx(path: Path) -> Network:
 
 def _onnxruntime() -> Any:
     try:
-        import onnx  # noqa: F401
+        import onnx  # noqa: F401 (torch.onnx uses it)
         import onnxruntime
-        import onnxscript  # noqa: F401
+        import onnxscript  # noqa: F401 (likewise)
     except ImportError as error:
         raise ImportError(
             'ONNX needs onnx, onnxscript and onnxruntime: pip install "robustnorm[export]"'

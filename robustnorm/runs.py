@@ -55,6 +55,13 @@ def to_channels_last(model: nn.Module) -> None:
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def place_model(model: nn.Module, config: Config, device: torch.device) -> None:
+    """Moves a network to the device, in the memory format of its settings, in place."""
+    model.to(device)
+    if config.channels_last:
+        to_channels_last(model)
+
+
 def load_data(config: Config) -> Dataset:
     """Returns the data set that the settings name."""
     return load_dataset(config.data, root=Path(config.data_root), download=config.download)

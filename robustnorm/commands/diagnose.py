@@ -22,8 +22,8 @@ from robustnorm.runs import (
     check_same_dataset,
     device_name,
     load_model,
+    place_model,
     resolve_device,
-    to_channels_last,
 )
 
 log = logging.getLogger("robustnorm")
@@ -77,9 +77,7 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
     names = [model.name for model in models]
     found = {}
     for name, (model, _), config in zip(names, loaded, configs, strict=True):
-        model.to(device)
-        if config.channels_last:
-            to_channels_last(model)
+        place_model(model, config, device)
         try:
             found[name] = diagnose(
                 model,

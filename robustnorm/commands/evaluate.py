@@ -34,9 +34,9 @@ from robustnorm.runs import (
     load_data,
     load_model,
     misfit,
+    place_model,
     resolve_device,
     run_folder,
-    to_channels_last,
 )
 from robustnorm.source import source_commit
 from robustnorm.stopping import ShouldStop, never
@@ -143,7 +143,7 @@ def evaluate_run(
     protocol = _evaluation_protocol(config)
     wanted = fingerprint(_wanted(manifest, config, dataset))
     keep = _images_folder(path) if _keeps_images(config) else None
-    _prepare(model, trained, device)
+    place_model(model, trained, device)
     search = Search(
         float(config.attack.epsilon),
         float(config.attack.step_size),
@@ -259,7 +259,7 @@ def _transfer(
         sources = {other.name: r.checkpoint["sha256"] for other, r in others.items()}
         if record.sources != sources:
             model, manifest = load_model(folder, config.checkpoint)
-            _prepare(model, Config.from_dict(manifest["config"]), device)
+            place_model(model, Config.from_dict(manifest["config"]), device)
             verdicts = [v for v in record.verdicts if not v.attack.startswith(PREFIX)]
             for other, source in others.items():
                 verdicts += transfer(
@@ -277,12 +277,6 @@ def _transfer(
             record.save(_record_path(reports, folder, config))
         done.append(record)
     return done
-
-
-def _prepare(model: nn.Module, trained: Config, device: torch.device) -> None:
-    model.to(device)
-    if trained.channels_last:
-        to_channels_last(model)
 
 
 def _record_path(reports: Path, folder: Path, config: Config) -> Path:

@@ -30,9 +30,9 @@ from robustnorm.runs import (
     augmentation,
     load_data,
     load_model,
+    place_model,
     resolve_device,
     run_folder,
-    to_channels_last,
 )
 from robustnorm.studies.gates import GateUsage, gates
 from robustnorm.studies.reestimate import Drift, drift, reestimate
@@ -80,9 +80,7 @@ def _load(record: Record, config: Config, dataset: Dataset, device: torch.device
     settings = {key: record.config[key] for key in ("norm", "seed", "adversarial")}
     model, manifest = load_model(run_folder(replace(config, **settings)), config.checkpoint)
     trained = Config.from_dict(manifest["config"])
-    model.to(device)
-    if trained.channels_last:
-        to_channels_last(model)
+    place_model(model, trained, device)
     return Run(model, trained, record, dataset, device)
 
 

@@ -27,9 +27,9 @@ from robustnorm.runs import (
     describe_dataset,
     device_name,
     load_data,
+    place_model,
     resolve_device,
     run_folder,
-    to_channels_last,
 )
 from robustnorm.stopping import ShouldStop, never
 from robustnorm.training.advprop import train
@@ -79,9 +79,8 @@ def train_run(
     training, validation = split_validation(dataset.train, config.validation, config.train_limit)
     steps = steps_per_epoch(len(training), config.batch_size)
     info = describe_dataset(dataset, len(training))
-    model = build_model(config, info).to(device)
-    if config.channels_last:
-        to_channels_last(model)
+    model = build_model(config, info)
+    place_model(model, config, device)
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.learning_rate,

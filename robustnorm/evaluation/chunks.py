@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -40,12 +41,16 @@ def place(score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor) -> tup
 @torch.no_grad()
 def judge(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
     """Returns what the network says of images as they are; nothing is compared yet."""
-    # A GPU's convolutions would round float32 to TF32.
-    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False):
+    with exact_float32():
         logits = score(images)
     correct = logits.argmax(1) == labels
     loss = F.cross_entropy(logits.float(), labels, reduction="none")
     return Outcome(correct, loss, torch.ones_like(correct))
+
+
+def exact_float32() -> AbstractContextManager[None]:
+    """Keeps a GPU's convolutions for the block from rounding float32 to TF32, or trying kernels."""
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
 
 
 def judge_all(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from robustnorm.reporting.models import NAMES, Model
@@ -119,8 +120,8 @@ def panels(
     rows: int, columns: int, height: float, *, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """Returns a figure as wide as the page's text and its axes, row by row."""
-    figure = Figure(figsize=(7.4, 0.55 + height * rows), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr, call-arg]
+    engine = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
+    figure = Figure(figsize=(7.4, 0.55 + height * rows), layout=engine)
     return figure, list(
         figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).flat
     )

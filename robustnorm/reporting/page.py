@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def render_page(
                     f"{content['title']}, from the input's side to the output's. "
                     "Bars: 95 % intervals.",
                     f"{content['title']}: spread of norms and mean cosine by stage.",
-                    lambda content=content: figures.gradients(content, looks),  # type: ignore[misc]
+                    partial(figures.gradients, content, looks),
                 ),
             )
             for number, content in enumerate(gradients, 1)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from attacks import autoattack, fgsm, torchattack
 from attacks.threat_model import threat_model as find_threat_model
+from robustnorm.evaluation.chunks import exact_float32
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import Branch, Search, attack_chunk
 
@@ -280,9 +281,8 @@ def _changes(branch: Branch, images: Tensor) -> Evidence:
 
     When the forward is repeated, and when the image is elsewhere in a batch of another size.
     """
-    cudnn = torch.backends.cudnn
     # A GPU may compute batches of different sizes by kernels of different precision.
-    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False):
+    with exact_float32():
         logits: Tensor = branch.score(images)
         repeated = branch.score(images)
         among = branch.score(torch.cat([1 - images, images.flip(0)]))[len(images) :].flip(0)
