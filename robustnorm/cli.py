@@ -24,6 +24,7 @@ from robustnorm.commands import CheckFailed
 from robustnorm.config import Config, ReportConfig, StudyConfig, VerifySettings
 from robustnorm.data import check_data
 from robustnorm.diagnose_settings import DiagnoseSettings
+from robustnorm.errors import Status, UserError
 from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.export_settings import ExportSettings
 from robustnorm.norms import NORMS
@@ -125,8 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; ``sys.argv``'s by default.
 
     Returns:
-        0 when done, 1 when what was checked does not hold, 2 when the settings, the data or a
-        checkpoint do not serve.
+        A ``robustnorm.errors.Status``.
     """
     try:
         command, settings, path = parse(sys.argv[1:] if arguments is None else arguments)
@@ -134,11 +134,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_with_nearest(str(error)))
 
     from robustnorm.allocator import keep_freed_memory
-    from robustnorm.data.errors import DataError
-    from robustnorm.evaluation.probe import EvaluationError
-    from robustnorm.evaluation.records import RecordError
-    from robustnorm.runs import UsageError
-    from robustnorm.training.checkpoint import CheckpointError
 
     log, handler = logging.getLogger("robustnorm"), logging.StreamHandler()
     log.setLevel(logging.INFO)
@@ -151,21 +146,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(text)
     except CheckFailed as failed:
         print(failed)
-        return 1
-    except (
-        UsageError,
-        DataError,
-        CheckpointError,
-        EvaluationError,
-        RecordError,
-        ImportError,
-    ) as error:
+        return Status.CHECK_FAILED
+    except UserError as error:
+        return _fail(str(error), error.status)
+    except ImportError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command continues from the last epoch", status=130)
+        return _fail(
+            "interrupted; the same command continues from the last epoch", Status.INTERRUPTED
+        )
     finally:
         log.removeHandler(handler)
-    return 0
+    return Status.DONE
 
 
 def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
@@ -284,6 +276,6 @@ def _with_nearest(message: str) -> str:
     return message
 
 
-def _fail(message: str, status: int = 2) -> int:
+def _fail(message: str, status: Status = Status.USAGE) -> int:
     sys.stderr.write(f"robustnorm: {message}\n")
     return status

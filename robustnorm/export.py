@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from robustnorm.errors import UserError
 from robustnorm.models.resnet import preact_resnet18, resnet18
 from robustnorm.routing import bind
 from robustnorm.surgery import fold
@@ -28,7 +29,7 @@ _NETWORKS = {"resnet18": resnet18, "preact_resnet18": preact_resnet18}
 Network = Callable[[Tensor], Tensor]
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError):
     """What was written does not answer as the network; it has been removed."""
 
 

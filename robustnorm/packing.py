@@ -16,12 +16,14 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from robustnorm.errors import RefusedFileError, UsageError
+
 _FORMAT = 1
 _MANIFEST = "manifest.json"
 _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-class PackError(ValueError):
+class PackError(RefusedFileError):
     """A pack cannot be made or is not whole; the message says what to do."""
 
 
@@ -97,12 +99,12 @@ def pack(source: Path, into: Path, piece_bytes: int) -> list[Path]:
     here = Path.cwd()
     source, into = source.resolve(), into.resolve()
     if not source.is_dir() or not source.is_relative_to(here):
-        raise PackError(f"a folder below {here} is required, got {source}")
+        raise UsageError(f"a folder below {here} is required, got {source}")
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
-        raise PackError(f"{into} is there and not empty; choose a new folder with --into")
+        raise UsageError(f"{into} is there and not empty; choose a new folder with --into")
     files = [path for path in sorted(source.rglob("*")) if path.is_file() and _belongs(path)]
     if not files:
-        raise PackError(f"{source} has no files")
+        raise UsageError(f"{source} has no files")
     into.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as temporary:
         stream, made = Path(temporary) / "stream", Path(temporary) / "pack"
@@ -152,7 +154,7 @@ def unpack(source: Path, into: Path, *, overwrite: bool = False) -> list[Path]:
         names = [entry["name"] for entry in manifest["files"]]
         changed = [name for name in names if _is_other(into / name, made / name)]
         if changed and not overwrite:
-            raise PackError(
+            raise UsageError(
                 f"{into / changed[0]} is there with other content"
                 + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
                 + "; --overwrite true replaces what is there"

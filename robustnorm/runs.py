@@ -11,15 +11,12 @@ from torch import nn
 from robustnorm.config import COMPARED, WHAT_TO_EVALUATE, WHERE, Config
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Augmentation, Dataset
+from robustnorm.errors import UsageError
 from robustnorm.models.resnet import preact_resnet18, resnet18
 from robustnorm.training.checkpoint import load_checkpoint, read_manifest, restore
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class UsageError(ValueError):
-    """The settings do not fit what is there; the message says what to do."""
 
 
 def run_folder(config: Config) -> Path:

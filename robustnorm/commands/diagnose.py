@@ -11,6 +11,7 @@ from robustnorm.config import Config
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
 from robustnorm.diagnose_settings import DiagnoseSettings
+from robustnorm.errors import UsageError
 from robustnorm.evaluation.diagnosis import diagnose
 from robustnorm.evaluation.search import Search
 from robustnorm.files import write_atomically
@@ -18,7 +19,6 @@ from robustnorm.reporting.gradients import gradient_results, gradient_table
 from robustnorm.reporting.models import Model
 from robustnorm.reporting.render import to_text
 from robustnorm.runs import (
-    UsageError,
     check_same_dataset,
     device_name,
     load_model,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustnorm.config import WHERE, Config
 from robustnorm.data.dataset import Dataset, Split, subset
+from robustnorm.errors import UsageError
 from robustnorm.evaluation.checks import check_installed, run_checks
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
@@ -27,7 +28,6 @@ from robustnorm.evaluation.transfer import PREFIX, transfer
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import (
-    UsageError,
     check_same_dataset,
     device_name,
     find_runs,

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from robustnorm.config import Config
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
+from robustnorm.errors import UsageError
 from robustnorm.evaluation.records import SINGLE, Record
-from robustnorm.export import FORMATS, Description, ExportError, export
+from robustnorm.export import FORMATS, Description, export
 from robustnorm.export_settings import ExportSettings
 from robustnorm.reporting.card import model_card
 from robustnorm.routing import branches_of
-from robustnorm.runs import UsageError, check_same_dataset, load_model, network_arguments
+from robustnorm.runs import check_same_dataset, load_model, network_arguments
 
 
 def export_run(settings: ExportSettings, config_path: str | None = None) -> str:
@@ -29,7 +30,8 @@ def export_run(settings: ExportSettings, config_path: str | None = None) -> str:
 
     Raises:
         CheckpointError: When the checkpoint is missing or damaged.
-        UsageError: When the branch or the images' size is not known, or the check failed.
+        UsageError: When the branch or the images' size is not known.
+        ExportError: When the check failed.
         ImportError: When the format's library is missing.
     """
     upload = _uploader(settings.push) if settings.push else None
@@ -39,12 +41,7 @@ def export_run(settings: ExportSettings, config_path: str | None = None) -> str:
     images = _images(settings, manifest, folder)
     path = _path(settings, folder, branch)
     description = _description(settings, folder, model, manifest, branch)
-    try:
-        difference = export(
-            model, branch, path, to=settings.to, images=images, description=description
-        )
-    except ExportError as error:
-        raise UsageError(str(error)) from error
+    difference = export(model, branch, path, to=settings.to, images=images, description=description)
     text = (
         f"{path}: branch '{branch}' of {folder}, checkpoint '{settings.checkpoint}'. Loaded again: "
         f"same prediction on {len(images)} of {len(images)} images, largest difference of a logit "

@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from robustnorm.config import ReportConfig
+from robustnorm.errors import UsageError
 from robustnorm.evaluation.records import Record
 from robustnorm.reporting.gradients import read_gradients
-from robustnorm.runs import UsageError
 
 log = logging.getLogger("robustnorm")
 

@@ -19,6 +19,7 @@ from robustnorm.commands.variants import Run, Variant, evaluate_variants
 from robustnorm.config import Config, StudyConfig
 from robustnorm.data.batches import epoch_batches, steps_per_epoch, to_float
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
+from robustnorm.errors import UsageError
 from robustnorm.evaluation.records import Record
 from robustnorm.evaluation.search import CHUNK, Search, random_start
 from robustnorm.norms.mode import ModeNorm
@@ -26,7 +27,6 @@ from robustnorm.reporting.render import Table, save_tables, to_text
 from robustnorm.reporting.studies import drift_table, gate_tables, reestimation_table, swap_table
 from robustnorm.routing import bind, branches_of
 from robustnorm.runs import (
-    UsageError,
     augmentation,
     load_data,
     load_model,

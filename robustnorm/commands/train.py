@@ -17,9 +17,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from robustnorm.config import Config
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
+from robustnorm.errors import UsageError
 from robustnorm.files import write_atomically
 from robustnorm.runs import (
-    UsageError,
     augmentation,
     build_model,
     check_same_dataset,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attacks.autoattack import installed
 from attacks.torchattacks import find_class
+from robustnorm.errors import UserError
 from robustnorm.evaluation.attacks import EvaluationAttack
 from robustnorm.evaluation.chunks import CHUNK, place
 from robustnorm.evaluation.search import Branch
@@ -20,7 +21,7 @@ from robustnorm.routing import Bound
 _ROUNDING = 1e-4
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError):
     """A network or a setting with which no evaluation is sound; the message says what to do."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustnorm.errors import RefusedFileError, UsageError
 from robustnorm.evaluation.serving import RULES
 from robustnorm.files import write_atomically
 
@@ -22,7 +23,7 @@ SINGLE = "single"
 Bits = NDArray[np.bool_]
 
 
-class RecordError(ValueError):
+class RecordError(RefusedFileError):
     """A result record cannot be read; the message names the file and the repair."""
 
 
@@ -273,10 +274,13 @@ class Record:
         """Reads a record.
 
         Raises:
+            UsageError: When there is no such file.
             RecordError: When it is not one; names the file and the repair.
         """
         try:
             return cls.from_json(path.read_text())
+        except FileNotFoundError as error:
+            raise UsageError(f"there is no result record {path}; evaluate first") from error
         except (RecordError, OSError, UnicodeDecodeError) as error:
             raise RecordError(
                 f"{path} is no result record: {error}; remove it and evaluate again"

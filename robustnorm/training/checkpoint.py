@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from robustnorm.errors import RefusedFileError, UsageError
 from robustnorm.files import write_atomically
 from robustnorm.registry import some
 
@@ -21,7 +22,7 @@ _MODEL = "model."
 _MOMENTUM = "momentum."
 
 
-class CheckpointError(ValueError):
+class CheckpointError(RefusedFileError):
     """A checkpoint is missing, damaged, or of another network; the message says what to do."""
 
 
@@ -95,11 +96,12 @@ def load_checkpoint(folder: Path, tag: str) -> Checkpoint:
     """Returns the checkpoint ``tag`` of a run, its hash checked.
 
     Raises:
-        CheckpointError: When it is missing, or is not what was written.
+        UsageError: When there is none.
+        CheckpointError: When it is not what was written.
     """
     manifest = read_manifest(folder, tag)
     if manifest is None:
-        raise CheckpointError(f"no checkpoint '{tag}' in {folder}")
+        raise UsageError(f"no checkpoint '{tag}' in {folder}")
     path = folder / Path(manifest["file"]).name
     try:
         data = path.read_bytes()

@@ -47,8 +47,8 @@ def run(*words, status=0):
     assert cli.main(words) == status
 
 
-def refused(capsys, *words):
-    run(*words, status=2)
+def refused(capsys, *words, status=2):
+    run(*words, status=status)
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("robustnorm: ")
     return error
@@ -283,7 +283,7 @@ def test_damaged_record_is_named(capsys, place):
     run("eval", "--config", "small.yaml")
     (path,) = (place / "reports/small/records").glob("*.json")
     path.write_text("{")
-    assert "is no result record" in refused(capsys, "eval", "--config", "small.yaml")
+    assert "is no result record" in refused(capsys, "eval", "--config", "small.yaml", status=5)
 
 
 def test_eval_without_a_checkpoint_says_how_to_train_one(capsys):

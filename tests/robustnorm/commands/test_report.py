@@ -19,8 +19,8 @@ def save(place, config, norm, **changes):
     record.save(place / "reports" / config / "records" / f"{norm}-seed0-best.json")
 
 
-def refused(capsys, *words):
-    assert cli.main(words) == 2
+def refused(capsys, *words, status=2):
+    assert cli.main(words) == status
     return capsys.readouterr().err.splitlines()[-1]
 
 
@@ -49,7 +49,7 @@ def test_report_without_records_says_how_to_make_some(capsys):
 
 def test_report_refuses_a_damaged_record(capsys, place):
     (place / "odd.json").write_text("{}")
-    assert "odd.json is no result record" in refused(capsys, "report", "odd.json")
+    assert "odd.json is no result record" in refused(capsys, "report", "odd.json", status=5)
 
 
 def test_report_without_its_packages_names_the_extra(capsys, place, monkeypatch):

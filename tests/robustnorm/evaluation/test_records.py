@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from robustnorm.errors import UsageError
 from robustnorm.evaluation.records import (
     Check,
     CurvePoint,
@@ -85,7 +86,7 @@ def test_record_names_the_verdict_that_it_lacks():
 
 
 def test_load_names_a_missing_file(tmp_path):
-    with pytest.raises(RecordError, match=r"none\.json is no result record"):
+    with pytest.raises(UsageError, match=r"no result record .*none\.json"):
         Record.load(tmp_path / "none.json")
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from robustnorm.errors import UsageError
 from robustnorm.training import checkpoint as module
 from robustnorm.training.checkpoint import (
     CheckpointError,
@@ -80,7 +81,7 @@ def test_kill_while_saving_leaves_the_former_checkpoint_whole(tmp_path, monkeypa
 
 def test_missing_checkpoint_is_named(tmp_path):
     assert read_manifest(tmp_path, "best") is None
-    with pytest.raises(CheckpointError, match=r"no checkpoint 'best' in"):
+    with pytest.raises(UsageError, match=r"no checkpoint 'best' in"):
         load_checkpoint(tmp_path, "best")
 
 

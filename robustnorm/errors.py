@@ -1,0 +1,52 @@
+"""Errors that the user can mend; the command line prints their message and exits with a status."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class Status(IntEnum):
+    """Exit statuses of the command line."""
+
+    DONE = 0
+    CHECK_FAILED = 1  # what was checked does not hold
+    USAGE = 2  # settings, data or network do not serve
+    MEMORY = 3  # out of memory
+    DISK = 4  # full, read-only, or not enough free space
+    REFUSED = 5  # a file is damaged, foreign, or not to be trusted
+    UNRELIABLE = 6  # a check of the evaluation failed, with --strict
+    INTERRUPTED = 130  # Ctrl-C
+    PREEMPTED = 143  # SIGTERM or SIGUSR1; the state is saved
+
+
+class UserError(ValueError):
+    """What is required, what was received, what to do.
+
+    Attributes:
+        status: Exit status of a command that ends with it.
+    """
+
+    status: ClassVar[Status] = Status.USAGE
+
+
+class UsageError(UserError):
+    """The settings do not fit what is there."""
+
+
+class OutOfMemoryError(UserError):
+    """There is not enough memory."""
+
+    status: ClassVar[Status] = Status.MEMORY
+
+
+class DiskError(UserError):
+    """A file cannot be written: the disk is full, read-only or too small."""
+
+    status: ClassVar[Status] = Status.DISK
+
+
+class RefusedFileError(UserError):
+    """A file is damaged, foreign, or not to be trusted; nothing of it was used."""
+
+    status: ClassVar[Status] = Status.REFUSED
