@@ -132,7 +132,7 @@ def main() -> None:
         measure(*JOBS[options.job], options)
         return
     keep_freed_memory()
-    images, labels, network = images_and_network(options.images, options.width, steps=40)
+    images, labels, network = images_and_network(options.images, options.width, steps=150)
     options.epsilon = options.epsilon or epsilon_of(network, images, labels, wanted=0.4)
     folder = tempfile.TemporaryDirectory()
     options.weights = f"{folder.name}/weights.pt"
@@ -168,8 +168,8 @@ def main() -> None:
         )
     print(
         f"## Evaluation\n\nSA, PGD-10 and PGD-20 of {options.images} synthetic images of 32x32, "
-        f"ResNet-18 of width {options.width} trained for a few steps, one branch, epsilon "
-        f"{255 * options.epsilon:.2f}/255; "
+        f"ResNet-18 of width {options.width}, trained on them at width 16 and widened, one branch, "
+        f"epsilon {255 * options.epsilon:.2f}/255; "
         f"{options.rounds} rounds; {machine()}.\n"
     )
     headers = [
