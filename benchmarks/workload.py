@@ -31,10 +31,7 @@ def images_and_network(
         norm: Of the network; with ``steps`` one whose layers are ``RoutedBatchNorm``.
         steps: Training steps, adversarial at radius 4/255.
     """
-    torch.manual_seed(0)
-    labels = torch.arange(max(count, 256)) % 10
-    patterns = _smooth(10)[labels] * 0.3 + _smooth(len(labels)) * 0.5
-    images = (0.1 + patterns + 0.1 * torch.rand_like(patterns)).clamp(0, 1)
+    images, labels = make_images(max(count, 256))
     if steps:
         narrow = resnet18(norm, width=_NARROW)
         _train(narrow, images, labels, steps)
@@ -48,6 +45,14 @@ def images_and_network(
                     with route(network, branch):
                         network(images[rows])
     return images[:count], labels[:count], network.eval()
+
+
+def make_images(count: int) -> tuple[Tensor, Tensor]:
+    """Returns images (count, 3, 32, 32) in [0, 1] and their labels; see ``images_and_network``."""
+    torch.manual_seed(0)
+    labels = torch.arange(count) % 10
+    patterns = _smooth(10)[labels] * 0.3 + _smooth(count) * 0.5
+    return (0.1 + patterns + 0.1 * torch.rand_like(patterns)).clamp(0, 1), labels
 
 
 def _train(network: nn.Module, images: Tensor, labels: Tensor, steps: int) -> None:
