@@ -86,7 +86,10 @@ class Config:
         input_normalization: Mean and deviation inside the model: of the training images, of
             ImageNet as the authors' release does, or none.
         epochs: Passes over the training images.
-        batch_size: Clean images a step; each also gives one adversarial image.
+        batch_size: Clean images a step, of all processes together; each also gives one adversarial
+            image.
+        sync_norm: With many processes, take batch statistics over the images of all of them; by
+            default each process normalizes its own part of the batch.
         learning_rate: Highest learning rate of SGD.
         momentum: Of SGD.
         weight_decay: L2 penalty on all parameters.
@@ -157,6 +160,7 @@ class Config:
     # Optimization
     epochs: int = 30
     batch_size: int = 128
+    sync_norm: bool = False
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4

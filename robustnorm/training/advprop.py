@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -15,14 +15,16 @@ from tqdm import tqdm
 
 from attacks.contract import require_generator, unchanged
 from attacks.pgd import pgd_step
-from attacks.threat_model import THREAT_MODELS
+from attacks.threat_model import THREAT_MODELS, ThreatModel
 from robustnorm.config import Config
 from robustnorm.data.batches import epoch_batches, steps_per_epoch
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.evaluation.journal import Key
-from robustnorm.evaluation.search import CHUNK, Search, attack_chunk, branches
+from robustnorm.evaluation.search import CHUNK, Outcome, Search, attack_chunk, branches
+from robustnorm.norms.synchronized import synchronize
 from robustnorm.routing import route
 from robustnorm.stopping import ShouldStop, never
+from robustnorm.training import distributed
 from robustnorm.training.progress import (
     BranchValidation,
     EpochRecord,
@@ -65,21 +67,59 @@ def advprop_losses(
     References:
         Xie et al., arXiv:1911.09665; Gong et al., arXiv:2102.11382, Eq. 7.
     """
+    adv_images = adversarial_images(model, images, labels, config, generator)
+    losses: tuple[Tensor, Tensor | None] = StepLosses(model, config)(images, labels, adv_images)
+    return losses
 
-    def loss(branch: str, inputs: Tensor) -> Tensor:
-        with route(model, branch), autocast(config, inputs.device):
-            logits = model(inputs)
-        return F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
 
+class StepLosses(nn.Module):
+    """All losses of a step in one forward, the only one that DistributedDataParallel hears of.
+
+    Args:
+        model: In train mode.
+        config: The settings of loss and precision.
+
+    Shape:
+        images (N, C, H, W), labels (N,), and the images (N, C, H, W) of each adversarial branch,
+        to two scalars as ``advprop_losses`` returns them.
+    """
+
+    def __init__(self, model: nn.Module, config: Config) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def forward(
+        self, images: Tensor, labels: Tensor, adv_images: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        clean_loss = self._loss("clean", images, labels)
+        adv_losses = [self._loss(branch, inputs, labels) for branch, inputs in adv_images.items()]
+        return clean_loss, sum(adv_losses[1:], adv_losses[0]) if adv_losses else None
+
+    def _loss(self, branch: str, inputs: Tensor, labels: Tensor) -> Tensor:
+        with route(self.model, branch), autocast(self.config, inputs.device):
+            logits = self.model(inputs)
+        smoothing = self.config.label_smoothing
+        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+
+def adversarial_images(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: Config,
+    generator: torch.Generator | None,
+) -> dict[str, Tensor]:
+    """Returns each adversarial branch's images; none when ``config.adversarial`` is False.
+
+    Arguments as ``advprop_losses``.
+    """
     if not config.adversarial:
-        return loss("clean", images), None
-    adv_images = {
+        return {}
+    return {
         branch: _attack(model, branch, images, labels, config, generator)
         for branch in config.adversarial_branches
     }
-    clean_loss = loss("clean", images)
-    adv_losses = [loss(branch, inputs) for branch, inputs in adv_images.items()]
-    return clean_loss, sum(adv_losses[1:], adv_losses[0])
 
 
 def train(
@@ -101,6 +141,9 @@ def train(
     (seed, epoch, step or image), so that a run continued from ``position`` with the model and
     optimizer as they were repeats the uninterrupted one.
 
+    In a process group each process learns from its part of every batch and averages gradients with
+    the others; records, losses and positions are the same on all of them.
+
     Args:
         model: On the device where it trains.
         split: Training images, on the same device.
@@ -117,8 +160,13 @@ def train(
         TrainingStopped: When ``should_stop`` says so, with the position to continue from.
         NonFiniteLossError: When a loss is not finite; the model is then not usable.
     """
+    distributed.per_process(config.batch_size)  # refuses what does not divide
+    if config.sync_norm and distributed.world_size() > 1:
+        synchronize(model)
     # An nn.Module too, which torch's annotations do not say.
     forward = cast(nn.Module, torch.compile(model)) if config.compile else model
+    step_losses = distributed.data_parallel(StepLosses(forward, config))
+    should_stop = distributed.stop_together(should_stop)
     position = position or Position()
     steps = steps_per_epoch(len(split), config.batch_size)
     validation_seconds = 0.0
@@ -130,15 +178,26 @@ def train(
         losses = torch.zeros(steps, 2, device=split.images.device)
         losses[: here.step] = torch.tensor(here.losses).view(-1, 2)
         for step in _train_epoch(
-            forward, split, config, augmentation, optimizer, epoch, here.step, losses, bar
+            forward,
+            step_losses,
+            split,
+            config,
+            augmentation,
+            optimizer,
+            epoch,
+            here.step,
+            losses,
+            bar,
         ):
             # After the last step comes a validation, which nothing interrupts.
             if should_stop(validation_seconds if step == steps else 0.0):
                 _check_finite(losses[:step], epoch)
+                distributed.average_statistics(model)
                 seconds = here.seconds + time.perf_counter() - clock
                 raise TrainingStopped(Position(epoch, losses[:step].tolist(), seconds))
         clean_loss, adv_loss = losses.mean(0).tolist()
         seconds = here.seconds + time.perf_counter() - clock
+        distributed.average_statistics(model)
         model.eval()
         clock = time.perf_counter()
         validated = validate(model, validation, config)
@@ -170,6 +229,7 @@ def _check_finite(losses: Tensor, epoch: int) -> None:
 
 def _train_epoch(
     model: nn.Module,
+    step_losses: nn.Module,
     split: Split,
     config: Config,
     augmentation: Augmentation,
@@ -192,6 +252,7 @@ def _train_epoch(
         augmentation=augmentation,
         channels_last=config.channels_last,
         first_step=first_step,
+        own_part=distributed.own_part,
     )
     shown = time.perf_counter()
     for step, batch in enumerate(batches, first_step):
@@ -200,9 +261,10 @@ def _train_epoch(
         generator = torch.Generator(device).manual_seed(
             _step_seed(config.seed, epoch * steps + step)
         )
-        clean_loss, adv_loss = advprop_losses(
-            model, batch.images, batch.labels, config=config, generator=generator
-        )
+        adv_images = adversarial_images(model, batch.images, batch.labels, config, generator)
+        clean_loss: Tensor
+        adv_loss: Tensor | None
+        clean_loss, adv_loss = step_losses(batch.images, batch.labels, adv_images)
         adv_branches = len(config.adversarial_branches)
         loss = clean_loss if adv_loss is None else clean_loss + adv_loss
         if config.loss == "mean" and adv_loss is not None:
@@ -215,8 +277,9 @@ def _train_epoch(
         losses[step, 0] = clean_loss.detach()
         if adv_loss is not None:
             losses[step, 1] = adv_loss.detach() / adv_branches
+        distributed.average(losses[step])
         if bar is not None:
-            bar.update(len(batch.labels))
+            bar.update(config.batch_size)
         if time.perf_counter() - shown > _REFRESH or step == steps - 1:
             shown = time.perf_counter()
             _check_finite(losses[: step + 1], epoch)
@@ -237,7 +300,7 @@ def validate(model: nn.Module, split: Split, config: Config) -> dict[str, Branch
         split: The images.
         config: Gives the attack of each branch, ``validation_steps`` PGD steps.
     """
-    totals: dict[Key, list[float]] = {}
+    sums: list[dict[Key, tuple[float, float]]] = []  # of each chunk: correct, loss
     attacked = branches(model)
     search = Search(
         float(config.attack.epsilon),
@@ -247,13 +310,20 @@ def validate(model: nn.Module, split: Split, config: Config) -> dict[str, Branch
         seed=config.eval_seed,
         own=config.branches,
     )
-    for part in torch.split(torch.arange(len(split)), CHUNK):
-        outcomes = attack_chunk(attacked, split.images[part], split.labels[part], part, search)
-        for key, outcome in outcomes.items():
-            total = totals.setdefault(key, [0.0, 0.0])
-            total[0] += outcome.correct.sum().item()
-            total[1] += outcome.loss.sum().item()
-    means = {key: [total / len(split) for total in totals[key]] for key in totals}
+    chunks = torch.split(torch.arange(len(split)), CHUNK)
+    processes, own = distributed.world_size(), distributed.rank()
+    for first in range(0, len(chunks), processes):  # each process a chunk
+        outcomes: Mapping[Key, Outcome] = {}
+        if first + own < len(chunks):
+            part = chunks[first + own]
+            outcomes = attack_chunk(attacked, split.images[part], split.labels[part], part, search)
+        sums += distributed.gather(
+            {key: (o.correct.sum().item(), o.loss.sum().item()) for key, o in outcomes.items()}
+        )
+    means = {
+        key: [sum(chunk[key][i] for chunk in sums if chunk) / len(split) for i in range(2)]
+        for key in sums[0]
+    }
     validation = {}
     for branch in (branch.name for branch in attacked):
         sa, clean_loss = means[Key("none", "final", branch, branch)]
@@ -300,7 +370,7 @@ def _attack(
         route(model, branch),
         autocast(config, images.device),
     ):
-        adv_images = ball.random_start(images, epsilon, require_generator(generator))
+        adv_images = _random_start(ball, images, epsilon, require_generator(generator))
         for _ in range(config.train_steps):
             adv_images, _ = pgd_step(
                 model,
@@ -312,3 +382,14 @@ def _attack(
                 threat_model=attack.threat_model,
             )
     return adv_images
+
+
+def _random_start(
+    ball: ThreatModel, images: Tensor, epsilon: float, generator: torch.Generator
+) -> Tensor:
+    """Draws for the batch of all processes, so that an image's start does not depend on them."""
+    processes = distributed.world_size()
+    if processes == 1:
+        return ball.random_start(images, epsilon, generator)
+    everywhere = torch.cat([images] * processes)
+    return distributed.own_part(ball.random_start(everywhere, epsilon, generator))
