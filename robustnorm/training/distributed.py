@@ -6,6 +6,7 @@ called by all processes at the same point: it is a message that the others wait 
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -168,7 +169,11 @@ def data_parallel(module: nn.Module) -> nn.Module:
     """
     if not _in_group():
         return module
-    return DistributedDataParallel(module, broadcast_buffers=False)
+    # The second name is torch 2.13's; the first, older one is deprecated there.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {name: False}
+    return DistributedDataParallel(module, **options)
 
 
 def _in_group() -> bool:
