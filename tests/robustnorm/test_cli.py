@@ -65,8 +65,8 @@ def fresh_process(*words):
 
 
 def tensors(folder, tag="last"):
-    (file,) = Path(folder).glob(f"{tag}-*.safetensors")
-    return file.read_bytes()
+    file = json.loads((Path(folder) / f"{tag}.json").read_text())["file"]
+    return (Path(folder) / file).read_bytes()
 
 
 @pytest.mark.parametrize(
