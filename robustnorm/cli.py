@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -132,6 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, settings, path = parse(sys.argv[1:] if arguments is None else arguments)
     except (ArgumentError, ValueError) as error:
         return _fail(_with_nearest(str(error)))
+
+    if os.environ.get("WORLD_SIZE", "1") != "1" and command is not COMMANDS["train"]:
+        return _fail("torchrun's many processes serve 'train' alone; run this command without it")
 
     from robustnorm.allocator import keep_freed_memory
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from robustnorm.runs import (
     run_folder,
 )
 from robustnorm.stopping import ShouldStop, never
+from robustnorm.training import distributed
 from robustnorm.training.advprop import train
 from robustnorm.training.checkpoint import load_checkpoint, read_manifest
 from robustnorm.training.metrics import TensorBoard
@@ -57,22 +58,45 @@ def train_run(
 
     Raises:
         UsageError: When the folder holds a run with other settings or data, another process
-            trains there, or the loss diverges (the last good checkpoint is kept).
+            trains there, the loss diverges (the last good checkpoint is kept), or the processes
+            that torchrun started cannot share the work.
         DiskError: When there is too little space, before training or later; what is saved stays.
         DataError, CheckpointError: As data and checkpoint tell.
     """
+    device = resolve_device(distributed.own_device(config.device))
+    with distributed.process_group(device):
+        _train_or_continue(config, device, should_stop)
+
+
+def _train_or_continue(config: Config, device: torch.device, should_stop: ShouldStop) -> None:
+    if distributed.rank():
+        log.setLevel(logging.ERROR)
+    distributed.per_process(config.batch_size)  # refuses what does not divide
     folder = run_folder(config)
     if _is_trained(config, folder):
         log.info("%s: already trained, in %s", config.run, folder)
         return
-    device = resolve_device(config.device)
     # What is random in a user's layers follows from the seed, too.
     generator = torch.Generator().manual_seed(config.seed)
-    with exclusive(folder), seeded(generator, device):
-        dataset = load_data(config)
+    lock = nullcontext() if distributed.rank() else exclusive(folder)
+    with lock, seeded(generator, device):
+        with distributed.one_a_node_first():
+            dataset = load_data(config)
         splits = split_validation(dataset.train, config.validation, config.train_limit)
         saver, position = _start(config, folder, dataset, len(splits[0]), device)
+        _check_same_start(dataset, position, folder)
         _train(config, dataset, splits, device, saver, position, should_stop)
+
+
+def _check_same_start(dataset: Dataset, position: Position, folder: Path) -> None:
+    """Raises a UsageError unless all processes start from the same data and state."""
+    starts = distributed.gather((dataset.sha256[:12], position.epoch, position.step))
+    if len(set(starts)) > 1:
+        raise UsageError(
+            "all processes must read the same data and continue from the same state, got (data, "
+            f"epochs, steps) {', '.join(map(str, sorted(set(starts))))}; every node needs the same "
+            f"--data, and {folder} on a disk that all of them share"
+        )
 
 
 def _is_trained(config: Config, folder: Path) -> bool:
@@ -110,9 +134,21 @@ def _start(
         checkpoint = load_checkpoint(folder, "last")
         check_same_dataset(checkpoint.manifest, dataset, folder)
         position = saver.restore(checkpoint)
+        _tell_other_processes(checkpoint.manifest)
     check_free_space(folder, saver.bytes_needed())
     saver.save_settings()
     return saver, position
+
+
+def _tell_other_processes(manifest: dict[str, Any]) -> None:
+    """Logs that a run goes on with another number of processes, which is allowed."""
+    before, now = manifest.get("processes", {}).get("world_size", 1), distributed.world_size()
+    if before != now:
+        log.warning(
+            "continued with %d process(es) after %d; without --sync_norm true each normalizes "
+            "another number of images",
+            now, before,
+        )  # fmt: skip
 
 
 def _train(
@@ -134,7 +170,11 @@ def _train(
     )  # fmt: skip
     with (
         _progress_bar(config, steps, position) as bar,
-        TensorBoard(folder, enabled=config.tensorboard, first_epoch=position.epoch) as board,
+        TensorBoard(
+            folder,
+            enabled=config.tensorboard and distributed.rank() == 0,
+            first_epoch=position.epoch,
+        ) as board,
     ):
         records = train(
             saver.model,
@@ -157,6 +197,7 @@ def _train(
                 log.info("%s: %s", config.run, _epoch_line(config, record))
         except TrainingStopped as stop:
             saver.save_within(stop.position)
+            distributed.wait_for_all()  # until it is saved: one that ends is the end of all
             log.info("%s: %s; the same command continues", config.run, stop)
         except NonFiniteLossError as error:
             raise UsageError(_diverged(error, folder, len(saver.history))) from error
@@ -176,7 +217,7 @@ def _progress_bar(config: Config, steps: int, position: Position) -> Iterator[tq
             total=config.epochs * steps * config.batch_size,
             initial=(position.epoch * steps + position.step) * config.batch_size,
             unit="img",
-            disable=None,
+            disable=True if distributed.rank() else None,
             smoothing=0.05,
         ) as bar,
     ):

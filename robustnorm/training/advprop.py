@@ -170,7 +170,6 @@ def train(
     # An nn.Module too, which torch's annotations do not say.
     forward = cast(nn.Module, torch.compile(model)) if config.compile else model
     step_losses = distributed.data_parallel(StepLosses(forward, config))
-    should_stop = distributed.stop_together(should_stop)
     position = position or Position()
     steps = steps_per_epoch(len(split), config.batch_size)
     validation_seconds = 0.0
@@ -194,8 +193,10 @@ def train(
             bar,
         ):
             # After the last step comes a validation, which nothing interrupts.
-            stop = should_stop(validation_seconds if step == steps else 0.0)
-            if stop or save_is_due():
+            stop, due = distributed.any_process(
+                should_stop(validation_seconds if step == steps else 0.0), save_is_due()
+            )
+            if stop or due:
                 _check_finite(losses[:step], epoch)
                 distributed.average_statistics(model)
                 seconds = here.seconds + time.perf_counter() - clock

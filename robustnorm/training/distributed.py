@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from robustnorm.errors import UsageError
-from robustnorm.stopping import ShouldStop
 
 _T = TypeVar("_T")
 
@@ -104,18 +103,31 @@ def own_part(batch: Tensor) -> Tensor:
     return batch.chunk(world_size())[rank()]
 
 
-def any_process(flag: bool) -> bool:
-    """Says whether the flag is set on any process; none goes on before all have come here."""
+def any_process(*flags: bool) -> list[bool]:
+    """Says of each flag whether it is set on any process."""
     if not _in_group():
-        return flag
-    flags = torch.tensor(int(flag))
-    dist.all_reduce(flags, dist.ReduceOp.MAX)
-    return bool(flags)
+        return list(flags)
+    together = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(together, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in together.tolist()]
 
 
-def stop_together(should_stop: ShouldStop) -> ShouldStop:
-    """Returns a ``should_stop`` by which all stop at the same step when one is to stop."""
-    return (lambda seconds: any_process(should_stop(seconds))) if _in_group() else should_stop
+def wait_for_all() -> None:
+    """Returns when all processes have come here."""
+    any_process(False)
+
+
+@contextmanager
+def one_a_node_first() -> Iterator[None]:
+    """Lets one process of each node through the block first: it writes what the others read."""
+    first = not _in_group() or os.environ.get("LOCAL_RANK", "0") == "0"
+    if not first:
+        wait_for_all()
+    try:
+        yield
+    finally:
+        if first:
+            wait_for_all()
 
 
 def gather(value: _T) -> list[_T]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustnorm.config import Config
 from robustnorm.files import write_atomically
+from robustnorm.training import distributed
 from robustnorm.training.checkpoint import Checkpoint, restore, save_checkpoint
 from robustnorm.training.progress import EpochRecord, Position
 
@@ -24,6 +25,8 @@ _ENTRY = 4096
 @dataclass
 class Saver:
     """Saves the state of a run after each epoch, within one, and restores it.
+
+    Of many processes rank 0 alone writes; the others only keep count.
 
     Args:
         folder: Of the run; it is there.
@@ -46,6 +49,8 @@ class Saver:
 
     def save_settings(self) -> None:
         """Writes ``config.yaml``."""
+        if distributed.rank():
+            return
         settings = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
         write_atomically(self.folder / "config.yaml", settings.encode())
 
@@ -67,9 +72,11 @@ class Saver:
             record: Of the epoch.
             device: Name of what trained it.
         """
-        self.history.append(record.to_dict() | {"device": device})
+        self.history.append(record.to_dict() | {"device": device} | self._processes())
         score = _selection_score(self.config, record)
         improved, self.best = score > self.best, max(self.best, score)
+        if distributed.rank():
+            return
         content = self._manifest() | {"score": score}
         # "last" is saved last: a run killed before that repeats the epoch, to the same end.
         if record.epoch in self.config.keep_epochs:
@@ -82,12 +89,15 @@ class Saver:
 
     def save_within(self, position: Position) -> None:
         """Saves where the run stands within an epoch."""
+        if distributed.rank():
+            return
         within = {"losses": position.losses, "seconds": position.seconds}
         self._save_last(self._manifest() | {"within_epoch": within})
 
     def is_due(self) -> bool:
         """Returns whether ``config.save_minutes`` are over since the state was saved."""
-        return time.monotonic() - self._saved >= 60 * self.config.save_minutes
+        since = time.monotonic() - self._saved
+        return distributed.rank() == 0 and since >= 60 * self.config.save_minutes
 
     def bytes_needed(self) -> int:
         """Returns the bytes that the run's files take at most, less what is there already."""
@@ -106,6 +116,15 @@ class Saver:
             "config": self.config.to_dict(),
             "dataset": self.data,
             "history": self.history,
+            "processes": self._processes(),
+        }
+
+    def _processes(self) -> dict[str, int]:
+        batch_size = self.config.batch_size
+        return {
+            "world_size": distributed.world_size(),
+            "batch_size": batch_size,
+            "batch_size_per_process": distributed.per_process(batch_size),
         }
 
     def _save_last(self, content: dict[str, Any]) -> None:
