@@ -57,12 +57,13 @@ def own_device(name: str) -> str:
 def process_group(device: torch.device) -> Iterator[None]:
     """Joins the group of the processes that torchrun started, for the block.
 
-    Tensors on a GPU travel by NCCL, those on the CPU by Gloo. Without torchrun there is no group.
+    Tensors on a GPU travel by NCCL, those on the CPU by Gloo. Without torchrun there is no group;
+    one that is open already is used, and left open.
 
     Args:
         device: Of this process.
     """
-    if launched_processes() == 1:
+    if launched_processes() == 1 or _in_group():
         yield
         return
     if device.type == "cuda":
