@@ -24,7 +24,8 @@ from robustnorm.errors import UsageError
 from robustnorm.norms import NORMS
 from robustnorm.norms.synchronized import synchronize
 from robustnorm.training import distributed, saving
-from robustnorm.training.advprop import StepLosses, train, validate
+from robustnorm.training.advprop import train, validate
+from robustnorm.training.losses import StepLosses
 from robustnorm.training.progress import TrainingStopped
 
 BATCH = 8

@@ -23,7 +23,8 @@ from robustnorm.evaluation.records import Record
 from robustnorm.evaluation.search import Search, random_start
 from robustnorm.routing import branches_of
 from robustnorm.runs import load_model
-from robustnorm.training.advprop import _step_seed, advprop_losses, train, validate
+from robustnorm.training.advprop import _step_seed, train, validate
+from robustnorm.training.losses import advprop_losses
 from robustnorm.training.progress import BranchValidation
 from robustnorm.training.schedule import learning_rate
 

@@ -17,9 +17,10 @@ from robustnorm.commands.train import train_run
 from robustnorm.errors import UsageError
 from robustnorm.norms import NORMS
 from robustnorm.runs import run_folder
-from robustnorm.training.advprop import StepLosses, validate
+from robustnorm.training.advprop import validate
 from robustnorm.training.checkpoint import read_manifest
 from robustnorm.training.distributed import own_device
+from robustnorm.training.losses import StepLosses
 
 TRAINED = ("modenorm", "saauxbn")
 
