@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from attacks import pgd
 from robustnorm import bind, cli, evaluate, resnet18
-from robustnorm.commands.train import _selection_score
 from robustnorm.config import BranchAttack, Config
 from robustnorm.data.batches import epoch_batches
 from robustnorm.data.dataset import Augmentation, Split
@@ -26,6 +25,7 @@ from robustnorm.runs import load_model
 from robustnorm.training.advprop import _step_seed, train, validate
 from robustnorm.training.losses import advprop_losses
 from robustnorm.training.progress import BranchValidation
+from robustnorm.training.saving import _selection_score
 from robustnorm.training.schedule import learning_rate
 
 ATTACKS = {
