@@ -30,7 +30,7 @@ from robustnorm.runs import (
     resolve_device,
     run_folder,
 )
-from robustnorm.stopping import ShouldStop, never
+from robustnorm.stopping import ShouldStop, interrupted, never
 from robustnorm.training.advprop import train
 from robustnorm.training.checkpoint import load_checkpoint, read_manifest
 from robustnorm.training.metrics import TensorBoard
@@ -53,13 +53,14 @@ def train_run(
     Args:
         config: The settings.
         config_path: Not used; every command takes one.
-        should_stop: Asked after each step; the state is then saved, and the next call goes on.
+        should_stop: As ``train`` asks it; the state is then saved, and the next call goes on.
 
     Raises:
         UsageError: When the folder holds a run with other settings or data, another process
             trains there, or the loss diverges (the last good checkpoint is kept).
         DiskError: When there is too little space, before training or later; what is saved stays.
         DataError, CheckpointError: As data and checkpoint tell.
+        Stopped: When a signal came; the state is saved.
     """
     folder = run_folder(config)
     if _is_trained(config, folder):
@@ -157,6 +158,8 @@ def _train(
                 log.info("%s: %s", config.run, _epoch_line(config, record))
         except TrainingStopped as stop:
             saver.save_within(stop.position)
+            if interrupted(should_stop):  # which ends whatever called this, too
+                raise
             log.info("%s: %s; the same command continues", config.run, stop)
         except NonFiniteLossError as error:
             raise UsageError(_diverged(error, folder, len(saver.history))) from error
