@@ -21,6 +21,7 @@ WHERE = frozenset(
         "tensorboard",
         "compile",
         "save_minutes",
+        "strict",
     }
 )
 # What to evaluate of a finished run.
@@ -141,6 +142,8 @@ class Config:
         keep_images: Keep the adversarial images beside the record, for ``robustnorm verify``: 4
             bytes a value, for each attack and branch.
         checks: Of the evaluation itself: quick (seconds), full (minutes), or none.
+        strict: End with exit status 6, after the tables, when a check found an evaluation
+            unreliable.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
         output: Folder of checkpoints.
         reports: Folder of tables and result records.
@@ -212,6 +215,7 @@ class Config:
     transfer: bool = False
     keep_images: bool = False
     checks: Literal["none", "quick", "full"] = "quick"
+    strict: bool = False
     output: str = "checkpoints"
     reports: str = "reports"
 

@@ -30,7 +30,7 @@ from robustnorm.runs import (
     resolve_device,
     run_folder,
 )
-from robustnorm.stopping import ShouldStop, never
+from robustnorm.stopping import ShouldStop, interrupted, never
 from robustnorm.training import distributed
 from robustnorm.training.advprop import train
 from robustnorm.training.checkpoint import load_checkpoint, read_manifest
@@ -54,7 +54,7 @@ def train_run(
     Args:
         config: The settings.
         config_path: Not used; every command takes one.
-        should_stop: Asked after each step; the state is then saved, and the next call goes on.
+        should_stop: As ``train`` asks it; the state is then saved, and the next call goes on.
 
     Raises:
         UsageError: When the folder holds a run with other settings or data, another process
@@ -62,6 +62,7 @@ def train_run(
             that torchrun started cannot share the work.
         DiskError: When there is too little space, before training or later; what is saved stays.
         DataError, CheckpointError: As data and checkpoint tell.
+        Stopped: When a signal came; the state is saved.
     """
     device = resolve_device(distributed.own_device(config.device))
     with distributed.process_group(device):
@@ -197,7 +198,9 @@ def _train(
                 log.info("%s: %s", config.run, _epoch_line(config, record))
         except TrainingStopped as stop:
             saver.save_within(stop.position)
-            distributed.wait_for_all()  # until it is saved: one that ends is the end of all
+            # Not before it is saved: the first process to end is the end of all.
+            if distributed.any_process(interrupted(should_stop))[0]:
+                raise  # which ends whatever called this, too
             log.info("%s: %s; the same command continues", config.run, stop)
         except NonFiniteLossError as error:
             raise UsageError(_diverged(error, folder, len(saver.history))) from error
