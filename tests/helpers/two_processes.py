@@ -98,10 +98,25 @@ def run_layer(layer, batch, grad, branch):
     return output.detach(), batch.grad, parameters, dict(layer.named_buffers())
 
 
-def stop_after(step, on_rank=0):
-    """Says on one process alone that it is time to stop after a step."""
+def stop_after(step):
+    """Says on process 0 alone that it is time to stop after a step."""
     asked = count(1)
-    return lambda _seconds: next(asked) == step and distributed.rank() == on_rank
+    return lambda _seconds: next(asked) == step and distributed.rank() == 0
+
+
+class SignalAfter:
+    """A signal that comes to process 1 alone during a step."""
+
+    def __init__(self, step):
+        self.step, self.asked = step, 0
+
+    def __call__(self, _seconds):
+        self.asked += 1
+        return self.interrupted
+
+    @property
+    def interrupted(self):
+        return self.asked >= self.step and distributed.rank() == 1
 
 
 def training(model, images, **options):
@@ -189,6 +204,14 @@ def synchronized_layers():
     return found
 
 
+def stopped_by_signal(config):
+    try:
+        train_run(config, should_stop=SignalAfter(3))
+    except TrainingStopped as stop:
+        return str(stop)
+    raise AssertionError("the signal was not heeded")
+
+
 def refusal(config):
     try:
         train_run(config)
@@ -232,7 +255,7 @@ def main(folder):
             validation = validate(model, split(250), CONFIG)  # three chunks for two processes
             found[norm] = losses, {branch: vars(v) for branch, v in validation.items()}
         os.chdir(folder)
-        train_run(replace(RUN, output="stopped"), should_stop=stop_after(3, on_rank=1))
+        found["stopped"] = stopped_by_signal(replace(RUN, output="stopped"))
         torch.save(found, f"seen-by-{rank}.pt")
         train_run(replace(RUN, output="killed"), should_stop=die_after(3))
 

@@ -122,6 +122,7 @@ def test_batch_that_does_not_divide_is_refused(seen):
 
 def test_all_stop_at_the_step_at_which_one_should(seen, place):
     """Process 1 alone was told to stop; process 0 alone writes, as 1 would have failed."""
+    assert both(seen, "stopped") == ["stopped in epoch 2 after step 1"] * 2
     manifest = read_manifest(run_folder(replace(RUN, output="stopped")), "last")
     assert (manifest["epoch"], len(manifest["within_epoch"]["losses"])) == (1, 1)
     assert manifest["processes"] == {
