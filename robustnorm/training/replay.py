@@ -128,9 +128,8 @@ def _followed(model: nn.Module, config: Config, images: Tensor) -> Iterator[list
     now = ["images of the batch"]
 
     def note(tensor: object, name: str) -> None:
-        if isinstance(tensor, Tensor) and tensor.is_floating_point():
-            if not tensor.isfinite().all():
-                found.append(name)
+        if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+            found.append(name)
 
     def before_pass(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         now[0] = next(passes)
@@ -150,7 +149,8 @@ def _followed(model: nn.Module, config: Config, images: Tensor) -> Iterator[list
         if name:  # inner modules answer before those around them
             handles.append(module.register_forward_hook(partial(after, name)))
     for name, parameter in model.named_parameters():
-        handles.append(parameter.register_post_accumulate_grad_hook(partial(gradient, name)))
+        hook = partial(gradient, name)
+        handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
     try:
         yield found
     finally:
