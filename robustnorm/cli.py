@@ -32,6 +32,7 @@ from robustnorm.export_settings import ExportSettings
 from robustnorm.norms import NORMS
 from robustnorm.packing import PackSettings, UnpackSettings
 from robustnorm.registry import unknown
+from robustnorm.replay_settings import ReplaySettings
 from robustnorm.stopping import SignalStop, Stopped
 
 
@@ -122,6 +123,11 @@ COMMANDS = {
         "again, gates.",
         StudyConfig,
         "robustnorm.commands.study:study_runs",
+    ),
+    "replay": Command(
+        "Take a training step again whose loss or gradient was not finite; say where it begins.",
+        ReplaySettings,
+        "robustnorm.commands.replay:replay_step",
     ),
     "export": Command(
         "Write one branch of a trained run as a file for other tools; check it by loading it.",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustnorm.commands import Unreliable
 from robustnorm.config import WHERE, Config
 from robustnorm.data.dataset import Dataset, Split, subset
-from robustnorm.errors import UsageError
+from robustnorm.errors import OutOfMemoryError, UsageError
 from robustnorm.evaluation.checks import check_installed, run_checks
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
@@ -26,6 +26,7 @@ from robustnorm.evaluation.journal import Journal
 from robustnorm.evaluation.records import Check, CurvePoint, Record, fingerprint
 from robustnorm.evaluation.search import Search
 from robustnorm.evaluation.transfer import PREFIX, transfer
+from robustnorm.memory import is_out_of_memory
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import (
@@ -259,17 +260,25 @@ def _checks(
     """Checks the evaluation; branches with an attack of their own against the first one's."""
     if config.checks == "none":
         return [], []
-    return run_checks(
-        model,
-        test.images,
-        test.labels,
-        image_ids=ids,
-        search=search._replace(own={}),
-        tier=config.checks,
-        serving=config.serving,
-        progress=f"checking {name}",
-        should_stop=should_stop,
-    )
+    try:
+        return run_checks(
+            model,
+            test.images,
+            test.labels,
+            image_ids=ids,
+            search=search._replace(own={}),
+            tier=config.checks,
+            serving=config.serving,
+            progress=f"checking {name}",
+            should_stop=should_stop,
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"out of memory: the checks need {CHUNK} images at a time; go on with the same command "
+            "on a --device with more memory, or evaluate anew with --checks none"
+        ) from error
 
 
 def _transfer(
@@ -282,7 +291,7 @@ def _transfer(
 ) -> list[Record]:
     """Scores the images of each run by each other one; returns the records with these verdicts."""
     ids, test = subset(dataset.test, config.test_limit)
-    done = []
+    done: list[Record] = []
     for folder, record in records.items():
         others = {other: r for other, r in records.items() if other != folder}
         sources = {other.name: r.checkpoint["sha256"] for other, r in others.items()}

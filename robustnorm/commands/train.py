@@ -16,8 +16,9 @@ from attacks.contract import seeded
 from robustnorm.config import Config
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
-from robustnorm.errors import UsageError
+from robustnorm.errors import OutOfMemoryError, UsageError
 from robustnorm.files import check_free_space, exclusive
+from robustnorm.memory import is_out_of_memory, peak_memory
 from robustnorm.runs import (
     augmentation,
     build_model,
@@ -41,6 +42,7 @@ from robustnorm.training.progress import (
     Position,
     TrainingStopped,
 )
+from robustnorm.training.replay import write_replay
 from robustnorm.training.saving import Saver
 
 log = logging.getLogger("robustnorm")
@@ -61,6 +63,7 @@ def train_run(
             trains there, the loss diverges (the last good checkpoint is kept), or the processes
             that torchrun started cannot share the work.
         DiskError: When there is too little space, before training or later; what is saved stays.
+        OutOfMemoryError: When memory does not suffice for a step; what is saved stays.
         DataError, CheckpointError: As data and checkpoint tell.
         Stopped: When a signal came; the state is saved.
     """
@@ -86,7 +89,12 @@ def _train_or_continue(config: Config, device: torch.device, should_stop: Should
         splits = split_validation(dataset.train, config.validation, config.train_limit)
         saver, position = _start(config, folder, dataset, len(splits[0]), device)
         _check_same_start(dataset, position, folder)
-        _train(config, dataset, splits, device, saver, position, should_stop)
+        try:
+            _train(config, dataset, splits, device, saver, position, should_stop)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(_too_large(config, device, folder)) from error
 
 
 def _check_same_start(dataset: Dataset, position: Position, folder: Path) -> None:
@@ -203,7 +211,8 @@ def _train(
                 raise  # which ends whatever called this, too
             log.info("%s: %s; the same command continues", config.run, stop)
         except NonFiniteLossError as error:
-            raise UsageError(_diverged(error, folder, len(saver.history))) from error
+            kept = write_replay(folder, error, saver.model, saver.optimizer, config, saver.data)
+            raise UsageError(_diverged(error, folder, len(saver.history), kept)) from error
 
 
 def _followed(dataset: Dataset, count: int, device: torch.device) -> Split | None:
@@ -241,7 +250,7 @@ def _epoch_line(config: Config, record: EpochRecord) -> str:
     )
 
 
-def _diverged(error: NonFiniteLossError, folder: Path, epochs_done: int) -> str:
+def _diverged(error: NonFiniteLossError, folder: Path, epochs_done: int, replay: Path) -> str:
     kept = (
         f"the checkpoint of epoch {epochs_done} in {folder} is good"
         if epochs_done
@@ -249,5 +258,18 @@ def _diverged(error: NonFiniteLossError, folder: Path, epochs_done: int) -> str:
     )
     return (
         f"{error}; {kept}. Try a lower --learning_rate, --gradient_clipping 1, more "
-        "--warmup_steps, or --precision fp32"
+        f"--warmup_steps, or --precision fp32; 'robustnorm replay {replay}' says where it begins"
+    )
+
+
+def _too_large(config: Config, device: torch.device, folder: Path) -> str:
+    smaller = [f"--batch_size {config.batch_size // 2}"] if config.batch_size > 1 else []
+    if config.precision == "fp32":
+        smaller.append("--precision bf16")
+    if config.width > 1:
+        smaller.append(f"--width {config.width // 2}")
+    return (
+        f"out of memory in training, at the most {peak_memory(device)} were held; what was saved "
+        f"in {folder} is good. Try {' or '.join(smaller[:2])} under another --name: a smaller "
+        "batch has other statistics, so this is not done unasked"
     )
