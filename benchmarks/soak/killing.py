@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import sys
 import threading
 from fractions import Fraction
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ TINY = Config(
     validation=10,
     width=2,
     epochs=2,
-    batch_size=8,
+    batch_size=16,
     learning_rate=0.05,
     epsilon=Fraction(3, 16),
     step_size=Fraction(3, 64),
@@ -46,15 +46,16 @@ TINY = Config(
     save_minutes=0.0,
     device="cpu",
 )
-STEPS_PER_EPOCH = 8
+STEPS_PER_EPOCH = 4
 
 
-def train_and_kill(config: Config, seconds: float) -> tuple[int, bool]:
+def train_and_kill(config: Config, steps: int, seconds: float = 0.0) -> tuple[int, bool]:
     """Trains, or continues, in a process of its own and kills it.
 
     Args:
         config: Of the run.
-        seconds: From its first step to the kill.
+        steps: To take before the kill.
+        seconds: From the end of the last of them, when saving begins, to the kill.
 
     Returns:
         The steps that it took, and whether it had come to the end before.
@@ -66,19 +67,31 @@ def train_and_kill(config: Config, seconds: float) -> tuple[int, bool]:
     process = _CONTEXT.Process(target=_train, args=(config, sender))
     process.start()
     sender.close()
-    receiver.poll(None)
-    process.join(seconds)
+    taken = _received(receiver, steps)
+    process.join(seconds if taken == steps else None)
     ended = process.exitcode is not None
     if ended and process.exitcode != 0:
         raise RuntimeError(f"the run failed with status {process.exitcode}")
     process.kill()
     process.join()
-    steps = 0
+    return taken + _received(receiver), ended
+
+
+def finish(config: Config) -> None:
+    """Trains to the end, in a process like the killed ones."""
+    train_and_kill(config, steps=sys.maxsize)
+
+
+def _received(receiver: Connection, most: int = sys.maxsize) -> int:
+    """Returns the number of messages, at most so many, that come until the sender is gone."""
+    count = 0
     try:
-        while receiver.recv_bytes():
-            steps += 1
+        while count < most:
+            receiver.recv_bytes()
+            count += 1
     except EOFError:
-        return steps, ended
+        pass
+    return count
 
 
 def steps_saved(config: Config) -> int:
@@ -116,11 +129,6 @@ def differences(config: Config, other: Config) -> list[str]:
             if mine[name].numpy().tobytes() != theirs[name].numpy().tobytes()
         ]
     return found
-
-
-def half_written(config: Config) -> bool:
-    """Returns whether the kill came while something was written."""
-    return any(Path(run_folder(config)).glob(".*.tmp"))
 
 
 def _train(config: Config, sender: Connection) -> None:

@@ -10,47 +10,43 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tabulate import tabulate
 
-from benchmarks.soak.killing import (
-    TINY,
-    differences,
-    half_written,
-    steps_saved,
-    train_and_kill,
-)
+from benchmarks.soak.killing import TINY, differences, finish, steps_saved, train_and_kill
 from benchmarks.workload import machine
 from robustnorm.campaign import PAPER_NORMS
-from robustnorm.config import Config
 from robustnorm.runs import run_folder
 from robustnorm.training.checkpoint import CheckpointError, load_checkpoint
 
-_LONGEST = 0.3  # seconds from the first step to the kill: some steps and their savings
+# Seconds from the end of a step to the kill: saving takes some hundredths.
+_LONGEST = 0.1
 
 
-def kill_often(kills: int, output: Path) -> dict[str, int]:
+def kill_often(kills: int, output: Path) -> Counter[str]:
     """Kills a run again and again; returns what was lost."""
     dice = random.Random(0)
     config = replace(TINY, norm="saauxbn", epochs=10_000, output=str(output))
-    counts = {"unreadable": 0, "lost": 0, "while writing": 0}
+    counts = Counter(unreadable=0, lost=0, saving=0)
     for _ in range(kills):
         before = steps_saved(config)
-        taken, _ = train_and_kill(config, dice.uniform(0, _LONGEST))
-        counts["while writing"] += half_written(config)
+        taken, _ = train_and_kill(config, dice.randint(1, 4), dice.uniform(0, _LONGEST))
         newest = run_folder(config) / "last.json"
         try:
-            # The newest itself: not the one before it.
+            # The newest itself, not the one before it.
             if newest.exists():
                 manifest = load_checkpoint(run_folder(config), "last").manifest
                 counts["unreadable"] += manifest["sha256"] not in newest.read_text()
         except CheckpointError:
             counts["unreadable"] += 1
             break
-        counts["lost"] = max(counts["lost"], before + taken - steps_saved(config))
+        lost = before + taken - steps_saved(config)
+        counts["lost"] = max(counts["lost"], lost)
+        counts["saving"] += lost > 0
     return counts
 
 
@@ -61,8 +57,7 @@ def kill_and_compare(norm: str, kills: int, output: Path, seed: int = 0) -> tupl
         The kills that came before its end, and in what the two differ.
     """
     dice = random.Random(seed)
-    # Some steps a kill, so that the last one comes before the end.
-    epochs = max(2, kills)
+    epochs = max(2, kills)  # of four steps, so that the last kill comes before the end
     whole, killed = (
         replace(TINY, norm=norm, epochs=epochs, save_minutes=minutes, output=str(output / name))
         for name, minutes in (("whole", 10.0), ("killed", 0.0))
@@ -70,15 +65,10 @@ def kill_and_compare(norm: str, kills: int, output: Path, seed: int = 0) -> tupl
     finish(whole)
     survived = 0
     for _ in range(kills):
-        _, ended = train_and_kill(killed, dice.uniform(0, _LONGEST / 2))
+        _, ended = train_and_kill(killed, dice.randint(1, 3), dice.uniform(0, _LONGEST))
         survived += not ended
     finish(killed)
     return survived, differences(whole, killed)
-
-
-def finish(config: Config) -> None:
-    """Trains to the end, in a process like the killed ones."""
-    train_and_kill(config, 600)
 
 
 def main() -> None:
@@ -95,9 +85,9 @@ def main() -> None:
             rows.append((norm, survived, ", ".join(found) or "none"))
     print(
         f"## Kills\n\nSIGKILL at random moments of a run that saves after each step; {machine()}.\n"
-        f"\n{options.kills} kills, {counts['while writing']} of them while a file was being "
-        f"written: {counts['unreadable']} times the newest checkpoint could not be read, at most "
-        f"{counts['lost']} step was lost, which is one interval between two savings.\n\n"
+        f"\n{options.kills} kills, {counts['saving']} of them before the last step was saved: "
+        f"{counts['unreadable']} times the newest checkpoint could not be read, at most "
+        f"{counts['lost']} step was lost, one interval between two savings.\n\n"
         'Runs killed and continued, against uninterrupted ones: tensors of "last" and "best", '
         "random states, lines of metrics but for times.\n"
     )
