@@ -1,5 +1,6 @@
 """Signals to real processes: what they save, their status, and where the same command goes on."""
 
+import itertools
 import json
 import os
 import signal
@@ -10,15 +11,20 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from robustnorm import cli
+from robustnorm.commands import report
+from robustnorm.evaluation import evaluate
+from robustnorm.evaluation.checks import measure
 from robustnorm.stopping import Budget, Either, SignalStop, interrupted, never
+from robustnorm.training import advprop
 
 SMALL = {
     "data": "digits",
     "train_limit": 128,
-    "validation": 100,
+    "validation": 150,
     "width": 4,
     "epochs": 3,
     "batch_size": 32,
@@ -41,57 +47,48 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-# Signals this process, as a scheduler would, when the given place is reached for the n-th time.
-SIGNAL_AT = """
+# Signals its own process after a step, as a scheduler would at any time.
+AFTER_STEP = """
 import os, signal, sys, threading
-from unittest import mock
+import torch
 from robustnorm import cli
-{imports}
-count = 0
-def arrive(*_):
-    global count
-    count += 1
-    if count in {at}:
-        os.kill(os.getpid(), signal.{signal})
-{patch}
+step, taken = torch.optim.SGD.step, 0
+def signalled(self, *arguments, **options):
+    global taken
+    step(self, *arguments, **options)
+    taken += 1
+    if taken == {at}:
+        os.kill(os.getpid(), signal.SIGTERM)
+        {then}
+torch.optim.SGD.step = signalled
 sys.exit(cli.main(sys.argv[1:]))
 """
-AFTER_STEP = """
-import torch
-step = torch.optim.SGD.step
-def signalled(self, *arguments, **options):
-    result = step(self, *arguments, **options)
-    arrive()
-    return result
-torch.optim.SGD.step = signalled
-"""
-IN_VALIDATION = """
-from robustnorm.training import advprop
-attack_chunk = advprop.attack_chunk
-def signalled(*arguments, **options):
-    arrive()
-    return attack_chunk(*arguments, **options)
-advprop.attack_chunk = signalled
-"""
-IN_EVALUATION = IN_VALIDATION.replace(
-    "training import advprop", "evaluation import evaluate"
-).replace("advprop", "evaluate")
 
 
-def start(*words, patch="", name="SIGTERM", at=(1,)):
-    code = SIGNAL_AT.format(imports="", at=tuple(at), signal=name, patch=patch)
+def start(*words, at, then="pass"):
     return subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        stdout=subprocess.PIPE,
+        [sys.executable, "-c", AFTER_STEP.format(at=at, then=then), *words],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
-def end(process):
-    output, error = process.communicate(timeout=120)
-    return process.returncode, output, error
+@pytest.fixture
+def signal_at(monkeypatch):
+    """Signals this process when a function is called for the n-th time."""
+
+    def arrange(owner, name, at, number=signal.SIGTERM):
+        function, calls = getattr(owner, name), itertools.count(1)
+
+        def signalled(*arguments, **options):
+            if next(calls) in at:
+                os.kill(os.getpid(), number)
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, signalled)
+
+    return arrange
 
 
 def last(output):
@@ -111,39 +108,54 @@ def whole(tmp_path_factory):
         return last("checkpoints")[1]
 
 
-@pytest.mark.parametrize(
-    ("patch", "name", "at", "reached"),
-    [
-        (AFTER_STEP, "SIGTERM", 6, (1, 2)),
-        (AFTER_STEP, "SIGUSR1", 4, (0, 4)),  # the last step before a validation
-        (IN_VALIDATION, "SIGTERM", 2, (1, 4)),
-    ],
-)
-def test_signalled_run_is_saved_and_the_same_command_ends_as_the_uninterrupted_one(
-    whole, patch, name, at, reached
-):
-    status, _, error = end(start(*TRAIN, patch=patch, name=name, at=(at,)))
-    assert status == 143
-    assert error.count(f"{name}: saving after this step, then exit 143") == 1
-    assert "the same command continues" in error
+def reached():
     manifest, _ = last("checkpoints")
-    assert (manifest["epoch"], len(manifest["within_epoch"]["losses"])) == reached
+    return manifest["epoch"], len(manifest["within_epoch"]["losses"])
+
+
+def test_signalled_run_ends_as_the_uninterrupted_one(whole):
+    process = start(*TRAIN, at=6)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert error.count("SIGTERM: saving after this step, then exit 143") == 1
+    assert "the same command continues" in error
+    assert reached() == (1, 2)
     assert cli.main(TRAIN) == 0
     assert last("checkpoints")[1] == whole
 
 
-def test_signals_of_one_moment_count_as_one(place):
-    patch = AFTER_STEP.replace("    arrive()\n", "    arrive()\n    arrive()\n")
-    status, _, error = end(start(*TRAIN, patch=patch, at=(1, 2)))
-    assert status == 143
-    assert last("checkpoints")[0]["within_epoch"]["losses"]
-    assert "again" not in error
+@pytest.mark.parametrize(
+    ("name", "at", "position"),
+    [
+        ("advprop_losses", 4, (0, 4)),  # the last step before a validation
+        ("attack_chunk", 3, (1, 4)),  # the first of two chunks of a validation
+    ],
+)
+def test_signalled_run_repeats_the_validation_alone(whole, signal_at, name, at, position, capfd):
+    signal_at(advprop, name, (at,), signal.SIGUSR1)
+    assert cli.main(TRAIN) == 143
+    assert "SIGUSR1: saving" in capfd.readouterr().err
+    assert reached() == position
+    steps = []
+    with pytest.MonkeyPatch.context() as patch:
+        step = torch.optim.SGD.step
+        patch.setattr(torch.optim.SGD, "step", lambda *given: steps.append(1) or step(*given))
+        assert cli.main(TRAIN) == 0
+    assert len(steps) == 12 - 4 * position[0] - position[1]
+    assert last("checkpoints")[1] == whole
+
+
+def test_signals_of_one_moment_count_as_one(signal_at, capfd):
+    signal_at(advprop, "advprop_losses", (1,))
+    signal_at(advprop, "backward", (1,))
+    assert cli.main(TRAIN) == 143
+    assert reached() == (0, 1)
+    assert "again" not in capfd.readouterr().err
 
 
 def test_second_signal_stops_at_once(place):
     # The step never ends; the second signal comes when the first has been told of.
-    patch = AFTER_STEP.replace("    arrive()\n", "    arrive()\n    threading.Event().wait()\n")
-    process = start(*TRAIN, patch=patch)
+    process = start(*TRAIN, at=1, then="threading.Event().wait()")
     line = process.stderr.readline()
     while "SIGTERM: saving" not in line:
         assert line, "the process ended"
@@ -157,44 +169,50 @@ def test_second_signal_stops_at_once(place):
     assert not list(Path("checkpoints/small/saauxbn-seed0").glob("last*"))
 
 
-def test_signal_before_anything_is_to_be_saved_ends_the_process(place):
-    patch = """
-from robustnorm.commands import report
-report.report = arrive
-"""
-    status, _, error = end(start("report", "--config", "small.yaml", patch=patch, name="SIGUSR1"))
-    assert status == 143
-    assert "SIGUSR1: exit 143, there is nothing to save" in error
+def test_signal_before_anything_is_to_be_saved_ends_the_process(signal_at, capfd):
+    signal_at(report, "report", (1,), signal.SIGUSR1)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(("report", "--config", "small.yaml"))
+    assert stop.value.code == 143
+    assert "SIGUSR1: exit 143, there is nothing to save" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["reproduce", "ablate"])
-def test_command_of_many_runs_stops_after_the_step(place, command):
-    status, _, error = end(start(command, "--config", "small.yaml", patch=AFTER_STEP, at=(2,)))
-    assert status == 143
-    assert "stopped in epoch 1 after step 2" in error
+def test_command_of_many_runs_stops_after_the_step(signal_at, capfd, command):
+    signal_at(advprop, "advprop_losses", (2,))
+    assert cli.main((command, "--config", "small.yaml")) == 143
+    assert "stopped in epoch 1 after step 2" in capfd.readouterr().err
     assert len(list(Path("checkpoints/small").glob("*/last.json"))) == 1
 
 
-def test_campaign_stops_after_the_step_and_writes_no_report(place):
+def test_campaign_stops_after_the_step_and_writes_no_report(signal_at, place, capfd):
     plan = {"config": "small.yaml", "norms": ["bn"], "seeds": [0], "evaluations": {"all": {}}}
     (place / "campaign.yaml").write_text(yaml.safe_dump({"plans": {"small": plan}}))
-    words = ("campaign", "--config", "campaign.yaml", "--budget", "600")
-    status, output, error = end(start(*words, patch=AFTER_STEP, at=(2,)))
-    assert status == 143, error
-    assert "To go on" not in output
+    signal_at(advprop, "advprop_losses", (2,))
+    assert cli.main(("campaign", "--config", "campaign.yaml", "--budget", "600")) == 143
+    assert "To go on" not in capfd.readouterr().out
     assert not Path("reports").exists()
 
 
-def test_signalled_evaluation_goes_on_with_the_parts_that_are_left(place, capsys):
+def test_signalled_evaluation_goes_on_with_the_parts_that_are_left(signal_at, capfd):
     words = ("--config", "small.yaml")
     assert cli.main(("train", *words, "--norm", "bn", "--epochs", "1")) == 0
-    status, output, error = end(start("eval", *words, patch=IN_EVALUATION))
-    assert status == 143, error
+    signal_at(evaluate, "attack_chunk", (1,))
+    assert cli.main(("eval", *words)) == 143
+    output, error = capfd.readouterr()
     assert output == ""
     assert "1 of 2 parts are evaluated; the same command continues" in error
-    capsys.readouterr()
     assert cli.main(("eval", *words)) == 0
-    assert "bn" in capsys.readouterr().out
+    assert "bn" in capfd.readouterr().out
+
+
+def test_signalled_checks_stop_after_the_attack(signal_at, capfd):
+    words = ("--config", "small.yaml")
+    assert cli.main(("train", *words, "--norm", "bn", "--epochs", "1")) == 0
+    signal_at(measure, "attack_chunk", (2,))
+    assert cli.main(("eval", *words, "--checks", "quick")) == 143
+    assert "stopped in the checks of an evaluation" in capfd.readouterr().err
+    assert list(Path("reports/small/records").glob("*.journal"))
 
 
 def test_handlers_are_put_back():
