@@ -28,7 +28,7 @@ from robustnorm.config import Config
 from robustnorm.norms import NORMS
 from robustnorm.routing import RoutedLayer
 from robustnorm.runs import resolve_device, to_channels_last
-from robustnorm.training.advprop import advprop_losses
+from robustnorm.training.losses import advprop_losses
 
 RELEASE = "saauxbn, release's method"
 

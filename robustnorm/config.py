@@ -21,6 +21,7 @@ WHERE = frozenset(
         "tensorboard",
         "compile",
         "save_minutes",
+        "strict",
     }
 )
 # What to evaluate of a finished run.
@@ -96,7 +97,10 @@ class Config:
         input_normalization: Mean and deviation inside the model: of the training images, of
             ImageNet as the authors' release does, or none.
         epochs: Passes over the training images.
-        batch_size: Clean images a step; each also gives one adversarial image.
+        batch_size: Clean images a step, of all processes together; each also gives one adversarial
+            image.
+        sync_norm: With many processes, take batch statistics over the images of all of them; by
+            default each process normalizes its own part of the batch.
         learning_rate: Highest learning rate of SGD.
         momentum: Of SGD.
         weight_decay: L2 penalty on all parameters.
@@ -138,6 +142,8 @@ class Config:
         keep_images: Keep the adversarial images beside the record, for ``robustnorm verify``: 4
             bytes a value, for each attack and branch.
         checks: Of the evaluation itself: quick (seconds), full (minutes), or none.
+        strict: End with exit status 6, after the tables, when a check found an evaluation
+            unreliable.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
         output: Folder of checkpoints.
         reports: Folder of tables and result records.
@@ -168,6 +174,7 @@ class Config:
     # Optimization
     epochs: int = 30
     batch_size: int = 128
+    sync_norm: bool = False
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -208,6 +215,7 @@ class Config:
     transfer: bool = False
     keep_images: bool = False
     checks: Literal["none", "quick", "full"] = "quick"
+    strict: bool = False
     output: str = "checkpoints"
     reports: str = "reports"
 

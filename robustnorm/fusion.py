@@ -10,16 +10,19 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from robustnorm.norms.synchronized import SynchronizedBatchNorm2d
+
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 def is_batch_norm(module: nn.Module) -> TypeGuard[BatchNorm]:
-    """Says whether ``module`` is torch's own BatchNorm1d, 2d or 3d.
+    """Says whether ``module`` is torch's own BatchNorm1d, 2d or 3d, or ours of many processes.
 
-    Not a subclass of one, whose forward may do more than normalize.
+    Not another subclass of one, whose forward may do more than normalize.
     """
-    return type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, SynchronizedBatchNorm2d)
+    return type(module) in plain
 
 
 def _is_convolution(module: nn.Module | None) -> TypeGuard[Convolution]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from attacks.contract import seeded
 from robustnorm.config import Config
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
-from robustnorm.errors import UsageError
+from robustnorm.errors import OutOfMemoryError, UsageError
 from robustnorm.files import check_free_space, exclusive
+from robustnorm.memory import is_out_of_memory, peak_memory
 from robustnorm.runs import (
     augmentation,
     build_model,
@@ -30,7 +31,8 @@ from robustnorm.runs import (
     resolve_device,
     run_folder,
 )
-from robustnorm.stopping import ShouldStop, never
+from robustnorm.stopping import ShouldStop, interrupted, never
+from robustnorm.training import distributed
 from robustnorm.training.advprop import train
 from robustnorm.training.checkpoint import load_checkpoint, read_manifest
 from robustnorm.training.metrics import TensorBoard
@@ -40,6 +42,7 @@ from robustnorm.training.progress import (
     Position,
     TrainingStopped,
 )
+from robustnorm.training.replay import write_replay
 from robustnorm.training.saving import Saver
 
 log = logging.getLogger("robustnorm")
@@ -53,26 +56,56 @@ def train_run(
     Args:
         config: The settings.
         config_path: Not used; every command takes one.
-        should_stop: Asked after each step; the state is then saved, and the next call goes on.
+        should_stop: As ``train`` asks it; the state is then saved, and the next call goes on.
 
     Raises:
         UsageError: When the folder holds a run with other settings or data, another process
-            trains there, or the loss diverges (the last good checkpoint is kept).
+            trains there, the loss diverges (the last good checkpoint is kept), or the processes
+            that torchrun started cannot share the work.
         DiskError: When there is too little space, before training or later; what is saved stays.
+        OutOfMemoryError: When memory does not suffice for a step; what is saved stays.
         DataError, CheckpointError: As data and checkpoint tell.
+        Stopped: When a signal came; the state is saved.
     """
+    device = resolve_device(distributed.own_device(config.device))
+    with distributed.process_group(device):
+        _train_or_continue(config, device, should_stop)
+
+
+def _train_or_continue(config: Config, device: torch.device, should_stop: ShouldStop) -> None:
+    if distributed.rank():
+        log.setLevel(logging.ERROR)
+    distributed.per_process(config.batch_size)  # refuses what does not divide
     folder = run_folder(config)
     if _is_trained(config, folder):
         log.info("%s: already trained, in %s", config.run, folder)
         return
-    device = resolve_device(config.device)
     # What is random in a user's layers follows from the seed, too.
     generator = torch.Generator().manual_seed(config.seed)
-    with exclusive(folder), seeded(generator, device):
-        dataset = load_data(config)
+    lock = nullcontext() if distributed.rank() else exclusive(folder)
+    with lock, seeded(generator, device):
+        with distributed.one_a_node_first():
+            dataset = load_data(config)
         splits = split_validation(dataset.train, config.validation, config.train_limit)
         saver, position = _start(config, folder, dataset, len(splits[0]), device)
-        _train(config, dataset, splits, device, saver, position, should_stop)
+        _check_same_start(dataset, position, folder)
+        try:
+            _train(config, dataset, splits, device, saver, position, should_stop)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(_too_large(config, device, folder)) from error
+
+
+def _check_same_start(dataset: Dataset, position: Position, folder: Path) -> None:
+    """Raises a UsageError unless all processes start from the same data and state."""
+    starts = distributed.gather((dataset.sha256[:12], position.epoch, position.step))
+    if len(set(starts)) > 1:
+        raise UsageError(
+            "all processes must read the same data and continue from the same state, got (data, "
+            f"epochs, steps) {', '.join(map(str, sorted(set(starts))))}; every node needs the same "
+            f"--data, and {folder} on a disk that all of them share"
+        )
 
 
 def _is_trained(config: Config, folder: Path) -> bool:
@@ -110,9 +143,21 @@ def _start(
         checkpoint = load_checkpoint(folder, "last")
         check_same_dataset(checkpoint.manifest, dataset, folder)
         position = saver.restore(checkpoint)
+        _tell_other_processes(checkpoint.manifest)
     check_free_space(folder, saver.bytes_needed())
     saver.save_settings()
     return saver, position
+
+
+def _tell_other_processes(manifest: dict[str, Any]) -> None:
+    """Logs that a run goes on with another number of processes, which is allowed."""
+    before, now = manifest.get("processes", {}).get("world_size", 1), distributed.world_size()
+    if before != now:
+        log.warning(
+            "continued with %d process(es) after %d; without --sync_norm true each normalizes "
+            "another number of images",
+            now, before,
+        )  # fmt: skip
 
 
 def _train(
@@ -134,7 +179,11 @@ def _train(
     )  # fmt: skip
     with (
         _progress_bar(config, steps, position) as bar,
-        TensorBoard(folder, enabled=config.tensorboard, first_epoch=position.epoch) as board,
+        TensorBoard(
+            folder,
+            enabled=config.tensorboard and distributed.rank() == 0,
+            first_epoch=position.epoch,
+        ) as board,
     ):
         records = train(
             saver.model,
@@ -157,9 +206,13 @@ def _train(
                 log.info("%s: %s", config.run, _epoch_line(config, record))
         except TrainingStopped as stop:
             saver.save_within(stop.position)
+            # Not before it is saved: the first process to end is the end of all.
+            if distributed.any_process(interrupted(should_stop))[0]:
+                raise  # which ends whatever called this, too
             log.info("%s: %s; the same command continues", config.run, stop)
         except NonFiniteLossError as error:
-            raise UsageError(_diverged(error, folder, len(saver.history))) from error
+            kept = write_replay(folder, error, saver.model, saver.optimizer, config, saver.data)
+            raise UsageError(_diverged(error, folder, len(saver.history), kept)) from error
 
 
 def _followed(dataset: Dataset, count: int, device: torch.device) -> Split | None:
@@ -176,7 +229,7 @@ def _progress_bar(config: Config, steps: int, position: Position) -> Iterator[tq
             total=config.epochs * steps * config.batch_size,
             initial=(position.epoch * steps + position.step) * config.batch_size,
             unit="img",
-            disable=None,
+            disable=True if distributed.rank() else None,
             smoothing=0.05,
         ) as bar,
     ):
@@ -197,7 +250,7 @@ def _epoch_line(config: Config, record: EpochRecord) -> str:
     )
 
 
-def _diverged(error: NonFiniteLossError, folder: Path, epochs_done: int) -> str:
+def _diverged(error: NonFiniteLossError, folder: Path, epochs_done: int, replay: Path) -> str:
     kept = (
         f"the checkpoint of epoch {epochs_done} in {folder} is good"
         if epochs_done
@@ -205,5 +258,18 @@ def _diverged(error: NonFiniteLossError, folder: Path, epochs_done: int) -> str:
     )
     return (
         f"{error}; {kept}. Try a lower --learning_rate, --gradient_clipping 1, more "
-        "--warmup_steps, or --precision fp32"
+        f"--warmup_steps, or --precision fp32; 'robustnorm replay {replay}' says where it begins"
+    )
+
+
+def _too_large(config: Config, device: torch.device, folder: Path) -> str:
+    smaller = [f"--batch_size {config.batch_size // 2}"] if config.batch_size > 1 else []
+    if config.precision == "fp32":
+        smaller.append("--precision bf16")
+    if config.width > 1:
+        smaller.append(f"--width {config.width // 2}")
+    return (
+        f"out of memory in training, at the most {peak_memory(device)} were held; what was saved "
+        f"in {folder} is good. Try {' or '.join(smaller[:2])} under another --name: a smaller "
+        "batch has other statistics, so this is not done unasked"
     )

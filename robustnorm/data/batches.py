@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +50,7 @@ def epoch_batches(
     augmentation: Augmentation,
     channels_last: bool = False,
     first_step: int = 0,
+    own_part: Callable[[Tensor], Tensor] = lambda ids: ids,
 ) -> Iterator[Batch]:
     """Yields the shuffled, augmented batches of one epoch, on the device of the images.
 
@@ -65,6 +66,8 @@ def epoch_batches(
         augmentation: What to do to the images.
         channels_last: Memory format of the batches.
         first_step: Batches of the epoch to leave out.
+        own_part: From a batch's image ids (N,) to those that are yielded, where several processes
+            share it.
 
     Raises:
         DataError: When there is no whole batch.
@@ -78,6 +81,7 @@ def epoch_batches(
     flips = (torch.rand(n, generator=generator) < 0.5).to(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     for ids in order[: steps * batch_size].view(steps, batch_size)[first_step:]:
+        ids = own_part(ids)
         images = split.images[ids]
         if augmentation.padding:
             images = _crop(images, augmentation.padding, offsets[ids])

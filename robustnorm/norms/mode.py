@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from robustnorm.norms.synchronized import sum_over_processes
+
 # Values of which a float32 copy, 1 MB, stays in the second-level cache of a core.
 _CACHED = 1 << 18
 
@@ -129,6 +131,9 @@ class ModeNorm(nn.Module):
     running_second_moment: Tensor
     num_batches_tracked: Tensor
 
+    # Whether batch statistics are those of all processes; set by ``synchronize``.
+    synchronized = False
+
     def __init__(
         self, num_features: int, num_modes: int = 2, eps: float = 1e-5, momentum: float = 0.1
     ) -> None:
@@ -185,8 +190,9 @@ class ModeNorm(nn.Module):
 
     def _batch_statistics(self, moments: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean and variance (K, C) of each mode; moves the running statistics."""
-        weights = (gates / gates.sum(0)).T  # (K, N), each row sums to 1
-        mean, second_moment = weights @ moments  # (K, C) each
+        total = self._over_processes(gates.sum(0))
+        weights = (gates / total).T  # (K, N), each row sums to 1
+        mean, second_moment = self._over_processes(weights @ moments)  # (K, C) each
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
@@ -195,6 +201,9 @@ class ModeNorm(nn.Module):
                     second_moment.to(self.running_second_moment.dtype), self.momentum
                 )
         return mean, (second_moment - mean.square()).clamp_min(0)
+
+    def _over_processes(self, sums: Tensor) -> Tensor:
+        return sum_over_processes(sums) if self.synchronized else sums
 
     def extra_repr(self) -> str:
         return (

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustnorm.norms.synchronized import batch_norm, sum_over_processes
 from robustnorm.routing import RoutedLayer
 
 Statistics = Literal["shared", "split"]
@@ -76,6 +77,8 @@ class RoutedBatchNorm(RoutedLayer):
     running_var: Tensor
     num_batches_tracked: Tensor
 
+    # Whether batch statistics are those of all processes; set by ``synchronize``.
+    synchronized = False
     # Rank of an input to its shape in words.
     shapes: ClassVar[Mapping[int, str]]
 
@@ -183,13 +186,20 @@ class RoutedBatchNorm(RoutedLayer):
             parts = zip(input.chunk(len(selected)), selected, strict=True)
             return torch.cat([self._normalize(x, i, *self.effective_affine(i)) for x, i in parts])
         order = rows.argsort(stable=True)
-        counts: list[int] = torch.bincount(rows, minlength=len(self.branches)).tolist()
+        counts = torch.bincount(rows, minlength=len(self.branches))
+        # A branch that has images on any process takes part on all.
+        total = sum_over_processes(counts) if self._over_processes else counts
+        images: list[int] = total.tolist()
         outputs = [
             self._normalize(part, i, *self.effective_affine(i))
-            for i, part in enumerate(torch.split(input[order], counts))
-            if len(part)
+            for i, part in enumerate(torch.split(input[order], counts.tolist()))
+            if images[i]
         ]
         return torch.cat(outputs)[order.argsort()] if outputs else input
+
+    @property
+    def _over_processes(self) -> bool:
+        return self.synchronized and self.training
 
     def _normalize(
         self, input: Tensor, row: int, weight: Tensor | None, bias: Tensor | None
@@ -199,6 +209,11 @@ class RoutedBatchNorm(RoutedLayer):
             running_mean, running_var, num_batches_tracked = self.branch_statistics(row)
             if self.training:
                 num_batches_tracked.add_(1)
+        if self._over_processes:
+            output: Tensor = batch_norm(
+                input, running_mean, running_var, weight, bias, self.momentum, self.eps
+            )
+            return output
         return F.batch_norm(
             input,
             running_mean,

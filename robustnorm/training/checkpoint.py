@@ -70,7 +70,7 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     for half_written in folder.glob(f".{tag}-*.tmp"):
         half_written.unlink()
-    data = save(_tensors(model, optimizer))
+    data = save(state_tensors(model, optimizer))
     digest = hashlib.sha256(data).hexdigest()
     file = f"{tag}-{digest[:12]}.safetensors"
     write_atomically(folder / file, data)
@@ -248,7 +248,10 @@ def _warn_once(message: str) -> None:
     log.warning("%s", message)
 
 
-def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+def state_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> dict[str, Tensor]:
+    """Returns what a checkpoint keeps of them, by name, on the CPU; ``restore`` puts it back."""
     tensors = {_MODEL + name: value for name, value in model.state_dict().items()}
     if optimizer is not None:
         tensors |= {_MOMENTUM + name: value for name, value in _momentum(model, optimizer).items()}

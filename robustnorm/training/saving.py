@@ -14,16 +14,22 @@ from torch import Tensor, nn
 
 from robustnorm.config import Config
 from robustnorm.files import write_atomically
+from robustnorm.training import distributed
 from robustnorm.training.checkpoint import Checkpoint, restore, save_checkpoint
 from robustnorm.training.progress import EpochRecord, Position
 
 # An epoch's entry in a manifest and in metrics.jsonl, with test images followed on three branches.
 _ENTRY = 4096
+# Bytes of a tensor's entry in a file's header, and of the global random states.
+_NAME = 200
+_RANDOM_STATES = 25_000
 
 
 @dataclass
 class Saver:
     """Saves the state of a run after each epoch, within one, and restores it.
+
+    Of many processes rank 0 alone writes; the others only keep count.
 
     Args:
         folder: Of the run; it is there.
@@ -42,10 +48,14 @@ class Saver:
     optimizer: torch.optim.Optimizer
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -1.0
-    _saved: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._saved = time.monotonic()
 
     def save_settings(self) -> None:
         """Writes ``config.yaml``."""
+        if distributed.rank():
+            return
         settings = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
         write_atomically(self.folder / "config.yaml", settings.encode())
 
@@ -67,9 +77,11 @@ class Saver:
             record: Of the epoch.
             device: Name of what trained it.
         """
-        self.history.append(record.to_dict() | {"device": device})
+        self.history.append(record.to_dict() | {"device": device} | self._processes())
         score = _selection_score(self.config, record)
         improved, self.best = score > self.best, max(self.best, score)
+        if distributed.rank():
+            return
         content = self._manifest() | {"score": score}
         # "last" is saved last: a run killed before that repeats the epoch, to the same end.
         if record.epoch in self.config.keep_epochs:
@@ -82,19 +94,22 @@ class Saver:
 
     def save_within(self, position: Position) -> None:
         """Saves where the run stands within an epoch."""
+        if distributed.rank():
+            return
         within = {"losses": position.losses, "seconds": position.seconds}
         self._save_last(self._manifest() | {"within_epoch": within})
 
     def is_due(self) -> bool:
         """Returns whether ``config.save_minutes`` are over since the state was saved."""
-        return time.monotonic() - self._saved >= 60 * self.config.save_minutes
+        since = time.monotonic() - self._saved
+        return distributed.rank() == 0 and since >= 60 * self.config.save_minutes
 
     def bytes_needed(self) -> int:
         """Returns the bytes that the run's files take at most, less what is there already."""
         weights = sum(map(_bytes, self.model.state_dict().values()))
         momentum = sum(map(_bytes, self.model.parameters()))
         # Two "last" and a third while it is written; "best"; an entry an epoch in each manifest.
-        last = weights + (momentum if self.config.momentum else 0)
+        last = weights + (momentum if self.config.momentum else 0) + _RANDOM_STATES
         files = 3 * last + (1 + len(self.config.keep_epochs)) * weights
         files += (5 + len(self.config.keep_epochs)) * _ENTRY * self.config.epochs
         return files - sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
@@ -106,6 +121,15 @@ class Saver:
             "config": self.config.to_dict(),
             "dataset": self.data,
             "history": self.history,
+            "processes": self._processes(),
+        }
+
+    def _processes(self) -> dict[str, int]:
+        batch_size = self.config.batch_size
+        return {
+            "world_size": distributed.world_size(),
+            "batch_size": batch_size,
+            "batch_size_per_process": distributed.per_process(batch_size),
         }
 
     def _save_last(self, content: dict[str, Any]) -> None:
@@ -114,7 +138,7 @@ class Saver:
 
 
 def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    return tensor.numel() * tensor.element_size() + _NAME
 
 
 def _selection_score(config: Config, record: EpochRecord) -> float:

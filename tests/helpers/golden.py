@@ -5,6 +5,7 @@
 makes them anew, which is right only when a result is meant to change; the CHANGELOG then says so.
 """
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -78,8 +79,8 @@ def make() -> None:
     """Stops each run in its second epoch, keeps its folder, and writes down how it goes on."""
     torch.set_num_threads(1)
     for norm in NORMS:
-        with tempfile.TemporaryDirectory() as folder:
-            settings = replace(config(norm), output=folder)
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            settings = config(norm)
             stop = itertools.chain([False] * 6, [True])  # after the seventh step, of ten
             with mock.patch.object(command, "load_data", return_value=waves()):
                 command.train_run(settings, should_stop=mock.Mock(side_effect=stop))

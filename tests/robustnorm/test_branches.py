@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from attacks import pgd
 from robustnorm import bind, cli, evaluate, resnet18
-from robustnorm.commands.train import _selection_score
 from robustnorm.config import BranchAttack, Config
 from robustnorm.data.batches import epoch_batches
 from robustnorm.data.dataset import Augmentation, Split
@@ -23,8 +22,10 @@ from robustnorm.evaluation.records import Record
 from robustnorm.evaluation.search import Search, random_start
 from robustnorm.routing import branches_of
 from robustnorm.runs import load_model
-from robustnorm.training.advprop import _step_seed, advprop_losses, train, validate
+from robustnorm.training.advprop import step_generator, train, validate
+from robustnorm.training.losses import advprop_losses
 from robustnorm.training.progress import BranchValidation
+from robustnorm.training.saving import _selection_score
 from robustnorm.training.schedule import learning_rate
 
 ATTACKS = {
@@ -139,7 +140,7 @@ def test_training_of_two_branches_is_that_of_a_loop_written_out(norm, loss):
                 epsilon=0.1,
                 step_size=0.05,
                 steps=2,
-                generator=seeded(_step_seed(0, step)),
+                generator=step_generator(0, step, torch.device("cpu")),
             )
             clean_loss = F.cross_entropy(bind(model, "clean")(images), labels)
             adv_loss = F.cross_entropy(bind(model, "adv")(adv_images), labels)
@@ -181,7 +182,11 @@ def test_loss_of_a_record_is_the_mean_over_adversarial_branches_and_mean_loss_th
     (record,) = train(model, split, split, **settings)
     (batch,) = epoch_batches(split, batch_size=8, seed=0, epoch=0, augmentation=Augmentation())
     losses = advprop_losses(
-        reference, batch.images, batch.labels, config=config, generator=seeded(_step_seed(0, 0))
+        reference,
+        batch.images,
+        batch.labels,
+        config=config,
+        generator=step_generator(0, 0, torch.device("cpu")),
     )
     assert record.adv_loss == pytest.approx(losses[1].item() / 2, rel=1e-6)
     (sum(losses) / 3).backward()

@@ -373,7 +373,7 @@ def test_killed_run_continues_to_the_same_end(place, norm):
 def test_interrupted_run_says_that_the_same_command_continues(capsys, monkeypatch):
     from robustnorm.commands import train
 
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train_run", interrupt)

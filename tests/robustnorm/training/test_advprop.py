@@ -16,7 +16,8 @@ from robustnorm.config import Config
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.norms import NORMS
 from robustnorm.routing import routed_layers
-from robustnorm.training.advprop import advprop_losses, train, validate
+from robustnorm.training.advprop import train, validate
+from robustnorm.training.losses import advprop_losses
 from robustnorm.training.progress import NonFiniteLossError, Position, TrainingStopped
 
 CONFIG = Config(

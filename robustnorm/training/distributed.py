@@ -1,0 +1,193 @@
+"""Many processes train one network: their group, what they agree on, what they average.
+
+Every function also serves a single process, for which it does nothing. Within a group each is
+called by all processes at the same point: it is a message that the others wait for.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from robustnorm.errors import UsageError
+
+_T = TypeVar("_T")
+
+# After this a process that hears nothing from another ends with an error; one that has died is
+# noticed at once.
+_TIMEOUT = timedelta(minutes=30)
+
+
+def launched_processes() -> int:
+    """Returns the number of processes that torchrun started, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def own_device(name: str) -> str:
+    """Returns the name of this process's device: its own GPU of those that the name allows.
+
+    Args:
+        name: ``"auto"``, ``"cuda"`` or another device.
+
+    Raises:
+        UsageError: When many processes are given one GPU.
+    """
+    if launched_processes() == 1 or name == "cpu":
+        return name
+    if name.startswith("cuda:"):
+        raise UsageError(
+            f"each of {launched_processes()} processes takes a GPU of its own, got --device {name};"
+            " use --device cuda, and CUDA_VISIBLE_DEVICES to choose among GPUs"
+        )
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return name
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Joins the group of the processes that torchrun started, for the block.
+
+    Tensors on a GPU travel by NCCL, those on the CPU by Gloo. Without torchrun there is no group;
+    one that is open already is used, and left open.
+
+    Args:
+        device: Of this process.
+    """
+    if launched_processes() == 1 or _in_group():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=_TIMEOUT)
+    yield
+    # Not after an error: the others may not come to this point.
+    dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Returns the number of processes of the group, 1 without one."""
+    return dist.get_world_size() if _in_group() else 1
+
+
+def rank() -> int:
+    """Returns the number of this process in the group, from 0; only 0 writes, logs and shows."""
+    return dist.get_rank() if _in_group() else 0
+
+
+def per_process(batch_size: int) -> int:
+    """Returns each process's images of a batch.
+
+    Raises:
+        UsageError: When they are not equally many.
+    """
+    if batch_size % world_size():
+        raise UsageError(
+            f"--batch_size counts the images of all processes and must divide by their number, got "
+            f"{batch_size} for {world_size()}; try {batch_size - batch_size % world_size()}"
+        )
+    return batch_size // world_size()
+
+
+def own_part(batch: Tensor) -> Tensor:
+    """Returns this process's part of a batch (N, ...), (N / world size, ...)."""
+    return batch.chunk(world_size())[rank()]
+
+
+def any_process(*flags: bool) -> list[bool]:
+    """Says of each flag whether it is set on any process."""
+    if not _in_group():
+        return list(flags)
+    together = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(together, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in together.tolist()]
+
+
+def wait_for_all() -> None:
+    """Returns when all processes have come here."""
+    any_process(False)
+
+
+@contextmanager
+def one_a_node_first() -> Iterator[None]:
+    """Lets one process of each node through the block first: it writes what the others read."""
+    first = not _in_group() or os.environ.get("LOCAL_RANK", "0") == "0"
+    if not first:
+        wait_for_all()
+    try:
+        yield
+    finally:
+        if first:
+            wait_for_all()
+
+
+def gather(value: _T) -> list[_T]:
+    """Returns the values of all processes, by rank."""
+    if not _in_group():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def average(values: Tensor) -> None:
+    """Replaces ``values`` by their mean over the processes, in place, without waiting for them."""
+    if _in_group():
+        dist.all_reduce(values)
+        values /= world_size()
+
+
+@torch.no_grad()
+def average_statistics(model: nn.Module) -> None:
+    """Replaces running statistics by their means over the processes, in place.
+
+    A running mean by the mean of the means, a running variance by the mean of the variances, a
+    second moment likewise, for each branch: what running averages over all processes' batches
+    would be. Counters, which are equal, stay.
+
+    Args:
+        model: Its floating-point buffers named ``running_...`` are averaged.
+    """
+    if not _in_group():
+        return
+    running = [
+        buffer
+        for name, buffer in model.named_buffers()
+        if name.rpartition(".")[2].startswith("running_") and buffer.is_floating_point()
+    ]
+    if running:
+        together = torch.cat([buffer.flatten() for buffer in running])
+        average(together)
+        parts = torch.split(together, [buffer.numel() for buffer in running])
+        for buffer, part in zip(running, parts, strict=True):
+            buffer.copy_(part.view_as(buffer))
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """Returns ``module`` with gradients that are means over the processes; alone, as it is.
+
+    One forward, then one backward. Buffers are left alone: to send them before a forward would
+    overwrite what an earlier one keeps for its backward (pytorch/pytorch#175024), and give rank
+    0's statistics to all.
+    """
+    if not _in_group():
+        return module
+    # The second name is torch 2.13's; the first, older one is deprecated there.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {name: False}
+    return DistributedDataParallel(module, **options)
+
+
+def _in_group() -> bool:
+    return dist.is_available() and dist.is_initialized()

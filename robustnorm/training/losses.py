@@ -1,0 +1,164 @@
+"""AdvProp's step: each learns from clean images and from adversarial ones, each on its branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attacks.contract import require_generator, unchanged
+from attacks.pgd import pgd_step
+from attacks.threat_model import THREAT_MODELS, ThreatModel
+from robustnorm.config import Config
+from robustnorm.routing import route
+from robustnorm.training import distributed
+
+
+def advprop_losses(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    config: Config,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the clean and the adversarial loss of one batch, ready for one backward.
+
+    Adversarial images are made for each adversarial branch, "adv" by default, by its own attack
+    through it, with the statistics that ``config.attack_norm_mode`` names; then one clean forward
+    and one forward of each adversarial branch, normalized by its own batch. On a network without
+    branches all go through the same layers.
+
+    Args:
+        model: In train mode.
+        images: Float (N, C, H, W) in [0, 1].
+        labels: int64 (N,).
+        config: The settings of loss, attack and precision.
+        generator: Of the attack's random start; None when ``config.adversarial`` is False.
+
+    Returns:
+        Two scalars; the second, the sum over the adversarial branches, is None when
+        ``config.adversarial`` is False.
+
+    References:
+        Xie et al., arXiv:1911.09665; Gong et al., arXiv:2102.11382, Eq. 7.
+    """
+    adv_images = adversarial_images(model, images, labels, config, generator)
+    losses: tuple[Tensor, Tensor | None] = StepLosses(model, config)(images, labels, adv_images)
+    return losses
+
+
+class StepLosses(nn.Module):
+    """All losses of a step in one forward, the only one that DistributedDataParallel hears of.
+
+    Args:
+        model: In train mode.
+        config: The settings of loss and precision.
+
+    Shape:
+        images (N, C, H, W), labels (N,), and the images (N, C, H, W) of each adversarial branch,
+        to two scalars as ``advprop_losses`` returns them.
+    """
+
+    def __init__(self, model: nn.Module, config: Config) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def forward(
+        self, images: Tensor, labels: Tensor, adv_images: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        clean_loss = self._loss("clean", images, labels)
+        adv_losses = [self._loss(branch, inputs, labels) for branch, inputs in adv_images.items()]
+        return clean_loss, sum(adv_losses[1:], adv_losses[0]) if adv_losses else None
+
+    def _loss(self, branch: str, inputs: Tensor, labels: Tensor) -> Tensor:
+        with route(self.model, branch), autocast(self.config, inputs.device):
+            logits = self.model(inputs)
+        smoothing = self.config.label_smoothing
+        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+
+def adversarial_images(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: Config,
+    generator: torch.Generator | None,
+) -> dict[str, Tensor]:
+    """Returns each adversarial branch's images; none when ``config.adversarial`` is False.
+
+    Arguments as ``advprop_losses``.
+    """
+    if not config.adversarial:
+        return {}
+    return {
+        branch: _attack(model, branch, images, labels, config, generator)
+        for branch in config.adversarial_branches
+    }
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """Returns the precision of a training forward: bfloat16 where asked for, else float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Puts ``model`` in evaluation mode for the block, then each module back as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _attack(
+    model: nn.Module,
+    branch: str,
+    images: Tensor,
+    labels: Tensor,
+    config: Config,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Makes a branch's images as ``pgd`` does, without the checks that wait for the device."""
+    attack = config.adversarial_branches[branch]
+    ball, epsilon = THREAT_MODELS[attack.threat_model], float(attack.epsilon)
+    statistics: dict[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
+        "batch": unchanged,
+        "batch-update": lambda _: nullcontext(),
+        "eval": eval_mode,
+    }
+    with (
+        statistics[config.attack_norm_mode](model),
+        route(model, branch),
+        autocast(config, images.device),
+    ):
+        adv_images = _random_start(ball, images, epsilon, require_generator(generator))
+        for _ in range(config.train_steps):
+            adv_images, _ = pgd_step(
+                model,
+                adv_images,
+                images,
+                labels,
+                epsilon=epsilon,
+                step_size=float(attack.step_size),
+                threat_model=attack.threat_model,
+            )
+    return adv_images
+
+
+def _random_start(
+    ball: ThreatModel, images: Tensor, epsilon: float, generator: torch.Generator
+) -> Tensor:
+    """Draws for the batch of all processes, so that an image's start does not depend on them."""
+    processes = distributed.world_size()
+    if processes == 1:
+        return ball.random_start(images, epsilon, generator)
+    everywhere = torch.cat([images] * processes)
+    return distributed.own_part(ball.random_start(everywhere, epsilon, generator))
