@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from robustnorm.errors import RefusedFileError, UsageError
 from robustnorm.files import write_atomically
-from robustnorm.registry import some
+from robustnorm.untrusted import parse_json
+from robustnorm.weights import check_weights
 
 _FORMAT = 1
 _MODEL = "model."
@@ -80,7 +81,7 @@ def read_manifest(folder: Path, tag: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest: dict[str, Any] = parse_json(path.read_text())
         complete = {"format", "file", "sha256", "config", "dataset"} <= manifest.keys()
     except (ValueError, AttributeError):
         complete = False
@@ -115,26 +116,24 @@ def load_checkpoint(folder: Path, tag: str) -> Checkpoint:
         raise CheckpointError(f"{path} cannot be read ({error}); train again") from error
 
 
+def check_fits(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Raises a CheckpointError unless ``model``, which may be on the meta device, can take it."""
+    try:
+        check_weights(_part(checkpoint.tensors, _MODEL), model, "the checkpoint")
+    except RefusedFileError as error:
+        raise CheckpointError(str(error)) from error
+
+
 def restore(
     checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> None:
     """Copies a checkpoint into ``model`` and, if given, the momentum into ``optimizer``.
 
     Raises:
-        CheckpointError: When names or shapes differ from the model's; nothing is copied then.
+        CheckpointError: When the weights are not such as the model takes; nothing is copied then.
     """
-    weights = _part(checkpoint.tensors, _MODEL)
-    state = model.state_dict()
-    odd = sorted(
-        {name for name, value in weights.items() if _shape(state.get(name)) != value.shape}
-        | (state.keys() - weights.keys())
-    )
-    if odd:
-        raise CheckpointError(
-            f"the checkpoint does not fit the network: {some(odd)}; "
-            "build the network with the settings saved in the checkpoint"
-        )
-    model.load_state_dict(weights)
+    check_fits(checkpoint, model)
+    model.load_state_dict(_part(checkpoint.tensors, _MODEL))
     if optimizer is not None:
         momentum = _part(checkpoint.tensors, _MOMENTUM)
         for name, parameter in model.named_parameters():
@@ -158,7 +157,3 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
-
-
-def _shape(tensor: Tensor | None) -> torch.Size | None:
-    return None if tensor is None else tensor.shape
