@@ -27,6 +27,7 @@ from robustnorm.diagnose_settings import DiagnoseSettings
 from robustnorm.errors import Status, UserError
 from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.export_settings import ExportSettings
+from robustnorm.import_settings import ImportSettings
 from robustnorm.norms import NORMS
 from robustnorm.packing import PackSettings, UnpackSettings
 from robustnorm.registry import unknown
@@ -111,6 +112,11 @@ COMMANDS = {
         "again, gates.",
         StudyConfig,
         "robustnorm.commands.study:study_runs",
+    ),
+    "import": Command(
+        "Make a run of weights that other code trained, to evaluate them like our own.",
+        ImportSettings,
+        "robustnorm.commands.import_weights:import_run",
     ),
     "export": Command(
         "Write one branch of a trained run as a file for other tools; check it by loading it.",

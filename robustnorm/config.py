@@ -36,6 +36,8 @@ WHAT_TO_EVALUATE = frozenset(
 )
 # Names that no adversarial branch has: the first branch, and that of a network without branches.
 _NO_BRANCHES = ("clean", "single")
+# What is known of weights that other code trained, beside what tells runs apart.
+KNOWN_OF_IMPORTED = frozenset({"network", "final_norm", "width", "input_normalization", "branches"})
 # What tells apart the runs that one config compares.
 COMPARED = frozenset({"norm", "seed", "adversarial"})
 

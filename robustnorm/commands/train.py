@@ -61,7 +61,8 @@ def train_run(
         should_stop: Asked after each step; the state is then saved, and the next call goes on.
 
     Raises:
-        UsageError: When the folder holds a run with other settings or data, or the loss diverges
+        UsageError: When the folder holds imported weights or a run with other settings or data, or
+            the loss diverges
             (the last good checkpoint is kept).
         DataError, CheckpointError: As data and checkpoint tell.
     """
@@ -72,6 +73,8 @@ def train_run(
         if manifest["epoch"] == config.epochs:
             log.info("%s: already trained, in %s", config.run, folder)
             return
+    elif (read_manifest(folder, "best") or {}).get("imported"):
+        raise UsageError(f"{folder} holds imported weights; choose another --name or --seed")
     device = resolve_device(config.device)
     dataset = load_data(config)
     if manifest is not None:

@@ -125,7 +125,9 @@ class Record:
         norm: As ``Config.norm``.
         seed: Of the training run.
         adversarial: False for a plainly trained control.
-        checkpoint: tag, epoch, epochs (planned) and sha256.
+        checkpoint: tag, epoch, epochs (planned) and sha256. Of weights that other code trained
+            also "imported", their file's name, sha256 and layout: both epochs are then 0, and of
+            the config only what the network is.
         config: The settings that decided the training run.
         config_hash: Fingerprint of those.
         history: One entry an epoch, as ``EpochRecord.to_dict``, up to the checkpoint's run's last.
@@ -168,6 +170,11 @@ class Record:
     wall_seconds: float
     images: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def imported(self) -> str:
+        """File of the weights when other code trained them, else ""."""
+        return str(self.checkpoint.get("imported", {}).get("file", ""))
 
     @property
     def n(self) -> int:
