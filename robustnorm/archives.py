@@ -72,7 +72,7 @@ def unpack_tar(archive: Path, into: Path) -> None:
         lzma.LZMAError,
         zlib.error,
     ) as error:
-        reason = str(error).partition("\n")[0].rstrip(":")
+        reason = str(getattr(error, "strerror", None) or error).partition("\n")[0].rstrip(":")
         raise RefusedFileError(
             f"{archive} cannot be unpacked ({reason}); fetch it again, or unpack it and give the "
             "folder"

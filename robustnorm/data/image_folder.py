@@ -159,8 +159,9 @@ def _decode(root: Path, listing: _Listing, content: hashlib._Hash, bar: tqdm[Any
                     )
                 pixels = np.asarray(image)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = str(error).partition(" <")[0]  # without the buffer's address
             raise RefusedDataError(
-                f"{path} is no readable image ({error}); replace or remove it"
+                f"{path} is no readable image ({reason}); replace or remove it"
             ) from error
         if images and pixels.shape != images[0].shape:
             raise DataError(

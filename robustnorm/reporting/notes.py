@@ -27,7 +27,7 @@ def setting_notes(models: list[Model]) -> list[str]:
         "Wilson, 95 %, over the choice of test images, "
         + ("at the mean over seeds." if several else "for this one seed."),
         f"Training: {_each(models, _training)}; seed "
-        f"{_each(models, lambda record: 'not known' if record.imported else str(record.seed))}; protocol "
+        f"{_each(models, _seed)}; protocol "
         f"{_each(models, lambda record: repr(record.protocol['name']))}. "
         f"Checkpoint {_each(models, _checkpoint)}.",
         f"Attack: PGD, {_attacks(protocol)}, uniform random start, through the branch that scores; "
@@ -82,6 +82,10 @@ def _training(record: Record) -> str:
         f"{epochs} epoch{'s' * (epochs > 1)}{shortened}, {images:,} images, "
         f"{config['network']} of width {config['width']}, {config['precision']}"
     )
+
+
+def _seed(record: Record) -> str:
+    return "not known" if record.imported else str(record.seed)
 
 
 def _checkpoint(record: Record) -> str:
