@@ -71,6 +71,7 @@ def test_malicious_file_is_refused_with_no_side_effect_within_the_bounds(outcome
         ("weights-not-a-number", "layer1.0.conv1.weight must be finite"),
         ("negative-variance", "bn1.running_var must be at least 0, got -0.001"),
         ("xz-bomb", "it holds more than"),
+        ("image-that-is-a-program", "cannot identify image file"),
         ("manifest-of-a-network-of-a-terabyte", "of another shape"),
     ],
 )
