@@ -22,8 +22,8 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from benchmarks.workload import images_and_network, machine, peak_mebibytes
-from robustnorm import bind
+from benchmarks.workload import images_and_network, machine, make_images, peak_mebibytes
+from robustnorm import bind, resnet18
 from robustnorm.allocator import keep_freed_memory
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import (
@@ -90,7 +90,9 @@ def measure(job: str, keep: bool, options: argparse.Namespace) -> None:
     """Prints seconds, peak memory and verdicts of one job as JSON."""
     if keep:
         keep_freed_memory()
-    images, labels, network = images_and_network(options.images, options.width)
+    images, labels = make_images(max(options.images, 256))
+    images, labels = images[: options.images], labels[: options.images]
+    network = resnet18("saauxbn", width=options.width).eval()
     network.load_state_dict(torch.load(options.weights, weights_only=True))
     if job in ("torchattacks", "foolbox"):
         model = bind(network, "adv").requires_grad_(False)
@@ -132,7 +134,7 @@ def main() -> None:
         measure(*JOBS[options.job], options)
         return
     keep_freed_memory()
-    images, labels, network = images_and_network(options.images, options.width, steps=40)
+    images, labels, network = images_and_network(options.images, options.width, steps=150)
     options.epsilon = options.epsilon or epsilon_of(network, images, labels, wanted=0.4)
     folder = tempfile.TemporaryDirectory()
     options.weights = f"{folder.name}/weights.pt"
@@ -168,8 +170,8 @@ def main() -> None:
         )
     print(
         f"## Evaluation\n\nSA, PGD-10 and PGD-20 of {options.images} synthetic images of 32x32, "
-        f"ResNet-18 of width {options.width} trained for a few steps, one branch, epsilon "
-        f"{255 * options.epsilon:.2f}/255; "
+        f"ResNet-18 of width {options.width}, trained on them at width 16 and widened, one branch, "
+        f"epsilon {255 * options.epsilon:.2f}/255; "
         f"{options.rounds} rounds; {machine()}.\n"
     )
     headers = [

@@ -126,7 +126,7 @@ def main() -> None:
                 1000 * statistics.median(times) / options.batch,
                 statistics.median(ratios),
                 f"{min(ratios):.3f} to {max(ratios):.3f}",
-                memory_of(row),
+                memory_of(row) if row in ("saauxbn", RELEASE) else None,
             )
         )
     print(

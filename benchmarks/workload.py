@@ -13,31 +13,86 @@ from torch.nn import functional as F
 from robustnorm import resnet18, route
 from robustnorm.runs import device_name
 
+# Width at which a network is trained before it is widened.
+_NARROW = 16
+
 
 def images_and_network(
     count: int, width: int, norm: str = "saauxbn", *, steps: int = 0
 ) -> tuple[Tensor, Tensor, nn.Module]:
     """Returns images of ten classes, labels, and a network in evaluation mode.
 
-    An image is its class's smooth pattern, a smooth pattern of its own, and noise. The network is
-    trained for some steps on clean images, without steps only its running statistics are.
+    An image is its class's smooth pattern, a smooth pattern of its own, and noise. The network has
+    seen them only for its running statistics; with ``steps`` its branch "adv" is trained on them.
+
+    Args:
+        count: Images.
+        width: Of the network; with ``steps`` a multiple of 16.
+        norm: Of the network; with ``steps`` one whose layers are ``RoutedBatchNorm``.
+        steps: Training steps, adversarial at radius 4/255.
     """
-    torch.manual_seed(0)
-    labels = torch.arange(max(count, 256)) % 10
-    patterns = _smooth(10)[labels] * 0.3 + _smooth(len(labels)) * 0.5
-    images = (0.1 + patterns + 0.1 * torch.rand_like(patterns)).clamp(0, 1)
-    network = resnet18(norm, width=width)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05 if steps else 0.0, momentum=0.9)
-    for _ in range(max(steps, 20)):
-        rows = torch.randint(len(images), (32,))
-        optimizer.zero_grad()
-        for branch in ("clean", "adv"):
-            with route(network, branch), torch.set_grad_enabled(steps > 0):
-                loss = F.cross_entropy(network(images[rows]), labels[rows])
-            if steps:
-                loss.backward()
-        optimizer.step()
+    images, labels = make_images(max(count, 256))
+    if steps:
+        narrow = resnet18(norm, width=_NARROW)
+        _train(narrow, images, labels, steps)
+        network = _widen(narrow, resnet18(norm, width=width))
+    else:
+        network = resnet18(norm, width=width)
+        with torch.no_grad():
+            for _ in range(20):
+                rows = torch.randint(len(images), (32,))
+                for branch in ("clean", "adv"):
+                    with route(network, branch):
+                        network(images[rows])
     return images[:count], labels[:count], network.eval()
+
+
+def make_images(count: int) -> tuple[Tensor, Tensor]:
+    """Returns images (count, 3, 32, 32) in [0, 1] and their labels; see ``images_and_network``."""
+    torch.manual_seed(0)
+    labels = torch.arange(count) % 10
+    patterns = _smooth(10)[labels] * 0.3 + _smooth(count) * 0.5
+    return (0.1 + patterns + 0.1 * torch.rand_like(patterns)).clamp(0, 1), labels
+
+
+def _train(network: nn.Module, images: Tensor, labels: Tensor, steps: int) -> None:
+    """Trains the branch "adv" on images of one gradient step from a random start."""
+    epsilon = 4 / 255
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.1 * min(1, (step + 1) / 8) * (1 - step / steps)
+        rows = torch.randint(len(images), (32,))
+        inputs, targets = images[rows], labels[rows]
+        with route(network, "adv"):
+            adv_images = inputs + epsilon * (2 * torch.rand_like(inputs) - 1)
+            adv_images.requires_grad_()
+            loss = F.cross_entropy(network(adv_images), targets)
+            (gradient,) = torch.autograd.grad(loss, adv_images)
+            change = adv_images.detach() - inputs + 1.25 * epsilon * gradient.sign()
+            adv_images = (inputs + change.clamp(-epsilon, epsilon)).clamp(0, 1)
+            loss = F.cross_entropy(network(adv_images), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _widen(narrow: nn.Module, wide: nn.Module) -> nn.Module:
+    """Gives ``wide`` each channel of ``narrow`` several times: it computes the same, at its cost.
+
+    A network of full width is so trained in the time that a narrow one takes.
+    """
+    state = {}
+    for name, target in wide.state_dict().items():
+        value = narrow.state_dict()[name]
+        reads_channels = name == "fc.weight" or value.dim() == 4
+        for dim, size in enumerate(target.shape):
+            copies = size // value.shape[dim]
+            value = value.repeat_interleave(copies, dim)
+            if reads_channels and dim == 1:
+                value = value / copies
+        state[name] = value
+    wide.load_state_dict(state)
+    return wide
 
 
 def _smooth(count: int) -> Tensor:

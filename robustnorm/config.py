@@ -14,7 +14,17 @@ from robustnorm.untrusted import parse_fraction
 # Where and how to run, not what: these may differ between a run and its continuation, and between
 # a checkpoint and the config that evaluates it.
 WHERE = frozenset(
-    {"data", "data_root", "download", "device", "output", "reports", "tensorboard", "compile"}
+    {
+        "data",
+        "data_root",
+        "download",
+        "device",
+        "output",
+        "reports",
+        "tensorboard",
+        "compile",
+        "save_minutes",
+    }
 )
 # What to evaluate of a finished run.
 WHAT_TO_EVALUATE = frozenset(
@@ -120,6 +130,7 @@ class Config:
         channels_last: Memory format of images and weights.
         compile: Run the training network through torch.compile.
         keep_epochs: Epochs whose weights are kept besides best and last.
+        save_minutes: Minutes after which the state is saved within an epoch, besides after each.
         checkpoint: Which weights to evaluate: best, last, or epoch followed by a number.
         test_limit: Test images to evaluate; all by default.
         eval_seed: Of the random starts of the evaluation attack.
@@ -189,6 +200,7 @@ class Config:
     channels_last: bool = True
     compile: bool = False
     keep_epochs: tuple[int, ...] = ()
+    save_minutes: float = 10.0
     tensorboard: bool = False
     device: str = "auto"
     # Evaluation and places
@@ -217,7 +229,14 @@ class Config:
         for field in ("train_limit", "test_limit"):
             value = getattr(self, field)
             self._require(field, value is None or value >= 1, "at least 1, or null for all")
-        for field in ("seed", "eval_seed", "warmup_steps", "weight_decay", "test_curve"):
+        for field in (
+            "seed",
+            "eval_seed",
+            "warmup_steps",
+            "weight_decay",
+            "test_curve",
+            "save_minutes",
+        ):
             self._require(field, getattr(self, field) >= 0, "at least 0")
         for name in self.adversarial_branches:  # whose own values are checked when they are made
             if name in _NO_BRANCHES or not re.fullmatch(r"\w+", name):

@@ -25,9 +25,9 @@ class Outcome(NamedTuple):
     agrees: Tensor
 
 
-def fill(size: int) -> Tensor:
+def fill(size: int, whole: int = CHUNK) -> Tensor:
     """Returns rows of a whole chunk of which ``size`` are there: the last is repeated."""
-    return torch.arange(CHUNK).clamp_max(size - 1)
+    return torch.arange(whole).clamp_max(size - 1)
 
 
 def place(score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,11 +53,11 @@ def exact_float32() -> AbstractContextManager[None]:
     return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
 
 
-def judge_all(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
-    """Judges any number of images in whole chunks."""
+def judge_all(score: nn.Module, images: Tensor, labels: Tensor, whole: int = CHUNK) -> Outcome:
+    """Judges any number of images in whole chunks of a size."""
     chunks = []
-    for places in torch.split(torch.arange(len(images)), CHUNK):
-        rows = places[fill(len(places))]
+    for places in torch.split(torch.arange(len(images)), whole):
+        rows = places[fill(len(places), whole)]
         chunks.append(first(judge(score, images[rows], labels[rows]), len(places)))
     return Outcome(*map(torch.cat, zip(*chunks, strict=True)))
 

@@ -29,6 +29,9 @@ from robustnorm.surgery import fold
 
 Precision = Literal["fp32", "bf16"]
 
+# Iterates on which search and network may differ are few: they are judged in chunks of this size.
+_FEW = 10
+
 
 class Search(NamedTuple):
     """Settings of a PGD search.
@@ -164,17 +167,16 @@ def attack_chunk(
             start=random_start(images, image_ids[rows], own),
             on_iterate=trace,
         )
-        # The first iterates that broke an image in the search, where they break it in earnest.
-        breaking = judge(branch.score, trace.breaking, labels)
+        finals = {step: judge(branch.score, trace.finals[step][0], labels) for step in trace.finals}
+        breaks = _breaks(branch.score, trace, clean.correct, finals, labels)
         unbroken, witnesses = clean.correct, images
-        for step in sorted(set(search.steps)):
+        for step, final in finals.items():
             iterate, right = trace.finals[step]
-            final = judge(branch.score, iterate, labels)
             final = final._replace(agrees=final.correct == right)
             witnesses = choose(unbroken, iterate, witnesses)
             unbroken = unbroken & final.correct
             fallen = trace.broken[step]
-            broken = fallen & ~breaking.correct
+            broken = fallen & breaks
             any_correct = unbroken & ~broken
             agrees = any_correct == (clean.correct & ~fallen)
             key = Key(f"pgd-{step}", "final", branch.name, branch.name)
@@ -189,6 +191,28 @@ def attack_chunk(
     if adv_images is not None:
         adv_images.update({key: images[:size] for key, images in kept.items()})
     return {key: first(outcome, size) for key, outcome in outcomes.items()}
+
+
+def _breaks(
+    score: nn.Module,
+    trace: _Trace,
+    standing: Tensor,
+    finals: Mapping[int, Outcome],
+    labels: Tensor,
+) -> Tensor:
+    """Returns which images the network itself misclassifies where the search first did; (N,).
+
+    It is asked only where that decides: where the clean image and all final iterates are right.
+    """
+    decides = torch.zeros_like(standing)
+    for step, final in finals.items():
+        standing = standing & final.correct
+        decides |= standing & trace.broken[step]
+    rows = decides.nonzero().flatten()
+    breaks = torch.zeros_like(standing)
+    if len(rows):
+        breaks[rows] = ~judge_all(score, trace.breaking[rows], labels[rows], _FEW).correct
+    return breaks
 
 
 class _Trace:

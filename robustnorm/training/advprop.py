@@ -94,6 +94,8 @@ def train(
     position: Position | None = None,
     bar: tqdm[Any] | None = None,
     should_stop: ShouldStop = never,
+    save_is_due: Callable[[], bool] = lambda: False,
+    save: Callable[[Position], None] = lambda _: None,
 ) -> Iterator[EpochRecord]:
     """Trains epoch by epoch; yields a record after each, with the model in evaluation mode.
 
@@ -112,6 +114,8 @@ def train(
         position: Where the run stands; at its beginning by default.
         bar: Progress in images, advanced and annotated if given.
         should_stop: Asked after each step.
+        save_is_due: Asked after each step.
+        save: Called after a step when it is due, with the position to continue from.
 
     Raises:
         TrainingStopped: When ``should_stop`` says so, with the position to continue from.
@@ -133,10 +137,14 @@ def train(
             forward, split, config, augmentation, optimizer, epoch, here.step, losses, bar
         ):
             # After the last step comes a validation, which nothing interrupts.
-            if should_stop(validation_seconds if step == steps else 0.0):
+            stop = should_stop(validation_seconds if step == steps else 0.0)
+            if stop or save_is_due():
                 _check_finite(losses[:step], epoch)
                 seconds = here.seconds + time.perf_counter() - clock
-                raise TrainingStopped(Position(epoch, losses[:step].tolist(), seconds))
+                reached = Position(epoch, losses[:step].tolist(), seconds)
+                if stop:
+                    raise TrainingStopped(reached)
+                save(reached)
         clean_loss, adv_loss = losses.mean(0).tolist()
         seconds = here.seconds + time.perf_counter() - clock
         model.eval()

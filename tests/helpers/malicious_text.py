@@ -6,6 +6,7 @@ import sys
 import tarfile
 
 from malicious_case import case, write
+from manifests import rewrite_manifest
 from record_factory import make_record
 
 from robustnorm import cli, resnet18
@@ -84,8 +85,7 @@ def run(folder, **changes):
     save_checkpoint(folder / "run", "best", model, {"config": config.to_dict(), "dataset": data})
     path = folder / "run" / "best.json"
     manifest = json.loads(path.read_text())
-    changes = {name: change(manifest) for name, change in changes.items()}
-    write(path, json.dumps(manifest | changes))
+    rewrite_manifest(path, **{name: change(manifest) for name, change in changes.items()})
     return lambda: load_model(folder / "run")
 
 
@@ -144,7 +144,7 @@ def manifest_of_settings_of_a_wrong_type(folder):
 def manifest_with_a_key_twice(folder):
     read = run(folder)
     path = folder / "run" / "best.json"
-    write(path, path.read_text().replace('"format": 1', '"format": 1, "format": 1'))
+    write(path, path.read_text().replace('"file"', '"file": "", "file"', 1))
     return read
 
 
