@@ -18,7 +18,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import (
+    ArgumentError,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    set_parsing_settings,
+)
 from jsonargparse.typing import register_type
 
 from robustnorm.campaign import Campaign, ready_plans
@@ -29,11 +34,13 @@ from robustnorm.diagnose_settings import DiagnoseSettings
 from robustnorm.errors import Status, UserError
 from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.export_settings import ExportSettings
+from robustnorm.import_settings import ImportSettings
 from robustnorm.norms import NORMS
 from robustnorm.packing import PackSettings, UnpackSettings
 from robustnorm.registry import unknown
 from robustnorm.replay_settings import ReplaySettings
 from robustnorm.stopping import SignalStop, Stopped
+from robustnorm.untrusted import check_yaml, parse_fraction
 
 
 class Command(NamedTuple):
@@ -129,6 +136,11 @@ COMMANDS = {
         ReplaySettings,
         "robustnorm.commands.replay:replay_step",
     ),
+    "import": Command(
+        "Make a run of weights that other code trained, to evaluate them like our own.",
+        ImportSettings,
+        "robustnorm.commands.import_weights:import_run",
+    ),
     "export": Command(
         "Write one branch of a trained run as a file for other tools; check it by loading it.",
         ExportSettings,
@@ -150,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with stop.installed():
         try:
             command, settings, path = parse(sys.argv[1:] if arguments is None else arguments)
+        except UserError as error:
+            return _fail(str(error), error.status)
         except (ArgumentError, ValueError) as error:
             return _fail(_with_nearest(str(error)))
         status = _run(command, settings, path, stop)
@@ -208,7 +222,11 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     if words[:1] == ["demo"] and not any(word.startswith("--config") for word in words):
         words.insert(1, "--config=digits")
     parser = _parser()
-    parsed = parser.parse_args([_find_config(word) for word in _joined(words)])
+    words = [_find_config(word) for word in _joined(words)]
+    for word in words:
+        if word.startswith("--config="):
+            check_yaml(Path(word.removeprefix("--config=")))
+    parsed = parser.parse_args(words)
     command, values = COMMANDS[parsed.command], parser.instantiate(parsed)[parsed.command]
     names = [field.name for field in fields(command.settings)]
     settings = command.settings(**{name: values[name] for name in names})
@@ -243,9 +261,15 @@ class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Keeps the lines of the table of exit statuses."""
 
 
+# The types of the settings that are dataclasses themselves.
+_NAMED_TYPES = ("robustnorm.config.BranchAttack", "robustnorm.campaign.Plan")
+
+
 @cache  # a campaign reads many configs
 def _parser() -> ArgumentParser:
-    register_type(Fraction, serializer=str, deserializer=_fraction)
+    # A value may name a subclass of its type by its module, which would be imported to look at it.
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(_NAMED_TYPES))
+    register_type(Fraction, serializer=str, deserializer=parse_fraction)
     parser = ArgumentParser(
         prog="robustnorm",
         description="Adversarial training and evaluation of normalization layers.",
@@ -299,13 +323,6 @@ def _find_config(word: str) -> str:
     path = folder / f"{name}.yaml"
     here = Path.cwd()
     return f"--config={path.relative_to(here) if path.is_relative_to(here) else path}"
-
-
-def _fraction(value: object) -> Fraction:
-    try:
-        return Fraction(str(value))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"a number such as 8/255 or 0.03 is required, got '{value}'") from None
 
 
 def _with_nearest(message: str) -> str:

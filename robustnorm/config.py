@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
+from robustnorm.errors import RefusedFileError
+from robustnorm.untrusted import parse_fraction
+
 # Where and how to run, not what: these may differ between a run and its continuation, and between
 # a checkpoint and the config that evaluates it.
 WHERE = frozenset(
@@ -44,6 +47,8 @@ WHAT_TO_EVALUATE = frozenset(
 )
 # Names that no adversarial branch has: the first branch, and that of a network without branches.
 _NO_BRANCHES = ("clean", "single")
+# What is known of weights that other code trained, beside what tells runs apart.
+KNOWN_OF_IMPORTED = frozenset({"network", "final_norm", "width", "input_normalization", "branches"})
 # What tells apart the runs that one config compares.
 COMPARED = frozenset({"norm", "seed", "adversarial"})
 
@@ -288,22 +293,34 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """Returns the settings that ``to_dict`` gave, here or in an earlier version."""
-        typed = dict(values)
-        typed.pop("autoattack", None)  # chose what to evaluate, now one of ``attacks``
-        for field in ("epsilon", "step_size"):
-            if field in typed:
-                typed[field] = Fraction(str(typed[field]))
-        for field in ("milestones", "keep_epochs", "attacks"):
-            if field in typed:
-                typed[field] = tuple(typed[field])
-        typed["branches"] = {
-            name: BranchAttack(
-                attack["threat_model"], *(Fraction(attack[k]) for k in ("epsilon", "step_size"))
-            )
-            for name, attack in typed.get("branches", {}).items()
-        }
-        return cls(**typed)
+        """Returns the settings that ``to_dict`` gave, here or in an earlier version.
+
+        Raises:
+            RefusedFileError: On anything else.
+        """
+        try:
+            typed = dict(values)
+            typed.pop("autoattack", None)  # chose what to evaluate, now one of ``attacks``
+            for field in ("epsilon", "step_size"):
+                if field in typed:
+                    typed[field] = parse_fraction(typed[field])
+            for field in ("milestones", "keep_epochs", "attacks"):
+                if field in typed:
+                    typed[field] = tuple(typed[field])
+            typed["branches"] = {
+                name: BranchAttack(
+                    attack["threat_model"],
+                    parse_fraction(attack["epsilon"]),
+                    parse_fraction(attack["step_size"]),
+                )
+                for name, attack in typed.get("branches", {}).items()
+            }
+            return cls(**typed)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RefusedFileError(
+                f"the saved settings are none that this version reads ({error}); remove the file "
+                "that holds them"
+            ) from error
 
     def differences(self, other: Config, ignore: frozenset[str]) -> dict[str, tuple[Any, Any]]:
         """Returns the settings that differ, as field: (self's, other's)."""

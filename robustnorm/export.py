@@ -12,14 +12,17 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from robustnorm.errors import UserError
+from robustnorm.foreign import read_weights
 from robustnorm.models.resnet import preact_resnet18, resnet18
 from robustnorm.routing import bind
 from robustnorm.surgery import fold
+from robustnorm.untrusted import parse_json
+from robustnorm.weights import check_weights
 
 # Largest difference of a logit between the network and the file: fusing rounds anew in float32.
 TOLERANCE = 1e-4
@@ -125,11 +128,11 @@ def load_exported(path: Path) -> Network:
     """
     if path.is_dir():
         return _read_weights(
-            path / "model.safetensors", json.loads((path / "config.json").read_text())
+            path / "model.safetensors", parse_json((path / "config.json").read_text())
         )
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
-            return _read_weights(path, json.loads(file.metadata()["config"]))
+            return _read_weights(path, parse_json(file.metadata()["config"]))
     if path.suffix == ".onnx":
         return _read_onnx(path)
     program: Network = torch.export.load(path).module()
@@ -234,8 +237,11 @@ def _write_huggingface(
 
 
 def _read_weights(path: Path, config: dict[str, Any]) -> nn.Module:
+    weights = read_weights(path)
+    with torch.device("meta"):  # a network of a size that its weights do not have is not built
+        check_weights(weights, _NETWORKS[config["network"]](**config["arguments"]), str(path))
     network = _NETWORKS[config["network"]](**config["arguments"])
-    network.load_state_dict(load_file(path))
+    network.load_state_dict(weights)
     return network.eval()
 
 

@@ -12,10 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from robustnorm.registry import Registry, some
+from robustnorm.errors import RefusedFileError
+from robustnorm.registry import Registry
 from robustnorm.routing import branches_of
+from robustnorm.weights import check_weights
 
 State = Mapping[str, Tensor]
+
+# What nn.DataParallel puts before each name.
+_PARALLEL = "module."
 
 LOADERS = Registry(
     "layout",
@@ -24,6 +29,7 @@ LOADERS = Registry(
         "advprop-mixbn": "robustnorm.loaders:advprop_mixbn",
         "oat-dualbn": "robustnorm.loaders:oat_dualbn",
         "sandwich-release": "robustnorm.loaders:sandwich_release",
+        "plain": "robustnorm.loaders:plain",
     },
 )
 
@@ -45,8 +51,9 @@ def load_released(
         branches: Names of the state's sets, the one for clean images first: those of ``model``.
 
     Raises:
-        ValueError: On an unknown layout, a model with other branches, or tensors that are missing,
-            left over or of another shape, all named; nothing is loaded then.
+        ValueError: On an unknown layout, or a model with other branches.
+        RefusedFileError: On tensors that are missing, left over, of another shape or type, or hold
+            what weights cannot be, all named; nothing is loaded then.
 
     Examples:
         >>> from robustnorm import convert
@@ -64,24 +71,22 @@ def load_released(
             f"the model has the branches {known}, the state is said to hold {tuple(branches)}; "
             "give the model's names in the state's order with branches=, clean images first"
         )
-    loaded: dict[str, Tensor] = loader(state)
-    expected = model.state_dict()
-    shapes = [
-        f"{name} {tuple(loaded[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in expected.keys() & loaded.keys()
-        if loaded[name].shape != expected[name].shape
-    ]
-    faults = {
-        "missing": expected.keys() - loaded.keys(),
-        "not in the network": loaded.keys() - expected.keys(),
-        "of another shape": shapes,
-    }
-    if any(faults.values()):
-        found = "; ".join(f"{what}: {some(names)}" for what, names in faults.items() if names)
-        raise ValueError(
-            f"the state, read as '{layout}', does not fit the network ({found}); nothing was loaded"
-        )
+    source = f"the state, read as '{layout}',"
+    try:
+        loaded: dict[str, Tensor] = loader(state)
+    except (RuntimeError, IndexError) as error:  # of torch, on tensors of strange shapes
+        raise RefusedFileError(f"{source} has tensors that do not go together ({error})") from error
+    check_weights(loaded, model, source)
     model.load_state_dict(loaded)
+
+
+def plain(state: State) -> dict[str, Tensor]:
+    """Reads a state_dict of our own names.
+
+    Args:
+        state: Name to tensor.
+    """
+    return {name.removeprefix(_PARALLEL): value for name, value in state.items()}
 
 
 def timm_splitbn(state: State) -> dict[str, Tensor]:
@@ -177,7 +182,7 @@ def _stack(state: State, pattern: str, row: Callable[[str], int]) -> dict[str, T
     """Stacks the tensors of a layer's sets, the first of which may stand under the plain name."""
     rest, stacked = dict[str, Tensor](), dict[str, dict[int, Tensor]]()
     for name, value in state.items():
-        name = name.removeprefix("module.")
+        name = name.removeprefix(_PARALLEL)
         if match := re.fullmatch(pattern, name):
             plain = f"{match['layer']}.{match['tensor']}"
             stacked.setdefault(plain, {})[row(match["set"])] = value

@@ -12,14 +12,16 @@ import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from robustnorm.errors import RefusedFileError, UsageError
+from robustnorm.untrusted import is_inside, parse_json
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
+_ENTRY = {"name": str, "bytes": int, "sha256": str}
 _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -192,28 +194,23 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _read_manifest(source: Path) -> dict[str, Any]:
     path = source / _MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest: dict[str, Any] = parse_json(path.read_text())
         if manifest["format"] != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
         for entry in manifest["pieces"] + manifest["files"]:
-            if not {"name", "bytes", "sha256"} <= entry.keys():
-                raise ValueError("an entry is incomplete")
+            if {name: type(value) for name, value in entry.items()} != _ENTRY:
+                raise ValueError("an entry is not name, bytes and sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PackError(f"{path} is no manifest of a pack ({error}); pack again") from error
     for kind in ("pieces", "files"):
-        names = [str(entry["name"]) for entry in manifest[kind]]
+        names = [entry["name"] for entry in manifest[kind]]
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise PackError(f"{path} names {twice[0]} twice; pack again")
-        outside = [name for name in names if not _is_inside(name)]
+        outside = [name for name in names if not is_inside(name)]
         if outside:
             raise PackError(f"{path} names {outside[0]}, which leads outside; do not trust it")
     return manifest
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
 def _check_pieces(source: Path, pieces: Sequence[dict[str, Any]]) -> None:
@@ -225,7 +222,8 @@ def _check_pieces(source: Path, pieces: Sequence[dict[str, Any]]) -> None:
         if not path.is_file():
             problems.append(f"{piece['name']} is missing")
             continue
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != piece["sha256"]:
             copied = f" (it is {names[digest]} once more)" if digest in names else ""
             problems.append(f"{piece['name']} is damaged{copied}")
@@ -242,15 +240,23 @@ def _check_pieces(source: Path, pieces: Sequence[dict[str, Any]]) -> None:
 def _extract(stream: Path, made: Path, files: Sequence[dict[str, Any]]) -> None:
     """Extracts an archive that must hold exactly the files told, and checks them."""
     wanted = {entry["name"]: entry for entry in files}
-    with tarfile.open(stream, "r:") as archive:
-        members = archive.getmembers()
-        names = sorted(member.name for member in members)
-        if names != sorted(wanted) or not all(member.isreg() for member in members):
-            raise PackError("the pack does not hold the files that its manifest names; pack again")
-        try:
-            archive.extractall(made, filter="data")
-        except tarfile.FilterError as error:
-            raise PackError(f"the pack holds what must not be unpacked: {error}") from error
+    sizes = {name: entry["bytes"] for name, entry in wanted.items()}
+    try:
+        with tarfile.open(stream, "r:") as archive:
+            members = archive.getmembers()
+            if sorted(member.name for member in members) != sorted(wanted) or not all(
+                # A sparse file may be of any size.
+                member.isreg() and not member.issparse() and member.size == sizes[member.name]
+                for member in members
+            ):
+                raise PackError(
+                    "the pack does not hold the files that its manifest names; pack again"
+                )
+            for member in members:
+                (made / member.name).parent.mkdir(parents=True, exist_ok=True)
+                (made / member.name).write_bytes(_content(archive, member))
+    except (tarfile.TarError, OSError) as error:
+        raise PackError(f"the pack cannot be unpacked ({error}); pack again") from error
     for name, entry in wanted.items():
         if _entry(name, (made / name).read_bytes()) != entry:
             raise PackError(f"{name} in the pack is not what was packed; pack again")

@@ -13,7 +13,7 @@ from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Augmentation, Dataset
 from robustnorm.errors import UsageError
 from robustnorm.models.resnet import preact_resnet18, resnet18
-from robustnorm.training.checkpoint import load_checkpoint, read_manifest, restore
+from robustnorm.training.checkpoint import check_fits, load_checkpoint, read_manifest, restore
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -141,6 +141,8 @@ def load_model(folder: Path, tag: str = "best") -> tuple[nn.Module, dict[str, An
     """
     checkpoint = load_checkpoint(folder, tag)
     config = Config.from_dict(checkpoint.manifest["config"])
+    with torch.device("meta"):  # a network of a size that its weights do not have is not built
+        check_fits(checkpoint, build_model(config, checkpoint.manifest["dataset"]))
     model = build_model(config, checkpoint.manifest["dataset"])
     restore(checkpoint, model)
     return model.eval(), checkpoint.manifest

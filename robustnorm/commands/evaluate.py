@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustnorm.commands import Unreliable
-from robustnorm.config import WHERE, Config
+from robustnorm.config import COMPARED, KNOWN_OF_IMPORTED, WHERE, Config
 from robustnorm.data.dataset import Dataset, Split, subset
 from robustnorm.errors import OutOfMemoryError, UsageError
 from robustnorm.evaluation.checks import check_installed, run_checks
@@ -209,6 +209,9 @@ def evaluate_run(
     seconds = Journal(journal, wanted).seconds + time.perf_counter() - clock
     # Paths and devices are left out: they decide nothing, and a record may be published.
     settings = {key: value for key, value in trained.to_dict().items() if key not in WHERE}
+    imported = manifest.get("imported")
+    if imported:
+        settings = {key: settings[key] for key in sorted(COMPARED | KNOWN_OF_IMPORTED)}
     record = Record(
         name=str(config.name),
         norm=trained.norm,
@@ -217,9 +220,10 @@ def evaluate_run(
         checkpoint={
             "tag": config.checkpoint,
             "epoch": manifest["epoch"],
-            "epochs": trained.epochs,
+            "epochs": 0 if imported else trained.epochs,
             "sha256": manifest["sha256"],
-        },
+        }
+        | ({"imported": imported} if imported else {}),
         config=settings,
         config_hash=fingerprint(settings),
         history=(read_manifest(folder, "last") or manifest)["history"],

@@ -59,9 +59,9 @@ def train_run(
         should_stop: As ``train`` asks it; the state is then saved, and the next call goes on.
 
     Raises:
-        UsageError: When the folder holds a run with other settings or data, another process
-            trains there, the loss diverges (the last good checkpoint is kept), or the processes
-            that torchrun started cannot share the work.
+        UsageError: When the folder holds imported weights or a run with other settings or data,
+            another process trains there, the loss diverges (the last good checkpoint is kept), or
+            the processes that torchrun started cannot share the work.
         DiskError: When there is too little space, before training or later; what is saved stays.
         OutOfMemoryError: When memory does not suffice for a step; what is saved stays.
         DataError, CheckpointError: As data and checkpoint tell.
@@ -112,10 +112,12 @@ def _is_trained(config: Config, folder: Path) -> bool:
     """Returns whether the folder's run has all its epochs.
 
     Raises:
-        UsageError: When it was started with other settings.
+        UsageError: When it was started with other settings, or holds imported weights.
     """
     manifest = read_manifest(folder, "last")
     if manifest is None:
+        if (read_manifest(folder, "best") or {}).get("imported"):
+            raise UsageError(f"{folder} holds imported weights; choose another --name or --seed")
         return False
     check_same_run(config, manifest, folder)
     return bool(manifest["epoch"] == config.epochs)

@@ -1,5 +1,9 @@
-from robustnorm.errors import UserError
+from robustnorm.errors import RefusedFileError, UserError
 
 
 class DataError(UserError):
     """Data that cannot be used; the message names the file and the repair."""
+
+
+class RefusedDataError(DataError, RefusedFileError):
+    """A file of images is damaged or not to be trusted."""

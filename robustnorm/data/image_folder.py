@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
+from robustnorm.archives import unpack_tar
 from robustnorm.data.dataset import Augmentation, Dataset, Split
-from robustnorm.data.errors import DataError
+from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.errors import RefusedFileError
 from robustnorm.files import write_atomically
+from robustnorm.untrusted import MOST_PIXELS
 
+# Formats of plain pixels: others that Pillow opens call programs, such as Ghostscript.
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _CHANNELS = {"L": 1, "RGB": 3}
 
 # Known copies by content, so that reports name them as what they are.
@@ -45,7 +50,7 @@ def load_image_folder(path: Path, *, cache: Path) -> Dataset:
         cache: Folder for the unpacked archive and the decoded images.
 
     Raises:
-        DataError: With the file and the repair.
+        DataError: With the file and the repair; a RefusedDataError where the file is at fault.
     """
     root = _unpack(path, cache) if path.is_file() else path
     classes = _classes(root)
@@ -142,15 +147,21 @@ def _decode(root: Path, listing: _Listing, content: hashlib._Hash, bar: tqdm[Any
         data = path.read_bytes()
         content.update(f"{name}\0{len(data)}\0".encode() + data)
         try:
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise RefusedDataError(
+                        f"{path} has {image.width}x{image.height} pixels, of at most "
+                        f"{MOST_PIXELS:,}; make it smaller or remove it"
+                    )
                 if image.mode not in _CHANNELS:
                     raise DataError(
                         f"{path} is of mode {image.mode}; convert it to RGB or to grey (L)"
                     )
                 pixels = np.asarray(image)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{path} is no readable image ({error}); replace or remove it"
+            reason = str(error).partition(" <")[0]  # without the buffer's address
+            raise RefusedDataError(
+                f"{path} is no readable image ({reason}); replace or remove it"
             ) from error
         if images and pixels.shape != images[0].shape:
             raise DataError(
@@ -183,16 +194,9 @@ def _unpack(archive: Path, cache: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
             unpacked = Path(temporary) / "unpacked"
             try:
-                with tarfile.open(archive) as tar:
-                    members = tqdm(tar, desc=f"unpacking {archive.name}", unit="file", disable=None)
-                    # "data" refuses links and members that would leave the folder.
-                    tar.extractall(unpacked, members=members, filter="data")
-            except (tarfile.TarError, OSError, EOFError) as error:
-                reason = str(error).splitlines()[0].rstrip(":")
-                raise DataError(
-                    f"{archive} cannot be unpacked ({reason}); fetch it again, or unpack it and "
-                    "give the folder"
-                ) from error
+                unpack_tar(archive, unpacked)
+            except RefusedFileError as error:
+                raise RefusedDataError(str(error)) from error
             shutil.move(unpacked, target)
     inner = [entry for entry in target.iterdir() if _visible(entry)]
     if len(inner) == 1 and inner[0].is_dir() and inner[0].name not in ("train", "test"):

@@ -15,6 +15,7 @@ from torch import Tensor
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.records import RecordError
 from robustnorm.files import write_atomically
+from robustnorm.untrusted import parse_json
 
 _IDS = "image_ids"
 
@@ -58,7 +59,7 @@ def read_chunk(path: Path, sha256: str) -> KeptChunk:
             raise RecordError(f"{path} is not the file that the record names: its sha256 differs")
         tensors = numpy.load(data)
         image_ids = tensors.pop(_IDS)
-        return KeptChunk(image_ids, {Key(*json.loads(name)): x for name, x in tensors.items()})
+        return KeptChunk(image_ids, {Key(*parse_json(name)): x for name, x in tensors.items()})
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, RecordError):
             raise

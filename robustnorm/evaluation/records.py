@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from robustnorm.errors import RefusedFileError, UsageError
 from robustnorm.evaluation.serving import RULES
 from robustnorm.files import write_atomically
+from robustnorm.untrusted import is_inside, is_name, parse_json
 
 _SCHEMA = 2
 # The branch of a network that has none.
@@ -124,7 +125,9 @@ class Record:
         norm: As ``Config.norm``.
         seed: Of the training run.
         adversarial: False for a plainly trained control.
-        checkpoint: tag, epoch, epochs (planned) and sha256.
+        checkpoint: tag, epoch, epochs (planned) and sha256. Of weights that other code trained
+            also "imported", their file's name, sha256 and layout: both epochs are then 0, and of
+            the config only what the network is.
         config: The settings that decided the training run.
         config_hash: Fingerprint of those.
         history: One entry an epoch, as ``EpochRecord.to_dict``, up to the checkpoint's run's last.
@@ -167,6 +170,11 @@ class Record:
     wall_seconds: float
     images: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def imported(self) -> str:
+        """File of the weights when other code trained them, else ""."""
+        return str(self.checkpoint.get("imported", {}).get("file", ""))
 
     @property
     def n(self) -> int:
@@ -240,16 +248,17 @@ class Record:
             RecordError: On anything else.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             if content.pop("schema") != _SCHEMA:
                 raise RecordError(f"it is of another schema than {_SCHEMA}")
-            if isinstance(content["image_ids"], int):
-                content["image_ids"] = list(range(content["image_ids"]))
-            n = len(content["image_ids"])
             labels = np.frombuffer(base64.b64decode(content["labels"], validate=True), "<u2")
+            content["labels"] = labels.tolist()
+            ids = content["image_ids"]
+            n = ids if isinstance(ids, int) else len(ids)
             if len(labels) != n:
                 raise RecordError(f"it has {len(labels)} labels for {n} images")
-            content["labels"] = labels.tolist()
+            content["image_ids"] = list(range(n)) if isinstance(ids, int) else ids
+            _check_paths(content)
             for name, part in _PARTS.items():
                 content[name] = [part(**entry) for entry in content[name]]
             verdicts = []
@@ -289,6 +298,18 @@ class Record:
 
 # Parts of a record that are lists of plain values.
 _PARTS: dict[str, type[Any]] = {"checks": Check, "curve": CurvePoint, "examples": Example}
+
+
+def _check_paths(content: dict[str, Any]) -> None:
+    """Raises a RecordError where a name, of which paths are made, leads elsewhere."""
+    config, images = content["config"], content.get("images", {})
+    names = [content["checkpoint"]["tag"], content["norm"], *content.get("sources", {})]
+    names += [config[name] for name in ("norm", "checkpoint") if name in config]
+    names += [images["folder"], *images["files"]] if images else []
+    odd = [name for name in names if not is_name(name)]
+    odd += [] if is_inside(content["name"]) else [content["name"]]
+    if odd:
+        raise RecordError(f"it names '{str(odd[0])[:80]}', which leads elsewhere")
 
 
 def fingerprint(content: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ tags:
 
 # {network} with {norm}, branch "{branch}"
 
-{training} on {train_images:,} images of {data} ({classes} classes), {epoch} of {epochs} epochs.
+{training}.
 This is one branch, folded: an ordinary network, from images (N, {channels}, H, W) in [0, 1] to
 logits; mean and deviation are applied inside. `config.json` describes the network,
 `model.safetensors` holds its weights.
@@ -43,21 +43,25 @@ def model_card(content: dict[str, Any], manifest: dict[str, Any], record: Record
         manifest: Of the checkpoint.
         record: Of the checkpoint's evaluation, whose tables the card prints.
     """
-    attack = f"against Linf attacks of epsilon {content['epsilon']}"
     return _CARD.format(
         network=content["network"],
         norm=NAMES.get(content["trained_norm"], content["trained_norm"]),
         branch=content["branch"],
-        training=f"Trained with AdvProp {attack}"
-        if content["adversarial"]
-        else "Trained on clean images only",
-        train_images=manifest["dataset"]["train_images"],
-        data=manifest["dataset"]["name"],
-        classes=len(content["classes"]),
+        training=_training(content, manifest),
         channels=content["arguments"]["in_channels"],
-        epoch=manifest["epoch"],
-        epochs=manifest["config"]["epochs"],
         results="\n".join(map(to_markdown, tables([record])))
         if record
         else "This checkpoint has not been evaluated: nothing is known of its accuracy.\n",
+    )
+
+
+def _training(content: dict[str, Any], manifest: dict[str, Any]) -> str:
+    data = f"{manifest['dataset']['name']} ({len(content['classes'])} classes)"
+    if imported := manifest.get("imported"):
+        return f"Weights imported from {imported['file']} for {data}, of a training not known"
+    attack = f"against Linf attacks of epsilon {content['epsilon']}"
+    how = f"with AdvProp {attack}" if content["adversarial"] else "on clean images only"
+    return (
+        f"Trained {how} on {manifest['dataset']['train_images']:,} images of {data}, "
+        f"{manifest['epoch']} of {manifest['config']['epochs']} epochs"
     )

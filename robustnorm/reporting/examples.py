@@ -15,6 +15,7 @@ from PIL import Image
 
 from robustnorm.evaluation.records import Example, Record, RecordError
 from robustnorm.reporting.models import Model
+from robustnorm.untrusted import MOST_PIXELS
 
 # Characters that the grid may add to a page: rows are left out beyond it.
 BUDGET = 700_000
@@ -127,6 +128,8 @@ def _row(
 def _decode(png: str, image_id: int) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(base64.b64decode(png, validate=True)), formats=["PNG"]) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise RecordError(f"example {image_id} has more than {MOST_PIXELS:,} pixels")
             return np.asarray(image)
     except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
         raise RecordError(

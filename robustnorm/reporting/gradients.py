@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustnorm.evaluation.records import RecordError
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.reporting.render import Table
+from robustnorm.untrusted import parse_json
 
 if TYPE_CHECKING:
     from robustnorm.evaluation.diagnosis import Diagnosis
@@ -74,7 +74,7 @@ def read_gradients(path: Path) -> dict[str, Any]:
         RecordError: When the file does not hold one.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = parse_json(path.read_text())
         if content["schema"] != 1:
             raise ValueError(f"schema 1 is required, got {content['schema']}")
         for name in ("title", "kind", "setting"):

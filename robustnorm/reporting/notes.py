@@ -27,7 +27,7 @@ def setting_notes(models: list[Model]) -> list[str]:
         "Wilson, 95 %, over the choice of test images, "
         + ("at the mean over seeds." if several else "for this one seed."),
         f"Training: {_each(models, _training)}; seed "
-        f"{_each(models, lambda record: str(record.seed))}; protocol "
+        f"{_each(models, _seed)}; protocol "
         f"{_each(models, lambda record: repr(record.protocol['name']))}. "
         f"Checkpoint {_each(models, _checkpoint)}.",
         f"Attack: PGD, {_attacks(protocol)}, uniform random start, through the branch that scores; "
@@ -70,6 +70,11 @@ def _search_note(records: list[Record]) -> str:
 
 
 def _training(record: Record) -> str:
+    if record.imported:
+        return (
+            f"weights imported from {record.imported}, how they were trained is not known; "
+            f"{record.config['network']} of width {record.config['width']}"
+        )
     config, images = record.config, record.dataset["train_images"]
     epochs, paper = record.checkpoint["epochs"], SETTING["epochs"]
     shortened = f" (shortened: the paper trains {paper})" if epochs < paper else ""
@@ -79,7 +84,13 @@ def _training(record: Record) -> str:
     )
 
 
+def _seed(record: Record) -> str:
+    return "not known" if record.imported else str(record.seed)
+
+
 def _checkpoint(record: Record) -> str:
+    if record.imported:
+        return "as imported"
     return f"'{record.checkpoint['tag']}' of epoch {record.checkpoint['epoch']}"
 
 
@@ -95,6 +106,8 @@ def _each(models: list[Model], describe: Callable[[Record], str]) -> str:
 
 
 def _differing(record: Record) -> list[str]:
+    if record.imported:
+        return ["weights imported, of a training that is not known"]
     ours = {
         "data": record.dataset["name"],
         "training images": record.dataset["train_images"],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from robustnorm.evaluation.records import Record
 from robustnorm.reporting.models import Model
 from robustnorm.reporting.render import Cell, Table
 
@@ -38,8 +39,7 @@ def provenance(models: Sequence[Model]) -> Provenance:
             name,
             str(record.seed),
             record.name,
-            f"{record.checkpoint['tag']}, epoch {record.checkpoint['epoch']} of "
-            f"{record.checkpoint['epochs']}",
+            _checkpoint(record),
             record.checkpoint["sha256"][:12],
             record.config_hash,
             record.protocol_hash,
@@ -90,3 +90,10 @@ def provenance(models: Sequence[Model]) -> Provenance:
             [],
         ),
     )
+
+
+def _checkpoint(record: Record) -> str:
+    checkpoint = record.checkpoint
+    if record.imported:
+        return f"imported from {record.imported}"
+    return f"{checkpoint['tag']}, epoch {checkpoint['epoch']} of {checkpoint['epochs']}"

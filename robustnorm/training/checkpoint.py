@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from robustnorm.errors import RefusedFileError, UsageError
 from robustnorm.files import write_atomically
-from robustnorm.registry import some
 from robustnorm.training.random_states import random_states, set_random_states
+from robustnorm.untrusted import parse_json
+from robustnorm.weights import check_weights
 
 # 1 had no hash of the manifest and no random states; it can still be read.
 _FORMAT = 2
@@ -124,6 +125,14 @@ def load_checkpoint(folder: Path, tag: str) -> Checkpoint:
         ) from error
 
 
+def check_fits(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Raises a CheckpointError unless ``model``, which may be on the meta device, can take it."""
+    try:
+        check_weights(_part(checkpoint.tensors, _MODEL), model, "the checkpoint")
+    except RefusedFileError as error:
+        raise CheckpointError(str(error)) from error
+
+
 def restore(
     checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> None:
@@ -132,20 +141,10 @@ def restore(
     With an optimizer the run goes on, so the global random states are set, too.
 
     Raises:
-        CheckpointError: When names or shapes differ from the model's; nothing is copied then.
+        CheckpointError: When the weights are not such as the model takes; nothing is copied then.
     """
-    weights = _part(checkpoint.tensors, _MODEL)
-    state = model.state_dict()
-    odd = sorted(
-        {name for name, value in weights.items() if _shape(state.get(name)) != value.shape}
-        | (state.keys() - weights.keys())
-    )
-    if odd:
-        raise CheckpointError(
-            f"the checkpoint does not fit the network: {some(odd)}; "
-            "build the network with the settings saved in the checkpoint"
-        )
-    model.load_state_dict(weights)
+    check_fits(checkpoint, model)
+    model.load_state_dict(_part(checkpoint.tensors, _MODEL))
     if optimizer is not None:
         momentum = _part(checkpoint.tensors, _MOMENTUM)
         for name, parameter in model.named_parameters():
@@ -209,9 +208,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     """Returns a manifest, every byte of it checked."""
     try:
         data = path.read_bytes()
-        manifest: dict[str, Any] = json.loads(data)
+        manifest: dict[str, Any] = parse_json(data)
         complete = manifest.keys() >= _REQUIRED
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError, AttributeError):
         complete = False
     if not complete:
         raise CheckpointError(f"{path} is not a checkpoint manifest")
@@ -279,7 +278,3 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
-
-
-def _shape(tensor: Tensor | None) -> torch.Size | None:
-    return None if tensor is None else tensor.shape

@@ -15,6 +15,7 @@ import yaml
 from manifests import rewrite_manifest
 
 from robustnorm import cli
+from robustnorm.errors import Status
 from robustnorm.evaluation.records import Record
 from robustnorm.runs import load_model
 
@@ -98,7 +99,7 @@ def test_unknown_key_of_a_config_is_refused_with_the_nearest(capsys, place):
 
 def test_yaml_tag_of_a_python_object_is_refused(capsys, place):
     (place / "odd.yaml").write_text("norm: !!python/object/apply:os.system ['touch owned']\n")
-    refused(capsys, "train", "--config", "odd.yaml")
+    refused(capsys, "train", "--config", "odd.yaml", status=Status.REFUSED)
     assert not (place / "owned").exists()
 
 

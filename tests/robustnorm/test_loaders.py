@@ -217,7 +217,16 @@ def test_layout_gives_the_logits_of_its_own_code_on_each_branch(case, prefix):
 
 
 def test_every_layout_is_tested():
-    assert {layout for layout, _, _ in CASES.values()} == set(LOADERS)
+    assert {layout for layout, _, _ in CASES.values()} | {"plain"} == set(LOADERS)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_plain_layout_loads_our_own_names(prefix):
+    peer, model = randomized(plain()), plain().eval()
+    load_released(model, {prefix + k: v for k, v in peer.state_dict().items()}, "plain")
+    for branch in ("clean", "adv"):
+        with route(model, branch), route(peer, branch):
+            assert torch.equal(model(IMAGES), peer(IMAGES))
 
 
 def test_timm_layout_reads_more_than_two_sets():

@@ -205,10 +205,7 @@ def test_archive_with_a_member_that_escapes_is_refused(tmp_path, name):
         member = tarfile.TarInfo(name)
         member.size = 1
         tar.addfile(member, io.BytesIO(b"x"))
-    if name.startswith("/"):
-        refused(archive, tmp_path, "has no folder train/")  # made relative, then found wanting
-    else:
-        refused(archive, tmp_path, "cannot be unpacked")
+    refused(archive, tmp_path, "leads outside")
     assert not (tmp_path / "outside.txt").exists()
 
 

@@ -1,0 +1,58 @@
+"""Makes a run of weights that other code trained, so that they are evaluated like our own."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields
+from pathlib import Path
+
+from robustnorm.config import Config
+from robustnorm.errors import RefusedFileError, UsageError
+from robustnorm.foreign import read_weights
+from robustnorm.import_settings import ImportSettings
+from robustnorm.loaders import load_released
+from robustnorm.runs import build_model, describe_dataset, load_data, run_folder
+from robustnorm.training.checkpoint import save_checkpoint
+
+
+def import_run(settings: ImportSettings, config_path: str | None = None) -> str:
+    """Writes a run whose checkpoint "best" holds the weights of a file; says where.
+
+    The manifest says that they were imported and from what; of their training nothing is known.
+
+    Args:
+        settings: The file, and the network and data as the settings of a run.
+        config_path: Of the config file; not used.
+
+    Raises:
+        RefusedFileError: When the file is not to be trusted or does not fit the network.
+        UsageError: When the folder holds a run already, or a layout's branches do not fit.
+        DataError: As data tell.
+    """
+    config = Config(**{field.name: getattr(settings, field.name) for field in fields(Config)})
+    folder, file = run_folder(config), Path(settings.file[0])
+    if folder.exists():
+        raise UsageError(f"{folder} is there; choose another --name or --seed, or remove it")
+    weights = read_weights(file)
+    info = describe_dataset(load_data(config), train_images=0)
+    model = build_model(config, info)
+    try:
+        load_released(model, weights, settings.layout, ("clean", *config.adversarial_branches))
+    except RefusedFileError as error:
+        raise RefusedFileError(f"{file}: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{file} has not the sets that the settings tell: {error}") from error
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    manifest = {
+        "epoch": 0,
+        "config": config.to_dict(),
+        "dataset": info,
+        "history": [],
+        "imported": {"file": file.name, "sha256": digest, "layout": settings.layout},
+    }
+    save_checkpoint(folder, "best", model, manifest)
+    return (
+        f"{folder}: {len(weights)} tensors of {file}, read as '{settings.layout}'. Evaluate them "
+        f"with the same settings: robustnorm eval --name {config.name} ..."
+    )

@@ -1,0 +1,178 @@
+"""Settings, records, checkpoints and packs that must be refused."""
+
+import hashlib
+import json
+import sys
+import tarfile
+
+from malicious_case import case, write
+from manifests import rewrite_manifest
+from record_factory import make_record
+
+from robustnorm import cli, resnet18
+from robustnorm.config import Config
+from robustnorm.evaluation.records import Record
+from robustnorm.packing import pack, unpack
+from robustnorm.runs import load_model
+from robustnorm.training.checkpoint import save_checkpoint
+
+# Settings
+
+
+def settings(folder, text, command="train"):
+    path = write(folder / "config.yaml", text)
+    write(folder / "foreign_module.py", "from pathlib import Path\nPath('owned').touch()\n")
+    sys.path.append(str(folder))
+    return lambda: cli.parse([command, f"--config={path}"])
+
+
+@case
+def yaml_with_a_python_tag(folder):
+    return settings(folder, 'name: !!python/object/apply:os.system ["touch owned"]\n')
+
+
+@case
+def yaml_of_a_billion_aliases(folder):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    return settings(folder, "\n".join([*lines, "attacks: *a9"]))
+
+
+@case
+def yaml_nested_deeply(folder):
+    return settings(folder, "attacks: " + "[" * 10_000)
+
+
+@case
+def yaml_of_a_megabyte(folder):
+    return settings(folder, "attacks:\n" + "- x\n" * 250_000)
+
+
+@case
+def settings_that_name_a_class(folder):
+    return settings(folder, "branches: {linf: {class_path: foreign_module.Attack}}\n")
+
+
+@case
+def settings_that_name_a_class_in_a_word(folder):
+    return settings(folder, "branches: {linf: foreign_module.Attack}\n")
+
+
+@case
+def plan_that_names_a_class(folder):
+    return settings(folder, "plans: {a: {class_path: foreign_module.Plan}}\n", "campaign")
+
+
+@case
+def fraction_of_a_billion_digits(folder):
+    return settings(folder, "epsilon: '1e-999999999'\n")
+
+
+# Records, checkpoints and packs
+
+
+def record(folder, **changes):
+    content = json.loads(make_record().to_json())
+    path = write(folder / "record.json", json.dumps(content | changes))
+    return lambda: Record.load(path)
+
+
+def run(folder, **changes):
+    """A run whose manifest is changed."""
+    data = {"channels": 3, "classes": ["0", "1"], "mean": [0.5] * 3, "std": [0.2] * 3}
+    config = Config(norm="auxbn", width=2)
+    model = resnet18(norm="auxbn", width=2, num_classes=2, mean=(0.5,) * 3)
+    save_checkpoint(folder / "run", "best", model, {"config": config.to_dict(), "dataset": data})
+    path = folder / "run" / "best.json"
+    manifest = json.loads(path.read_text())
+    rewrite_manifest(path, **{name: change(manifest) for name, change in changes.items()})
+    return lambda: load_model(folder / "run")
+
+
+@case
+def record_of_a_trillion_images(folder):
+    return record(folder, image_ids=10**12)
+
+
+@case
+def record_of_a_checkpoint_outside(folder):
+    return record(folder, checkpoint={"tag": "../../x", "epoch": 1, "epochs": 1, "sha256": "ab"})
+
+
+@case
+def record_of_a_run_outside(folder):
+    return record(folder, name="../../x")
+
+
+@case
+def record_of_images_outside(folder):
+    return record(folder, images={"folder": "..", "files": {}})
+
+
+@case
+def record_with_a_key_twice(folder):
+    text = make_record().to_json().replace('"seed": 0', '"seed": 0, "seed": 1', 1)
+    path = write(folder / "record.json", text)
+    return lambda: Record.load(path)
+
+
+@case
+def record_nested_deeply(folder):
+    path = write(folder / "record.json", "[" * 1_000_000)
+    return lambda: Record.load(path)
+
+
+@case
+def manifest_of_a_file_outside(folder):
+    read = run(folder, file=lambda manifest: "../../" + manifest["file"])
+    file = next((folder / "run").glob("*.safetensors"))
+    file.rename(folder.parent / file.name)
+    return read
+
+
+@case
+def manifest_of_a_network_of_a_terabyte(folder):
+    return run(folder, config=lambda manifest: manifest["config"] | {"width": 20_000})
+
+
+@case
+def manifest_of_settings_of_a_wrong_type(folder):
+    return run(folder, config=lambda manifest: manifest["config"] | {"width": "wide"})
+
+
+@case
+def manifest_with_a_key_twice(folder):
+    read = run(folder)
+    path = folder / "run" / "best.json"
+    write(path, path.read_text().replace('"file"', '"file": "", "file"', 1))
+    return read
+
+
+@case
+def pack_with_a_sparse_file_of_a_terabyte(folder):
+    # The header of GNU tar's sparse format: one piece of no bytes, of a file of 2^40.
+    header = tarfile.TarInfo("a")
+    header.type = tarfile.GNUTYPE_SPARSE
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    block[386:410] = b"00000000000\x0000000000000\x00"
+    block[483:495] = b"\x80" + (2**40).to_bytes(11, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\x00 " % sum(block)
+    stream = bytes(block) + bytes(1024)
+    (folder / "pack").mkdir()
+    write(folder / "pack" / "piece-0000", stream)
+    entry = {"bytes": len(stream), "sha256": hashlib.sha256(stream).hexdigest()}
+    empty = {"name": "a", "bytes": 2**40, "sha256": hashlib.sha256(b"").hexdigest()}
+    manifest = {"format": 1, "pieces": [{"name": "piece-0000"} | entry], "files": [empty]}
+    write(folder / "pack" / "manifest.json", json.dumps(manifest))
+    return lambda: unpack(folder / "pack", folder / "there")
+
+
+@case
+def pack_of_a_file_outside(folder):
+    (folder / "runs").mkdir()
+    write(folder / "runs" / "a", b"x")
+    pack(folder / "runs", folder / "pack", 10_000)
+    path = folder / "pack" / "manifest.json"
+    write(path, path.read_text().replace("runs/a", "../../owned"))
+    return lambda: unpack(folder / "pack", folder / "there")
