@@ -128,6 +128,7 @@ def attack_chunk(
     image_ids: Tensor,
     search: Search,
     adv_images: dict[Key, Tensor] | None = None,
+    scored_by: Sequence[Branch] | None = None,
 ) -> dict[Key, Outcome]:
     """Returns verdict and loss of at most ``CHUNK`` images for each key.
 
@@ -142,6 +143,7 @@ def attack_chunk(
         adv_images: Is given the images behind each verdict of an attack on the branch that scores.
             Of rule ``"any"``: an image or iterate that is misclassified, the last iterate where
             none is.
+        scored_by: Branches that score the last iterates; those attacked by default.
     """
     size, rows = len(images), fill(len(images))
     images, labels = place(attacked[0].score, images, labels, rows)
@@ -182,8 +184,8 @@ def attack_chunk(
             outcomes[key._replace(rule="any")] = Outcome(any_correct, final.loss, agrees)
             kept[key] = iterate
             kept[key._replace(rule="any")] = choose(broken, trace.breaking, witnesses)
-        for other in attacked:
-            if other is not branch:
+        for other in scored_by or attacked:
+            if other.name != branch.name:
                 key = Key(f"pgd-{most}", "final", branch.name, other.name)
                 outcomes[key] = judge(other.score, last, labels)
     if adv_images is not None:
