@@ -30,6 +30,7 @@ from robustnorm.export_settings import ExportSettings
 from robustnorm.norms import NORMS
 from robustnorm.packing import PackSettings, UnpackSettings
 from robustnorm.registry import unknown
+from robustnorm.sweep.settings import SweepSettings, grids
 
 
 class Command(NamedTuple):
@@ -111,6 +112,11 @@ COMMANDS = {
         StudyConfig,
         "robustnorm.commands.study:study_runs",
     ),
+    "sweep": Command(
+        "Train and evaluate norms x seeds x configs as jobs: in processes, on Ray, on Slurm.",
+        SweepSettings,
+        "robustnorm.commands.sweep:sweep",
+    ),
     "export": Command(
         "Write one branch of a trained run as a file for other tools; check it by loading it.",
         ExportSettings,
@@ -183,6 +189,8 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
             settings = replace(settings, name=Path(path).stem if path else "default")
     if isinstance(settings, Campaign):
         ready_plans(settings)
+    if isinstance(settings, SweepSettings):
+        grids(settings)
     return command, settings, path
 
 
