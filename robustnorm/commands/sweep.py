@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,12 @@ def _do(jobs: Sequence[Job], engine: Engine, bar: tqdm[Any], failures: Failures)
     waiting = [job for job in jobs if not job.done()]
     bar.total = (bar.total or 0) + len(waiting)
     bar.refresh()
-    for job, failure in engine(waiting):
-        bar.update()
-        if failure is not None:
-            failures[job] = failure
-            log.error("failed: %s", job.name)
+    with closing(engine(waiting)) as results:  # when interrupted, not whenever it is collected
+        for job, failure in results:
+            bar.update()
+            if failure is not None:
+                failures[job] = failure
+                log.error("failed: %s", job.name)
 
 
 def _record_jobs(grid: Grid, untrained: set[Path]) -> list[RecordJob]:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from robustnorm.sweep.settings import SweepSettings
 from robustnorm.sweep.workers import Workers
 
 # Does jobs in any order; yields each when it is done, with None, or has failed, with the reason.
-Engine = Callable[[Sequence[Job]], Iterator[tuple[Job, str | None]]]
+Engine = Callable[[Sequence[Job]], Generator[tuple[Job, str | None], None, None]]
 
 
 def check_engine(settings: SweepSettings) -> None:
@@ -82,7 +82,7 @@ def _ray(settings: SweepSettings, place: Place) -> Iterator[Engine]:
         max_retries=ATTEMPTS - 1,
     )
 
-    def run(jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
+    def run(jobs: Sequence[Job]) -> Generator[tuple[Job, str | None], None, None]:
         waiting = {remote.remote(job, place): job for job in jobs}
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
@@ -119,7 +119,7 @@ def _submitit(settings: SweepSettings, place: Place) -> Engine:
         name="robustnorm", cpus_per_task=place.threads or 1, **settings.slurm
     )
 
-    def run(jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
+    def run(jobs: Sequence[Job]) -> Generator[tuple[Job, str | None], None, None]:
         # One Slurm job a worker, not a job: schedulers take hundreds, sweeps have thousands.
         shares = [jobs[number :: settings.workers] for number in range(settings.workers)]
         with executor.batch():

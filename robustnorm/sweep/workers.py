@@ -7,7 +7,7 @@ import logging
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -17,6 +17,12 @@ from robustnorm.sweep.jobs import Job
 
 # Seconds that a process is given to save its state when it is told to end.
 _GRACE = 10.0
+# Not forked from this process, whose threads and GPU do not survive that, but from one that has
+# only imported what jobs need: a worker then begins at once, and shares that memory.
+_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
+_CONTEXT = (
+    multiprocessing.get_context("forkserver") if _SERVER else multiprocessing.get_context("spawn")
+)
 
 
 class Workers:
@@ -28,9 +34,11 @@ class Workers:
     """
 
     def __init__(self, count: int, place: Place) -> None:
+        if _SERVER:
+            _CONTEXT.set_forkserver_preload(["robustnorm.sweep.attempt"])
         self._workers = [_Worker(place) for _ in range(count)]
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, str | None], None, None]:
         """Yields each job when it is done or has failed."""
         idle: SimpleQueue[_Worker] = SimpleQueue()
         for worker in self._workers:
@@ -48,15 +56,21 @@ class Workers:
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
-            except BaseException:
+            finally:  # nothing is left to cancel and to terminate unless the sweep is given up
                 threads.shutdown(wait=False, cancel_futures=True)
-                self.close()
-                raise
+                if not all(future.done() for future in futures):
+                    self._give_up()
 
     def close(self) -> None:
-        """Ends the processes; jobs that they are at are given up."""
+        """Ends the processes, which have no job."""
         for worker in self._workers:
-            worker.end()
+            worker.close()
+        for worker in self._workers:
+            worker.join()
+
+    def _give_up(self) -> None:
+        for worker in self._workers:
+            worker.terminate()
         for worker in self._workers:
             worker.join()
 
@@ -86,15 +100,17 @@ class _Worker:
         return LOST
 
     def _begin(self) -> Connection:
-        # Not forked: threads and a GPU's state do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, self._place), daemon=True)
+        here, there = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(there, self._place), daemon=True)
         self._process.start()
         there.close()  # the process alone holds it: when it dies, receiving ends
         return here
 
-    def end(self) -> None:
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def terminate(self) -> None:
         self._ended = True
         if self._process is not None:
             self._process.terminate()
