@@ -224,15 +224,15 @@ class RecordJob:
 
     def run(self) -> None:
         dataset, reports = _dataset(self.config), reports_folder(self.config)
+        manifest = read_manifest(self.folder, self.config.checkpoint)
+        if manifest is None or manifest["sha256"] != self.attacks[0].checkpoint:
+            raise _changed(self.folder, self.config)
         results = [read_result(job.path) for job in self.attacks]
         image_ids = sorted(subset(dataset.test, self.config.test_limit)[0].tolist())
         merged = merge(results, image_ids)
         path = record_path(reports, self.folder, self.config)
         if keeps_images(self.config):
             self._merge_images(results, image_ids, images_folder(path))
-        manifest = read_manifest(self.folder, self.config.checkpoint)
-        if manifest is None or manifest["sha256"] != self.attacks[0].checkpoint:
-            raise _changed(self.folder, self.config)
         wanted = fingerprint(identity_wanted(manifest, self.config, dataset))
         journal_path(path).unlink(missing_ok=True)
         journal = Journal(journal_path(path), wanted)
