@@ -5,13 +5,16 @@ import socket
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, shared: bool = False) -> None:
     """Writes a file whole or not at all: a temporary one beside it, synced, then renamed.
 
-    Processes that write the same file at once, on one machine or several, do not meet.
+    Args:
+        path: Of the file.
+        data: Its content.
+        shared: Whether other processes, on any machine, may write the file at the same time.
     """
-    writer = f"{socket.gethostname()}-{os.getpid()}"
-    temporary = path.with_name(f".{path.name}.{writer}.tmp")
+    writer = f".{socket.gethostname()}-{os.getpid()}" if shared else ""
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

@@ -18,7 +18,8 @@ from robustnorm.evaluation.checks import check_installed
 from robustnorm.evaluation.probe import check_attacks
 from robustnorm.evaluation.protocol import find_record, reports_folder
 from robustnorm.runs import load_data, run_folder
-from robustnorm.sweep.engines import Engine, check_engine, open_engine
+from robustnorm.stopping import ShouldStop, never
+from robustnorm.sweep.engines import check_engine, open_engine
 from robustnorm.sweep.jobs import Job, RecordJob, TrainJob, record_job
 from robustnorm.sweep.merge import digest
 from robustnorm.sweep.settings import Grid, SweepSettings, grids
@@ -35,7 +36,9 @@ class SweepError(UserError):
     status = Status.CHECK_FAILED
 
 
-def sweep(settings: SweepSettings, config_path: str | None = None) -> str:
+def sweep(
+    settings: SweepSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> str:
     """Trains what is not trained, evaluates what is not evaluated; returns the tables as text.
 
     Records and tables are those of ``evaluate_runs``, which finds them and has nothing left to do.
@@ -43,10 +46,12 @@ def sweep(settings: SweepSettings, config_path: str | None = None) -> str:
     Args:
         settings: What to do, and who does it.
         config_path: Not used; every command takes one.
+        should_stop: Asked between jobs, and while one is done in this process.
 
     Raises:
         ImportError: When the package of the engine, of an attack or of a check is not installed.
         SweepError: When jobs failed, with the name and error of each, after all others are done.
+        Stopped: When ``should_stop`` says so; the next call goes on.
         UsageError, DataError: As engine and data tell, before any work.
     """
     check_engine(settings)
@@ -58,13 +63,25 @@ def sweep(settings: SweepSettings, config_path: str | None = None) -> str:
         load_data(grid.evaluation)
     failures: Failures = {}
     with open_engine(settings) as engine, logging_redirect_tqdm([log]), _bar() as bar:
-        _do([TrainJob(run) for grid in plan for run in grid.runs], engine, bar, failures)
+
+        def do(jobs: Sequence[Job]) -> None:
+            """Has the jobs done that are not done yet; notes why some are not."""
+            waiting = [job for job in jobs if not job.done()]
+            bar.total = (bar.total or 0) + len(waiting)
+            bar.refresh()
+            with closing(engine(waiting, should_stop)) as results:  # closed when interrupted, too
+                for job, failure in results:
+                    bar.update()
+                    if failure is not None:
+                        failures[job] = failure
+                        log.error("failed: %s", job.name)
+
+        do([TrainJob(run) for grid in plan for run in grid.runs])
         untrained = {run_folder(job.config) for job in failures if isinstance(job, TrainJob)}
         records = [job for grid in plan for job in _record_jobs(grid, untrained)]
         attacks = [attack for record in records for attack in record.attacks]
-        _do(attacks, engine, bar, failures)
-        complete = [record for record in records if not failures.keys() & set(record.attacks)]
-        _do(complete, engine, bar, failures)
+        do(attacks)
+        do([record for record in records if not failures.keys() & set(record.attacks)])
     if failures:
         for grid in plan:
             _report_found(grid)
@@ -82,19 +99,6 @@ def sweep(settings: SweepSettings, config_path: str | None = None) -> str:
 
 def _bar() -> tqdm[Any]:
     return tqdm(total=0, unit="job", desc="sweep", disable=None)
-
-
-def _do(jobs: Sequence[Job], engine: Engine, bar: tqdm[Any], failures: Failures) -> None:
-    """Has the jobs done that are not done yet; notes why some are not."""
-    waiting = [job for job in jobs if not job.done()]
-    bar.total = (bar.total or 0) + len(waiting)
-    bar.refresh()
-    with closing(engine(waiting)) as results:  # when interrupted, not whenever it is collected
-        for job, failure in results:
-            bar.update()
-            if failure is not None:
-                failures[job] = failure
-                log.error("failed: %s", job.name)
 
 
 def _record_jobs(grid: Grid, untrained: set[Path]) -> list[RecordJob]:

@@ -11,6 +11,7 @@ import torch
 
 from robustnorm.allocator import keep_freed_memory
 from robustnorm.errors import UserError
+from robustnorm.stopping import ShouldStop, Stopped, never
 from robustnorm.sweep.jobs import Job
 
 # Times that a job is begun whose process died, before it counts as failed.
@@ -33,15 +34,21 @@ class Place(NamedTuple):
     threads: int | None = None
 
 
-def attempt(job: Job, place: Place) -> str | None:
-    """Does a job unless it is done; returns why it failed, None where it did not."""
+def attempt(job: Job, place: Place, should_stop: ShouldStop = never) -> str | None:
+    """Does a job unless it is done; returns why it failed, None where it did not.
+
+    Raises:
+        Stopped: When ``should_stop`` says so.
+    """
     keep_freed_memory()
     if place.threads is not None:
         torch.set_num_threads(place.threads)
     try:
         with contextlib.chdir(Path(place.folder)):
             if not job.done():
-                job.run()
+                job.run(should_stop)
+    except Stopped:
+        raise
     except (UserError, ImportError) as error:
         return str(error)
     except Exception:  # told at the end, by the job's name; it stops no other job

@@ -6,21 +6,26 @@ import logging
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from robustnorm.errors import UsageError
+from robustnorm.stopping import ShouldStop, Stopped
 from robustnorm.sweep.attempt import ATTEMPTS, LOST, Place, attempt
 from robustnorm.sweep.jobs import Job
 from robustnorm.sweep.settings import SweepSettings
-from robustnorm.sweep.workers import Workers
+from robustnorm.sweep.workers import ASKED_EVERY, Workers
 
 # Does jobs in any order; yields each when it is done, with None, or has failed, with the reason.
-Engine = Callable[[Sequence[Job]], Generator[tuple[Job, str | None], None, None]]
+# Raises Stopped when it is told to stop.
+Results = Generator[tuple[Job, str | None], None, None]
+Engine = Callable[[Sequence[Job], ShouldStop], Results]
 
 
 def check_engine(settings: SweepSettings) -> None:
@@ -53,7 +58,7 @@ def open_engine(settings: SweepSettings) -> Iterator[Engine]:
         yield _submitit(settings, Place(folder, settings.threads or 1))
     elif settings.workers == 0:
         place = Place(folder, settings.threads)
-        yield lambda jobs: ((job, attempt(job, place)) for job in jobs)
+        yield partial(_here, place)
     else:
         share = max(1, torch.get_num_threads() // settings.workers)
         workers = Workers(settings.workers, Place(folder, settings.threads or share))
@@ -61,6 +66,13 @@ def open_engine(settings: SweepSettings) -> Iterator[Engine]:
             yield workers.run
         finally:
             workers.close()
+
+
+def _here(place: Place, jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
+    for number, job in enumerate(jobs):
+        if should_stop(0.0):
+            raise Stopped(f"{len(jobs) - number} jobs are left")
+        yield job, attempt(job, place, should_stop)
 
 
 @contextmanager
@@ -82,17 +94,22 @@ def _ray(settings: SweepSettings, place: Place) -> Iterator[Engine]:
         max_retries=ATTEMPTS - 1,
     )
 
-    def run(jobs: Sequence[Job]) -> Generator[tuple[Job, str | None], None, None]:
+    def run(jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
         waiting = {remote.remote(job, place): job for job in jobs}
         while waiting:
-            (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            try:
-                failure = ray.get(ready)
-            except ray.exceptions.WorkerCrashedError:
-                failure = LOST
-            except ray.exceptions.RayError as error:
-                failure = str(error)
-            yield waiting.pop(ready), failure
+            if should_stop(0.0):
+                for running in waiting:
+                    ray.cancel(running, force=True)
+                raise Stopped(f"{len(waiting)} jobs are left")
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=ASKED_EVERY)
+            for result in ready:
+                try:
+                    failure = ray.get(result)
+                except ray.exceptions.WorkerCrashedError:
+                    failure = LOST
+                except ray.exceptions.RayError as error:
+                    failure = str(error)
+                yield waiting.pop(result), failure
 
     try:
         yield run
@@ -103,7 +120,7 @@ def _ray(settings: SweepSettings, place: Place) -> Iterator[Engine]:
 
 def _submitit(settings: SweepSettings, place: Place) -> Engine:
     import submitit
-    from submitit.helpers import DelayedSubmission, as_completed
+    from submitit.helpers import DelayedSubmission
 
     class Share:
         """Does its share of the jobs; when its time is over, it is queued again for the rest."""
@@ -119,17 +136,23 @@ def _submitit(settings: SweepSettings, place: Place) -> Engine:
         name="robustnorm", cpus_per_task=place.threads or 1, **settings.slurm
     )
 
-    def run(jobs: Sequence[Job]) -> Generator[tuple[Job, str | None], None, None]:
+    def run(jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
         # One Slurm job a worker, not a job: schedulers take hundreds, sweeps have thousands.
         shares = [jobs[number :: settings.workers] for number in range(settings.workers)]
         with executor.batch():
             submitted = {executor.submit(Share(), share): share for share in shares if share}
-        for slurm_job in as_completed(list(submitted), poll_frequency=1):
-            share = submitted[slurm_job]
-            try:
-                failures = slurm_job.result()
-            except Exception as error:  # of Slurm or submitit: the whole share is lost
-                failures = [None if job.done() else str(error) for job in share]
-            yield from zip(share, failures, strict=True)
+        while submitted:
+            if should_stop(0.0):
+                for slurm_job in submitted:
+                    slurm_job.cancel()
+                raise Stopped(f"{sum(map(len, submitted.values()))} jobs are left")
+            for slurm_job in [each for each in submitted if each.done()]:
+                share = submitted.pop(slurm_job)
+                try:
+                    failures = slurm_job.result()
+                except Exception as error:  # of Slurm or submitit: the share has died
+                    failures = [None if job.done() else str(error) for job in share]
+                yield from zip(share, failures, strict=True)
+            time.sleep(ASKED_EVERY)
 
     return run

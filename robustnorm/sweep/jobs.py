@@ -48,6 +48,7 @@ from robustnorm.runs import (
     resolve_device,
     run_folder,
 )
+from robustnorm.stopping import ShouldStop, Stopped, never
 from robustnorm.sweep.merge import Result, merge, read_result, write_result
 from robustnorm.training.checkpoint import read_manifest
 
@@ -65,8 +66,12 @@ class Job(Protocol):
     def done(self) -> bool:
         """Returns whether its result lies on the disk."""
 
-    def run(self) -> None:
-        """Does the work and writes its result, whole or not at all."""
+    def run(self, should_stop: ShouldStop = never) -> None:
+        """Does the work and writes its result, whole or not at all.
+
+        Raises:
+            Stopped: When ``should_stop`` says so; the next call goes on.
+        """
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,10 @@ class TrainJob:
         check_same_run(self.config, manifest, folder)
         return bool(manifest["epoch"] == self.config.epochs)
 
-    def run(self) -> None:
-        train_run(self.config)
+    def run(self, should_stop: ShouldStop = never) -> None:
+        train_run(self.config, should_stop=should_stop)
+        if not self.done():
+            raise Stopped(f"{self.config.run} is not trained to its end")
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ class AttackJob:
     def done(self) -> bool:
         return self.path.exists()
 
-    def run(self) -> None:
+    def run(self, should_stop: ShouldStop = never) -> None:
         clock = time.perf_counter()
         attacked = _attacked(self.folder, self.config, self.checkpoint)
         dataset = _dataset(self.config)
@@ -186,7 +193,7 @@ class AttackJob:
             write_chunk(self.images_path, ids, adv_images)
             sha256 = hashlib.sha256(self.images_path.read_bytes()).hexdigest()
         seconds = f"{time.perf_counter() - clock:.3f}"
-        write_atomically(self.path.with_suffix(".seconds"), seconds.encode())
+        write_atomically(self.path.with_suffix(".seconds"), seconds.encode(), shared=True)
         # Last: where it is, all is.
         result = Result(self.attack, self.branch, list(self.image_ids), verdicts, sha256)
         write_result(self.path, result)
@@ -222,7 +229,7 @@ class RecordJob:
         reports = reports_folder(self.config)
         return find_record(self.folder, self.config, _dataset(self.config), reports) is not None
 
-    def run(self) -> None:
+    def run(self, should_stop: ShouldStop = never) -> None:
         dataset, reports = _dataset(self.config), reports_folder(self.config)
         manifest = read_manifest(self.folder, self.config.checkpoint)
         if manifest is None or manifest["sha256"] != self.attacks[0].checkpoint:
@@ -242,7 +249,7 @@ class RecordJob:
             verdicts = {key: Part(p.correct[part], p.agrees[part]) for key, p in merged.items()}
             journal.add(number, verdicts, seconds if number == 0 else 0.0)
         device = resolve_device(self.config.device)
-        evaluate_run(self.folder, self.config, dataset, device, reports)
+        evaluate_run(self.folder, self.config, dataset, device, reports, should_stop)
 
     def _merge_images(
         self, results: Sequence[Result], image_ids: Sequence[int], folder: Path

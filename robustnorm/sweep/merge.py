@@ -43,7 +43,7 @@ def write_result(path: Path, result: Result) -> None:
     content = result._asdict() | {
         "verdicts": [[*key, pack(p.correct), pack(p.agrees)] for key, p in result.verdicts.items()]
     }
-    write_atomically(path, json.dumps(content).encode())
+    write_atomically(path, json.dumps(content).encode(), shared=True)
 
 
 def read_result(path: Path) -> Result:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
+from robustnorm.stopping import ShouldStop, Stopped, never
 from robustnorm.sweep.attempt import ATTEMPTS, LOST, Place, attempt
 from robustnorm.sweep.jobs import Job
 
+# Seconds between two questions whether to stop.
+ASKED_EVERY = 1.0
 # Seconds that a process is given to save its state when it is told to end.
 _GRACE = 10.0
 # Not forked from this process, whose threads and GPU do not survive that, but from one that has
@@ -35,11 +40,17 @@ class Workers:
 
     def __init__(self, count: int, place: Place) -> None:
         if _SERVER:
-            _CONTEXT.set_forkserver_preload(["robustnorm.sweep.attempt"])
+            _start_server()
         self._workers = [_Worker(place) for _ in range(count)]
 
-    def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, str | None], None, None]:
-        """Yields each job when it is done or has failed."""
+    def run(
+        self, jobs: Sequence[Job], should_stop: ShouldStop = never
+    ) -> Generator[tuple[Job, str | None], None, None]:
+        """Yields each job when it is done, with None, or has failed, with the reason.
+
+        Raises:
+            Stopped: When ``should_stop`` says so; jobs that are begun are given up.
+        """
         idle: SimpleQueue[_Worker] = SimpleQueue()
         for worker in self._workers:
             idle.put(worker)
@@ -54,8 +65,12 @@ class Workers:
         with ThreadPoolExecutor(len(self._workers)) as threads:
             futures = {threads.submit(do, job): job for job in jobs}
             try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
+                waiting = set(futures)
+                while waiting:
+                    if should_stop(0.0):
+                        raise Stopped(f"{len(waiting)} jobs are left")
+                    done, waiting = wait(waiting, ASKED_EVERY, FIRST_COMPLETED)
+                    yield from ((futures[future], future.result()) for future in done)
             finally:  # nothing is left to cancel and to terminate unless the sweep is given up
                 threads.shutdown(wait=False, cancel_futures=True)
                 if not all(future.done() for future in futures):
@@ -73,6 +88,20 @@ class Workers:
             worker.terminate()
         for worker in self._workers:
             worker.join()
+
+
+def _start_server() -> None:
+    """Starts the server with this process's import path, which it is not given by itself."""
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        forkserver.set_forkserver_preload(["robustnorm.sweep.attempt"])
+        forkserver.ensure_running()
+    finally:
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
 
 
 class _Worker:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Killed:
     def done(self):
         return self.job.done()
 
-    def run(self):
+    def run(self, should_stop=None):
         count = len(list(self.marks.glob("*")))
         if count < self.times:
             (self.marks / str(count)).touch()
@@ -74,7 +75,7 @@ class Writes:
     def done(self):
         return self.path.exists()
 
-    def run(self):
+    def run(self, should_stop=None):
         self.path.touch()
 
 
@@ -82,5 +83,13 @@ class Writes:
 class Fails(Writes):
     """Ends in an error that nobody foresaw."""
 
-    def run(self):
+    def run(self, should_stop=None):
         raise ZeroDivisionError("nobody foresaw this")
+
+
+@dataclass(frozen=True)
+class Waits(Writes):
+    """Does not end by itself within a test."""
+
+    def run(self, should_stop=None):
+        time.sleep(600)

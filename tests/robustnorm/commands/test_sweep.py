@@ -79,10 +79,10 @@ def test_sweep_tells_failed_jobs_by_name_and_does_the_others(monkeypatch, capsys
 def test_sweep_evaluates_what_was_trained_when_a_training_fails(monkeypatch, capsys):
     train_run = jobs.train_run
 
-    def fails_on_auxbn(config):
+    def fails_on_auxbn(config, should_stop):
         if config.norm == "auxbn":
             raise module.UsageError("the loss diverged")
-        train_run(config)
+        train_run(config, should_stop=should_stop)
 
     monkeypatch.setattr(jobs, "train_run", fails_on_auxbn)
     assert cli.main(["sweep", *WORDS, settings()]) == 1

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweep_jobs import Fails, Killed, Writes, load_record, make_record_job
+from sweep_jobs import Fails, Killed, Waits, Writes, load_record, make_record_job
 
 from robustnorm import cli
+from robustnorm.stopping import Stopped, never
 from robustnorm.sweep import engines
 from robustnorm.sweep.attempt import ATTEMPTS, LOST
 from robustnorm.sweep.engines import open_engine
@@ -19,7 +20,7 @@ from robustnorm.sweep.settings import SweepSettings
 def run(jobs, **settings):
     """Returns name to reason of each job that failed; each is told of once."""
     with open_engine(SweepSettings(configs=["digits"], device="cpu", **settings)) as engine:
-        told = [(job.name, reason) for job, reason in engine(jobs)]
+        told = [(job.name, reason) for job, reason in engine(jobs, never)]
     assert sorted(name for name, _ in told) == sorted(job.name for job in jobs)
     return {name: reason for name, reason in told if reason is not None}
 
@@ -81,6 +82,23 @@ def test_workers_give_up_a_job_that_kills_them_every_time(marks):
     assert len(list(marks.iterdir())) == ATTEMPTS
     assert jobs[1].done()
     assert jobs[2].done()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_local_engine_gives_up_what_is_left_when_it_is_stopped(marks, workers):
+    class StopsAfter(list):
+        def __call__(self, _seconds):
+            return len(self) > 0
+
+    told = StopsAfter()
+    jobs = [Writes(Path("a")), *(Waits(Path(name)) for name in "bc")]
+    settings = SweepSettings(configs=["digits"], workers=workers)
+    with open_engine(settings) as engine:
+        results = engine(jobs, told)
+        told.append(next(results)[0].name)
+        with pytest.raises(Stopped, match="2 jobs are left"):
+            next(results)
+    assert told == ["write a"]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 7])
