@@ -166,9 +166,9 @@ def main() -> None:
         )
     print(
         f"## Workers killed during evaluation\n\nResNet-18 of width 4, {expected.n} digits, two "
-        f"branches, four attacks: 24 jobs an evaluation; {machine()}. A job is begun again when its "
-        "worker dies, up to six times; beyond that, the same sweep is given again. Each image has "
-        "one verdict for each attack and branch, or merging fails.\n"
+        f"branches, four attacks: 24 jobs an evaluation; {machine()}. A job is begun again "
+        "when its worker dies, up to six times; beyond that, the same sweep is given again. "
+        "Each image has one verdict for each attack and branch, or merging fails.\n"
     )
     headers = (
         "by",

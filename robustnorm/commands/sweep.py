@@ -130,6 +130,6 @@ def _told(failures: Failures) -> str:
         "\n".join([*(f"- {name}" for name in names), reason]) for reason, names in jobs.items()
     ]
     return (
-        f"{len(failures)} jobs failed; the others are done, and the same command tries these "
+        f"failed jobs: {len(failures)}; the others are done, and the same command tries these "
         "again:\n" + "\n".join(lines)
     )

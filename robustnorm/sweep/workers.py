@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from multiprocessing import forkserver
@@ -112,13 +113,15 @@ class _Worker:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
         self._ended = False
+        self._lock = threading.Lock()  # a process must not begin while all are ended
 
     def do(self, job: Job) -> str | None:
         for _ in range(ATTEMPTS):
-            if self._ended:
-                break
-            if self._connection is None:
-                self._connection = self._begin()
+            with self._lock:
+                if self._ended:
+                    break
+                if self._connection is None:
+                    self._connection = self._begin()
             try:
                 self._connection.send(job)
                 failure: str | None = self._connection.recv()
@@ -140,9 +143,10 @@ class _Worker:
             self._connection.close()
 
     def terminate(self) -> None:
-        self._ended = True
-        if self._process is not None:
-            self._process.terminate()
+        with self._lock:
+            self._ended = True
+            if self._process is not None:
+                self._process.terminate()
 
     def join(self) -> None:
         if self._process is not None:

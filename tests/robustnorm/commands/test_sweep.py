@@ -68,7 +68,7 @@ def test_sweep_tells_failed_jobs_by_name_and_does_the_others(monkeypatch, capsys
     monkeypatch.setattr(jobs, "attack_by", fails_on_adv)
     assert cli.main(["sweep", *WORDS, settings()]) == 1
     error = capsys.readouterr().err
-    assert "1 jobs failed" in error
+    assert "failed jobs: 1;" in error
     assert "- pgd on adv of digits auxbn-seed0, images " in error
     assert "nobody foresaw this" in error
     assert "BN " in Path("reports/digits/tables.md").read_text()
