@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from robustnorm.evaluation.protocol import find_record, reports_folder
 from robustnorm.runs import load_data, run_folder
 from robustnorm.stopping import ShouldStop, never
 from robustnorm.sweep.engines import check_engine, open_engine
-from robustnorm.sweep.jobs import Job, RecordJob, TrainJob, record_job
+from robustnorm.sweep.jobs import Job, RecordJob, TrainJob, jobs_folder, record_job
 from robustnorm.sweep.merge import digest
 from robustnorm.sweep.settings import Grid, SweepSettings, grids
 
@@ -94,6 +94,9 @@ def sweep(
         texts.append(report(found, grid.evaluation, grid.config))
     for attack in attacks:
         attack.remove()
+    for grid in plan:
+        with suppress(OSError):  # where another sweep has results
+            jobs_folder(grid.evaluation).rmdir()
     return "\n\n".join(texts)
 
 

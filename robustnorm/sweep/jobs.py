@@ -56,6 +56,11 @@ from robustnorm.training.checkpoint import read_manifest
 SEARCH = "pgd"
 
 
+def jobs_folder(config: Config) -> Path:
+    """Returns the folder of the results of jobs that are no record yet."""
+    return reports_folder(config) / "jobs"
+
+
 class Job(Protocol):
     """A piece of work that needs no other piece while it runs."""
 
@@ -146,7 +151,7 @@ class AttackJob:
     @property
     def path(self) -> Path:
         """Of the result; the seconds that it took and the images that are kept lie beside it."""
-        return reports_folder(self.config) / "jobs" / f"{self.key}.json"
+        return jobs_folder(self.config) / f"{self.key}.json"
 
     @property
     def images_path(self) -> Path:
