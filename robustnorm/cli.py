@@ -40,6 +40,7 @@ from robustnorm.packing import PackSettings, UnpackSettings
 from robustnorm.registry import unknown
 from robustnorm.replay_settings import ReplaySettings
 from robustnorm.stopping import SignalStop, Stopped
+from robustnorm.sweep.settings import SweepSettings, grids
 from robustnorm.untrusted import check_yaml, parse_fraction
 
 
@@ -141,6 +142,11 @@ COMMANDS = {
         ImportSettings,
         "robustnorm.commands.import_weights:import_run",
     ),
+    "sweep": Command(
+        "Train and evaluate norms x seeds x configs as jobs: in processes, on Ray, on Slurm.",
+        SweepSettings,
+        "robustnorm.commands.sweep:sweep",
+    ),
     "export": Command(
         "Write one branch of a trained run as a file for other tools; check it by loading it.",
         ExportSettings,
@@ -239,6 +245,8 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
             settings = replace(settings, name=Path(path).stem if path else "default")
     if isinstance(settings, Campaign):
         ready_plans(settings)
+    if isinstance(settings, SweepSettings):
+        grids(settings)
     return command, settings, path
 
 

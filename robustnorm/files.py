@@ -25,15 +25,21 @@ _DISK = {
 _REPAIR = "free some, or choose another disk with --output"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, shared: bool = False) -> None:
     """Writes a file whole or not at all, also when the power goes.
 
     A temporary file beside it is written and synced, then renamed, then the folder is synced.
 
+    Args:
+        path: Of the file.
+        data: Its content.
+        shared: Whether other processes, on any machine, may write the file at the same time.
+
     Raises:
         DiskError: When the disk is full or read-only; the former file is left as it was.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    writer = f".{socket.gethostname()}-{os.getpid()}" if shared else ""
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     with disk_errors(path, len(data)):
         try:
             with temporary.open("wb") as file:

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from robustnorm.campaign import Campaign, ReadyPlan, ready_plans
-from robustnorm.commands.evaluate import evaluate_run, find_record
+from robustnorm.commands.evaluate import evaluate_run
 from robustnorm.commands.remaining import remaining
 from robustnorm.commands.report import report
 from robustnorm.commands.train import train_run
 from robustnorm.config import Config, ReportConfig
 from robustnorm.data.dataset import Dataset
+from robustnorm.evaluation.protocol import find_record
 from robustnorm.evaluation.records import Record
 from robustnorm.files import write_atomically
 from robustnorm.reporting.reading import reading

@@ -23,6 +23,18 @@ from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.examples import make_examples
 from robustnorm.evaluation.images import hashes
 from robustnorm.evaluation.journal import Journal
+from robustnorm.evaluation.protocol import (
+    STEPS,
+    find_record,
+    identity_wanted,
+    images_folder,
+    journal_path,
+    keeps_images,
+    protocol_of,
+    record_path,
+    reports_folder,
+    search_of,
+)
 from robustnorm.evaluation.records import Check, CurvePoint, Record, fingerprint
 from robustnorm.evaluation.search import Search
 from robustnorm.evaluation.transfer import PREFIX, transfer
@@ -45,9 +57,6 @@ from robustnorm.stopping import ShouldStop, Stopped, interrupted, never
 from robustnorm.training.checkpoint import read_manifest
 
 log = logging.getLogger("robustnorm")
-
-# PGD steps of Table 4.
-STEPS = (10, 20)
 
 
 def evaluate_runs(
@@ -83,7 +92,7 @@ def require_reliable(text: str, records: list[Record], config: Config) -> str:
 def report(records: list[Record], config: Config, config_path: str | None = None) -> str:
     """Writes the tables of ``records`` into the config's reports; returns them as text."""
     train_command = _train_command(config_path)
-    for path in write_tables(records, _reports(config), train_command=train_command):
+    for path in write_tables(records, reports_folder(config), train_command=train_command):
         log.info("wrote %s", path)
     return to_text(tables(records, train_command=train_command))
 
@@ -96,12 +105,7 @@ def evaluate_records(
     Returns:
         A record a checkpoint, in the alphabetical order of the runs' folders.
     """
-    runs = find_runs(config)
-    for folder, manifest in list(runs.items()):
-        difference = misfit(config, manifest)
-        if difference:
-            log.warning("%s is left out, its settings differ: %s", folder, difference)
-            del runs[folder]
+    runs = fitting_runs(config)
     if not runs:
         raise UsageError(
             f"no checkpoint '{config.checkpoint}' fits this config under "
@@ -112,7 +116,7 @@ def evaluate_records(
     dataset = load_data(config)
     for folder, manifest in runs.items():
         check_same_dataset(manifest, dataset, folder)
-    reports = _reports(config)
+    reports = reports_folder(config)
     records = [
         evaluate_run(folder, config, dataset, device, reports, should_stop) for folder in runs
     ]
@@ -122,12 +126,19 @@ def evaluate_records(
     return records
 
 
+def fitting_runs(config: Config) -> dict[Path, dict[str, Any]]:
+    """Returns folder and manifest of each run that ``config`` evaluates; names those left out."""
+    runs = find_runs(config)
+    for folder, manifest in list(runs.items()):
+        difference = misfit(config, manifest)
+        if difference:
+            log.warning("%s is left out, its settings differ: %s", folder, difference)
+            del runs[folder]
+    return runs
+
+
 def _train_command(config_path: str | None) -> str:
     return "make train NORM={norm}" + (f" CONFIG={config_path}" if config_path else "")
-
-
-def _reports(config: Config) -> Path:
-    return Path(config.reports) / str(config.name)
 
 
 def evaluate_run(
@@ -152,7 +163,7 @@ def evaluate_run(
         CheckpointError, RecordError: When a file is missing or damaged.
         Stopped: When ``should_stop`` says so; the next call goes on.
     """
-    path = _record_path(reports, folder, config)
+    path = record_path(reports, folder, config)
     found = find_record(folder, config, dataset, reports)
     if found is not None:
         log.info("%s: evaluated before, in %s", folder.name, path)
@@ -162,19 +173,12 @@ def evaluate_run(
     model, manifest = load_model(folder, config.checkpoint)
     trained = Config.from_dict(manifest["config"])
     ids, test = subset(dataset.test, config.test_limit)
-    protocol = _evaluation_protocol(config)
-    wanted = fingerprint(_wanted(manifest, config, dataset))
-    keep = _images_folder(path) if _keeps_images(config) else None
+    protocol = protocol_of(config)
+    wanted = fingerprint(identity_wanted(manifest, config, dataset))
+    keep = images_folder(path) if keeps_images(config) else None
     place_model(model, trained, device)
-    search = Search(
-        float(config.attack.epsilon),
-        float(config.attack.step_size),
-        STEPS,
-        config.attack.threat_model,
-        config.eval_seed,
-        config.branches,
-    )
-    journal = path.with_suffix(".journal")
+    search = search_of(config)
+    journal = journal_path(path)
     verdicts = evaluate(
         model,
         test.images,
@@ -311,82 +315,13 @@ def _transfer(
                     test.labels,
                     image_ids=ids,
                     source=source,
-                    source_images=_images_folder(_record_path(reports, other, config)),
+                    source_images=images_folder(record_path(reports, other, config)),
                     run=other.name,
                     attack=f"pgd-{max(STEPS)}",
                     serving=config.serving,
                     progress=f"{other.name} to {folder.name}",
                 )
             record = replace(record, verdicts=verdicts, sources=sources)
-            record.save(_record_path(reports, folder, config))
+            record.save(record_path(reports, folder, config))
         done.append(record)
     return done
-
-
-def _record_path(reports: Path, folder: Path, config: Config) -> Path:
-    return reports / "records" / f"{folder.name}-{config.checkpoint}.json"
-
-
-def _keeps_images(config: Config) -> bool:
-    return config.keep_images or config.transfer
-
-
-def _images_folder(record: Path) -> Path:
-    return record.with_suffix(".images")
-
-
-def _has_images(record: Record, folder: Path) -> bool:
-    files = record.images.get("files", {})
-    return bool(files) and all((folder / name).exists() for name in files)
-
-
-def _evaluation_protocol(config: Config) -> dict[str, Any]:
-    return {
-        "name": config.protocol,
-        "threat_model": config.attack.threat_model,
-        "epsilon": str(config.attack.epsilon),
-        "step_size": str(config.attack.step_size),
-        "branches": config.to_dict()["branches"],
-        "steps": max(STEPS),
-        "random_start": True,
-        "seed": config.eval_seed,
-        "chunk": CHUNK,
-        "precision": "fp32",
-        "search": f"folded, {config.eval_precision}",
-        "serving": config.serving,
-        "attacks": list(config.attacks),
-        "transfer": config.transfer,
-        "checks": config.checks,
-        "train_steps": config.train_steps,
-        "attack_norm_mode": config.attack_norm_mode,
-    }
-
-
-def identity(record: Record) -> dict[str, Any]:
-    """Returns all that the verdicts of a record follow from."""
-    return {
-        "checkpoint": record.checkpoint["sha256"],
-        "dataset": record.dataset["sha256"],
-        "protocol": record.protocol_hash,
-        "image_ids": list(record.image_ids),
-    }
-
-
-def _wanted(manifest: dict[str, Any], config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Returns the ``identity`` of the record that ``config`` asks for."""
-    return {
-        "checkpoint": manifest["sha256"],
-        "dataset": dataset.sha256,
-        "protocol": fingerprint(_evaluation_protocol(config)),
-        "image_ids": subset(dataset.test, config.test_limit)[0].tolist(),
-    }
-
-
-def find_record(folder: Path, config: Config, dataset: Dataset, reports: Path) -> Record | None:
-    """Returns the record of a run's checkpoint, evaluated as ``config`` says; None without one."""
-    path, manifest = _record_path(reports, folder, config), read_manifest(folder, config.checkpoint)
-    if manifest is None or not path.exists():
-        return None
-    record = Record.load(path)
-    whole = not _keeps_images(config) or _has_images(record, _images_folder(path))
-    return record if whole and identity(record) == _wanted(manifest, config, dataset) else None

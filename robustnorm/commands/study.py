@@ -14,12 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attacks import pgd
-from robustnorm.commands.evaluate import STEPS, evaluate_records
+from robustnorm.commands.evaluate import evaluate_records
 from robustnorm.commands.variants import Run, Variant, evaluate_variants
 from robustnorm.config import Config, StudyConfig
 from robustnorm.data.batches import epoch_batches, steps_per_epoch, to_float
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
 from robustnorm.errors import UsageError
+from robustnorm.evaluation.protocol import STEPS
 from robustnorm.evaluation.records import Record
 from robustnorm.evaluation.search import CHUNK, Search, random_start
 from robustnorm.norms.mode import ModeNorm

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from robustnorm.commands.evaluate import STEPS, identity
 from robustnorm.config import Config
 from robustnorm.data.dataset import Dataset, subset
 from robustnorm.evaluation.evaluate import evaluate
+from robustnorm.evaluation.protocol import STEPS, identity
 from robustnorm.evaluation.records import SINGLE, Record, Verdict, fingerprint
 from robustnorm.reporting.models import group
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from robustnorm.config import BranchAttack
-from robustnorm.evaluation.attacks import parse_attacks
+from robustnorm.evaluation.attacks import EvaluationAttack, parse_attacks
 from robustnorm.evaluation.chunks import CHUNK, Outcome
 from robustnorm.evaluation.images import chunk_file, write_chunk
 from robustnorm.evaluation.journal import Journal, Key, Part
@@ -21,6 +21,7 @@ from robustnorm.evaluation.named import attack_chunk_by_name
 from robustnorm.evaluation.probe import EvaluationError, check_mode, check_network
 from robustnorm.evaluation.records import Verdict
 from robustnorm.evaluation.search import (
+    Branch,
     Precision,
     Search,
     any_outcomes,
@@ -31,6 +32,44 @@ from robustnorm.stopping import ShouldStop, Stopped, never
 
 # Images of a part. Where fallen images are replaced, a part is long: at its end slots stay empty.
 _PART = {"all": CHUNK, "any": 20 * CHUNK}
+
+
+def attacks_in_order(
+    search: Search, named: Sequence[EvaluationAttack]
+) -> list[EvaluationAttack | None]:
+    """Returns None, the PGD search itself, then the attacks that it does not answer already."""
+    answered = {f"pgd-{steps}" for steps in search.steps}
+    return [None, *(attack for attack in named if attack.name not in answered)]
+
+
+def attack_by(
+    attack: EvaluationAttack | None,
+    attacked: Sequence[Branch],
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    search: Search,
+    adv_images: dict[Key, Tensor] | None = None,
+    scored_by: Sequence[Branch] | None = None,
+) -> dict[Key, Outcome]:
+    """Returns verdict and loss of at most ``CHUNK`` images under one attack.
+
+    Neither other attacks nor other branches among ``attacked`` change what it returns.
+
+    Args:
+        attack: From ``parse_attacks``; None for the PGD search, with the verdicts of clean images.
+        attacked: From ``branches``, those that are attacked.
+        images: (N, C, H, W), uint8 or floating point in [0, 1].
+        labels: int64 (N,).
+        image_ids: int64 (N,), on the CPU.
+        search: Settings of the attack.
+        adv_images: Is given the images behind each verdict of an attack on the branch that scores.
+        scored_by: Branches that score the search's last iterates; those attacked by default.
+    """
+    part = (attacked, images, labels, image_ids, search, adv_images)
+    if attack is None:
+        return attack_chunk(*part, scored_by)
+    return attack_chunk_by_name(attack, *part)
 
 
 def evaluate(
@@ -136,10 +175,9 @@ def evaluate(
 
     def attack_part(rows: Tensor, adv_images: dict[Key, Tensor] | None) -> dict[Key, Outcome]:
         part = (attacked, images[rows], labels[rows], ids[rows], search)
-        outcomes = any_outcomes(*part) if rules == "any" else attack_chunk(*part, adv_images)
-        for attack in named:
-            if Key(attack.name, "final", *[attacked[0].name] * 2) not in outcomes:
-                outcomes |= attack_chunk_by_name(attack, *part, adv_images)
+        outcomes = any_outcomes(*part) if rules == "any" else {}
+        for attack in attacks_in_order(search, named) if rules == "all" else named:
+            outcomes |= attack_by(attack, *part, adv_images)
         return outcomes
 
     done = Journal(journal, fingerprint)

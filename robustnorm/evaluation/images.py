@@ -44,7 +44,8 @@ def write_chunk(path: Path, image_ids: Tensor, adv_images: dict[Key, Tensor]) ->
         for key, images in adv_images.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, numpy.save(tensors | {_IDS: image_ids.numpy().astype(np.int64)}))
+    data = numpy.save(tensors | {_IDS: image_ids.numpy().astype(np.int64)})
+    write_atomically(path, data, shared=True)
 
 
 def read_chunk(path: Path, sha256: str) -> KeptChunk:

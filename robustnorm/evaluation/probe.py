@@ -68,6 +68,17 @@ def check_network(
                 f"attack '{attack.name}' needs at least {attack.least_classes} classes, the "
                 f"network has {classes}; leave it out, or take pgd-50x5, apgd-ce or square"
             )
+    check_attacks(attacks)
+
+
+def check_attacks(attacks: Sequence[EvaluationAttack]) -> None:
+    """Raises unless the packages of all attacks are installed.
+
+    Raises:
+        EvaluationError: On an unknown class of torchattacks.
+        ImportError: When a package is not installed.
+    """
+    for attack in attacks:
         if attack.kind == "autoattack":
             installed()
         elif attack.kind == "torchattacks":

@@ -276,7 +276,7 @@ class Record:
     def save(self, path: Path) -> None:
         """Writes the record whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, self.to_json().encode())
+        write_atomically(path, self.to_json().encode(), shared=True)
 
     @classmethod
     def load(cls, path: Path) -> Record:

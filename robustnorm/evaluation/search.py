@@ -142,6 +142,7 @@ def attack_chunk(
     image_ids: Tensor,
     search: Search,
     adv_images: dict[Key, Tensor] | None = None,
+    scored_by: Sequence[Branch] | None = None,
 ) -> dict[Key, Outcome]:
     """Returns verdict and loss of at most ``CHUNK`` images for each key.
 
@@ -156,6 +157,7 @@ def attack_chunk(
         adv_images: Is given the images behind each verdict of an attack on the branch that scores.
             Of rule ``"any"``: an image or iterate that is misclassified, the last iterate where
             none is.
+        scored_by: Branches that score the last iterates; those attacked by default.
 
     Where memory does not suffice, halves of the chunk are attacked one after the other, then
     quarters: an image's verdict does not depend on its companions.
@@ -166,7 +168,9 @@ def attack_chunk(
         kept: dict[Key, list[Tensor]] = {}
         for rows, size in split_filled(len(images), whole):
             placed = place(attacked[0].score, images, labels, rows)
-            found, iterates = _attack_placed(attacked, *placed, image_ids[rows], search)
+            found, iterates = _attack_placed(
+                attacked, *placed, image_ids[rows], search, scored_by or attacked
+            )
             for key, outcome in found.items():
                 outcomes.setdefault(key, []).append(first(outcome, size))
             for key, iterate in iterates.items() if adv_images is not None else ():
@@ -183,7 +187,12 @@ def attack_chunk(
 
 
 def _attack_placed(
-    attacked: Sequence[Branch], images: Tensor, labels: Tensor, image_ids: Tensor, search: Search
+    attacked: Sequence[Branch],
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    search: Search,
+    scored_by: Sequence[Branch],
 ) -> tuple[dict[Key, Outcome], dict[Key, Tensor]]:
     """Attacks all images at once; returns the outcomes, and the images behind them."""
     most = max(search.steps)
@@ -222,8 +231,8 @@ def _attack_placed(
             outcomes[key._replace(rule="any")] = Outcome(any_correct, final.loss, agrees)
             kept[key] = iterate
             kept[key._replace(rule="any")] = choose(broken, trace.breaking, witnesses)
-        for other in attacked:
-            if other is not branch:
+        for other in scored_by:
+            if other.name != branch.name:
                 key = Key(f"pgd-{most}", "final", branch.name, other.name)
                 outcomes[key] = judge(other.score, last, labels)
     return outcomes, kept

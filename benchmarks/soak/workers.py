@@ -1,0 +1,190 @@
+"""Workers killed at random moments while they evaluate: nothing is lost, nothing is there twice.
+
+    python -m benchmarks.soak.workers [--kills 30]
+
+A small network is evaluated in one process; then by 1, 2, 3, 5 and 7 workers; then by Ray, whose
+workers are killed with SIGKILL, in one evaluation after the other, until so many were killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import signal
+import threading
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import ray
+from tabulate import tabulate
+
+from benchmarks.workload import machine
+from robustnorm.commands.evaluate import evaluate_records
+from robustnorm.commands.train import train_run
+from robustnorm.config import Config
+from robustnorm.evaluation.protocol import record_path, reports_folder
+from robustnorm.evaluation.records import Record
+from robustnorm.runs import find_runs, run_folder
+from robustnorm.stopping import never
+from robustnorm.sweep.engines import open_engine
+from robustnorm.sweep.jobs import RecordJob, record_job
+from robustnorm.sweep.merge import digest
+from robustnorm.sweep.settings import SweepSettings
+
+# Two chunks of images and a part of one; with two branches and four attacks, 24 jobs.
+SMALL = Config(
+    name="small",
+    norm="auxbn",
+    train_limit=64,
+    validation=20,
+    width=4,
+    epochs=1,
+    batch_size=32,
+    epsilon=Fraction(3, 16),
+    step_size=Fraction(3, 64),
+    train_steps=1,
+    validation_steps=1,
+    test_limit=230,
+    attacks=("fgsm", "pgd-5-margin", "pgd-5-dlr"),
+    checks="none",
+    device="cpu",
+)
+COUNTS = (1, 2, 3, 5, 7)
+RAY_WORKERS = 3
+
+
+class Killer(threading.Thread):
+    """Kills a worker of this process's Ray at random moments, each after some job was finished.
+
+    Args:
+        results: Folder of the jobs' results.
+        kills: At most.
+        dice: For the moment and the worker.
+    """
+
+    def __init__(self, results: Path, kills: int, dice: random.Random) -> None:
+        super().__init__(daemon=True)
+        self._results, self._most, self._dice = results, kills, dice
+        self.kills = 0
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        finished = 0
+        while self.kills < self._most and not self.ended.wait(0.05):
+            now = len(list(self._results.glob("*.json")))
+            workers = working()
+            if now == finished or not workers:
+                continue
+            self.ended.wait(self._dice.uniform(0, 0.5))
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self._dice.choice(workers), signal.SIGKILL)
+                self.kills += 1
+                finished = now
+
+
+def working() -> list[int]:
+    """Returns the processes in which Ray, begun by this process, is at a job."""
+    parents, workers = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+            if (folder / "cmdline").read_bytes().startswith(b"ray::attempt"):
+                workers.append(int(folder.name))
+    return [
+        pid for pid in workers if os.getpid() in (parents.get(parents.get(pid, 0)), parents[pid])
+    ]
+
+
+def evaluate_by(
+    settings: SweepSettings, config: Config, kills: int, dice: random.Random
+) -> tuple[Record, int, int]:
+    """Evaluates as jobs; returns the record, the kills, and jobs that a second sweep had to do."""
+    folder = run_folder(config)
+    job = record_job(folder, find_runs(config)[folder], config)
+    killer = Killer(job.attacks[0].path.parent, kills, dice)
+    again = 0
+    with open_engine(settings) as engine:
+        killer.start()
+        for jobs in (job.attacks, [job]):
+            while waiting := [each for each in jobs if not each.done()]:
+                told = [each for each, _ in engine(waiting, never)]
+                assert sorted(each.name for each in told) == sorted(each.name for each in waiting)
+                again += sum(not each.done() for each in waiting)
+        killer.ended.set()
+        killer.join()
+    check_files(job)
+    return Record.load(record_path(reports_folder(config), folder, config)), killer.kills, again
+
+
+def check_files(job: RecordJob) -> None:
+    """Raises unless the results that lie there are those of the jobs, each once."""
+    folder = job.attacks[0].path.parent
+    assert {path.name for path in folder.glob("*.json")} == {each.path.name for each in job.attacks}
+
+
+def main() -> None:
+    """Evaluates in all ways and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=30)
+    kills = parser.parse_args().kills
+    dice = random.Random(0)
+    rows = []
+    with TemporaryDirectory() as folder, contextlib.chdir(folder):
+        train_run(SMALL)
+        [expected] = evaluate_records(SMALL)
+        rows.append(("one process, no jobs", "-", "-", digest(expected), "-"))
+        for count in COUNTS:
+            config = replace(SMALL, reports=f"local{count}")
+            settings = SweepSettings(configs=["digits"], device="cpu", workers=count)
+            record, _, again = evaluate_by(settings, config, 0, dice)
+            rows.append((f"{count} workers", 0, again, digest(record), same(record, expected)))
+        ray.init("local", num_cpus=RAY_WORKERS, include_dashboard=False, log_to_driver=False)
+        settings = SweepSettings(configs=["digits"], device="cpu", engine="ray")
+        killed, evaluations, again, differing = 0, 0, 0, 0
+        while killed < kills:
+            config = replace(SMALL, reports=f"ray{evaluations}")
+            record, more, redone = evaluate_by(settings, config, kills - killed, dice)
+            killed, evaluations, again = killed + more, evaluations + 1, again + redone
+            differing += same(record, expected) != "yes"
+            shutil.rmtree(config.reports)
+        ray.shutdown()
+        rows.append(
+            (
+                f"Ray, {RAY_WORKERS} workers, {evaluations} evaluations",
+                killed,
+                again,
+                digest(record),
+                "no" if differing else "yes",
+            )
+        )
+    print(
+        f"## Workers killed during evaluation\n\nResNet-18 of width 4, {expected.n} digits, two "
+        f"branches, four attacks: 24 jobs an evaluation; {machine()}. A job is begun again "
+        "when its worker dies, up to six times; beyond that, the same sweep is given again. "
+        "Each image has one verdict for each attack and branch, or merging fails.\n"
+    )
+    headers = (
+        "by",
+        "workers killed",
+        "jobs left to another sweep",
+        "digest of all verdicts",
+        "same bits",
+    )
+    print(tabulate(rows, headers=headers, tablefmt="pipe"))
+
+
+def same(record: Record, expected: Record) -> str:
+    """Returns whether two records have the same verdicts, image by image."""
+    equal = record.image_ids == expected.image_ids and digest(record) == digest(expected)
+    return "yes" if equal else "no"
+
+
+if __name__ == "__main__":
+    main()

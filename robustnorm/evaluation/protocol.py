@@ -1,0 +1,112 @@
+"""What evaluation a config asks for: its search, what tells it apart, where its record lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from robustnorm.config import Config
+from robustnorm.data.dataset import Dataset, subset
+from robustnorm.evaluation.chunks import CHUNK
+from robustnorm.evaluation.records import Record, fingerprint
+from robustnorm.evaluation.search import Search
+from robustnorm.training.checkpoint import read_manifest
+
+# PGD steps of Table 4.
+STEPS = (10, 20)
+
+
+def search_of(config: Config) -> Search:
+    """Returns the PGD search with which ``config`` evaluates."""
+    return Search(
+        float(config.attack.epsilon),
+        float(config.attack.step_size),
+        STEPS,
+        config.attack.threat_model,
+        config.eval_seed,
+        config.branches,
+    )
+
+
+def reports_folder(config: Config) -> Path:
+    """Returns the folder of the config's tables, and of its records."""
+    return Path(config.reports) / str(config.name)
+
+
+def record_path(reports: Path, folder: Path, config: Config) -> Path:
+    """Returns the place of a run's record; its images and its journal lie beside it."""
+    return reports / "records" / f"{folder.name}-{config.checkpoint}.json"
+
+
+def journal_path(record: Path) -> Path:
+    """Returns the place of the finished parts of an evaluation whose record is not written yet."""
+    return record.with_suffix(".journal")
+
+
+def keeps_images(config: Config) -> bool:
+    """Returns whether an evaluation keeps its adversarial images."""
+    return config.keep_images or config.transfer
+
+
+def images_folder(record: Path) -> Path:
+    """Returns the folder of the images of a record at that path."""
+    return record.with_suffix(".images")
+
+
+def _has_images(record: Record, folder: Path) -> bool:
+    files = record.images.get("files", {})
+    return bool(files) and all((folder / name).exists() for name in files)
+
+
+def protocol_of(config: Config) -> dict[str, Any]:
+    """Returns the settings of the evaluation, as a record keeps them."""
+    return {
+        "name": config.protocol,
+        "threat_model": config.attack.threat_model,
+        "epsilon": str(config.attack.epsilon),
+        "step_size": str(config.attack.step_size),
+        "branches": config.to_dict()["branches"],
+        "steps": max(STEPS),
+        "random_start": True,
+        "seed": config.eval_seed,
+        "chunk": CHUNK,
+        "precision": "fp32",
+        "search": f"folded, {config.eval_precision}",
+        "serving": config.serving,
+        "attacks": list(config.attacks),
+        "transfer": config.transfer,
+        "checks": config.checks,
+        "train_steps": config.train_steps,
+        "attack_norm_mode": config.attack_norm_mode,
+    }
+
+
+def identity(record: Record) -> dict[str, Any]:
+    """Returns all that the verdicts of a record follow from."""
+    return {
+        "checkpoint": record.checkpoint["sha256"],
+        "dataset": record.dataset["sha256"],
+        "protocol": record.protocol_hash,
+        "image_ids": list(record.image_ids),
+    }
+
+
+def identity_wanted(manifest: dict[str, Any], config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Returns the ``identity`` of the record that ``config`` asks for, before there is one."""
+    return {
+        "checkpoint": manifest["sha256"],
+        "dataset": dataset.sha256,
+        "protocol": fingerprint(protocol_of(config)),
+        "image_ids": subset(dataset.test, config.test_limit)[0].tolist(),
+    }
+
+
+def find_record(folder: Path, config: Config, dataset: Dataset, reports: Path) -> Record | None:
+    """Returns the record of a run's checkpoint, evaluated as ``config`` says; None without one."""
+    path, manifest = record_path(reports, folder, config), read_manifest(folder, config.checkpoint)
+    if manifest is None or not path.exists():
+        return None
+    record = Record.load(path)
+    if keeps_images(config) and not _has_images(record, images_folder(path)):
+        return None
+    return record if identity(record) == identity_wanted(manifest, config, dataset) else None
