@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from fractions import Fraction
@@ -16,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import register_type
 
 from robustnorm.campaign import Campaign, ready_plans
@@ -30,6 +31,8 @@ from robustnorm.export_settings import ExportSettings
 from robustnorm.norms import NORMS
 from robustnorm.packing import PackSettings, UnpackSettings
 from robustnorm.registry import unknown
+from robustnorm.replay_settings import ReplaySettings
+from robustnorm.stopping import SignalStop, Stopped
 from robustnorm.sweep.settings import SweepSettings, grids
 
 
@@ -42,11 +45,14 @@ class Command(NamedTuple):
             with help in its metadata under "by_place" takes all words that are left.
         run: "module:function", loaded when it runs: from the settings and the config file's path
             to the text to print, or None.
+        stops: Whether it also takes ``should_stop``, which tells it of a signal; any other ends
+            at once.
     """
 
     help: str
     settings: type[Any]
     run: str
+    stops: bool = False
 
 
 COMMANDS = {
@@ -54,11 +60,13 @@ COMMANDS = {
         "Train one norm with AdvProp, or continue its interrupted run.",
         Config,
         "robustnorm.commands.train:train_run",
+        stops=True,
     ),
     "eval": Command(
         "Evaluate every checkpoint that fits the config; print and write Tables 3 and 4.",
         Config,
         "robustnorm.commands.evaluate:evaluate_runs",
+        stops=True,
     ),
     "verify": Command(
         "Re-check a record: hashes, clean verdicts, and each adversarial image that was kept.",
@@ -69,6 +77,7 @@ COMMANDS = {
         "Train bn, modenorm, auxbn, saauxbn and a plainly trained control, then evaluate.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
+        stops=True,
     ),
     "report": Command(
         "Write one HTML page, with its figures, from result records.",
@@ -79,6 +88,7 @@ COMMANDS = {
         "Train and evaluate the plans of a campaign, in slices of time.",
         Campaign,
         "robustnorm.commands.campaign:run_campaign",
+        stops=True,
     ),
     "pack": Command(
         "Cut a folder of runs into pieces small enough to travel.",
@@ -94,6 +104,7 @@ COMMANDS = {
         "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
+        stops=True,
     ),
     "diagnose": Command(
         "Compare the gradients of branches and classes, stage by stage, of one or more runs.",
@@ -105,6 +116,7 @@ COMMANDS = {
         "sandwich} affine.",
         Config,
         "robustnorm.commands.ablate:ablate",
+        stops=True,
     ),
     "study": Command(
         "Study every checkpoint that fits the config: swapped branches, statistics measured "
@@ -116,6 +128,12 @@ COMMANDS = {
         "Train and evaluate norms x seeds x configs as jobs: in processes, on Ray, on Slurm.",
         SweepSettings,
         "robustnorm.commands.sweep:sweep",
+        stops=True,
+    ),
+    "replay": Command(
+        "Take a training step again whose loss or gradient was not finite; say where it begins.",
+        ReplaySettings,
+        "robustnorm.commands.replay:replay_step",
     ),
     "export": Command(
         "Write one branch of a trained run as a file for other tools; check it by loading it.",
@@ -134,11 +152,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         A ``robustnorm.errors.Status``.
     """
-    try:
-        command, settings, path = parse(sys.argv[1:] if arguments is None else arguments)
-    except (ArgumentError, ValueError) as error:
-        return _fail(_with_nearest(str(error)))
+    stop = SignalStop()
+    with stop.installed():
+        try:
+            command, settings, path = parse(sys.argv[1:] if arguments is None else arguments)
+        except (ArgumentError, ValueError) as error:
+            return _fail(_with_nearest(str(error)))
+        status = _run(command, settings, path, stop)
+    # What was finished after the signal came is done, too; whoever sent it asked for this status.
+    return Status.PREEMPTED if stop.received and status == Status.DONE else status
 
+
+def _run(command: Command, settings: Any, path: str | None, stop: SignalStop) -> int:
+    """Runs a command; returns the exit status."""
     from robustnorm.allocator import keep_freed_memory
 
     log, handler = logging.getLogger("robustnorm"), logging.StreamHandler()
@@ -146,17 +172,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.addHandler(handler)
     keep_freed_memory()
     module, _, function = command.run.partition(":")
+    options = {"should_stop": stop} if command.stops else {}
     try:
-        text = getattr(import_module(module), function)(settings, path)
+        text = getattr(import_module(module), function)(settings, path, **options)
         if text is not None:
             print(text)
     except CheckFailed as failed:
         print(failed)
-        return Status.CHECK_FAILED
+        return failed.status
     except UserError as error:
         return _fail(str(error), error.status)
     except ImportError as error:
         return _fail(str(error))
+    except Stopped as stopped:
+        return _fail(f"{stopped}; the same command continues", Status.PREEMPTED)
+    except (MemoryError, RuntimeError) as error:
+        from robustnorm.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return _fail(f"out of memory ({_first_line(error)})", Status.MEMORY)
     except KeyboardInterrupt:
         return _fail(
             "interrupted; the same command continues from the last epoch", Status.INTERRUPTED
@@ -209,12 +244,19 @@ def read_config(config: str, changes: dict[str, Any]) -> Config:
     return settings
 
 
+class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the lines of the table of exit statuses."""
+
+
 @cache  # a campaign reads many configs
 def _parser() -> ArgumentParser:
     register_type(Fraction, serializer=str, deserializer=_fraction)
     parser = ArgumentParser(
         prog="robustnorm",
         description="Adversarial training and evaluation of normalization layers.",
+        epilog="exit statuses:\n"
+        + "\n".join(f"  {status.value:<4}{status.meaning}" for status in Status),
+        formatter_class=_HelpFormatter,
         exit_on_error=False,
     )
     commands = parser.add_subcommands(dest="command")
@@ -282,6 +324,10 @@ def _with_nearest(message: str) -> str:
         if nearest and name not in names | {"config"}:
             return f"{message}; did you mean '{nearest[0]}'?"
     return message
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _fail(message: str, status: Status = Status.USAGE) -> int:

@@ -11,7 +11,18 @@ from typing import Any, Literal
 # Where and how to run, not what: these may differ between a run and its continuation, and between
 # a checkpoint and the config that evaluates it.
 WHERE = frozenset(
-    {"data", "data_root", "download", "device", "output", "reports", "tensorboard", "compile"}
+    {
+        "data",
+        "data_root",
+        "download",
+        "device",
+        "output",
+        "reports",
+        "tensorboard",
+        "compile",
+        "save_minutes",
+        "strict",
+    }
 )
 # What to evaluate of a finished run.
 WHAT_TO_EVALUATE = frozenset(
@@ -115,6 +126,7 @@ class Config:
         channels_last: Memory format of images and weights.
         compile: Run the training network through torch.compile.
         keep_epochs: Epochs whose weights are kept besides best and last.
+        save_minutes: Minutes after which the state is saved within an epoch, besides after each.
         checkpoint: Which weights to evaluate: best, last, or epoch followed by a number.
         test_limit: Test images to evaluate; all by default.
         eval_seed: Of the random starts of the evaluation attack.
@@ -127,6 +139,8 @@ class Config:
         keep_images: Keep the adversarial images beside the record, for ``robustnorm verify``: 4
             bytes a value, for each attack and branch.
         checks: Of the evaluation itself: quick (seconds), full (minutes), or none.
+        strict: End with exit status 6, after the tables, when a check found an evaluation
+            unreliable.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
         output: Folder of checkpoints.
         reports: Folder of tables and result records.
@@ -184,6 +198,7 @@ class Config:
     channels_last: bool = True
     compile: bool = False
     keep_epochs: tuple[int, ...] = ()
+    save_minutes: float = 10.0
     tensorboard: bool = False
     device: str = "auto"
     # Evaluation and places
@@ -196,6 +211,7 @@ class Config:
     transfer: bool = False
     keep_images: bool = False
     checks: Literal["none", "quick", "full"] = "quick"
+    strict: bool = False
     output: str = "checkpoints"
     reports: str = "reports"
 
@@ -212,7 +228,14 @@ class Config:
         for field in ("train_limit", "test_limit"):
             value = getattr(self, field)
             self._require(field, value is None or value >= 1, "at least 1, or null for all")
-        for field in ("seed", "eval_seed", "warmup_steps", "weight_decay", "test_curve"):
+        for field in (
+            "seed",
+            "eval_seed",
+            "warmup_steps",
+            "weight_decay",
+            "test_curve",
+            "save_minutes",
+        ):
             self._require(field, getattr(self, field) >= 0, "at least 0")
         for name in self.adversarial_branches:  # whose own values are checked when they are made
             if name in _NO_BRANCHES or not re.fullmatch(r"\w+", name):

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Status(IntEnum):
-    """Exit statuses of the command line."""
+    """Exit statuses of the command line.
 
-    DONE = 0
-    CHECK_FAILED = 1  # what was checked does not hold
-    USAGE = 2  # settings, data or network do not serve
-    MEMORY = 3  # out of memory
-    DISK = 4  # full, read-only, or not enough free space
-    REFUSED = 5  # a file is damaged, foreign, or not to be trusted
-    UNRELIABLE = 6  # a check of the evaluation failed, with --strict
-    INTERRUPTED = 130  # Ctrl-C
-    PREEMPTED = 143  # SIGTERM or SIGUSR1; the state is saved
+    Attributes:
+        meaning: What ``robustnorm --help`` says of it.
+    """
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Self:
+        status = int.__new__(cls, value)
+        status._value_, status.meaning = value, meaning
+        return status
+
+    DONE = 0, "done"
+    CHECK_FAILED = 1, "what was checked does not hold"
+    USAGE = 2, "settings, data or network do not serve, or the training diverged"
+    MEMORY = 3, "out of memory"
+    DISK = 4, "disk full, read-only, or with too little free space"
+    REFUSED = 5, "a file is damaged, foreign, or not to be trusted"
+    UNRELIABLE = 6, "a check found the evaluation unreliable, with --strict true"
+    INTERRUPTED = 130, "Ctrl-C"
+    PREEMPTED = 143, "SIGTERM or SIGUSR1; the state is saved, the same command continues"
 
 
 class UserError(ValueError):

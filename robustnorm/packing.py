@@ -82,8 +82,8 @@ def size_in_bytes(text: str) -> int:
 def pack(source: Path, into: Path, piece_bytes: int) -> list[Path]:
     """Packs a folder's files into pieces; all of them appear in ``into``, or none.
 
-    The files keep their paths relative to the current folder; links, and temporary files that a
-    kill left behind, are left out. The same files give the same pieces.
+    The files keep their paths relative to the current folder; links, locks, and temporary files
+    that a kill left behind, are left out. The same files give the same pieces.
 
     Args:
         source: A folder below the current one.
@@ -167,7 +167,8 @@ def unpack(source: Path, into: Path, *, overwrite: bool = False) -> list[Path]:
 
 
 def _belongs(path: Path) -> bool:
-    return not path.is_symlink() and not (path.name.startswith(".") and path.suffix == ".tmp")
+    leftover = path.name.startswith(".") and path.suffix == ".tmp"
+    return not path.is_symlink() and not leftover and path.name != ".lock"
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -6,26 +6,29 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from robustnorm.commands.evaluate import evaluate_records, report
+from robustnorm.commands.evaluate import evaluate_records, report, require_reliable
 from robustnorm.commands.train import train_run
 from robustnorm.config import Config
 from robustnorm.reporting.ablation import GRID, ablation_table
 from robustnorm.reporting.render import save_tables, to_text
+from robustnorm.stopping import ShouldStop, never
 
 log = logging.getLogger("robustnorm")
 
 
-def ablate(config: Config, config_path: str | None = None) -> str:
+def ablate(
+    config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> str:
     """Trains each norm of the grid, then evaluates them; returns the tables and the grid.
 
     What is trained or evaluated already is not done again, so that the same command continues an
     interrupted ablation. Arguments as ``evaluate_runs``.
     """
     for norm in GRID.values():
-        train_run(replace(config, norm=norm))
-    records = evaluate_records(config, config_path)
+        train_run(replace(config, norm=norm), should_stop=should_stop)
+    records = evaluate_records(config, config_path, should_stop=should_stop)
     text = report(records, config, config_path)
     table = ablation_table(records)
     for path in save_tables([table], Path(config.reports) / str(config.name), "ablation"):
         log.info("wrote %s", path)
-    return text + "\n" + to_text([table])
+    return require_reliable(text + "\n" + to_text([table]), records, config)

@@ -29,13 +29,15 @@ from robustnorm.runs import (
     resolve_device,
     run_folder,
 )
-from robustnorm.stopping import Budget, ShouldStop, Stopped, never
+from robustnorm.stopping import Budget, Either, ShouldStop, Stopped, interrupted, never
 from robustnorm.training.checkpoint import read_manifest
 
 log = logging.getLogger("robustnorm")
 
 
-def run_campaign(campaign: Campaign, config_path: str | None = None) -> str:
+def run_campaign(
+    campaign: Campaign, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> str:
     """Trains and evaluates until all is done or the budget is spent; says what is left.
 
     Plans are worked on in order, and so are the seeds of a plan: all norms are trained under a seed
@@ -44,12 +46,15 @@ def run_campaign(campaign: Campaign, config_path: str | None = None) -> str:
     Args:
         campaign: The settings.
         config_path: Of the campaign's file, for the command that goes on.
+        should_stop: Beside the budget; a signal that it tells of also leaves out the reports.
 
     Raises:
         UsageError: When a folder holds a run of other settings or data, or a loss diverges.
         DataError, CheckpointError, RecordError: As data, checkpoints and records tell.
+        Stopped: When a signal came.
     """
-    should_stop = never if campaign.budget is None else Budget(campaign.budget)
+    if campaign.budget is not None:
+        should_stop = Either(should_stop, Budget(campaign.budget))
     plans, device = ready_plans(campaign), resolve_device(campaign.device)
     datasets: dict[str, Dataset] = {}
     for plan in plans:
@@ -59,6 +64,8 @@ def run_campaign(campaign: Campaign, config_path: str | None = None) -> str:
         for plan in plans:
             _work(plan, datasets[plan.data], device, should_stop)
     except Stopped as stop:
+        if interrupted(should_stop):
+            raise
         log.info("the time is over: %s", stop)
     command = f"robustnorm campaign --config {config_path}"
     evaluated = {

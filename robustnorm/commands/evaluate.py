@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustnorm.commands import Unreliable
 from robustnorm.config import WHERE, Config
 from robustnorm.data.dataset import Dataset, Split, subset
-from robustnorm.errors import UsageError
+from robustnorm.errors import OutOfMemoryError, UsageError
 from robustnorm.evaluation.checks import check_installed, run_checks
+from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.examples import make_examples
 from robustnorm.evaluation.images import hashes
@@ -36,6 +38,7 @@ from robustnorm.evaluation.protocol import (
 from robustnorm.evaluation.records import Check, CurvePoint, Record, fingerprint
 from robustnorm.evaluation.search import Search
 from robustnorm.evaluation.transfer import PREFIX, transfer
+from robustnorm.memory import is_out_of_memory
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import (
@@ -50,13 +53,15 @@ from robustnorm.runs import (
     run_folder,
 )
 from robustnorm.source import source_commit
-from robustnorm.stopping import ShouldStop, never
+from robustnorm.stopping import ShouldStop, Stopped, interrupted, never
 from robustnorm.training.checkpoint import read_manifest
 
 log = logging.getLogger("robustnorm")
 
 
-def evaluate_runs(config: Config, config_path: str | None = None) -> str:
+def evaluate_runs(
+    config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> str:
     """Evaluates every checkpoint that fits ``config``, writes reports, returns the tables as text.
 
     A checkpoint evaluated before under the same protocol is not evaluated again.
@@ -64,11 +69,24 @@ def evaluate_runs(config: Config, config_path: str | None = None) -> str:
     Args:
         config: The settings; norm and seed do not matter.
         config_path: Of the config file, for the command that trains a missing norm.
+        should_stop: Asked before each part of the work.
 
     Raises:
         UsageError: When no checkpoint fits, or one was trained on other data.
+        Unreliable: With ``config.strict``, when a check found an evaluation unreliable.
+        Stopped: When ``should_stop`` says so; the next call goes on.
     """
-    return report(evaluate_records(config, config_path), config, config_path)
+    records = evaluate_records(config, config_path, should_stop=should_stop)
+    return require_reliable(report(records, config, config_path), records, config)
+
+
+def require_reliable(text: str, records: list[Record], config: Config) -> str:
+    """Returns the text, or raises ``Unreliable`` with it if ``config.strict`` demands that."""
+    if config.strict and any(
+        check.verdict == "unreliable" for record in records for check in record.checks
+    ):
+        raise Unreliable(text)
+    return text
 
 
 def report(records: list[Record], config: Config, config_path: str | None = None) -> str:
@@ -79,7 +97,9 @@ def report(records: list[Record], config: Config, config_path: str | None = None
     return to_text(tables(records, train_command=train_command))
 
 
-def evaluate_records(config: Config, config_path: str | None = None) -> list[Record]:
+def evaluate_records(
+    config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> list[Record]:
     """Evaluates every checkpoint that fits ``config``; arguments and errors as ``evaluate_runs``.
 
     Returns:
@@ -97,9 +117,12 @@ def evaluate_records(config: Config, config_path: str | None = None) -> list[Rec
     for folder, manifest in runs.items():
         check_same_dataset(manifest, dataset, folder)
     reports = reports_folder(config)
-    records = [evaluate_run(folder, config, dataset, device, reports) for folder in runs]
+    records = [
+        evaluate_run(folder, config, dataset, device, reports, should_stop) for folder in runs
+    ]
     if config.transfer:
-        records = _transfer(dict(zip(runs, records, strict=True)), config, dataset, device, reports)
+        evaluated = dict(zip(runs, records, strict=True))
+        records = _transfer(evaluated, config, dataset, device, reports, should_stop)
     return records
 
 
@@ -186,7 +209,7 @@ def evaluate_run(
         search=search,
         precision=config.eval_precision,
     )
-    checks, curve = _checks(folder.name, model, test, ids, search, config)
+    checks, curve = _checks(folder.name, model, test, ids, search, config, should_stop)
     seconds = Journal(journal, wanted).seconds + time.perf_counter() - clock
     # Paths and devices are left out: they decide nothing, and a record may be published.
     settings = {key: value for key, value in trained.to_dict().items() if key not in WHERE}
@@ -230,21 +253,36 @@ def evaluate_run(
 
 
 def _checks(
-    name: str, model: nn.Module, test: Split, ids: Tensor, search: Search, config: Config
+    name: str,
+    model: nn.Module,
+    test: Split,
+    ids: Tensor,
+    search: Search,
+    config: Config,
+    should_stop: ShouldStop,
 ) -> tuple[list[Check], list[CurvePoint]]:
     """Checks the evaluation; branches with an attack of their own against the first one's."""
     if config.checks == "none":
         return [], []
-    return run_checks(
-        model,
-        test.images,
-        test.labels,
-        image_ids=ids,
-        search=search._replace(own={}),
-        tier=config.checks,
-        serving=config.serving,
-        progress=f"checking {name}",
-    )
+    try:
+        return run_checks(
+            model,
+            test.images,
+            test.labels,
+            image_ids=ids,
+            search=search._replace(own={}),
+            tier=config.checks,
+            serving=config.serving,
+            progress=f"checking {name}",
+            should_stop=should_stop,
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"out of memory: the checks need {CHUNK} images at a time; go on with the same command "
+            "on a --device with more memory, or evaluate anew with --checks none"
+        ) from error
 
 
 def _transfer(
@@ -253,10 +291,11 @@ def _transfer(
     dataset: Dataset,
     device: torch.device,
     reports: Path,
+    should_stop: ShouldStop,
 ) -> list[Record]:
     """Scores the images of each run by each other one; returns the records with these verdicts."""
     ids, test = subset(dataset.test, config.test_limit)
-    done = []
+    done: list[Record] = []
     for folder, record in records.items():
         others = {other: r for other, r in records.items() if other != folder}
         sources = {other.name: r.checkpoint["sha256"] for other, r in others.items()}
@@ -265,6 +304,8 @@ def _transfer(
             place_model(model, Config.from_dict(manifest["config"]), device)
             verdicts = [v for v in record.verdicts if not v.attack.startswith(PREFIX)]
             for other, source in others.items():
+                if interrupted(should_stop):
+                    raise Stopped(f"{len(done)} of {len(records)} runs have their transfers")
                 verdicts += transfer(
                     model,
                     test.labels,

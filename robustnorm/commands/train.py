@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from attacks.contract import seeded
 from robustnorm.config import Config
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
-from robustnorm.errors import UsageError
-from robustnorm.files import write_atomically
+from robustnorm.errors import OutOfMemoryError, UsageError
+from robustnorm.files import check_free_space, exclusive
+from robustnorm.memory import is_out_of_memory, peak_memory
 from robustnorm.runs import (
     augmentation,
     build_model,
@@ -31,14 +31,9 @@ from robustnorm.runs import (
     resolve_device,
     run_folder,
 )
-from robustnorm.stopping import ShouldStop, never
+from robustnorm.stopping import ShouldStop, interrupted, never
 from robustnorm.training.advprop import train
-from robustnorm.training.checkpoint import (
-    load_checkpoint,
-    read_manifest,
-    restore,
-    save_checkpoint,
-)
+from robustnorm.training.checkpoint import load_checkpoint, read_manifest
 from robustnorm.training.metrics import TensorBoard
 from robustnorm.training.progress import (
     EpochRecord,
@@ -46,6 +41,8 @@ from robustnorm.training.progress import (
     Position,
     TrainingStopped,
 )
+from robustnorm.training.replay import write_replay
+from robustnorm.training.saving import Saver
 
 log = logging.getLogger("robustnorm")
 
@@ -58,27 +55,57 @@ def train_run(
     Args:
         config: The settings.
         config_path: Not used; every command takes one.
-        should_stop: Asked after each step; the state is then saved, and the next call goes on.
+        should_stop: As ``train`` asks it; the state is then saved, and the next call goes on.
 
     Raises:
-        UsageError: When the folder holds a run with other settings or data, or the loss diverges
-            (the last good checkpoint is kept).
+        UsageError: When the folder holds a run with other settings or data, another process
+            trains there, or the loss diverges (the last good checkpoint is kept).
+        DiskError: When there is too little space, before training or later; what is saved stays.
+        OutOfMemoryError: When memory does not suffice for a step; what is saved stays.
         DataError, CheckpointError: As data and checkpoint tell.
+        Stopped: When a signal came; the state is saved.
     """
     folder = run_folder(config)
-    manifest = read_manifest(folder, "last")
-    if manifest is not None:
-        check_same_run(config, manifest, folder)
-        if manifest["epoch"] == config.epochs:
-            log.info("%s: already trained, in %s", config.run, folder)
-            return
+    if _is_trained(config, folder):
+        log.info("%s: already trained, in %s", config.run, folder)
+        return
     device = resolve_device(config.device)
-    dataset = load_data(config)
-    if manifest is not None:
-        check_same_dataset(manifest, dataset, folder)
-    training, validation = split_validation(dataset.train, config.validation, config.train_limit)
-    steps = steps_per_epoch(len(training), config.batch_size)
-    info = describe_dataset(dataset, len(training))
+    # What is random in a user's layers follows from the seed, too.
+    generator = torch.Generator().manual_seed(config.seed)
+    with exclusive(folder), seeded(generator, device):
+        dataset = load_data(config)
+        splits = split_validation(dataset.train, config.validation, config.train_limit)
+        saver, position = _start(config, folder, dataset, len(splits[0]), device)
+        try:
+            _train(config, dataset, splits, device, saver, position, should_stop)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(_too_large(config, device, folder)) from error
+
+
+def _is_trained(config: Config, folder: Path) -> bool:
+    """Returns whether the folder's run has all its epochs.
+
+    Raises:
+        UsageError: When it was started with other settings.
+    """
+    manifest = read_manifest(folder, "last")
+    if manifest is None:
+        return False
+    check_same_run(config, manifest, folder)
+    return bool(manifest["epoch"] == config.epochs)
+
+
+def _start(
+    config: Config, folder: Path, dataset: Dataset, train_images: int, device: torch.device
+) -> tuple[Saver, Position]:
+    """Makes network and optimizer as they are at the beginning, or where the run was left.
+
+    Raises:
+        UsageError, CheckpointError, DiskError: As ``train_run``.
+    """
+    info = describe_dataset(dataset, train_images)
     model = build_model(config, info)
     place_model(model, config, device)
     optimizer = torch.optim.SGD(
@@ -87,86 +114,69 @@ def train_run(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-    history: list[dict[str, Any]] = []
-    best, position = -1.0, Position()
-    if manifest is not None:
-        restore(load_checkpoint(folder, "last"), model, optimizer)
-        history, best = manifest["history"], manifest["best"]
-        position = Position(manifest["epoch"], **manifest.get("within_epoch", {}))
+    saver, position = Saver(folder, config, info, model, optimizer), Position()
+    if read_manifest(folder, "last") is not None:
+        checkpoint = load_checkpoint(folder, "last")
+        check_same_dataset(checkpoint.manifest, dataset, folder)
+        position = saver.restore(checkpoint)
+    check_free_space(folder, saver.bytes_needed())
+    saver.save_settings()
+    return saver, position
+
+
+def _train(
+    config: Config,
+    dataset: Dataset,
+    splits: tuple[Split, Split],
+    device: torch.device,
+    saver: Saver,
+    position: Position,
+    should_stop: ShouldStop,
+) -> None:
+    """Trains to the end, or until it should stop; saves, logs and shows what is reached."""
+    training, validation = splits
+    steps = steps_per_epoch(len(training), config.batch_size)
+    folder = saver.folder
     log.info(
         "%s: epochs %d to %d on %d images of %s, %s, into %s",
         config.run, position.epoch + 1, config.epochs, len(training), dataset.name, device, folder,
     )  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = yaml.safe_dump(config.to_dict(), sort_keys=False)
-    write_atomically(folder / "config.yaml", settings.encode())
     with (
         _progress_bar(config, steps, position) as bar,
         TensorBoard(folder, enabled=config.tensorboard, first_epoch=position.epoch) as board,
     ):
         records = train(
-            model,
+            saver.model,
             training.to(device),
             validation.to(device),
             config=config,
             augmentation=augmentation(config, dataset),
-            optimizer=optimizer,
+            optimizer=saver.optimizer,
             test=_followed(dataset, config.test_curve, device),
             position=position,
             bar=bar,
             should_stop=should_stop,
+            save_is_due=saver.is_due,
+            save=saver.save_within,
         )
-
-        def manifest_now() -> dict[str, Any]:
-            return {
-                "epoch": len(history),
-                "best": best,
-                "config": config.to_dict(),
-                "dataset": info,
-                "history": history,
-            }
-
         try:
             for record in records:
-                history.append(record.to_dict() | {"device": device_name(device)})
-                score = _selection_score(config, record)
-                improved, best = score > best, max(best, score)
-                content = manifest_now() | {"score": score}
-                # "last" is saved last: a run killed before that repeats the epoch, to the same end.
-                if record.epoch in config.keep_epochs:
-                    save_checkpoint(folder, f"epoch{record.epoch}", model, content)
-                if improved:
-                    save_checkpoint(folder, "best", model, content)
-                save_checkpoint(folder, "last", model, content, optimizer)
-                lines = "".join(json.dumps(entry) + "\n" for entry in history)
-                write_atomically(folder / "metrics.jsonl", lines.encode())
+                saver.save_epoch(record, device_name(device))
                 board.write(record)
                 log.info("%s: %s", config.run, _epoch_line(config, record))
         except TrainingStopped as stop:
-            within = {"losses": stop.position.losses, "seconds": stop.position.seconds}
-            content = manifest_now() | {"within_epoch": within}
-            save_checkpoint(folder, "last", model, content, optimizer)
+            saver.save_within(stop.position)
+            if interrupted(should_stop):  # which ends whatever called this, too
+                raise
             log.info("%s: %s; the same command continues", config.run, stop)
         except NonFiniteLossError as error:
-            raise UsageError(_diverged(error, folder, len(history))) from error
+            kept = write_replay(folder, error, saver.model, saver.optimizer, config, saver.data)
+            raise UsageError(_diverged(error, folder, len(saver.history), kept)) from error
 
 
 def _followed(dataset: Dataset, count: int, device: torch.device) -> Split | None:
     """Returns the test images that are followed during training."""
     return subset(dataset.test, count)[1].to(device) if count else None
-
-
-def _selection_score(config: Config, record: EpochRecord) -> float:
-    """Returns what "best" is best at, on held-out images.
-
-    The worst robust accuracy through an adversarial branch, or the only branch's; for a plainly
-    trained control, which has none, standard accuracy through "clean".
-    """
-    validation = record.validation
-    only = next(iter(validation.values()))
-    if config.adversarial:
-        return min(validation.get(branch, only).ra for branch in config.adversarial_branches)
-    return validation.get("clean", only).sa
 
 
 @contextmanager
@@ -199,7 +209,7 @@ def _epoch_line(config: Config, record: EpochRecord) -> str:
     )
 
 
-def _diverged(error: NonFiniteLossError, folder: Path, epochs_done: int) -> str:
+def _diverged(error: NonFiniteLossError, folder: Path, epochs_done: int, replay: Path) -> str:
     kept = (
         f"the checkpoint of epoch {epochs_done} in {folder} is good"
         if epochs_done
@@ -207,5 +217,18 @@ def _diverged(error: NonFiniteLossError, folder: Path, epochs_done: int) -> str:
     )
     return (
         f"{error}; {kept}. Try a lower --learning_rate, --gradient_clipping 1, more "
-        "--warmup_steps, or --precision fp32"
+        f"--warmup_steps, or --precision fp32; 'robustnorm replay {replay}' says where it begins"
+    )
+
+
+def _too_large(config: Config, device: torch.device, folder: Path) -> str:
+    smaller = [f"--batch_size {config.batch_size // 2}"] if config.batch_size > 1 else []
+    if config.precision == "fp32":
+        smaller.append("--precision bf16")
+    if config.width > 1:
+        smaller.append(f"--width {config.width // 2}")
+    return (
+        f"out of memory in training, at the most {peak_memory(device)} were held; what was saved "
+        f"in {folder} is good. Try {' or '.join(smaller[:2])} under another --name: a smaller "
+        "batch has other statistics, so this is not done unasked"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch.backends import cudnn
 from torch.nn import functional as F
 
 from robustnorm.data.batches import to_float
+from robustnorm.memory import in_smaller_batches
 
 # Images are attacked in chunks of this size, the last one padded, so that a verdict does not
 # depend on how many images are asked for.
@@ -25,9 +27,15 @@ class Outcome(NamedTuple):
     agrees: Tensor
 
 
-def fill(size: int) -> Tensor:
+def fill(size: int, whole: int = CHUNK) -> Tensor:
     """Returns rows of a whole chunk of which ``size`` are there: the last is repeated."""
-    return torch.arange(CHUNK).clamp_max(size - 1)
+    return torch.arange(whole).clamp_max(size - 1)
+
+
+def split_filled(size: int, whole: int) -> Iterator[tuple[Tensor, int]]:
+    """Yields the rows of ``size`` images in whole chunks, and how many of each are there."""
+    for rows in torch.split(torch.arange(size), whole):
+        yield rows[fill(len(rows), whole)], len(rows)
 
 
 def place(score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,12 +62,21 @@ def exact_float32() -> AbstractContextManager[None]:
 
 
 def judge_all(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
-    """Judges any number of images in whole chunks."""
-    chunks = []
-    for places in torch.split(torch.arange(len(images)), CHUNK):
-        rows = places[fill(len(places))]
-        chunks.append(first(judge(score, images[rows], labels[rows]), len(places)))
-    return Outcome(*map(torch.cat, zip(*chunks, strict=True)))
+    """Judges any number of images in whole chunks, smaller ones where memory does not suffice."""
+
+    def judged(whole: int) -> Outcome:
+        chunks = [
+            first(judge(score, images[rows], labels[rows]), size)
+            for rows, size in split_filled(len(images), whole)
+        ]
+        return join(chunks)
+
+    return in_smaller_batches(judged, CHUNK)
+
+
+def join(outcomes: Sequence[Outcome]) -> Outcome:
+    """Returns the outcome of the images of all."""
+    return Outcome(*map(torch.cat, zip(*outcomes, strict=True)))
 
 
 def first(outcome: Outcome, size: int) -> Outcome:

@@ -9,10 +9,21 @@ import torch
 from torch import Tensor
 
 from attacks import autoattack, fgsm, pgd, torchattack
+from robustnorm.errors import OutOfMemoryError
 from robustnorm.evaluation.attacks import EvaluationAttack
-from robustnorm.evaluation.chunks import Outcome, choose, fill, first, judge, place
+from robustnorm.evaluation.chunks import (
+    CHUNK,
+    Outcome,
+    choose,
+    first,
+    join,
+    judge,
+    place,
+    split_filled,
+)
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import Branch, Search, generator_of, random_start
+from robustnorm.memory import in_smaller_batches, is_out_of_memory
 
 # Wrong classes that a targeted attack aims at, as many as AutoAttack's.
 _TARGETS = 9
@@ -42,34 +53,72 @@ def attack_chunk_by_name(
         image_ids: int64 (N,), on the CPU.
         search: Settings of the attack; its numbers of steps play no part.
         adv_images: Is given the images behind each verdict.
+
+    Where memory does not suffice, FGSM and PGD attack halves of the chunk, then quarters.
+
+    Raises:
+        OutOfMemoryError: When memory does not suffice for the code of others, whose verdicts would
+            change with the size of the chunk.
     """
-    size, rows = len(images), fill(len(images))
-    images, labels = place(attacked[0].score, images, labels, rows)
-    outcomes: dict[Key, Outcome] = {}
-    for branch in attacked:
-        best, nothing_yet = images, torch.ones_like(labels, dtype=torch.bool)
-        outcome = Outcome(
-            nothing_yet, torch.full_like(labels, -torch.inf, dtype=torch.float32), nothing_yet
-        )
-        for result in _results(
-            attack, branch, images, labels, image_ids[rows], search.of(branch.name)
-        ):
-            found = judge(branch.score, result, labels)
-            if attack.kind in ("fgsm", "pgd"):
-                with torch.no_grad():
-                    seen = branch.search(result).argmax(1) == labels
-                found = found._replace(agrees=found.correct == seen)
-            better = outcome.correct & (~found.correct | (found.loss > outcome.loss))
-            best = choose(better, result, best)
-            pairs = zip(found, outcome, strict=True)
-            outcome = Outcome(*(torch.where(better, new, old) for new, old in pairs))
-            if not outcome.correct.any():
-                break
-        key = Key(attack.name, "final", branch.name, branch.name)
-        outcomes[key] = first(outcome, size)
-        if adv_images is not None:
-            adv_images[key] = best[:size]
-    return outcomes
+
+    def run(whole: int) -> dict[Key, tuple[Outcome, Tensor]]:
+        found: dict[Key, list[tuple[Outcome, Tensor]]] = {}
+        for rows, size in split_filled(len(images), whole):
+            placed = place(attacked[0].score, images, labels, rows)
+            for branch in attacked:
+                own = search.of(branch.name)
+                outcome, best = _attack_branch(attack, branch, *placed, image_ids[rows], own)
+                key = Key(attack.name, "final", branch.name, branch.name)
+                found.setdefault(key, []).append((first(outcome, size), best[:size]))
+        return {
+            key: (join([outcome for outcome, _ in parts]), torch.cat([best for _, best in parts]))
+            for key, parts in found.items()
+        }
+
+    if attack.kind in ("fgsm", "pgd"):
+        found = in_smaller_batches(run, CHUNK)
+    else:
+        try:
+            found = run(CHUNK)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"out of memory: {attack.name} draws for a whole chunk of {CHUNK} images, so that "
+                "smaller ones would change its verdicts; leave it out of --attacks, or evaluate on "
+                "a --device with more memory"
+            ) from error
+    if adv_images is not None:
+        adv_images.update({key: best for key, (_, best) in found.items()})
+    return {key: outcome for key, (outcome, _) in found.items()}
+
+
+def _attack_branch(
+    attack: EvaluationAttack,
+    branch: Branch,
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    search: Search,
+) -> tuple[Outcome, Tensor]:
+    """Attacks all images at once; returns their outcome, and the images behind it."""
+    best, nothing_yet = images, torch.ones_like(labels, dtype=torch.bool)
+    outcome = Outcome(
+        nothing_yet, torch.full_like(labels, -torch.inf, dtype=torch.float32), nothing_yet
+    )
+    for result in _results(attack, branch, images, labels, image_ids, search):
+        found = judge(branch.score, result, labels)
+        if attack.kind in ("fgsm", "pgd"):
+            with torch.no_grad():
+                seen = branch.search(result).argmax(1) == labels
+            found = found._replace(agrees=found.correct == seen)
+        better = outcome.correct & (~found.correct | (found.loss > outcome.loss))
+        best = choose(better, result, best)
+        pairs = zip(found, outcome, strict=True)
+        outcome = Outcome(*(torch.where(better, new, old) for new, old in pairs))
+        if not outcome.correct.any():
+            break
+    return outcome, best
 
 
 def _results(

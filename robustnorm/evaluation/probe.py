@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from robustnorm.errors import UserError
 from robustnorm.evaluation.attacks import EvaluationAttack
 from robustnorm.evaluation.chunks import CHUNK, place
 from robustnorm.evaluation.search import Branch
+from robustnorm.memory import in_smaller_batches
 from robustnorm.routing import Bound
 
 # Of the largest logit. Both forwards have the same number of images, so that the same kernels run
@@ -37,7 +39,6 @@ def check_mode(model: nn.Module) -> None:
         )
 
 
-@torch.no_grad()
 def check_network(
     attacked: Sequence[Branch],
     images: Tensor,
@@ -60,8 +61,21 @@ def check_network(
             torchattacks.
         ImportError: When the package of an attack is not installed.
     """
-    rows = torch.arange(min(len(images), CHUNK // 2))
-    some, labels = place(attacked[0].score, images, labels, rows)
+    classes = in_smaller_batches(partial(_check_answers, attacked, images, labels), CHUNK)
+    for attack in attacks:
+        if classes < attack.least_classes:
+            raise EvaluationError(
+                f"attack '{attack.name}' needs at least {attack.least_classes} classes, the "
+                f"network has {classes}; leave it out, or take pgd-50x5, apgd-ce or square"
+            )
+    check_attacks(attacks)
+
+
+@torch.no_grad()
+def _check_answers(attacked: Sequence[Branch], images: Tensor, labels: Tensor, whole: int) -> int:
+    """Returns the number of classes; checks as ``check_network`` on ``whole`` images at a time."""
+    rows = torch.arange(min(len(images), max(1, whole // 2)))
+    some, _ = place(attacked[0].score, images, labels, rows)
     for branch in attacked:
         logits = branch.score(torch.cat([some, some]))
         tolerance = _ROUNDING * logits.abs().max()
@@ -80,14 +94,7 @@ def check_network(
                 f"of branch '{branch.name}' changed its logits by {_largest(change)}: use running "
                 "statistics, not the batch's"
             )
-    classes = logits.shape[1]
-    for attack in attacks:
-        if classes < attack.least_classes:
-            raise EvaluationError(
-                f"attack '{attack.name}' needs at least {attack.least_classes} classes, the "
-                f"network has {classes}; leave it out, or take pgd-50x5, apgd-ce or square"
-            )
-    check_attacks(attacks)
+    return int(logits.shape[1])
 
 
 def check_attacks(attacks: Sequence[EvaluationAttack]) -> None:

@@ -7,6 +7,7 @@ in bfloat16 if asked for. Every verdict is then the prediction of the network it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -20,10 +21,20 @@ from attacks.threat_model import threat_model as find_threat_model
 from robustnorm.config import BranchAttack
 from robustnorm.evaluation.chunks import CHUNK as CHUNK
 from robustnorm.evaluation.chunks import Outcome as Outcome
-from robustnorm.evaluation.chunks import choose, fill, first, judge, judge_all, place
+from robustnorm.evaluation.chunks import (
+    choose,
+    fill,
+    first,
+    join,
+    judge,
+    judge_all,
+    place,
+    split_filled,
+)
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.records import SINGLE
 from robustnorm.evaluation.serving import RULES, Served
+from robustnorm.memory import in_smaller_batches
 from robustnorm.routing import bind, branches_of
 from robustnorm.surgery import fold
 
@@ -144,9 +155,42 @@ def attack_chunk(
             Of rule ``"any"``: an image or iterate that is misclassified, the last iterate where
             none is.
         scored_by: Branches that score the last iterates; those attacked by default.
+
+    Where memory does not suffice, halves of the chunk are attacked one after the other, then
+    quarters: an image's verdict does not depend on its companions.
     """
-    size, rows = len(images), fill(len(images))
-    images, labels = place(attacked[0].score, images, labels, rows)
+
+    def attack(whole: int) -> tuple[dict[Key, Outcome], dict[Key, Tensor]]:
+        outcomes: dict[Key, list[Outcome]] = {}
+        kept: dict[Key, list[Tensor]] = {}
+        for rows, size in split_filled(len(images), whole):
+            placed = place(attacked[0].score, images, labels, rows)
+            part = (*placed, image_ids[rows], search)
+            found, iterates = _attack_placed(attacked, scored_by or attacked, *part)
+            for key, outcome in found.items():
+                outcomes.setdefault(key, []).append(first(outcome, size))
+            for key, iterate in iterates.items() if adv_images is not None else ():
+                kept.setdefault(key, []).append(iterate[:size])
+        return (
+            {key: join(parts) for key, parts in outcomes.items()},
+            {key: torch.cat(parts) for key, parts in kept.items()},
+        )
+
+    outcomes, kept = in_smaller_batches(attack, CHUNK)
+    if adv_images is not None:
+        adv_images.update(kept)
+    return outcomes
+
+
+def _attack_placed(
+    attacked: Sequence[Branch],
+    scored_by: Sequence[Branch],
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    search: Search,
+) -> tuple[dict[Key, Outcome], dict[Key, Tensor]]:
+    """Attacks all images at once; returns the outcomes, and the images behind them."""
     most = max(search.steps)
     outcomes: dict[Key, Outcome] = {}
     kept: dict[Key, Tensor] = {}
@@ -163,7 +207,7 @@ def attack_chunk(
             step_size=own.step_size,
             steps=most,
             threat_model=own.threat_model,
-            start=random_start(images, image_ids[rows], own),
+            start=random_start(images, image_ids, own),
             on_iterate=trace,
         )
         # The first iterates that broke an image in the search, where they break it in earnest.
@@ -184,13 +228,11 @@ def attack_chunk(
             outcomes[key._replace(rule="any")] = Outcome(any_correct, final.loss, agrees)
             kept[key] = iterate
             kept[key._replace(rule="any")] = choose(broken, trace.breaking, witnesses)
-        for other in scored_by or attacked:
+        for other in scored_by:
             if other.name != branch.name:
                 key = Key(f"pgd-{most}", "final", branch.name, other.name)
                 outcomes[key] = judge(other.score, last, labels)
-    if adv_images is not None:
-        adv_images.update({key: images[:size] for key, images in kept.items()})
-    return {key: first(outcome, size) for key, outcome in outcomes.items()}
+    return outcomes, kept
 
 
 class _Trace:
@@ -231,16 +273,22 @@ def any_outcomes(
     outcomes: dict[Key, Outcome] = {}
     for branch in attacked:
         own = search.of(branch.name)
-        clean, broken = _until_broken(branch, images, labels, image_ids, own)
+        attack = partial(_until_broken, branch, images, labels, image_ids, own)
+        clean, broken = in_smaller_batches(attack, CHUNK)
         outcomes[Key("none", "final", branch.name, branch.name)] = clean
         outcomes[Key(f"pgd-{max(search.steps)}", "any", branch.name, branch.name)] = broken
     return outcomes
 
 
 def _until_broken(
-    branch: Branch, images: Tensor, labels: Tensor, image_ids: Tensor, search: Search
+    branch: Branch,
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    search: Search,
+    whole: int,
 ) -> tuple[Outcome, Outcome]:
-    """Returns the outcomes of the clean images and of rule ``"any"``.
+    """Returns the outcomes of the clean images and of rule ``"any"``, ``whole`` images at a time.
 
     An image leaves the batch when the search has broken it, or after the last step, and the next
     one takes its place, so that the batch keeps its size. Whether it is broken is then decided by
@@ -253,14 +301,14 @@ def _until_broken(
     queue = clean.correct.nonzero().flatten()
     places, step, iterates = queue[:0], queue[:0], images[:0]
     while len(queue) or len(places):
-        vacant = CHUNK - len(places)
+        vacant = whole - len(places)
         entering, queue = queue[:vacant], queue[vacant:]
         if len(entering):
             start = random_start(images[entering], image_ids[entering.cpu()], search)
             places = torch.cat([places, entering])
             step = torch.cat([step, torch.zeros_like(entering)])
             iterates = torch.cat([iterates, start])
-        n, rows = len(places), fill(len(places))
+        n, rows = len(places), fill(len(places), whole)
         following, logits = pgd_step(
             branch.search,
             iterates[rows],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -22,11 +23,11 @@ from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import CHUNK, Search, attack_chunk, branches
 from robustnorm.routing import route
-from robustnorm.stopping import ShouldStop, never
+from robustnorm.stopping import ShouldStop, Stopped, interrupted, never
+from robustnorm.training.finite import FiniteSteps, gradient_size, reading_waits
 from robustnorm.training.progress import (
     BranchValidation,
     EpochRecord,
-    NonFiniteLossError,
     Position,
     TrainingStopped,
 )
@@ -94,6 +95,8 @@ def train(
     position: Position | None = None,
     bar: tqdm[Any] | None = None,
     should_stop: ShouldStop = never,
+    save_is_due: Callable[[], bool] = lambda: False,
+    save: Callable[[Position], None] = lambda _: None,
 ) -> Iterator[EpochRecord]:
     """Trains epoch by epoch; yields a record after each, with the model in evaluation mode.
 
@@ -111,17 +114,24 @@ def train(
         test: Test images to follow as the held-out ones are, on the same device; none by default.
         position: Where the run stands; at its beginning by default.
         bar: Progress in images, advanced and annotated if given.
-        should_stop: Asked after each step.
+        should_stop: Asked after each step; a signal is also heeded before the first, and between
+            two chunks of a validation, which is repeated when the run is continued.
+        save_is_due: Asked after each step.
+        save: Called after a step when it is due, with the position to continue from.
 
     Raises:
         TrainingStopped: When ``should_stop`` says so, with the position to continue from.
-        NonFiniteLossError: When a loss is not finite; the model is then not usable.
+        NonFiniteLossError: When a loss or the gradient is not finite; model and optimizer are then
+            as they were before that step.
+        Stopped: When a signal came before the first step.
     """
     # An nn.Module too, which torch's annotations do not say.
     forward = cast(nn.Module, torch.compile(model)) if config.compile else model
     position = position or Position()
     steps = steps_per_epoch(len(split), config.batch_size)
     validation_seconds = 0.0
+    if interrupted(should_stop):
+        raise Stopped("stopped before the first step")
     for epoch in range(position.epoch, config.epochs):
         here = position if epoch == position.epoch else Position(epoch)
         clock = time.perf_counter()
@@ -129,20 +139,30 @@ def train(
         # Losses stay on the device: reading them waits for it.
         losses = torch.zeros(steps, 2, device=split.images.device)
         losses[: here.step] = torch.tensor(here.losses).view(-1, 2)
-        for step in _train_epoch(
-            forward, split, config, augmentation, optimizer, epoch, here.step, losses, bar
-        ):
-            # After the last step comes a validation, which nothing interrupts.
-            if should_stop(validation_seconds if step == steps else 0.0):
-                _check_finite(losses[:step], epoch)
+        take = partial(_train_epoch, forward, split, config, augmentation, optimizer, epoch, losses)
+        finite = FiniteSteps(model, optimizer, epoch)
+        if reading_waits(losses.device):
+            finite = FiniteSteps(model, optimizer, epoch, take_again=partial(take, finite))
+        for step in take(finite, here.step, bar=bar):
+            # After the last step comes a validation, which no budget interrupts.
+            stop = should_stop(validation_seconds if step == steps else 0.0)
+            if stop or save_is_due():
+                finite.check()
                 seconds = here.seconds + time.perf_counter() - clock
-                raise TrainingStopped(Position(epoch, losses[:step].tolist(), seconds))
+                reached = Position(epoch, losses[:step].tolist(), seconds)
+                if stop:
+                    raise TrainingStopped(reached)
+                save(reached)
+        finite.check()
         clean_loss, adv_loss = losses.mean(0).tolist()
         seconds = here.seconds + time.perf_counter() - clock
         model.eval()
         clock = time.perf_counter()
-        validated = validate(model, validation, config)
-        followed = {} if test is None else validate(model, test, config)
+        try:
+            validated = validate(model, validation, config, should_stop)
+            followed = {} if test is None else validate(model, test, config, should_stop)
+        except Stopped as stopped:
+            raise TrainingStopped(Position(epoch, losses.tolist(), seconds)) from stopped
         validation_seconds = time.perf_counter() - clock
         yield EpochRecord(
             epoch=epoch + 1,
@@ -157,15 +177,40 @@ def train(
         )
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """Returns the seed of the attack's start at a step of the run."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """Returns the generator of the attack's start at a step of the run."""
+    state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1
+    return torch.Generator(device).manual_seed(int(state))
 
 
-def _check_finite(losses: Tensor, epoch: int) -> None:
-    finite = losses.isfinite().all(1)
-    if not finite.all():
-        raise NonFiniteLossError(epoch + 1, int(finite.logical_not().nonzero()[0].item()) + 1)
+def backward(
+    clean_loss: Tensor,
+    adv_loss: Tensor | None,
+    *,
+    config: Config,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> Tensor:
+    """Leaves the gradient of a step in the parameters; returns its size.
+
+    Args:
+        clean_loss: From ``advprop_losses``.
+        adv_loss: Likewise.
+        config: The settings of loss and clipping.
+        model: The network.
+        optimizer: Over its parameters.
+
+    Returns:
+        A scalar that is finite if the gradient is; nothing waits for it.
+    """
+    loss = clean_loss if adv_loss is None else clean_loss + adv_loss
+    if config.loss == "mean" and adv_loss is not None:
+        loss = loss / (1 + len(config.adversarial_branches))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if config.gradient_clipping is not None:
+        return nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clipping)
+    return gradient_size(model)
 
 
 def _train_epoch(
@@ -175,11 +220,15 @@ def _train_epoch(
     augmentation: Augmentation,
     optimizer: torch.optim.Optimizer,
     epoch: int,
-    first_step: int,
     losses: Tensor,
-    bar: tqdm[Any] | None,
+    finite: FiniteSteps,
+    first_step: int,
+    stop_step: int | None = None,
+    bar: tqdm[Any] | None = None,
 ) -> Iterator[int]:
     """Takes the steps of an epoch from ``first_step`` on, writes down their losses.
+
+    Up to before ``stop_step``, where it is given.
 
     Yields the number of steps done after each.
     """
@@ -194,48 +243,48 @@ def _train_epoch(
         first_step=first_step,
     )
     shown = time.perf_counter()
-    for step, batch in enumerate(batches, first_step):
+    for step, batch in zip(range(first_step, stop_step or steps), batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch * steps + step, steps)
-        generator = torch.Generator(device).manual_seed(
-            _step_seed(config.seed, epoch * steps + step)
-        )
+        finite.begin(step)
+        generator = step_generator(config.seed, epoch * steps + step, device)
         clean_loss, adv_loss = advprop_losses(
             model, batch.images, batch.labels, config=config, generator=generator
         )
-        adv_branches = len(config.adversarial_branches)
-        loss = clean_loss if adv_loss is None else clean_loss + adv_loss
-        if config.loss == "mean" and adv_loss is not None:
-            loss = loss / (1 + adv_branches)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if config.gradient_clipping is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clipping)
+        gradient = backward(clean_loss, adv_loss, config=config, model=model, optimizer=optimizer)
+        finite.judge(step, batch, clean_loss, adv_loss, gradient)
         optimizer.step()
         losses[step, 0] = clean_loss.detach()
         if adv_loss is not None:
-            losses[step, 1] = adv_loss.detach() / adv_branches
-        if bar is not None:
-            bar.update(len(batch.labels))
+            losses[step, 1] = adv_loss.detach() / len(config.adversarial_branches)
+        finite.end()
+        if bar is None:
+            yield step + 1
+            continue
+        bar.update(len(batch.labels))
         if time.perf_counter() - shown > _REFRESH or step == steps - 1:
             shown = time.perf_counter()
-            _check_finite(losses[: step + 1], epoch)
-            if bar is not None:
-                clean, adv = losses[step].tolist()
-                bar.set_description(f"epoch {epoch + 1}/{config.epochs}", refresh=False)
-                shown_losses = f"clean {clean:.3f}"
-                shown_losses += f", adv {adv:.3f}" if config.adversarial else ""
-                bar.set_postfix_str(shown_losses, refresh=False)
+            clean, adv = losses[step].tolist()
+            bar.set_description(f"epoch {epoch + 1}/{config.epochs}", refresh=False)
+            shown_losses = f"clean {clean:.3f}"
+            shown_losses += f", adv {adv:.3f}" if config.adversarial else ""
+            bar.set_postfix_str(shown_losses, refresh=False)
         yield step + 1
 
 
-def validate(model: nn.Module, split: Split, config: Config) -> dict[str, BranchValidation]:
+def validate(
+    model: nn.Module, split: Split, config: Config, should_stop: ShouldStop = never
+) -> dict[str, BranchValidation]:
     """Returns accuracies and mean losses of each branch on images that are not learned from.
 
     Args:
         model: In evaluation mode.
         split: The images.
         config: Gives the attack of each branch, ``validation_steps`` PGD steps.
+        should_stop: A signal that it tells of is heeded before each chunk.
+
+    Raises:
+        Stopped: When a signal came.
     """
     totals: dict[Key, list[float]] = {}
     attacked = branches(model)
@@ -248,6 +297,8 @@ def validate(model: nn.Module, split: Split, config: Config) -> dict[str, Branch
         own=config.branches,
     )
     for part in torch.split(torch.arange(len(split)), CHUNK):
+        if interrupted(should_stop):
+            raise Stopped("stopped in a validation")
         outcomes = attack_chunk(attacked, split.images[part], split.labels[part], part, search)
         for key, outcome in outcomes.items():
             total = totals.setdefault(key, [0.0, 0.0])

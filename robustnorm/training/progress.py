@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from robustnorm.data.batches import Batch
 from robustnorm.stopping import Stopped
 
 
@@ -65,14 +66,18 @@ class TrainingStopped(Stopped):
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss became infinite or not a number.
+    """A loss or the gradient became infinite or not a number.
 
     Args:
         epoch: Epoch of the step, from 1.
-        step: First step of that epoch with such a loss, from 1.
+        step: First such step of that epoch, from 1.
+        what: ``"loss"`` or ``"gradient"``.
+        batch: Of the step.
     """
 
-    def __init__(self, epoch: int, step: int) -> None:
-        super().__init__(f"the loss is not finite since step {step} of epoch {epoch}")
+    def __init__(self, epoch: int, step: int, what: str, batch: Batch) -> None:
+        super().__init__(f"the {what} is not finite since step {step} of epoch {epoch}")
         self.epoch = epoch
         self.step = step
+        self.what = what
+        self.batch = batch

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from manifests import rewrite_manifest
 
 from robustnorm import cli
 from robustnorm.evaluation.records import Record
@@ -65,8 +66,8 @@ def fresh_process(*words):
 
 
 def tensors(folder, tag="last"):
-    (file,) = Path(folder).glob(f"{tag}-*.safetensors")
-    return file.read_bytes()
+    file = json.loads((Path(folder) / f"{tag}.json").read_text())["file"]
+    return (Path(folder) / file).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -307,9 +308,9 @@ def test_eval_takes_a_shortened_run_and_says_so(capsys):
 def test_eval_refuses_a_checkpoint_of_another_dataset(capsys, place, monkeypatch):
     run("train", "--config", "small.yaml", "--norm", "bn")
     manifest = place / "checkpoints/small/bn-seed0/best.json"
-    content = json.loads(manifest.read_text())
-    content["dataset"] |= {"sha256": "0" * 64, "name": "other digits"}
-    manifest.write_text(json.dumps(content))
+    dataset = json.loads(manifest.read_text())["dataset"]
+    other = {"sha256": "0" * 64, "name": "other digits"}
+    rewrite_manifest(manifest, dataset=dataset | other)
     error = refused(capsys, "eval", "--config", "small.yaml")
     assert "was trained on other digits (content 000000000000), the data given is scikit" in error
 
@@ -372,7 +373,7 @@ def test_killed_run_continues_to_the_same_end(place, norm):
 def test_interrupted_run_says_that_the_same_command_continues(capsys, monkeypatch):
     from robustnorm.commands import train
 
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train_run", interrupt)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from manifests import rewrite_manifest
 from torch import nn
 
 from robustnorm import RoutingError, cli, fold, resnet18, route
@@ -287,9 +288,9 @@ def test_command_refuses_what_does_not_fit(run, capsys, words, message):
 
 
 def test_command_asks_for_the_size_that_an_older_checkpoint_lacks(run, capsys):
-    manifest = json.loads((run / "best.json").read_text())
-    del manifest["dataset"]["image_size"]
-    (run / "best.json").write_text(json.dumps(manifest))
+    dataset = json.loads((run / "best.json").read_text())["dataset"]
+    del dataset["image_size"]
+    rewrite_manifest(run / "best.json", dataset=dataset)
     words = ("export", str(run), "--to", "safetensors", "--branch", "adv", "--check_images", "3")
     assert "does not say how large its images are; give --image_size" in refused(capsys, *words)
     assert cli.main([*words, "--image_size", "12"]) == 0

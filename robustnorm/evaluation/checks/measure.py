@@ -77,6 +77,8 @@ class Watched(nn.Module):
             around, search = self._watched
             ball = find_threat_model(search.threat_model)
             # Whole chunks are scored: the rows after the last image repeat it.
+            if len(images) < len(around):
+                raise MemoryError("a chunk in parts cannot be compared with the images")
             valid = ball.contains(images[: len(around)], around, search.epsilon)
             self.valid = valid if self.valid is None else self.valid & valid
         logits: Tensor = self.score(images)

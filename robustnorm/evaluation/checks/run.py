@@ -22,6 +22,7 @@ from robustnorm.evaluation.checks.measure import (
 from robustnorm.evaluation.records import Check, CurvePoint
 from robustnorm.evaluation.search import CHUNK, Search, branches
 from robustnorm.evaluation.serving import RULES
+from robustnorm.stopping import ShouldStop, Stopped, interrupted, never
 
 
 def run_checks(
@@ -34,6 +35,7 @@ def run_checks(
     tier: TierName,
     serving: bool = False,
     progress: str | None = None,
+    should_stop: ShouldStop = never,
 ) -> tuple[list[Check], list[CurvePoint]]:
     """Checks whether a PGD evaluation of each branch deserves trust.
 
@@ -51,6 +53,7 @@ def run_checks(
             images, the whole curve, and Square with AutoAttack's 5,000 queries.
         serving: Also check each serving rule.
         progress: Text of a progress bar; none by default.
+        should_stop: A signal that it tells of is heeded after each attack.
 
     Returns:
         The checks, named as in ``CHECKS``, and the accuracy over the attack's radius. Checks that
@@ -59,6 +62,7 @@ def run_checks(
 
     Raises:
         ImportError: When the library that brings Square is not installed.
+        Stopped: When a signal came.
         ValueError: On an unknown tier, no images, or a radius of 0.
 
     References:
@@ -97,8 +101,14 @@ def run_checks(
         disable=None if progress else True,
         leave=False,
     ) as bar:
+
+        def on_attack() -> None:
+            bar.update()
+            if interrupted(should_stop):
+                raise Stopped("stopped in the checks of an evaluation")
+
         chunks = [
-            measure(attacked, images[p], labels[p], ids[p], search, size, generator, bar.update)
+            measure(attacked, images[p], labels[p], ids[p], search, size, generator, on_attack)
             for p in parts
         ]
         for name in [branch.name for branch, _ in attacked]:
@@ -107,7 +117,7 @@ def run_checks(
             binarized = None
             if name not in RULES:
                 binarized = binarize(model, name, images[few], ids[few], search, size, generator)
-            bar.update()
+            on_attack()
             findings = judge(evidence, binarized, steps, classes, size)
             checks += [Check(check, name, *finding) for check, finding in findings.items()]
             curve += [

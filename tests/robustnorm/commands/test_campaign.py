@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from manifests import rewrite_manifest
 
 from robustnorm import cli
 from robustnorm.commands import campaign as module
@@ -230,7 +231,7 @@ def test_time_left_follows_from_what_was_measured_on_this_device(place, monkeypa
         ([entry], "about 50:00 and 2 runs or evaluations not measured yet"),  # 2.5 of 1,200 s
         ([elsewhere], "not measured yet"),
     ):
-        path.write_text(json.dumps(content | {"history": history}))
+        rewrite_manifest(path, history=history)
         campaign("--budget", "60")
         row = capsys.readouterr().out.splitlines()[2]
         assert row.split(maxsplit=7)[1:4] == ["1.5", "of", "4"]

@@ -4,9 +4,9 @@ import itertools
 import json
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
+from manifests import rewrite_manifest
 from safetensors.torch import load_file
 
 from robustnorm.commands.train import train_run
@@ -90,10 +90,8 @@ def test_run_stopped_after_every_step_ends_as_the_uninterrupted_one():
 
 def test_seconds_of_a_stopped_epoch_are_added_up():
     stopped_at(1, SMALL)
-    manifest = Path(run_folder(SMALL)) / "last.json"
-    content = json.loads(manifest.read_text())
-    content["within_epoch"]["seconds"] = 1000.0
-    manifest.write_text(json.dumps(content))
+    within = read_manifest(run_folder(SMALL), "last")["within_epoch"]
+    rewrite_manifest(run_folder(SMALL) / "last.json", within_epoch=within | {"seconds": 1000.0})
     train_run(SMALL)
     first, second = read_manifest(run_folder(SMALL), "last")["history"]
     assert 1000 < first["seconds"] < 1100

@@ -1,7 +1,6 @@
-import json
-
 import pytest
 import torch
+from manifests import rewrite_manifest
 from torch import nn
 
 from robustnorm.errors import UsageError
@@ -49,14 +48,17 @@ def test_checkpoint_round_trips_weights_buffers_and_momentum(tmp_path):
     assert MANIFEST.items() <= loaded.manifest.items()
 
 
-def test_save_replaces_the_former_checkpoint_and_leaves_nothing_else(tmp_path):
-    for seed in (0, 1):
+def test_save_keeps_two_of_last_one_of_best_and_nothing_else(tmp_path):
+    for seed in (0, 1, 2):
         save_checkpoint(tmp_path, "last", make(seed)[0], MANIFEST)
-    save_checkpoint(tmp_path, "best", make(2)[0], MANIFEST)
-    assert len(list(tmp_path.iterdir())) == 4
-    other = make(5)[0]
+        save_checkpoint(tmp_path, "best", make(seed + 3)[0], MANIFEST)
+    assert len(list(tmp_path.glob("last-*.safetensors"))) == 2
+    assert len(list(tmp_path.glob("best-*.safetensors"))) == 1
+    manifests = {"last.json", "last-previous.json", "best.json"}
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".safetensors"} == manifests
+    other = make(9)[0]
     restore(load_checkpoint(tmp_path, "last"), other)
-    assert equal(other, make(1)[0])
+    assert equal(other, make(2)[0])
 
 
 @pytest.mark.parametrize("moment", [0, 1])
@@ -116,10 +118,9 @@ def test_damaged_manifest_is_named(tmp_path, text):
 def test_manifest_cannot_point_outside_the_folder(tmp_path):
     (tmp_path / "run").mkdir()
     save_checkpoint(tmp_path / "run", "last", make()[0], MANIFEST)
-    manifest = tmp_path / "run" / "last.json"
-    content = json.loads(manifest.read_text())
-    (tmp_path / "run" / content["file"]).rename(tmp_path / content["file"])
-    manifest.write_text(json.dumps(content | {"file": "../" + content["file"]}))
+    file = read_manifest(tmp_path / "run", "last")["file"]
+    (tmp_path / "run" / file).rename(tmp_path / file)
+    rewrite_manifest(tmp_path / "run" / "last.json", file="../" + file)
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(tmp_path / "run", "last")
 

@@ -1,0 +1,62 @@
+"""What to do where memory does not suffice: tell it apart, try smaller batches, say the peak."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+_T = TypeVar("_T")
+
+# RuntimeErrors of torch that have no class of their own: the CPU's allocator, cuBLAS and cuDNN.
+_MESSAGES = ("DefaultCPUAllocator: ", "_STATUS_ALLOC_FAILED", "CUDA out of memory")
+
+log = logging.getLogger("robustnorm")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that there is not enough memory, on the CPU or a GPU.
+
+    Examples:
+        >>> is_out_of_memory(torch.OutOfMemoryError()), is_out_of_memory(MemoryError())
+        (True, True)
+        >>> is_out_of_memory(RuntimeError("size mismatch"))
+        False
+    """
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(part in str(error) for part in _MESSAGES)
+    )
+
+
+def in_smaller_batches(work: Callable[[int], _T], most: int) -> _T:
+    """Returns ``work(size)`` for the first of most, most / 2, ... 1 for which memory suffices.
+
+    Args:
+        work: Does all of the work in batches of that size; what it changes it can change again.
+        most: Batch size to begin with.
+    """
+    size = most
+    while True:
+        try:
+            return work(size)
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        # Outside the handler, whose error keeps the tensors of the failed attempt alive.
+        size = (size + 1) // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        log.warning("out of memory: attacking %d images at a time instead of %d", size, most)
+
+
+def peak_memory(device: torch.device) -> str:
+    """Returns the largest memory held so far, in words: of a GPU's tensors, or of the process."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB on {device}"
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{peak / 2**30:.1f} GiB of this process"

@@ -1,0 +1,137 @@
+"""Finds the first step whose loss or gradient is not finite, and leaves the state before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from robustnorm.data.batches import Batch
+from robustnorm.training.progress import NonFiniteLossError
+
+# Steps after which a GPU is asked, which waits for it.
+_EVERY = 20
+
+
+def reading_waits(device: torch.device) -> bool:
+    """Returns whether reading a value waits for the device."""
+    return device.type != "cpu"
+
+
+def gradient_size(model: nn.Module) -> Tensor:
+    """Returns the largest absolute value in the gradient, a scalar: finite if all of it is."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return nn.utils.get_total_norm(gradients, math.inf)
+
+
+def non_finite(clean_loss: Tensor, adv_loss: Tensor | None, gradient: Tensor) -> str:
+    """Returns what is not finite, ``"loss"`` or ``"gradient"``; "" where all is. Waits for them.
+
+    Args:
+        clean_loss: Scalar.
+        adv_loss: Scalar, None where there is none.
+        gradient: Its size, a scalar.
+    """
+    losses = clean_loss if adv_loss is None else clean_loss + adv_loss
+    if not losses.isfinite():
+        return "loss"
+    return "" if gradient.isfinite() else "gradient"
+
+
+class FiniteSteps:
+    """Watches the steps of an epoch, and takes back the first that is not finite.
+
+    On the CPU each step is judged before its update. To ask a GPU is to wait for it, so it is asked
+    now and then; where a step was not finite, the state of the time before is put back, and the
+    steps from there are taken again, one by one.
+
+    Args:
+        model: The network.
+        optimizer: Over its parameters.
+        epoch: From 0.
+        take_again: Takes steps once more, from the first number to before the second, one each time
+            that it is iterated, watched by a ``FiniteSteps`` without ``take_again``. None: each
+            step is judged before its update.
+        every: Steps after which the device is asked.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        epoch: int,
+        take_again: Callable[[int, int], Iterable[int]] | None = None,
+        every: int = _EVERY,
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._epoch = epoch
+        self._take_again = take_again
+        self._every = every
+        self._buffers: list[Tensor] = []
+        self._flags: list[Tensor] = []
+        self._first = 0  # step of the first flag
+        self._before: list[tuple[Tensor, Tensor]] = []  # tensors of the state, and their values
+
+    def begin(self, step: int) -> None:
+        """Called before a step, counted from 0."""
+        if self._take_again is None:
+            self._buffers = [buffer.clone() for buffer in self._model.buffers()]
+        elif not self._flags:
+            self._first = step
+            self._before = [(value, value.detach().clone()) for value in self._state()]
+
+    def judge(
+        self, step: int, batch: Batch, clean_loss: Tensor, adv_loss: Tensor | None, gradient: Tensor
+    ) -> None:
+        """Called between the backward and the update.
+
+        Raises:
+            NonFiniteLossError: When the step is not finite, and each is judged.
+        """
+        if self._take_again is not None:
+            losses = clean_loss if adv_loss is None else clean_loss + adv_loss
+            self._flags.append((losses.detach() + gradient).isfinite())
+            return
+        what = non_finite(clean_loss, adv_loss, gradient)
+        if what:
+            with torch.no_grad():
+                for buffer, before in zip(self._model.buffers(), self._buffers, strict=True):
+                    buffer.copy_(before)
+            raise NonFiniteLossError(self._epoch + 1, step + 1, what, batch)
+
+    def end(self) -> None:
+        """Called after the update; asks the device if it is time."""
+        if len(self._flags) >= self._every:
+            self.check()
+
+    def check(self) -> None:
+        """Asks the device about the steps since the last time; waits for it.
+
+        Raises:
+            NonFiniteLossError: When one of them was not finite.
+        """
+        flags, self._flags = self._flags, []
+        if self._take_again is None or not flags or torch.stack(flags).all():
+            return
+        known = {id(value) for value, _ in self._before}
+        with torch.no_grad():
+            for value, before in self._before:
+                value.copy_(before)
+        for state in self._optimizer.state.values():
+            momentum = state.get("momentum_buffer")
+            if momentum is not None and id(momentum) not in known:  # there was none yet
+                del state["momentum_buffer"]
+        # A GPU may sum in another order and be finite now; then the run simply goes on.
+        for _ in self._take_again(self._first, self._first + len(flags)):
+            pass
+
+    def _state(self) -> list[Tensor]:
+        momenta = [state.get("momentum_buffer") for state in self._optimizer.state.values()]
+        return [
+            *self._model.parameters(),
+            *self._model.buffers(),
+            *(momentum for momentum in momenta if momentum is not None),
+        ]

@@ -1,0 +1,130 @@
+"""What a run keeps in its folder: when it is saved, what, and how many bytes that takes."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from robustnorm.config import Config
+from robustnorm.files import write_atomically
+from robustnorm.training.checkpoint import Checkpoint, restore, save_checkpoint
+from robustnorm.training.progress import EpochRecord, Position
+
+# An epoch's entry in a manifest and in metrics.jsonl, with test images followed on three branches.
+_ENTRY = 4096
+
+
+@dataclass
+class Saver:
+    """Saves the state of a run after each epoch, within one, and restores it.
+
+    Args:
+        folder: Of the run; it is there.
+        config: Settings of the run.
+        data: From ``describe_dataset``.
+        model: On the device where it trains.
+        optimizer: Over its parameters.
+        history: An entry for each epoch done.
+        best: Highest selection score of them.
+    """
+
+    folder: Path
+    config: Config
+    data: dict[str, Any]
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float = -1.0
+    _saved: float = field(default_factory=time.monotonic)
+
+    def save_settings(self) -> None:
+        """Writes ``config.yaml``."""
+        settings = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
+        write_atomically(self.folder / "config.yaml", settings.encode())
+
+    def restore(self, checkpoint: Checkpoint) -> Position:
+        """Puts a checkpoint's state into model, optimizer and random states.
+
+        Returns:
+            Where the run stands.
+        """
+        restore(checkpoint, self.model, self.optimizer)
+        manifest = checkpoint.manifest
+        self.history, self.best = list(manifest["history"]), manifest["best"]
+        return Position(manifest["epoch"], **manifest.get("within_epoch", {}))
+
+    def save_epoch(self, record: EpochRecord, device: str) -> None:
+        """Saves what an epoch reached.
+
+        Args:
+            record: Of the epoch.
+            device: Name of what trained it.
+        """
+        self.history.append(record.to_dict() | {"device": device})
+        score = _selection_score(self.config, record)
+        improved, self.best = score > self.best, max(self.best, score)
+        content = self._manifest() | {"score": score}
+        # "last" is saved last: a run killed before that repeats the epoch, to the same end.
+        if record.epoch in self.config.keep_epochs:
+            save_checkpoint(self.folder, f"epoch{record.epoch}", self.model, content)
+        if improved:
+            save_checkpoint(self.folder, "best", self.model, content)
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
+        write_atomically(self.folder / "metrics.jsonl", lines.encode())
+        self._save_last(content)
+
+    def save_within(self, position: Position) -> None:
+        """Saves where the run stands within an epoch."""
+        within = {"losses": position.losses, "seconds": position.seconds}
+        self._save_last(self._manifest() | {"within_epoch": within})
+
+    def is_due(self) -> bool:
+        """Returns whether ``config.save_minutes`` are over since the state was saved."""
+        return time.monotonic() - self._saved >= 60 * self.config.save_minutes
+
+    def bytes_needed(self) -> int:
+        """Returns the bytes that the run's files take at most, less what is there already."""
+        weights = sum(map(_bytes, self.model.state_dict().values()))
+        momentum = sum(map(_bytes, self.model.parameters()))
+        # Two "last" and a third while it is written; "best"; an entry an epoch in each manifest.
+        last = weights + (momentum if self.config.momentum else 0)
+        files = 3 * last + (1 + len(self.config.keep_epochs)) * weights
+        files += (5 + len(self.config.keep_epochs)) * _ENTRY * self.config.epochs
+        return files - sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "epoch": len(self.history),
+            "best": self.best,
+            "config": self.config.to_dict(),
+            "dataset": self.data,
+            "history": self.history,
+        }
+
+    def _save_last(self, content: dict[str, Any]) -> None:
+        save_checkpoint(self.folder, "last", self.model, content, self.optimizer)
+        self._saved = time.monotonic()
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _selection_score(config: Config, record: EpochRecord) -> float:
+    """Returns what "best" is best at, on held-out images.
+
+    The worst robust accuracy through an adversarial branch, or the only branch's; for a plainly
+    trained control, which has none, standard accuracy through "clean".
+    """
+    validation = record.validation
+    only = next(iter(validation.values()))
+    if config.adversarial:
+        return min(validation.get(branch, only).ra for branch in config.adversarial_branches)
+    return validation.get("clean", only).sa

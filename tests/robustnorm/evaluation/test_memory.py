@@ -1,0 +1,126 @@
+"""Where memory does not suffice for a chunk, smaller ones give the same verdicts."""
+
+import logging
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from robustnorm import evaluate, resnet18
+from robustnorm.errors import OutOfMemoryError
+from robustnorm.evaluation.attacks import parse_attacks
+from robustnorm.evaluation.named import attack_chunk_by_name
+from robustnorm.evaluation.search import Search, branches
+from robustnorm.memory import in_smaller_batches
+
+N = 130  # one whole chunk and one padded
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+    MemoryError(),
+]
+
+
+@pytest.fixture
+def shrink(monkeypatch):
+    """Lets memory suffice for convolutions of so many images at most."""
+
+    def apply(most, error=ERRORS[0]):
+        convolve = F.conv2d
+
+        def conv2d(images, *arguments, **options):
+            if len(images) > most:
+                raise error
+            return convolve(images, *arguments, **options)
+
+        monkeypatch.setattr(F, "conv2d", conv2d)
+
+    return apply
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    network = resnet18(norm="auxbn", width=4, num_classes=3, in_channels=1)
+    for layer in network.modules():
+        if hasattr(layer, "branches"):
+            layer.running_mean.normal_(std=0.3)
+            layer.running_var.uniform_(0.5, 1.5)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.rand((N, 1, 8, 8), generator=generator),
+        torch.randint(3, (N,), generator=generator),
+    )
+
+
+def verdicts(model, data, **options):
+    given = {"epsilon": 0.1, "step_size": 0.03, "steps": (2, 4)} | options
+    return [
+        (v.attack, v.rule, v.attack_branch, v.score_branch, v.correct.tolist(), v.disagreements)
+        for v in evaluate(model, *data, **given)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({"serving": True}, 50),
+        ({"rules": "any"}, 13),
+        ({"attacks": ("fgsm", "pgd-3x2-margin-targeted")}, 30),
+    ],
+)
+def test_evaluation_in_smaller_chunks_gives_the_same_verdicts(model, data, shrink, options, most):
+    expected = verdicts(model, data, **options)
+    shrink(most)
+    assert verdicts(model, data, **options) == expected
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_chunk_is_halved_until_it_fits_and_a_line_says_so(caplog, error):
+    sizes = []
+
+    def work(size):
+        sizes.append(size)
+        if size > 25:
+            raise error
+        return "done"
+
+    with caplog.at_level(logging.WARNING, logger="robustnorm"):
+        assert in_smaller_batches(work, 100) == "done"
+    assert sizes == [100, 50, 25]
+    assert "attacking 25 images at a time instead of 100" in caplog.text
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    def work(_size):
+        raise RuntimeError("size mismatch")
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        in_smaller_batches(work, 100)
+
+
+def test_lack_of_memory_for_one_image_ends_the_evaluation(model, data, shrink):
+    expected = ERRORS[0]
+    evaluated = branches(model)
+    shrink(0, expected)
+    with pytest.raises(torch.OutOfMemoryError):
+        attack_chunk_by_name(
+            parse_attacks(["fgsm"])[0], evaluated, *data, torch.arange(N), Search(0.1, 0.03, (1,))
+        )
+
+
+def test_code_of_others_is_not_given_smaller_chunks(model, data, shrink, monkeypatch):
+    monkeypatch.setattr(
+        "robustnorm.evaluation.named.autoattack", lambda model, images, *_, **__: model(images)
+    )
+    evaluated = branches(model)
+    shrink(50)
+    with pytest.raises(OutOfMemoryError, match="smaller ones would change its verdicts"):
+        attack_chunk_by_name(
+            parse_attacks(["square"])[0], evaluated, *data, torch.arange(N), Search(0.1, 0.03, (1,))
+        )
