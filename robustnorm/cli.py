@@ -146,6 +146,7 @@ COMMANDS = {
         "Train and evaluate norms x seeds x configs as jobs: in processes, on Ray, on Slurm.",
         SweepSettings,
         "robustnorm.commands.sweep:sweep",
+        stops=True,
     ),
     "export": Command(
         "Write one branch of a trained run as a file for other tools; check it by loading it.",

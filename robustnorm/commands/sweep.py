@@ -11,7 +11,12 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from robustnorm.commands.evaluate import evaluate_records, fitting_runs, report
+from robustnorm.commands.evaluate import (
+    evaluate_records,
+    fitting_runs,
+    report,
+    require_reliable,
+)
 from robustnorm.errors import Status, UserError
 from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.evaluation.checks import check_installed
@@ -52,6 +57,7 @@ def sweep(
         ImportError: When the package of the engine, of an attack or of a check is not installed.
         SweepError: When jobs failed, with the name and error of each, after all others are done.
         Stopped: When ``should_stop`` says so; the next call goes on.
+        Unreliable: When a check found an evaluation unreliable whose config is strict.
         UsageError, DataError: As engine and data tell, before any work.
     """
     check_engine(settings)
@@ -86,18 +92,22 @@ def sweep(
         for grid in plan:
             _report_found(grid)
         raise SweepError(_told(failures))
-    texts = []
+    texts, evaluated = [], []
     for grid in plan:
-        found = evaluate_records(grid.evaluation, grid.config)
+        found = evaluate_records(grid.evaluation, grid.config, should_stop=should_stop)
         for record in found:
             log.info("%s seed %d: verdicts %s", record.norm, record.seed, digest(record))
         texts.append(report(found, grid.evaluation, grid.config))
+        evaluated.append(found)
     for attack in attacks:
         attack.remove()
     for grid in plan:
         with suppress(OSError):  # where another sweep has results
             jobs_folder(grid.evaluation).rmdir()
-    return "\n\n".join(texts)
+    text = "\n\n".join(texts)
+    for grid, found in zip(plan, evaluated, strict=True):
+        require_reliable(text, found, grid.evaluation)
+    return text
 
 
 def _bar() -> tqdm[Any]:

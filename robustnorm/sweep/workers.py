@@ -15,7 +15,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
-from robustnorm.stopping import ShouldStop, Stopped, never
+from robustnorm.stopping import ShouldStop, SignalStop, Stopped, never
 from robustnorm.sweep.attempt import ATTEMPTS, LOST, Place, attempt
 from robustnorm.sweep.jobs import Job
 
@@ -162,6 +162,7 @@ def _serve(connection: Connection, place: Place) -> None:
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())
     sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # the parent has the one bar
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            connection.send(attempt(connection.recv(), place))
+    stop = SignalStop()  # when the parent ends this process, training saves its state first
+    with stop.installed(), contextlib.suppress(EOFError, OSError, Stopped):
+        while not stop.received:
+            connection.send(attempt(connection.recv(), place, stop))
