@@ -34,7 +34,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         DiskError: When the disk is full or read-only; the former file is left as it was.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with _disk_errors(path, len(data)):
+    with disk_errors(path, len(data)):
         try:
             with temporary.open("wb") as file:
                 file.write(data)
@@ -67,7 +67,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         DiskError: When it cannot be written to.
     """
     path = folder / ".lock"
-    with _disk_errors(path, 0):
+    with disk_errors(path, 0):
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     with file:
@@ -80,7 +80,7 @@ def exclusive(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by {holder}; wait for it or end it, or choose another --name "
                 "or --output"
             ) from error
-        with _disk_errors(path, 0):
+        with disk_errors(path, 0):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
@@ -88,8 +88,13 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _disk_errors(path: Path, needed: int) -> Iterator[None]:
-    """Turns what a disk refuses into a DiskError."""
+def disk_errors(path: Path, needed: int) -> Iterator[None]:
+    """Turns what a disk refuses into a DiskError.
+
+    Args:
+        path: Of the file that is written.
+        needed: Bytes of it.
+    """
     try:
         yield
     except OSError as error:

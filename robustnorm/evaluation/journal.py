@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustnorm.evaluation.records import Bits, pack, unpack
+from robustnorm.files import disk_errors
 
 
 class Key(NamedTuple):
@@ -74,9 +75,10 @@ class Journal:
             "size": len(next(iter(verdicts.values())).correct),
             "verdicts": [[key, pack(p.correct), pack(p.agrees)] for key, p in verdicts.items()],
         }
+        # A line of its own even where a kill left half a line behind.
+        line = "\n" + json.dumps(entry)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            # A line of its own even where a kill left half a line behind.
-            file.write("\n" + json.dumps(entry))
+        with disk_errors(self._path, len(line)), self._path.open("a") as file:
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())

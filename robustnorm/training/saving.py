@@ -19,6 +19,9 @@ from robustnorm.training.progress import EpochRecord, Position
 
 # An epoch's entry in a manifest and in metrics.jsonl, with test images followed on three branches.
 _ENTRY = 4096
+# Bytes of a tensor's entry in a file's header, and of the global random states.
+_NAME = 200
+_RANDOM_STATES = 25_000
 
 
 @dataclass
@@ -42,7 +45,9 @@ class Saver:
     optimizer: torch.optim.Optimizer
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -1.0
-    _saved: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._saved = time.monotonic()
 
     def save_settings(self) -> None:
         """Writes ``config.yaml``."""
@@ -94,7 +99,7 @@ class Saver:
         weights = sum(map(_bytes, self.model.state_dict().values()))
         momentum = sum(map(_bytes, self.model.parameters()))
         # Two "last" and a third while it is written; "best"; an entry an epoch in each manifest.
-        last = weights + (momentum if self.config.momentum else 0)
+        last = weights + (momentum if self.config.momentum else 0) + _RANDOM_STATES
         files = 3 * last + (1 + len(self.config.keep_epochs)) * weights
         files += (5 + len(self.config.keep_epochs)) * _ENTRY * self.config.epochs
         return files - sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
@@ -114,7 +119,7 @@ class Saver:
 
 
 def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    return tensor.numel() * tensor.element_size() + _NAME
 
 
 def _selection_score(config: Config, record: EpochRecord) -> float:

@@ -101,6 +101,7 @@ def test_same_files_give_the_same_pieces():
 def test_links_and_leftovers_of_a_kill_are_not_packed():
     contents = make_files()
     Path("checkpoints/small/.last.json.tmp").write_text("half")
+    Path("checkpoints/small/.lock").touch()
     Path("checkpoints/small/link").symlink_to("/etc/passwd")
     pack(Path("checkpoints"), Path("packed"), PIECE)
     unpack(Path("packed"), Path("there"))

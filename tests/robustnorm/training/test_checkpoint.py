@@ -1,9 +1,17 @@
+import errno
+import json
+import os
+import random
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
 import pytest
 import torch
 from manifests import rewrite_manifest
 from torch import nn
 
-from robustnorm.errors import UsageError
+from robustnorm.errors import DiskError, UsageError
 from robustnorm.training import checkpoint as module
 from robustnorm.training.checkpoint import (
     CheckpointError,
@@ -61,9 +69,10 @@ def test_save_keeps_two_of_last_one_of_best_and_nothing_else(tmp_path):
     assert equal(other, make(2)[0])
 
 
-@pytest.mark.parametrize("moment", [0, 1])
+@pytest.mark.parametrize("moment", [0, 1, 2])
 def test_kill_while_saving_leaves_the_former_checkpoint_whole(tmp_path, monkeypatch, moment):
-    save_checkpoint(tmp_path, "last", make(0)[0], MANIFEST)
+    for seed in (7, 0):
+        save_checkpoint(tmp_path, "last", make(seed)[0], MANIFEST)
     calls = []
     write = module.write_atomically
 
@@ -87,32 +96,135 @@ def test_missing_checkpoint_is_named(tmp_path):
         load_checkpoint(tmp_path, "best")
 
 
-@pytest.mark.parametrize("position", [10, -1])
-def test_changed_byte_is_detected(tmp_path, position):
-    save_checkpoint(tmp_path, "last", make()[0], MANIFEST)
-    (file,) = tmp_path.glob("*.safetensors")
-    data = bytearray(file.read_bytes())
-    data[position] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(
-        CheckpointError, match=r"is damaged: its sha256 is not the one in last\.json"
-    ):
-        load_checkpoint(tmp_path, "last")
+@pytest.mark.parametrize("write", range(3))
+def test_full_disk_while_saving_leaves_the_former_checkpoints_whole(tmp_path, monkeypatch, write):
+    for seed in (0, 1):
+        save_checkpoint(tmp_path, "last", make(seed)[0], MANIFEST | {"seed": seed})
+    # Each write syncs its file, then the folder.
+    refusals = iter([None, None] * write + [OSError(errno.ENOSPC, "No space left on device")])
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=refusals))
+    with pytest.raises(DiskError, match=r"last.* cannot be written: the disk is full; .* bytes"):
+        save_checkpoint(tmp_path, "last", make(2)[0], MANIFEST | {"seed": 2})
+    assert load_checkpoint(tmp_path, "last").manifest["seed"] == 1
+    assert not list(tmp_path.glob(".*"))
 
 
-def test_missing_tensors_are_named(tmp_path):
-    save_checkpoint(tmp_path, "last", make()[0], MANIFEST)
-    (file,) = tmp_path.glob("*.safetensors")
-    file.unlink()
-    with pytest.raises(CheckpointError, match=r"last-.*safetensors cannot be read"):
-        load_checkpoint(tmp_path, "last")
+def change_byte(path, position=-1, mask=1):
+    data = bytearray(path.read_bytes())
+    data[position] ^= mask
+    path.write_bytes(data)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}'])
-def test_damaged_manifest_is_named(tmp_path, text):
-    (tmp_path / "last.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"last\.json is not a checkpoint manifest"):
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DAMAGES = pytest.mark.parametrize("damage", [change_byte, cut, Path.unlink])
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A run's folder after two savings of "last" and one of "best"."""
+    for seed in (0, 1):
+        save_checkpoint(tmp_path, "last", make(seed)[0], MANIFEST | {"epoch": seed + 1})
+    save_checkpoint(tmp_path, "best", make(1)[0], MANIFEST)
+    return tmp_path
+
+
+def file_of(folder, tag):
+    return folder / read_manifest(folder, tag)["file"]
+
+
+@DAMAGES
+def test_damaged_tensors_of_last_are_named_and_the_ones_before_are_used(saved, caplog, damage):
+    damaged = file_of(saved, "last")
+    damage(damaged)
+    other = make(5)[0]
+    restore(load_checkpoint(saved, "last"), other)
+    assert equal(other, make(0)[0])
+    assert read_manifest(saved, "last")["epoch"] == 1
+    (line,) = caplog.messages  # one, though it was read twice
+    assert str(damaged) in line
+    assert "the one before it, of epoch 1, is used instead" in line
+
+
+@pytest.mark.parametrize("mask", [1, 32])
+def test_change_of_any_byte_of_a_manifest_is_noticed(saved, mask):
+    manifest = saved / "last.json"
+    whole = manifest.read_bytes()
+    for position in range(len(whole)):
+        change_byte(manifest, position, mask)
+        assert read_manifest(saved, "last")["epoch"] == 1, position
+        manifest.write_bytes(whole)
+    assert read_manifest(saved, "last")["epoch"] == 2
+
+
+@DAMAGES
+def test_damaged_best_is_refused_with_the_repair(saved, damage):
+    damaged = file_of(saved, "best")
+    damage(damaged)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(saved, "best")
+    assert str(damaged) in str(caught.value)
+    assert "copy a whole one there, evaluate --checkpoint last, or remove" in str(caught.value)
+
+
+def test_last_is_refused_when_both_are_damaged(saved):
+    for name in ("last.json", "last-previous.json"):
+        change_byte(saved / name)
+    with pytest.raises(CheckpointError, match=r"last\.json.*; .*last-previous\.json.*; copy"):
+        load_checkpoint(saved, "last")
+
+
+def test_damaged_checkpoint_does_not_push_out_the_good_one_before_it(saved):
+    change_byte(file_of(saved, "last"))
+    save_checkpoint(saved, "last", make(2)[0], MANIFEST | {"epoch": 3})
+    assert read_manifest(saved, "last")["epoch"] == 3
+    change_byte(file_of(saved, "last"))
+    assert read_manifest(saved, "last")["epoch"] == 1
+
+
+def test_half_written_files_of_a_killed_run_are_removed(saved):
+    (saved / ".last-0123.safetensors.tmp").write_bytes(b"half")
+    (saved / "last-0123.safetensors").write_bytes(b"no manifest names it")
+    before = {path.name for path in saved.iterdir()}
+    save_checkpoint(saved, "last", make(2)[0], MANIFEST)
+    after = {path.name for path in saved.iterdir()}
+    assert {".last-0123.safetensors.tmp", "last-0123.safetensors"} <= before - after
+
+
+def test_checkpoint_of_format_1_is_read(tmp_path):
+    save_checkpoint(tmp_path, "last", make(0)[0], MANIFEST)
+    content = json.loads((tmp_path / "last.json").read_text()) | {"format": 1}
+    (tmp_path / "last.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError):  # its format was changed later: the hash is still there
         read_manifest(tmp_path, "last")
+    del content["manifest_sha256"]
+    (tmp_path / "last.json").write_text(json.dumps(content, indent=1))
+    other = make(5)[0]
+    restore(load_checkpoint(tmp_path, "last"), other)
+    assert equal(other, make(0)[0])
+
+
+def test_checkpoint_of_a_later_format_is_named(tmp_path):
+    save_checkpoint(tmp_path, "last", make(0)[0], MANIFEST)
+    rewrite_manifest(tmp_path / "last.json", format=3)
+    with pytest.raises(CheckpointError, match="is of format 3, this version reads 1 to 2"):
+        read_manifest(tmp_path, "last")
+
+
+def test_continued_run_has_the_random_states_and_an_evaluated_one_leaves_them(tmp_path):
+    model, optimizer = make()
+    save_checkpoint(tmp_path, "last", model, MANIFEST, optimizer)
+    expected = draws()
+    restore(load_checkpoint(tmp_path, "last"), model)
+    assert draws() != expected
+    restore(load_checkpoint(tmp_path, "last"), model, optimizer)
+    assert draws() == expected
+
+
+def draws():
+    return random.random(), np.random.rand(), torch.rand(()).item(), random.gauss(0, 1)
 
 
 def test_manifest_cannot_point_outside_the_folder(tmp_path):

@@ -1,0 +1,1 @@
+"""Reliability, measured at length; the tests keep short versions."""

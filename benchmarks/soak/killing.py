@@ -1,0 +1,143 @@
+"""A training run in a process of its own, killed with SIGKILL at a moment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import sys
+import threading
+from fractions import Fraction
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from robustnorm.commands.train import train_run
+from robustnorm.config import Config
+from robustnorm.runs import run_folder
+from robustnorm.training.checkpoint import read_manifest
+
+# The processes are forked from one that has imported all and runs no thread.
+_CONTEXT = multiprocessing.get_context("forkserver")
+# torch's optimizers import the compiler, for seconds.
+_CONTEXT.set_forkserver_preload(
+    ["robustnorm.commands.train", "sklearn.datasets", "torch._dynamo", "torch._inductor"]
+)
+_TIMES = {"seconds", "validation_seconds", "images_per_second"}
+
+# Steps of some milliseconds, saved after each: most of the time something is being saved.
+TINY = Config(
+    name="tiny",
+    data="digits",
+    train_limit=64,
+    validation=10,
+    width=2,
+    epochs=2,
+    batch_size=16,
+    learning_rate=0.05,
+    epsilon=Fraction(3, 16),
+    step_size=Fraction(3, 64),
+    train_steps=1,
+    validation_steps=1,
+    save_minutes=0.0,
+    device="cpu",
+)
+STEPS_PER_EPOCH = 4
+
+
+def train_and_kill(config: Config, steps: int, seconds: float = 0.0) -> tuple[int, bool]:
+    """Trains, or continues, in a process of its own and kills it.
+
+    Args:
+        config: Of the run.
+        steps: To take before the kill.
+        seconds: From the end of the last of them, when saving begins, to the kill.
+
+    Returns:
+        The steps that it took, and whether it had come to the end before.
+
+    Raises:
+        RuntimeError: When it failed.
+    """
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_train, args=(config, sender))
+    process.start()
+    sender.close()
+    taken = _received(receiver, steps)
+    process.join(seconds if taken == steps else None)
+    ended = process.exitcode is not None
+    if ended and process.exitcode != 0:
+        raise RuntimeError(f"the run failed with status {process.exitcode}")
+    process.kill()
+    process.join()
+    return taken + _received(receiver), ended
+
+
+def finish(config: Config) -> None:
+    """Trains to the end, in a process like the killed ones."""
+    train_and_kill(config, steps=sys.maxsize)
+
+
+def _received(receiver: Connection, most: int = sys.maxsize) -> int:
+    """Returns the number of messages, at most so many, that come until the sender is gone."""
+    count = 0
+    try:
+        while count < most:
+            receiver.recv_bytes()
+            count += 1
+    except EOFError:
+        pass
+    return count
+
+
+def steps_saved(config: Config) -> int:
+    """Returns the steps that the newest checkpoint holds, 0 without one."""
+    manifest = read_manifest(run_folder(config), "last")
+    if manifest is None:
+        return 0
+    within = manifest.get("within_epoch", {"losses": []})
+    return int(manifest["epoch"]) * STEPS_PER_EPOCH + len(within["losses"])
+
+
+def end_state(config: Config) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, Any]]]:
+    """Returns what a finished run left: tensors of "last" and "best", metrics without times."""
+    folder = run_folder(config)
+    tensors = {}
+    for tag in ("last", "best"):
+        manifest = read_manifest(folder, tag)
+        assert manifest is not None
+        tensors[tag] = load_file(folder / manifest["file"])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return tensors, [{k: v for k, v in line.items() if k not in _TIMES} for line in lines]
+
+
+def differences(config: Config, other: Config) -> list[str]:
+    """Returns in what two finished runs differ: tensors, random states, lines of metrics."""
+    (tensors, lines), (others, other_lines) = end_state(config), end_state(other)
+    found = [] if lines == other_lines else ["metrics.jsonl"]
+    for tag, mine in tensors.items():
+        theirs = others[tag]
+        found += sorted(mine.keys() ^ theirs.keys())
+        found += [
+            f"{tag}: {name}"
+            for name in mine.keys() & theirs.keys()
+            # Bytes, so that -0.0 and 0.0 differ.
+            if mine[name].numpy().tobytes() != theirs[name].numpy().tobytes()
+        ]
+    return found
+
+
+def _train(config: Config, sender: Connection) -> None:
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # a semaphore between processes would outlive a kill
+    logging.getLogger("robustnorm").setLevel(logging.ERROR)
+
+    def tell(_seconds: float) -> bool:
+        sender.send_bytes(b"step")
+        return False
+
+    train_run(config, should_stop=tell)

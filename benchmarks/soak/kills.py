@@ -1,0 +1,98 @@
+"""Training runs killed with SIGKILL at random moments, during saving too.
+
+    python -m benchmarks.soak.kills [--kills 200] [--kills_per_norm 10]
+
+First, whether the last checkpoint can be read after each kill and how many steps are lost; then,
+whether runs that were killed end as the uninterrupted ones do, in every bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tabulate import tabulate
+
+from benchmarks.soak.killing import TINY, differences, finish, steps_saved, train_and_kill
+from benchmarks.workload import machine
+from robustnorm.campaign import PAPER_NORMS
+from robustnorm.runs import run_folder
+from robustnorm.training.checkpoint import CheckpointError, load_checkpoint
+
+# Seconds from the end of a step to the kill: saving takes some hundredths.
+_LONGEST = 0.1
+
+
+def kill_often(kills: int, output: Path) -> Counter[str]:
+    """Kills a run again and again; returns what was lost."""
+    dice = random.Random(0)
+    config = replace(TINY, norm="saauxbn", epochs=10_000, output=str(output))
+    counts = Counter(unreadable=0, lost=0, saving=0)
+    for _ in range(kills):
+        before = steps_saved(config)
+        taken, _ = train_and_kill(config, dice.randint(1, 4), dice.uniform(0, _LONGEST))
+        newest = run_folder(config) / "last.json"
+        try:
+            # The newest itself, not the one before it.
+            if newest.exists():
+                manifest = load_checkpoint(run_folder(config), "last").manifest
+                counts["unreadable"] += manifest["sha256"] not in newest.read_text()
+        except CheckpointError:
+            counts["unreadable"] += 1
+            break
+        lost = before + taken - steps_saved(config)
+        counts["lost"] = max(counts["lost"], lost)
+        counts["saving"] += lost > 0
+    return counts
+
+
+def kill_and_compare(norm: str, kills: int, output: Path, seed: int = 0) -> tuple[int, list[str]]:
+    """Kills a run some times, lets it end, and compares it with an uninterrupted one.
+
+    Returns:
+        The kills that came before its end, and in what the two differ.
+    """
+    dice = random.Random(seed)
+    epochs = max(2, kills)  # of four steps, so that the last kill comes before the end
+    whole, killed = (
+        replace(TINY, norm=norm, epochs=epochs, save_minutes=minutes, output=str(output / name))
+        for name, minutes in (("whole", 10.0), ("killed", 0.0))
+    )
+    finish(whole)
+    survived = 0
+    for _ in range(kills):
+        _, ended = train_and_kill(killed, dice.randint(1, 3), dice.uniform(0, _LONGEST))
+        survived += not ended
+    finish(killed)
+    return survived, differences(whole, killed)
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills_per_norm", type=int, default=10)
+    options = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        counts = kill_often(options.kills, Path(folder) / "often")
+        rows = []
+        for norm in PAPER_NORMS:
+            survived, found = kill_and_compare(norm, options.kills_per_norm, Path(folder) / norm)
+            rows.append((norm, survived, ", ".join(found) or "none"))
+    print(
+        f"## Kills\n\nSIGKILL at random moments of a run that saves after each step; {machine()}.\n"
+        f"\n{options.kills} kills, {counts['saving']} of them before the last step was saved: "
+        f"{counts['unreadable']} times the newest checkpoint could not be read, at most "
+        f"{counts['lost']} step was lost, one interval between two savings.\n\n"
+        'Runs killed and continued, against uninterrupted ones: tensors of "last" and "best", '
+        "random states, lines of metrics but for times.\n"
+    )
+    print(tabulate(rows, headers=["norm", "kills", "different"], tablefmt="pipe"))
+
+
+if __name__ == "__main__":
+    main()
