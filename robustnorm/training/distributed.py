@@ -92,9 +92,10 @@ def per_process(batch_size: int) -> int:
         UsageError: When they are not equally many.
     """
     if batch_size % world_size():
+        nearest = max(batch_size - batch_size % world_size(), world_size())
         raise UsageError(
             f"--batch_size counts the images of all processes and must divide by their number, got "
-            f"{batch_size} for {world_size()}; try {batch_size - batch_size % world_size()}"
+            f"{batch_size} for {world_size()}; try {nearest}"
         )
     return batch_size // world_size()
 

@@ -16,7 +16,7 @@ from manifests import rewrite_manifest
 
 from robustnorm import cli
 from robustnorm.errors import Status
-from robustnorm.evaluation.records import Record
+from robustnorm.evaluation.records import Check, Record
 from robustnorm.runs import load_model
 
 SMALL = {
@@ -390,6 +390,51 @@ def test_progress_without_a_terminal_is_plain_lines():
     assert lines[1].startswith("bn-seed0: epoch 1/2  loss clean ")
     assert "img/s" in lines[1]
     assert "left" in lines[1]
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("unreliable", 6), ("warn", 0)])
+def test_strict_evaluation_shows_its_tables_and_then_tells_that_it_is_unreliable(
+    capsys, monkeypatch, verdict, status
+):
+    from robustnorm.commands import evaluate
+
+    found = Check("gradients", "single", verdict, 0.0, "of no image", 1)
+    monkeypatch.setattr(evaluate, "run_checks", lambda *_, **__: ([found], []))
+    words = ("--config", "small.yaml", "--checks", "quick")
+    run("train", *words, "--norm", "bn", "--strict", "true")  # not one of the run's own settings
+    run("eval", *words)
+    shown = capsys.readouterr().out
+    run("eval", *words, "--strict", "true", status=status)
+    assert capsys.readouterr().out == shown
+
+
+def test_lack_of_memory_anywhere_has_a_status_of_its_own(capsys, monkeypatch):
+    from robustnorm.commands import report
+
+    def allocate(*_):
+        raise MemoryError("Unable to allocate 7.45 GiB")
+
+    monkeypatch.setattr(report, "report", allocate)
+    error = refused(capsys, "report", "--config", "small.yaml", status=3)
+    assert "out of memory (Unable to allocate 7.45 GiB)" in error
+
+
+def test_error_that_nobody_expects_keeps_its_traceback(monkeypatch):
+    from robustnorm.commands import report
+
+    def fail(*_):
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr(report, "report", fail)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        run("report", "--config", "small.yaml")
+
+
+def test_help_names_every_exit_status(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    table = capsys.readouterr().out.partition("exit statuses:\n")[2].splitlines()
+    assert [int(line.split()[0]) for line in table] == [status.value for status in Status]
 
 
 def test_evaluation_uses_fp32_whatever_the_training_precision(capsys):

@@ -127,7 +127,7 @@ def test_signalled_run_ends_as_the_uninterrupted_one(whole):
 @pytest.mark.parametrize(
     ("name", "at", "position"),
     [
-        ("advprop_losses", 4, (0, 4)),  # the last step before a validation
+        ("adversarial_images", 4, (0, 4)),  # the last step before a validation
         ("attack_chunk", 3, (1, 4)),  # the first of two chunks of a validation
     ],
 )
@@ -146,7 +146,7 @@ def test_signalled_run_repeats_the_validation_alone(whole, signal_at, name, at, 
 
 
 def test_signals_of_one_moment_count_as_one(signal_at, capfd):
-    signal_at(advprop, "advprop_losses", (1,))
+    signal_at(advprop, "adversarial_images", (1,))
     signal_at(advprop, "backward", (1,))
     assert cli.main(TRAIN) == 143
     assert reached() == (0, 1)
@@ -179,7 +179,7 @@ def test_signal_before_anything_is_to_be_saved_ends_the_process(signal_at, capfd
 
 @pytest.mark.parametrize("command", ["reproduce", "ablate"])
 def test_command_of_many_runs_stops_after_the_step(signal_at, capfd, command):
-    signal_at(advprop, "advprop_losses", (2,))
+    signal_at(advprop, "adversarial_images", (2,))
     assert cli.main((command, "--config", "small.yaml")) == 143
     assert "stopped in epoch 1 after step 2" in capfd.readouterr().err
     assert len(list(Path("checkpoints/small").glob("*/last.json"))) == 1
@@ -188,7 +188,7 @@ def test_command_of_many_runs_stops_after_the_step(signal_at, capfd, command):
 def test_campaign_stops_after_the_step_and_writes_no_report(signal_at, place, capfd):
     plan = {"config": "small.yaml", "norms": ["bn"], "seeds": [0], "evaluations": {"all": {}}}
     (place / "campaign.yaml").write_text(yaml.safe_dump({"plans": {"small": plan}}))
-    signal_at(advprop, "advprop_losses", (2,))
+    signal_at(advprop, "adversarial_images", (2,))
     assert cli.main(("campaign", "--config", "campaign.yaml", "--budget", "600")) == 143
     assert "To go on" not in capfd.readouterr().out
     assert not Path("reports").exists()
