@@ -13,7 +13,7 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce report campaign test check format bench clean
+.PHONY: help setup demo train eval reproduce report campaign sweep test check format bench soak audit clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -58,6 +58,9 @@ campaign: setup ## Tables 3 and 4 at full scale in slices: make campaign BUDGET=
 	$(BIN)/robustnorm campaign --config $(CONFIG) $(if $(BUDGET),--budget $(BUDGET)) \
 		$(if $(DATA),--data $(DATA)) $(ARGS)
 
+sweep: setup ## Train and evaluate norms x seeds as jobs: make sweep ARGS='--workers 4'
+	$(BIN)/robustnorm sweep $(CONFIG) $(ARGS)
+
 test: setup ## Run the tests
 	$(BIN)/pytest -q
 
@@ -74,6 +77,14 @@ format: setup ## Format the code and apply safe fixes
 bench: setup ## Run the benchmarks, into reports/benchmarks.md
 	set -o pipefail; ( echo "# Benchmarks"; for table in training_step evaluation folded roofline growth; do \
 		echo; $(BIN)/python -m benchmarks.$$table || exit 1; done ) | tee reports/benchmarks.md
+
+soak: setup ## Kill, damage, starve: what must survive, into reports/reliability.md (20 minutes)
+	set -o pipefail; ( echo "# Reliability"; for part in kills damage workers cost faults; do \
+		echo; $(BIN)/python -m benchmarks.soak.$$part || exit 1; done ) | tee reports/reliability.md
+
+audit: setup ## Compare the pinned packages with known advisories (see docs/security.md)
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
 
 clean: ## Remove .venv and caches, not checkpoints or reports
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
