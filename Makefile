@@ -82,9 +82,10 @@ soak: setup ## Kill, damage, starve: what must survive, into reports/reliability
 	set -o pipefail; ( echo "# Reliability"; for part in kills damage workers cost faults; do \
 		echo; $(BIN)/python -m benchmarks.soak.$$part || exit 1; done ) | tee reports/reliability.md
 
-audit: setup ## Compare the pinned packages with known advisories (see docs/security.md)
-	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
-	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
+audit: ## Compare the pinned packages with known advisories (see docs/security.md)
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict
 
 clean: ## Remove .venv and caches, not checkpoints or reports
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .audit .pytest_cache .mypy_cache .ruff_cache
