@@ -20,7 +20,7 @@ from robustnorm.evaluation.search import CHUNK, Outcome, Search, attack_chunk, b
 from robustnorm.norms.synchronized import synchronize
 from robustnorm.stopping import ShouldStop, Stopped, interrupted, never
 from robustnorm.training import distributed
-from robustnorm.training.finite import FiniteSteps, gradient_size, reading_waits
+from robustnorm.training.finite import FiniteSteps, gradient_norm, reading_waits
 from robustnorm.training.losses import StepLosses, adversarial_images
 from robustnorm.training.progress import (
     BranchValidation,
@@ -163,7 +163,7 @@ def backward(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> Tensor:
-    """Leaves the gradient of a step in the parameters; returns its size.
+    """Leaves the gradient of a step in the parameters; returns its norm.
 
     Args:
         clean_loss: From ``advprop_losses``.
@@ -173,7 +173,7 @@ def backward(
         optimizer: Over its parameters.
 
     Returns:
-        A scalar that is finite if the gradient is; nothing waits for it.
+        A scalar, before any clipping; nothing waits for it.
     """
     loss = clean_loss if adv_loss is None else clean_loss + adv_loss
     if config.loss == "mean" and adv_loss is not None:
@@ -182,7 +182,7 @@ def backward(
     loss.backward()  # type: ignore[no-untyped-call]
     if config.gradient_clipping is not None:
         return nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clipping)
-    return gradient_size(model)
+    return gradient_norm(model)
 
 
 def _train_epoch(

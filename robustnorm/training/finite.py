@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -20,10 +19,12 @@ def reading_waits(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def gradient_size(model: nn.Module) -> Tensor:
-    """Returns the largest absolute value in the gradient, a scalar: finite if all of it is."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return nn.utils.get_total_norm(gradients, math.inf)
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Returns the Euclidean norm of the gradient, a scalar.
+
+    It is not finite where a value of the gradient is not, or is so large that the square is not.
+    """
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
 def non_finite(clean_loss: Tensor, adv_loss: Tensor | None, gradient: Tensor) -> str:
@@ -32,7 +33,7 @@ def non_finite(clean_loss: Tensor, adv_loss: Tensor | None, gradient: Tensor) ->
     Args:
         clean_loss: Scalar.
         adv_loss: Scalar, None where there is none.
-        gradient: Its size, a scalar.
+        gradient: Its norm, a scalar.
     """
     losses = clean_loss if adv_loss is None else clean_loss + adv_loss
     if not losses.isfinite():

@@ -43,15 +43,15 @@ def gradient_breaks(monkeypatch):
     """Makes one value of the gradient of a step infinite, all losses being finite."""
 
     def arrange(at):
-        size, calls = advprop.gradient_size, []
+        norm, calls = advprop.gradient_norm, []
 
         def broken(model):
             calls.append(1)
             if len(calls) == at:
                 next(model.parameters()).grad.view(-1)[0] = torch.inf
-            return size(model)
+            return norm(model)
 
-        monkeypatch.setattr(advprop, "gradient_size", broken)
+        monkeypatch.setattr(advprop, "gradient_norm", broken)
 
     return arrange
 

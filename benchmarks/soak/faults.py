@@ -1,0 +1,93 @@
+"""What it costs to look for values that are not finite: its share of a training step.
+
+    python -m benchmarks.soak.faults [--width 64] [--batch 16] [--steps 3] [--rounds 50]
+
+The time of a step is that of ``train``'s own parts; that of looking is measured by itself, many
+times on the gradient of such a step, because it is smaller than the noise of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.workload import machine
+from robustnorm import resnet18
+from robustnorm.allocator import keep_freed_memory
+from robustnorm.config import Config
+from robustnorm.data.batches import Batch
+from robustnorm.runs import resolve_device, to_channels_last
+from robustnorm.training.advprop import advprop_losses, backward, step_generator
+from robustnorm.training.finite import FiniteSteps, gradient_norm
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Returns the time of the work, until the device has done it."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measures both, turn and turn about, and prints a section."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    keep_freed_memory()
+    device = resolve_device(options.device)
+    config = Config(width=options.width, batch_size=options.batch)
+    model = resnet18("saauxbn", width=options.width).to(device)
+    to_channels_last(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    images = torch.rand(options.batch, 3, 32, 32, device=device)
+    batch = Batch(
+        images.contiguous(memory_format=torch.channels_last),
+        torch.arange(options.batch, device=device) % 10,
+        torch.arange(options.batch, device=device),
+    )
+    finite = FiniteSteps(model, optimizer, 0)
+
+    def step() -> None:
+        generator = step_generator(0, 0, device)
+        losses = advprop_losses(
+            model, batch.images, batch.labels, config=config, generator=generator
+        )
+        backward(*losses, config=config, model=model, optimizer=optimizer)
+        optimizer.step()
+
+    loss = torch.ones((), device=device)
+
+    def look() -> None:
+        finite.begin(0)
+        finite.judge(0, batch, loss, loss, gradient_norm(model))
+        finite.end()
+
+    step()
+    look()
+    steps, looks = [], []
+    for _ in range(options.steps):
+        steps.append(seconds(step, device))
+        looks += [seconds(look, device) for _ in range(options.rounds)]
+    # A step has looked at its gradient once itself.
+    whole, looking = statistics.median(steps), statistics.median(looks)
+    print(
+        "## Values that are not finite\n\n"
+        f"ResNet-18 of width {options.width}, norm saauxbn, batch {options.batch}, "
+        f"{config.train_steps} attack steps, fp32; {machine(device)}.\n\n"
+        f"A training step takes {whole:.2f} s, of which looking for values that are not finite "
+        f"takes {1000 * looking:.1f} ms: **{100 * looking / whole:.2f} %** (at most 0.5 %)."
+    )
+
+
+if __name__ == "__main__":
+    main()
