@@ -61,8 +61,8 @@ def exact_float32() -> AbstractContextManager[None]:
     return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
 
 
-def judge_all(score: nn.Module, images: Tensor, labels: Tensor, whole: int = CHUNK) -> Outcome:
-    """Judges images in whole chunks of a size, smaller ones where memory does not suffice."""
+def judge_all(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
+    """Judges any number of images in whole chunks, smaller ones where memory does not suffice."""
 
     def judged(whole: int) -> Outcome:
         chunks = [
@@ -71,7 +71,7 @@ def judge_all(score: nn.Module, images: Tensor, labels: Tensor, whole: int = CHU
         ]
         return join(chunks)
 
-    return in_smaller_batches(judged, whole)
+    return in_smaller_batches(judged, CHUNK)
 
 
 def join(outcomes: Sequence[Outcome]) -> Outcome:

@@ -40,9 +40,6 @@ from robustnorm.surgery import fold
 
 Precision = Literal["fp32", "bf16"]
 
-# Iterates on which search and network may differ are few: they are judged in chunks of this size.
-_FEW = 10
-
 
 class Search(NamedTuple):
     """Settings of a PGD search.
@@ -247,17 +244,14 @@ def _breaks(
 ) -> Tensor:
     """Returns which images the network itself misclassifies where the search first did; (N,).
 
-    It is asked only where that decides: where the clean image and all final iterates are right.
+    That decides only where the clean image and all final iterates are right; the network is not
+    asked where there is no such image.
     """
     decides = torch.zeros_like(standing)
     for step, final in finals.items():
         standing = standing & final.correct
         decides |= standing & trace.broken[step]
-    rows = decides.nonzero().flatten()
-    breaks = torch.zeros_like(standing)
-    if len(rows):
-        breaks[rows] = ~judge_all(score, trace.breaking[rows], labels[rows], _FEW).correct
-    return breaks
+    return ~judge(score, trace.breaking, labels).correct & decides if decides.any() else decides
 
 
 class _Trace:
