@@ -45,15 +45,23 @@ JOBS = {
     "robustnorm, bf16 search, 'any' only": ("any", True),
 }
 
+# Where fallen images are replaced, there must be some to replace them: each image so many times,
+# from as many starts. The time is that of one.
+_COPIES = 3
 
-def ours(images: Tensor, labels: Tensor, epsilon: float, job: str, branch: Branch) -> Tensor:
+Steps = tuple[int, ...]
+
+
+def ours(
+    images: Tensor, labels: Tensor, steps: Steps, epsilon: float, job: str, branch: Branch
+) -> Tensor:
     """Returns the verdicts after the last step, rule "any" where only that is asked for."""
-    search = Search(epsilon, epsilon / 4, STEPS)
+    search = Search(epsilon, epsilon / 4, steps)
     ids = torch.arange(len(images))
     if job == "any":
         outcomes = any_outcomes([branch], images, labels, ids, search)
-        return outcomes[Key(f"pgd-{max(STEPS)}", "any", branch.name, branch.name)].correct
-    key = Key(f"pgd-{max(STEPS)}", "final", branch.name, branch.name)
+        return outcomes[Key(f"pgd-{max(steps)}", "any", branch.name, branch.name)].correct
+    key = Key(f"pgd-{max(steps)}", "final", branch.name, branch.name)
     parts = [
         attack_chunk([branch], images[part], labels[part], part, search)[key].correct
         for part in ids.split(CHUNK)
@@ -61,14 +69,16 @@ def ours(images: Tensor, labels: Tensor, epsilon: float, job: str, branch: Branc
     return torch.cat(parts)
 
 
-def peer(images: Tensor, labels: Tensor, epsilon: float, job: str, model: nn.Module) -> Tensor:
+def peer(
+    images: Tensor, labels: Tensor, all_steps: Steps, epsilon: float, job: str, model: nn.Module
+) -> Tensor:
     """Returns a peer's verdicts after the last step."""
     verdicts = []
     for part in torch.arange(len(images)).split(CHUNK):
         inputs, targets = images[part], labels[part]
         with torch.no_grad():
             model(inputs).argmax(1)
-        for steps in STEPS:
+        for steps in all_steps:
             if job == "torchattacks":
                 import torchattacks
 
@@ -101,23 +111,15 @@ def measure(job: str, keep: bool, options: argparse.Namespace) -> None:
         precision = "fp32" if job == "fp32" else "bf16"
         branch = next(b for b in branches(network, precision) if b.name == "adv")
         run, arguments = ours, (options.epsilon, job, branch)
-    run(images[:4], labels[:4], *arguments)  # unmeasured: kernels are chosen
+    copies = _COPIES if job == "any" else 1
+    images, labels = images.repeat(copies, 1, 1, 1), labels.repeat(copies)
+    run(images[:CHUNK], labels[:CHUNK], (1,), *arguments)  # unmeasured: kernels are chosen
     start = time.perf_counter()
-    correct = run(images, labels, *arguments)
-    seconds = time.perf_counter() - start
-    result = {"seconds": seconds, "memory": peak_mebibytes(), "correct": correct.int().tolist()}
+    correct = run(images, labels, STEPS, *arguments)
+    seconds = (time.perf_counter() - start) / copies
+    correct = correct[: options.images].int().tolist()
+    result = {"seconds": seconds, "memory": peak_mebibytes(), "correct": correct}
     print(json.dumps(result))
-
-
-def epsilon_of(network: nn.Module, images: Tensor, labels: Tensor, wanted: float) -> float:
-    """Returns a radius at which about the wanted fraction of images withstands PGD-20."""
-    branch = next(b for b in branches(network, "bf16") if b.name == "adv")
-    low, high = 0.0, 32 / 255
-    for _ in range(5):
-        middle = (low + high) / 2
-        accuracy = ours(images, labels, middle, "any", branch).float().mean()
-        low, high = (middle, high) if accuracy > wanted else (low, middle)
-    return (low + high) / 2
 
 
 def main() -> None:
@@ -126,7 +128,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--images", type=int, default=CHUNK)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--epsilon", type=float, help="by default one with RA near 40 %%")
+    parser.add_argument("--epsilon", type=float, default=7.5 / 255)  # RA is near 40 % there
     parser.add_argument("--weights")
     parser.add_argument("--job", choices=JOBS)
     options = parser.parse_args()
@@ -134,8 +136,7 @@ def main() -> None:
         measure(*JOBS[options.job], options)
         return
     keep_freed_memory()
-    images, labels, network = images_and_network(options.images, options.width, steps=150)
-    options.epsilon = options.epsilon or epsilon_of(network, images, labels, wanted=0.4)
+    _, _, network = images_and_network(options.images, options.width, steps=150)
     folder = tempfile.TemporaryDirectory()
     options.weights = f"{folder.name}/weights.pt"
     torch.save(network.state_dict(), options.weights)

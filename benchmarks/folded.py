@@ -1,6 +1,6 @@
 """A branch folded into ordinary layers and fused with its convolutions, against the routed network.
 
-    python -m benchmarks.folded [--rounds 7]
+    python -m benchmarks.folded [--rounds 5]
 
 Inference in evaluation mode on the same images, the runs interleaved, the shortest of each. The
 two must predict the same class for every image.
@@ -70,7 +70,7 @@ def convolutions(network: nn.Module, images: Tensor, batch: int) -> Callable[[],
 def main() -> None:
     """Measures each case and norm and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     keep_freed_memory()
     rows = []

@@ -40,6 +40,9 @@ from robustnorm.surgery import fold
 
 Precision = Literal["fp32", "bf16"]
 
+# Images on which search and network differ are few: the network attacks so many of them at a time.
+_FEW = 10
+
 
 class Search(NamedTuple):
     """Settings of a PGD search.
@@ -140,6 +143,7 @@ def attack_chunk(
     search: Search,
     adv_images: dict[Key, Tensor] | None = None,
     scored_by: Sequence[Branch] | None = None,
+    most: int = CHUNK,
 ) -> dict[Key, Outcome]:
     """Returns verdict and loss of at most ``CHUNK`` images for each key.
 
@@ -155,6 +159,7 @@ def attack_chunk(
             Of rule ``"any"``: an image or iterate that is misclassified, the last iterate where
             none is.
         scored_by: Branches that score the last iterates; those attacked by default.
+        most: Images attacked at a time; where there are fewer, the last is repeated.
 
     Where memory does not suffice, halves of the chunk are attacked one after the other, then
     quarters: an image's verdict does not depend on its companions.
@@ -177,7 +182,7 @@ def attack_chunk(
             {key: torch.cat(parts) for key, parts in kept.items()},
         )
 
-    outcomes, kept = in_smaller_batches(attack, CHUNK)
+    outcomes, kept = in_smaller_batches(attack, most)
     if adv_images is not None:
         adv_images.update(kept)
     return outcomes
@@ -347,9 +352,10 @@ def _until_broken(
     doubtful = (broken.correct & ~right).nonzero().flatten()
     patient = [branch._replace(search=branch.score)]
     key = Key(f"pgd-{max(search.steps)}", "any", branch.name, branch.name)
-    for places in torch.split(doubtful, CHUNK) if len(doubtful) else ():
+    for places in torch.split(doubtful, _FEW) if len(doubtful) else ():
         ids = image_ids[places.cpu()]
-        outcome = attack_chunk(patient, images[places], labels[places], ids, search)[key]
+        part = (patient, images[places], labels[places], ids, search)
+        outcome = attack_chunk(*part, most=_FEW)[key]
         broken.correct[places], broken.loss[places] = outcome.correct, outcome.loss
     return clean, broken._replace(agrees=agrees)
 
