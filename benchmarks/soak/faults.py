@@ -21,8 +21,9 @@ from robustnorm.allocator import keep_freed_memory
 from robustnorm.config import Config
 from robustnorm.data.batches import Batch
 from robustnorm.runs import resolve_device, to_channels_last
-from robustnorm.training.advprop import advprop_losses, backward, step_generator
+from robustnorm.training.advprop import backward, step_generator
 from robustnorm.training.finite import FiniteSteps, gradient_norm
+from robustnorm.training.losses import advprop_losses
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import threading
 from dataclasses import replace
 from fractions import Fraction
@@ -136,7 +137,9 @@ def main() -> None:
     kills = parser.parse_args().kills
     dice = random.Random(0)
     rows = []
-    with TemporaryDirectory() as folder, contextlib.chdir(folder):
+    # Ray tells of dead workers on stdout, whatever it is told.
+    aside = contextlib.redirect_stdout(sys.stderr)
+    with TemporaryDirectory() as folder, contextlib.chdir(folder), aside:
         train_run(SMALL)
         [expected] = evaluate_records(SMALL)
         rows.append(("one process, no jobs", "-", "-", digest(expected), "-"))
