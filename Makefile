@@ -79,7 +79,7 @@ bench: setup ## Run the benchmarks, into reports/benchmarks.md
 		echo; $(BIN)/python -m benchmarks.$$table || exit 1; done ) | tee reports/benchmarks.md
 
 soak: setup ## Kill, damage, starve: what must survive, into reports/reliability.md (20 minutes)
-	set -o pipefail; ( echo "# Reliability"; for part in kills damage workers cost faults; do \
+	set -o pipefail; ( echo "# Reliability"; echo; echo "What \`make soak\` printed."; for part in kills damage workers cost faults; do \
 		echo; $(BIN)/python -m benchmarks.soak.$$part || exit 1; done ) | tee reports/reliability.md
 
 audit: ## Compare the pinned packages with known advisories (see docs/security.md)
