@@ -78,7 +78,7 @@ bench: setup ## Run the benchmarks, into reports/benchmarks.md
 	set -o pipefail; ( echo "# Benchmarks"; for table in training_step evaluation folded roofline growth; do \
 		echo; $(BIN)/python -m benchmarks.$$table || exit 1; done ) | tee reports/benchmarks.md
 
-soak: setup ## Kill, damage, starve: what must survive, into reports/reliability.md (20 minutes)
+soak: setup ## Kill, damage, starve: what must survive, into reports/reliability.md (7 minutes)
 	set -o pipefail; ( echo "# Reliability"; echo; echo "What \`make soak\` printed."; for part in kills damage workers cost faults; do \
 		echo; $(BIN)/python -m benchmarks.soak.$$part || exit 1; done ) | tee reports/reliability.md
 
