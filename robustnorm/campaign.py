@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustnorm.config import COMPARED, WHAT_TO_EVALUATE, Config
 from robustnorm.norms import NORMS
+
+if TYPE_CHECKING:
+    from robustnorm.sweep.settings import SweepSettings
 
 PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")
 
@@ -132,6 +135,26 @@ class ReadyPlan:
             yield from self.of_seed(seed)
 
 
+def places(settings: Campaign | SweepSettings) -> dict[str, Any]:
+    """Returns where data and results are, and the device, as changes of a config.
+
+    The config's own data are kept where none are set.
+    """
+    names = ("data_root", "device", "output", "reports")
+    where = {name: getattr(settings, name) for name in names}
+    return where if settings.data is None else where | {"data": settings.data}
+
+
+def compared_runs(run: Config, norms: Sequence[str], control: bool) -> list[Config]:
+    """Returns the settings of each norm and, if asked for, the plainly trained control.
+
+    Raises:
+        ValueError: On an unknown norm.
+    """
+    runs = [replace(run, norm=NORMS.check(norm)) for norm in norms]
+    return [*runs, replace(run, norm="bn", adversarial=False)] if control else runs
+
+
 def ready_plans(campaign: Campaign) -> list[ReadyPlan]:
     """Returns the plans with the settings of their configs.
 
@@ -140,19 +163,12 @@ def ready_plans(campaign: Campaign) -> list[ReadyPlan]:
     """
     from robustnorm.cli import read_config  # which reads the settings of a campaign, too
 
-    where = {
-        "data_root": campaign.data_root,
-        "device": campaign.device,
-        "output": campaign.output,
-        "reports": campaign.reports,
-    } | ({} if campaign.data is None else {"data": campaign.data})
+    where = places(campaign)
     plans = []
     for name, plan in campaign.plans.items():
         changes = plan.settings | where | {"name": name}
         run = read_config(plan.config, changes)
-        runs = [replace(run, norm=NORMS.check(norm)) for norm in plan.norms]
-        if plan.control:
-            runs.append(replace(run, norm="bn", adversarial=False))
+        runs = compared_runs(run, plan.norms, plan.control)
         evaluations = {
             title: read_config(plan.config, changes | what)
             for title, what in plan.evaluations.items()

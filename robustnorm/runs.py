@@ -13,7 +13,13 @@ from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Augmentation, Dataset
 from robustnorm.errors import UsageError
 from robustnorm.models.resnet import preact_resnet18, resnet18
-from robustnorm.training.checkpoint import check_fits, load_checkpoint, read_manifest, restore
+from robustnorm.training.checkpoint import (
+    Checkpoint,
+    check_fits,
+    load_checkpoint,
+    read_manifest,
+    restore,
+)
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -140,12 +146,21 @@ def load_model(folder: Path, tag: str = "best") -> tuple[nn.Module, dict[str, An
         CheckpointError: When it is missing or damaged.
     """
     checkpoint = load_checkpoint(folder, tag)
+    return build_saved(checkpoint).eval(), checkpoint.manifest
+
+
+def build_saved(checkpoint: Checkpoint) -> nn.Module:
+    """Returns the network of a checkpoint with its weights, in train mode, on the CPU.
+
+    Raises:
+        CheckpointError: When the weights are not such as its settings tell.
+    """
     config = Config.from_dict(checkpoint.manifest["config"])
     with torch.device("meta"):  # a network of a size that its weights do not have is not built
         check_fits(checkpoint, build_model(config, checkpoint.manifest["dataset"]))
     model = build_model(config, checkpoint.manifest["dataset"])
     restore(checkpoint, model)
-    return model.eval(), checkpoint.manifest
+    return model
 
 
 def find_runs(config: Config) -> dict[Path, dict[str, Any]]:
@@ -175,6 +190,27 @@ def misfit(config: Config, manifest: dict[str, Any]) -> str:
     saved = Config.from_dict(manifest["config"])
     ignore = WHERE | WHAT_TO_EVALUATE | COMPARED | {"epochs", "keep_epochs"}
     return _differences(config, saved, ignore)
+
+
+def is_trained(config: Config, dataset: Dataset | None = None) -> bool:
+    """Returns whether the config's run has all its epochs.
+
+    Args:
+        config: Settings of the run.
+        dataset: That it must have been trained on; any by default.
+
+    Raises:
+        UsageError: When its folder holds a run of other settings or data.
+        CheckpointError: When its checkpoint is damaged.
+    """
+    folder = run_folder(config)
+    manifest = read_manifest(folder, "last")
+    if manifest is None:
+        return False
+    check_same_run(config, manifest, folder)
+    if dataset is not None:
+        check_same_dataset(manifest, dataset, folder)
+    return bool(manifest["epoch"] == config.epochs)
 
 
 def check_same_run(config: Config, manifest: dict[str, Any], folder: Path) -> None:

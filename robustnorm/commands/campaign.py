@@ -13,7 +13,7 @@ from robustnorm.commands.evaluate import evaluate_run
 from robustnorm.commands.remaining import remaining
 from robustnorm.commands.report import report
 from robustnorm.commands.train import train_run
-from robustnorm.config import Config, ReportConfig
+from robustnorm.config import ReportConfig
 from robustnorm.data.dataset import Dataset
 from robustnorm.evaluation.protocol import find_record
 from robustnorm.evaluation.records import Record
@@ -22,15 +22,13 @@ from robustnorm.reporting.reading import reading
 from robustnorm.reporting.readme import show_results
 from robustnorm.reporting.tables import write_tables
 from robustnorm.runs import (
-    check_same_dataset,
-    check_same_run,
     device_name,
+    is_trained,
     load_data,
     resolve_device,
     run_folder,
 )
 from robustnorm.stopping import Budget, Either, ShouldStop, Stopped, interrupted, never
-from robustnorm.training.checkpoint import read_manifest
 
 log = logging.getLogger("robustnorm")
 
@@ -88,9 +86,9 @@ def _work(plan: ReadyPlan, dataset: Dataset, device: torch.device, should_stop: 
     for seed in plan.seeds:
         runs = plan.of_seed(seed)
         for run in runs:
-            if not _is_trained(run, dataset) and not should_stop(0.0):
+            if not is_trained(run, dataset) and not should_stop(0.0):
                 train_run(run, should_stop=should_stop)
-            if not _is_trained(run, dataset):
+            if not is_trained(run, dataset):
                 raise Stopped(f"{plan.name}, {run.run} is not trained to its end")
         for title, evaluation in plan.evaluations.items():
             for run in runs:
@@ -99,28 +97,13 @@ def _work(plan: ReadyPlan, dataset: Dataset, device: torch.device, should_stop: 
                     evaluate_run(folder, evaluation, dataset, device, reports, should_stop)
 
 
-def _is_trained(run: Config, dataset: Dataset) -> bool:
-    """Returns whether a run has all its epochs.
-
-    Raises:
-        UsageError: When its folder holds a run of other settings or data: a plan compares equals.
-    """
-    folder = run_folder(run)
-    manifest = read_manifest(folder, "last")
-    if manifest is None:
-        return False
-    check_same_run(run, manifest, folder)
-    check_same_dataset(manifest, dataset, folder)
-    return bool(manifest["epoch"] == run.epochs)
-
-
 def _write_tables(plan: ReadyPlan, title: str, dataset: Dataset, command: str) -> list[Record]:
     """Writes the tables of what is evaluated of a plan; returns its records."""
     folder, evaluation = plan.reports(title), plan.evaluations[title]
     found = [
         find_record(run_folder(run), evaluation, dataset, folder)
         for run in plan.all_runs()
-        if _is_trained(run, dataset)
+        if is_trained(run, dataset)
     ]
     records = [record for record in found if record is not None]
     if records:

@@ -23,9 +23,9 @@ from robustnorm.runs import (
     augmentation,
     build_model,
     check_same_dataset,
-    check_same_run,
     describe_dataset,
     device_name,
+    is_trained,
     load_data,
     place_model,
     resolve_device,
@@ -77,9 +77,12 @@ def _train_or_continue(config: Config, device: torch.device, should_stop: Should
         log.setLevel(logging.ERROR)
     distributed.per_process(config.batch_size)  # refuses what does not divide
     folder = run_folder(config)
-    if _is_trained(config, folder):
+    if is_trained(config):
         log.info("%s: already trained, in %s", config.run, folder)
         return
+    started = read_manifest(folder, "last") is not None
+    if not started and (read_manifest(folder, "best") or {}).get("imported"):
+        raise UsageError(f"{folder} holds imported weights; choose another --name or --seed")
     # What is random in a user's layers follows from the seed, too.
     generator = torch.Generator().manual_seed(config.seed)
     lock = nullcontext() if distributed.rank() else exclusive(folder)
@@ -106,21 +109,6 @@ def _check_same_start(dataset: Dataset, position: Position, folder: Path) -> Non
             f"epochs, steps) {', '.join(map(str, sorted(set(starts))))}; every node needs the same "
             f"--data, and {folder} on a disk that all of them share"
         )
-
-
-def _is_trained(config: Config, folder: Path) -> bool:
-    """Returns whether the folder's run has all its epochs.
-
-    Raises:
-        UsageError: When it was started with other settings, or holds imported weights.
-    """
-    manifest = read_manifest(folder, "last")
-    if manifest is None:
-        if (read_manifest(folder, "best") or {}).get("imported"):
-            raise UsageError(f"{folder} holds imported weights; choose another --name or --seed")
-        return False
-    check_same_run(config, manifest, folder)
-    return bool(manifest["epoch"] == config.epochs)
 
 
 def _start(

@@ -41,12 +41,11 @@ from robustnorm.evaluation.search import CHUNK, Branch, branches, scorers
 from robustnorm.files import write_atomically
 from robustnorm.runs import (
     check_same_dataset,
-    check_same_run,
+    is_trained,
     load_data,
     load_model,
     place_model,
     resolve_device,
-    run_folder,
 )
 from robustnorm.stopping import ShouldStop, Stopped, never
 from robustnorm.sweep.merge import Result, merge, read_result, write_result
@@ -90,12 +89,7 @@ class TrainJob:
         return f"train {self.config.name} {self.config.run}"
 
     def done(self) -> bool:
-        folder = run_folder(self.config)
-        manifest = read_manifest(folder, "last")
-        if manifest is None:
-            return False
-        check_same_run(self.config, manifest, folder)
-        return bool(manifest["epoch"] == self.config.epochs)
+        return is_trained(self.config)
 
     def run(self, should_stop: ShouldStop = never) -> None:
         train_run(self.config, should_stop=should_stop)

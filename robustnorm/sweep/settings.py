@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from robustnorm.campaign import PAPER_NORMS
+from robustnorm.campaign import PAPER_NORMS, compared_runs, places
 from robustnorm.config import COMPARED, Config
-from robustnorm.norms import NORMS
 
 
 @dataclass(frozen=True)
@@ -108,18 +107,11 @@ def grids(settings: SweepSettings) -> list[Grid]:
     """
     from robustnorm.cli import read_config  # which reads the settings of a sweep, too
 
-    where = {
-        "data_root": settings.data_root,
-        "device": settings.device,
-        "output": settings.output,
-        "reports": settings.reports,
-    } | ({} if settings.data is None else {"data": settings.data})
+    where = places(settings)
     found = []
     for config in settings.configs:
         base = read_config(config, settings.settings | where)
-        kinds = [replace(base, norm=NORMS.check(norm)) for norm in settings.norms]
-        if settings.control:
-            kinds.append(replace(base, norm="bn", adversarial=False))
+        kinds = compared_runs(base, settings.norms, settings.control)
         runs = tuple(replace(kind, seed=seed) for seed in settings.seeds for kind in kinds)
         found.append(Grid(config, base, runs))
     names = [grid.evaluation.name for grid in found]

@@ -19,13 +19,14 @@ from robustnorm.config import Config
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.errors import RefusedFileError
 from robustnorm.files import write_atomically
-from robustnorm.runs import build_model, place_model
+from robustnorm.runs import build_saved, place_model
 from robustnorm.training import distributed
 from robustnorm.training.advprop import backward, step_generator
-from robustnorm.training.checkpoint import Checkpoint, restore, state_tensors
+from robustnorm.training.checkpoint import Checkpoint, state_tensors
 from robustnorm.training.finite import non_finite
 from robustnorm.training.losses import advprop_losses
 from robustnorm.training.progress import NonFiniteLossError
+from robustnorm.untrusted import parse_json
 
 _REPLAY = "robustnorm replay"
 
@@ -90,7 +91,7 @@ def read_replay(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     try:
         with safe_open(path, "pt") as file:
-            content = json.loads((file.metadata() or {})[_REPLAY])
+            content = parse_json((file.metadata() or {})[_REPLAY])
             return content, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise RefusedFileError(
@@ -111,10 +112,9 @@ def replay(content: dict[str, Any], tensors: dict[str, Tensor], device: torch.de
         CheckpointError: When the tensors do not fit the network.
     """
     config = Config.from_dict(content["config"])
-    model = build_model(config, content["dataset"])
+    model = build_saved(Checkpoint(tensors, content, ""))
     place_model(model, config, device)
     optimizer = torch.optim.SGD(model.parameters())
-    restore(Checkpoint(tensors, content, ""), model)
     images, labels = tensors["images"].to(device), tensors["labels"].to(device)
     if config.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)

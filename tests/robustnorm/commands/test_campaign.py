@@ -189,7 +189,7 @@ def test_a_seed_is_trained_and_evaluated_before_the_next(monkeypatch):
     monkeypatch.setattr(
         module, "train_run", lambda run, should_stop: calls.append(("train", run.run))
     )
-    monkeypatch.setattr(module, "_is_trained", lambda run, _: ("train", run.run) in calls)
+    monkeypatch.setattr(module, "is_trained", lambda run, _: ("train", run.run) in calls)
     monkeypatch.setattr(module, "find_record", lambda *_: None)
     monkeypatch.setattr(
         module,
