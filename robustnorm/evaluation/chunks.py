@@ -61,8 +61,8 @@ def exact_float32() -> AbstractContextManager[None]:
     return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
 
 
-def judge_all(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
-    """Judges any number of images in whole chunks, smaller ones where memory does not suffice."""
+def judge_all(score: nn.Module, images: Tensor, labels: Tensor, most: int = CHUNK) -> Outcome:
+    """Judges any number of images, ``most`` at a time, fewer where memory does not suffice."""
 
     def judged(whole: int) -> Outcome:
         chunks = [
@@ -71,7 +71,7 @@ def judge_all(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
         ]
         return join(chunks)
 
-    return in_smaller_batches(judged, CHUNK)
+    return in_smaller_batches(judged, most)
 
 
 def join(outcomes: Sequence[Outcome]) -> Outcome:

@@ -37,11 +37,13 @@ from robustnorm.evaluation.serving import RULES, Served
 from robustnorm.memory import in_smaller_batches
 from robustnorm.routing import bind, branches_of
 from robustnorm.surgery import fold
+from robustnorm.winograd import WinogradConv2d, use_winograd
 
 Precision = Literal["fp32", "bf16"]
 
-# Images on which search and network differ are few: the network attacks so many of them at a time.
-_FEW = 10
+# Where fallen images are replaced, the last ones climb in a batch that is no longer full: a large
+# one would be empty for long.
+_CLIMBING = CHUNK // 2
 
 
 class Search(NamedTuple):
@@ -120,11 +122,13 @@ def scorers(model: nn.Module, *, serving: bool = False) -> dict[str, nn.Module]:
 
 def _searcher(model: nn.Module, branch: str, precision: Precision) -> Callable[[Tensor], Tensor]:
     copy = fold(model, branch, fuse=True).requires_grad_(False)
+    if next(copy.parameters()).device.type == "cpu":
+        copy = use_winograd(copy)
     copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if precision == "fp32":
         return copy
     for module in copy.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | WinogradConv2d):
             module.to(torch.bfloat16)  # once, not in every forward
 
     def search(images: Tensor) -> Tensor:
@@ -298,10 +302,28 @@ def any_outcomes(
     for branch in attacked:
         own = search.of(branch.name)
         attack = partial(_until_broken, branch, images, labels, image_ids, own)
-        clean, broken = in_smaller_batches(attack, CHUNK)
+        clean, broken = in_smaller_batches(attack, _CLIMBING)
         outcomes[Key("none", "final", branch.name, branch.name)] = clean
         outcomes[Key(f"pgd-{max(search.steps)}", "any", branch.name, branch.name)] = broken
     return outcomes
+
+
+class _Climb(NamedTuple):
+    """Images on their way: their places, steps taken, and iterates after those; N of each."""
+
+    places: Tensor
+    steps: Tensor
+    iterates: Tensor
+
+    @property
+    def size(self) -> int:
+        return len(self.places)
+
+    def at(self, rows: Tensor | slice) -> _Climb:
+        return _Climb(*(values[rows] for values in self))
+
+    def and_then(self, other: _Climb) -> _Climb:
+        return _Climb(*map(torch.cat, zip(self, other, strict=True)))
 
 
 def _until_broken(
@@ -314,50 +336,46 @@ def _until_broken(
 ) -> tuple[Outcome, Outcome]:
     """Returns the outcomes of the clean images and of rule ``"any"``, ``whole`` images at a time.
 
-    An image leaves the batch when the search has broken it, or after the last step, and the next
-    one takes its place, so that the batch keeps its size. Whether it is broken is then decided by
-    the network itself on the iterate that it left with, whose loss it is; where the network
-    withstands that, it searches again itself. A misclassified image is not attacked.
+    An image leaves the batch when the search sees it broken, or after the last step, and another
+    takes its place, so that the batch keeps its size. A few that left are then judged together by
+    the network itself: one that withstands and has steps left goes on from where it was. The loss
+    is that of the iterate judged last. A misclassified image is not attacked.
     """
     images, labels = place(branch.score, images, labels, torch.arange(len(images)))
     clean = judge_all(branch.score, images, labels)
-    left_with, right = images.clone(), torch.zeros_like(clean.correct)
+    correct, loss = clean.correct.clone(), clean.loss.clone()
+    withstood = clean.correct.clone()  # in the eyes of the search
+    most, few = max(search.steps), max(1, whole // 5)
     queue = clean.correct.nonzero().flatten()
-    places, step, iterates = queue[:0], queue[:0], images[:0]
-    while len(queue) or len(places):
-        vacant = whole - len(places)
-        entering, queue = queue[:vacant], queue[vacant:]
+    climbing = judged = after = _Climb(queue[:0], queue[:0], images[:0])
+    while len(queue) or climbing.size:
+        entering, queue = torch.tensor_split(queue, [max(0, whole - climbing.size)])
         if len(entering):
             start = random_start(images[entering], image_ids[entering.cpu()], search)
-            places = torch.cat([places, entering])
-            step = torch.cat([step, torch.zeros_like(entering)])
-            iterates = torch.cat([iterates, start])
-        n, rows = len(places), fill(len(places), whole)
-        following, logits = pgd_step(
+            climbing = climbing.and_then(_Climb(entering, torch.zeros_like(entering), start))
+        batch, climbing = climbing.at(slice(whole)), climbing.at(slice(whole, None))
+        n, rows = batch.size, fill(batch.size, whole)
+        iterates, logits = pgd_step(
             branch.search,
-            iterates[rows],
-            images[places[rows]],
-            labels[places[rows]],
+            batch.iterates[rows],
+            images[batch.places[rows]],
+            labels[batch.places[rows]],
             epsilon=search.epsilon,
             step_size=search.step_size,
             threat_model=search.threat_model,
         )
-        seen = logits[:n].argmax(1) == labels[places]
-        stays = seen & (step < max(search.steps))
-        left_with[places[~stays]], right[places[~stays]] = iterates[~stays], seen[~stays]
-        places, step, iterates = places[stays], step[stays] + 1, following[:n][stays]
-    broken = judge_all(branch.score, left_with, labels)
-    agrees = broken.correct == right
-    # Let go too early: the search alone saw them broken. The network itself searches on.
-    doubtful = (broken.correct & ~right).nonzero().flatten()
-    patient = [branch._replace(search=branch.score)]
-    key = Key(f"pgd-{max(search.steps)}", "any", branch.name, branch.name)
-    for places in torch.split(doubtful, _FEW) if len(doubtful) else ():
-        ids = image_ids[places.cpu()]
-        part = (patient, images[places], labels[places], ids, search)
-        outcome = attack_chunk(*part, most=_FEW)[key]
-        broken.correct[places], broken.loss[places] = outcome.correct, outcome.loss
-    return clean, broken._replace(agrees=agrees)
+        right = logits[:n].argmax(1) == labels[batch.places]
+        withstood[batch.places] &= right
+        leaves = ~right | (batch.steps == most)
+        following = _Climb(batch.places, batch.steps + 1, iterates[:n])
+        climbing = following.at(~leaves).and_then(climbing)
+        judged, after = judged.and_then(batch.at(leaves)), after.and_then(following.at(leaves))
+        if judged.size >= (few if len(queue) else 1):
+            seen = judge_all(branch.score, judged.iterates, labels[judged.places], few)
+            correct[judged.places], loss[judged.places] = seen.correct, seen.loss
+            climbing = climbing.and_then(after.at(seen.correct & (judged.steps < most)))
+            judged = after = climbing.at(slice(0))
+    return clean, Outcome(correct, loss, correct == withstood)
 
 
 def random_start(images: Tensor, image_ids: Tensor, search: Search, restart: int = 0) -> Tensor:
