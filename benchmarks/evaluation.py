@@ -100,8 +100,7 @@ def measure(job: str, keep: bool, options: argparse.Namespace) -> None:
     """Prints seconds, peak memory and verdicts of one job as JSON."""
     if keep:
         keep_freed_memory()
-    images, labels = make_images(max(options.images, 256))
-    images, labels = images[: options.images], labels[: options.images]
+    images, labels = make_images(options.images)
     network = resnet18("saauxbn", width=options.width).eval()
     network.load_state_dict(torch.load(options.weights, weights_only=True))
     if job in ("torchattacks", "foolbox"):
@@ -128,7 +127,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--images", type=int, default=CHUNK)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--epsilon", type=float, default=7.5 / 255)  # RA is near 40 % there
+    parser.add_argument("--epsilon", type=float, default=4 / 255)  # RA is near 40 % there
     parser.add_argument("--weights")
     parser.add_argument("--job", choices=JOBS)
     options = parser.parse_args()
@@ -171,8 +170,8 @@ def main() -> None:
         )
     print(
         f"## Evaluation\n\nSA, PGD-10 and PGD-20 of {options.images} synthetic images of 32x32, "
-        f"ResNet-18 of width {options.width}, trained on them at width 16 and widened, one branch, "
-        f"epsilon {255 * options.epsilon:.2f}/255; "
+        f"ResNet-18 of width {options.width}, trained on others at width 16 and widened, one "
+        f"branch, epsilon {255 * options.epsilon:.2f}/255; "
         f"{options.rounds} rounds; {machine()}.\n"
     )
     headers = [

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from robustnorm import resnet18, route
 from robustnorm.runs import device_name
 
-# Width at which a network is trained before it is widened.
+# Width at which a network is trained before it is widened, and on how many images.
 _NARROW = 16
+_TRAINING = 2048
 
 
 def images_and_network(
@@ -23,7 +24,7 @@ def images_and_network(
     """Returns images of ten classes, labels, and a network in evaluation mode.
 
     An image is its class's smooth pattern, a smooth pattern of its own, and noise. The network has
-    seen them only for its running statistics; with ``steps`` its branch "adv" is trained on them.
+    seen them only for its running statistics; with ``steps`` its branch "adv" is trained on others.
 
     Args:
         count: Images.
@@ -31,10 +32,10 @@ def images_and_network(
         norm: Of the network; with ``steps`` one whose layers are ``RoutedBatchNorm``.
         steps: Training steps, adversarial at radius 4/255.
     """
-    images, labels = make_images(max(count, 256))
+    images, labels = make_images(count)
     if steps:
         narrow = resnet18(norm, width=_NARROW)
-        _train(narrow, images, labels, steps)
+        _train(narrow, *make_images(_TRAINING, seed=1), steps)
         network = _widen(narrow, resnet18(norm, width=width))
     else:
         network = resnet18(norm, width=width)
@@ -44,14 +45,16 @@ def images_and_network(
                 for branch in ("clean", "adv"):
                     with route(network, branch):
                         network(images[rows])
-    return images[:count], labels[:count], network.eval()
+    return images, labels, network.eval()
 
 
-def make_images(count: int) -> tuple[Tensor, Tensor]:
+def make_images(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Returns images (count, 3, 32, 32) in [0, 1] and their labels; see ``images_and_network``."""
     torch.manual_seed(0)
+    classes = _smooth(10)
+    torch.manual_seed(seed)
     labels = torch.arange(count) % 10
-    patterns = _smooth(10)[labels] * 0.3 + _smooth(count) * 0.5
+    patterns = classes[labels] * 0.3 + _smooth(count) * 0.5
     return (0.1 + patterns + 0.1 * torch.rand_like(patterns)).clamp(0, 1), labels
 
 
