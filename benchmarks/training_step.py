@@ -3,14 +3,16 @@
     python -m benchmarks.training_step [--width 64] [--batch 64] [--rounds 3]
 
 Rounds alternate between the rows, so that a slow minute of the machine hits all of them; a ratio is
-the median over rounds of a row's time over BN's in the same round. The last row restates how the
+the median over rounds of a row's time over BN's in the same round. The last rows restate how the
 authors' release computes SaAuxBN: the two affines one after the other, each sample with a copy of
-its own, float32, channels first, running statistics moved by the attack.
+its own, float32, channels first, running statistics moved by the attack; with this suite's settings
+of the allocator, and as installed, which takes a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from robustnorm.runs import resolve_device, to_channels_last
 from robustnorm.training.losses import advprop_losses
 
 RELEASE = "saauxbn, release's method"
+AS_INSTALLED = f"{RELEASE}, as installed"
 
 
 class TwoStepSaAuxBN(RoutedLayer):
@@ -83,11 +86,19 @@ def stepper(row: str, device: torch.device, options: argparse.Namespace) -> Call
     return step
 
 
-def memory_of(row: str) -> int:
-    """Returns the peak memory of two steps in a process of their own, in MiB."""
+def alone(row: str, *flags: str) -> dict[str, float]:
+    """Returns seconds of a step and peak memory in MiB, measured in a process of their own."""
     words = [word for word in sys.argv[1:] if word]
-    command = [sys.executable, "-m", "benchmarks.training_step", *words, "--memory", row]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    command = [sys.executable, "-m", "benchmarks.training_step", *words, "--row", row, *flags]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(answer.stdout)
+
+
+def timed(step: Callable[[], None]) -> float:
+    """Returns the seconds of a step."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -98,44 +109,56 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--memory", metavar="ROW", help="only print this row's peak memory in MiB")
+    parser.add_argument("--row", help="only measure this row, print seconds and memory as JSON")
+    parser.add_argument("--as_installed", action="store_true", help="with torch's own allocator")
     options = parser.parse_args()
-    keep_freed_memory()
+    if not options.as_installed:
+        keep_freed_memory()
     device = resolve_device(options.device)
-    if options.memory:
-        step = stepper(options.memory, device, options)
-        step()
-        step()
-        print(peak_mebibytes())
+    if options.row:
+        step = stepper(options.row, device, options)
+        step()  # once unmeasured: memory and kernels are set up
+        print(json.dumps({"seconds": timed(step), "memory": peak_mebibytes()}))
         return
     steps = {row: stepper(row, device, options) for row in (*PAPER_NORMS, RELEASE)}
-    seconds: dict[str, list[float]] = {row: [] for row in steps}
-    for step in steps.values():  # once unmeasured: memory and kernels are set up
+    seconds: dict[str, list[float]] = {row: [] for row in (*steps, AS_INSTALLED)}
+    memory: dict[str, float] = {}
+    for step in steps.values():
         step()
     for _ in range(options.rounds):
         for row, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[row].append(time.perf_counter() - start)
+            seconds[row].append(timed(step))
+        released = alone(RELEASE, "--as_installed")
+        seconds[AS_INSTALLED].append(released["seconds"])
+        memory[AS_INSTALLED] = released["memory"]
+    for row in ("saauxbn", RELEASE):
+        memory[row] = alone(row)["memory"]
     rows = []
     for row, times in seconds.items():
-        ratios = [mine / bn for mine, bn in zip(times, seconds["bn"], strict=True)]
+        ratios, ours = (
+            [mine / theirs for mine, theirs in zip(times, seconds[other], strict=True)]
+            for other in ("bn", "saauxbn")
+        )
         rows.append(
             (
                 row,
                 1000 * statistics.median(times) / options.batch,
                 statistics.median(ratios),
                 f"{min(ratios):.3f} to {max(ratios):.3f}",
-                memory_of(row) if row in ("saauxbn", RELEASE) else None,
+                statistics.median(ours),
+                memory.get(row),
             )
         )
     print(
         f"## Training step\n\nOne AdvProp step, PGD-10, 32x32 images, ResNet-18 of width "
-        f"{options.width}, batch {options.batch}, {options.precision} (the last row fp32); "
+        f"{options.width}, batch {options.batch}, {options.precision} (the release's method fp32); "
         f"{options.rounds} rounds; {machine(device)}.\n"
     )
-    headers = ["norm", "ms per image", "time over BN's", "range over rounds", "peak MiB"]
-    print(tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=("", ".2f", ".3f", "", "")))
+    headers = [
+        "norm", "ms per image", "time over BN's", "range over rounds", "over SaAuxBN's", "peak MiB",
+    ]  # fmt: skip
+    formats = ("", ".2f", ".3f", "", ".3f", ".0f")
+    print(tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=formats))
 
 
 if __name__ == "__main__":
