@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     agrees: Tensor
 
 
-def fill(size: int, whole: int = CHUNK) -> Tensor:
+def fill(size: int, whole: int) -> Tensor:
     """Returns rows of a whole chunk of which ``size`` are there: the last is repeated."""
     return torch.arange(whole).clamp_max(size - 1)
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from robustnorm import evaluate, resnet18
+from robustnorm.evaluation.search import Search, attack_chunk, branches
 
 # torch's own, of what it imports and of how it traces an autograd.Function.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -68,3 +69,20 @@ def test_search_compiled_by_inductor_gives_the_verdicts_of_an_eager_one(tmp_path
     ).eval()
     expected = run(model)
     assert run(model, compile=True) == expected
+
+
+def test_search_is_compiled_once_more_for_all_other_numbers_of_images(monkeypatch):
+    graphs = []
+
+    def count(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compile_copy = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda copy: compile_copy(copy, backend=count))
+    torch.manual_seed(0)
+    attacked = branches(resnet18("bn", width=4, num_classes=3, in_channels=1).eval(), compile=True)
+    for n in (200, 400, 100, 300):
+        images, labels, ids = torch.rand(n, 1, 4, 4), torch.arange(n) % 3, torch.arange(n)
+        attack_chunk(attacked, images, labels, ids, Search(0.1, 0.03, (2,)))
+    assert len(graphs) == 2 * 2  # with a gradient and without one
