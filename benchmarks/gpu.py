@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--epoch_images", type=int, default=50_000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epsilon", type=float, default=7.5 / 255)
+    parser.add_argument("--epsilon", type=float, default=4 / 255)
     options = parser.parse_args()
     options.precision = "bf16"  # of training; the release's is float32
     try:

@@ -316,7 +316,7 @@ def any_outcomes(
     the largest number of steps only. An image leaves the attack as soon as it is broken, see
     ``_until_broken``.
     """
-    # A batch gains by being filled again: it must be small beside the images that wait.
+    # Where a larger one pays, small beside the images that wait.
     most = _CLIMBING if at_once <= CHUNK else min(at_once, whole_chunks(len(images) // 4))
     outcomes: dict[Key, Outcome] = {}
     for branch in attacked:
