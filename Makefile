@@ -13,7 +13,7 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce report campaign sweep test check format bench soak audit clean
+.PHONY: help setup demo train eval reproduce report campaign sweep test check format bench benchgpu soak audit clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -77,6 +77,9 @@ format: setup ## Format the code and apply safe fixes
 bench: setup ## Run the benchmarks, into reports/benchmarks.md
 	set -o pipefail; ( echo "# Benchmarks"; for table in training_step evaluation folded roofline growth; do \
 		echo; $(BIN)/python -m benchmarks.$$table || exit 1; done ) | tee reports/benchmarks.md
+
+benchgpu: setup ## Run the GPU's benchmark, into reports/benchmarks-gpu.md
+	table=$$($(BIN)/python -m benchmarks.gpu $(ARGS)) && echo "$$table" | tee reports/benchmarks-gpu.md
 
 soak: setup ## Kill, damage, starve: what must survive, into reports/reliability.md (7 minutes)
 	set -o pipefail; ( echo "# Reliability"; echo; echo "What \`make soak\` printed."; for part in kills damage workers cost faults; do \

@@ -58,7 +58,9 @@ class TwoStepSaAuxBN(RoutedLayer):
         return output
 
 
-def stepper(row: str, device: torch.device, options: argparse.Namespace) -> Callable[[], None]:
+def stepper(
+    row: str, device: torch.device, options: argparse.Namespace, *, compile: bool = False
+) -> Callable[[], None]:
     """Returns a function that takes one step and waits for its end."""
     torch.manual_seed(0)
     released = row == RELEASE
@@ -74,9 +76,10 @@ def stepper(row: str, device: torch.device, options: argparse.Namespace) -> Call
     labels = torch.randint(10, (options.batch,), device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     generator = torch.Generator(device).manual_seed(0)
+    forward = torch.compile(model) if compile else model
 
     def step() -> None:
-        clean, adv = advprop_losses(model, images, labels, config=config, generator=generator)
+        clean, adv = advprop_losses(forward, images, labels, config=config, generator=generator)
         optimizer.zero_grad()
         (clean + adv).backward()
         optimizer.step()

@@ -132,7 +132,8 @@ class Config:
             Figure 6; they choose nothing. 0 for none.
         precision: Of training; verdicts of an evaluation are always fp32.
         channels_last: Memory format of images and weights.
-        compile: Run the training network through torch.compile.
+        compile: Run the network in training, and the copies whose gradients the attacks of an
+            evaluation follow, through torch.compile; verdicts stay as they are.
         keep_epochs: Epochs whose weights are kept besides best and last.
         save_minutes: Minutes after which the state is saved within an epoch, besides after each.
         checkpoint: Which weights to evaluate: best, last, or epoch followed by a number.

@@ -53,6 +53,23 @@ def in_smaller_batches(work: Callable[[int], _T], most: int) -> _T:
         log.warning("out of memory: attacking %d images at a time instead of %d", size, most)
 
 
+def bytes_taken(work: Callable[[], object], device: torch.device) -> int:
+    """Does ``work`` on a GPU; returns the most memory that it held there, beyond what was held.
+
+    The peak that torch keeps begins anew with it.
+    """
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def free_bytes(device: torch.device) -> int:
+    """Returns the memory of a GPU that nobody holds, or torch without a tensor in it."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def peak_memory(device: torch.device) -> str:
     """Returns the largest memory held so far, in words: of a GPU's tensors, or of the process."""
     if device.type == "cuda":

@@ -190,6 +190,7 @@ def evaluate_run(
         branch_attacks=search.own,
         seed=search.seed,
         precision=config.eval_precision,
+        compile=config.compile,
         serving=config.serving,
         attacks=config.attacks,
         image_ids=ids,

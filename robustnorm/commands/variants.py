@@ -94,6 +94,7 @@ def evaluate_variants(
                 threat_model=attack.threat_model,
                 steps=STEPS,
                 precision=config.eval_precision,
+                compile=config.compile,
                 seed=config.eval_seed,
                 image_ids=ids,
                 journal=journals[-1],

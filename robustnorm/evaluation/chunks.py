@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -27,9 +28,19 @@ class Outcome(NamedTuple):
     agrees: Tensor
 
 
-def fill(size: int, whole: int = CHUNK) -> Tensor:
+def fill(size: int, whole: int) -> Tensor:
     """Returns rows of a whole chunk of which ``size`` are there: the last is repeated."""
     return torch.arange(whole).clamp_max(size - 1)
+
+
+def whole_chunks(count: int) -> int:
+    """Returns the images of as many whole chunks as hold ``count``, at least of one.
+
+    Examples:
+        >>> whole_chunks(0), whole_chunks(100), whole_chunks(101)
+        (100, 100, 200)
+    """
+    return CHUNK * max(1, math.ceil(count / CHUNK))
 
 
 def split_filled(size: int, whole: int) -> Iterator[tuple[Tensor, int]]:

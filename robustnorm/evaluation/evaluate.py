@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from robustnorm.config import BranchAttack
 from robustnorm.evaluation.attacks import EvaluationAttack, parse_attacks
+from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK, Outcome
 from robustnorm.evaluation.images import chunk_file, write_chunk
 from robustnorm.evaluation.journal import Journal, Key, Part
@@ -52,7 +53,7 @@ def attack_by(
     adv_images: dict[Key, Tensor] | None = None,
     scored_by: Sequence[Branch] | None = None,
 ) -> dict[Key, Outcome]:
-    """Returns verdict and loss of at most ``CHUNK`` images under one attack.
+    """Returns verdict and loss of a chunk of images, for the search of several, under one attack.
 
     Neither other attacks nor other branches among ``attacked`` change what it returns.
 
@@ -91,6 +92,7 @@ def evaluate(
     keep: Path | None = None,
     journal: Path | None = None,
     fingerprint: str = "",
+    compile: bool = False,
     progress: str | None = None,
     should_stop: ShouldStop = never,
 ) -> list[Verdict]:
@@ -99,7 +101,9 @@ def evaluate(
     One trajectory of max(steps) PGD steps from a uniform random start serves every entry of
     ``steps``. The start of an image follows from (seed, image id, restart) alone, and images are
     attacked in chunks of fixed size, cut along ascending ids whatever their order here, so that a
-    verdict does not depend on the images around it.
+    verdict does not depend on the images around it. On a GPU PGD takes as many chunks at once as
+    its memory holds, unless ``attacks`` are named. Its kernels may then round otherwise than for
+    one chunk: a verdict is still the network's own, of an iterate that may differ in its last bits.
 
     Gradients come from a copy of the branch whose layers are folded into the convolutions; every
     verdict is the prediction of ``model`` itself, in its own precision. A verdict counts the images
@@ -130,8 +134,11 @@ def evaluate(
         journal: A file that keeps finished chunks, so that a killed evaluation goes on where it
             was. Deleted by whoever has saved the result.
         fingerprint: Of all that the verdicts depend on; a journal with another one is discarded.
+        compile: Run the copies that give the gradients through torch.compile, verdicts not. Worth
+            its minutes on many images.
         progress: Text of a progress bar; none by default.
-        should_stop: Asked before each part, with the seconds that the one before took.
+        should_stop: Asked before each part, or those attacked together, with the seconds that the
+            one before took.
 
     Returns:
         For each branch A (``"single"`` on a network without branches): attack ``"none"`` through A;
@@ -170,14 +177,16 @@ def evaluate(
     order = ids.argsort()
     named = parse_attacks(attacks)
     search = Search(epsilon, step_size, tuple(steps), threat_model, seed, branch_attacks or {})
-    attacked = branches(model, precision, serving=serving)
+    attacked = branches(model, precision, serving=serving, compile=compile)
     check_network(attacked, images, labels, named)
 
-    def attack_part(rows: Tensor, adv_images: dict[Key, Tensor] | None) -> dict[Key, Outcome]:
-        part = (attacked, images[rows], labels[rows], ids[rows], search)
-        outcomes = any_outcomes(*part) if rules == "any" else {}
+    def attack_parts(
+        rows: Tensor, at_once: int, adv_images: dict[Key, Tensor] | None
+    ) -> dict[Key, Outcome]:
+        some = (attacked, images[rows], labels[rows], ids[rows], search)
+        outcomes = any_outcomes(*some, at_once=at_once) if rules == "any" else {}
         for attack in attacks_in_order(search, named) if rules == "all" else named:
-            outcomes |= attack_by(attack, *part, adv_images)
+            outcomes |= attack_by(attack, *some, adv_images)
         return outcomes
 
     done = Journal(journal, fingerprint)
@@ -185,30 +194,45 @@ def evaluate(
         for stale in keep.glob("*.safetensors"):  # of an earlier evaluation
             stale.unlink()
     parts = torch.split(order, CHUNK if named else _PART[rules])
+    pending = [
+        number
+        for number in range(len(parts))
+        if number not in done.parts or (keep is not None and not chunk_file(keep, number).exists())
+    ]
+    at_once = CHUNK
+    if pending and not named:  # attacks by name take long: what is finished is kept chunk by chunk
+        at_once = images_at_once(attacked, images, labels, ids, search)
+    together = at_once // CHUNK if rules == "all" else 1  # parts
     seconds = 0.0
     with tqdm(
         total=len(images),
+        initial=len(images) - sum(len(parts[number]) for number in pending),
         desc=progress,
         unit="img",
         disable=None if progress else True,
         leave=False,
     ) as bar:
-        for number, rows in enumerate(parts):
-            file = None if keep is None else chunk_file(keep, number)
-            if number not in done.parts or (file is not None and not file.exists()):
-                if should_stop(seconds):
-                    raise Stopped(f"{len(done.parts)} of {len(parts)} parts are evaluated")
-                clock = time.perf_counter()
-                adv_images: dict[Key, Tensor] | None = None if file is None else {}
-                outcomes = attack_part(rows, adv_images)
-                if file is not None and adv_images is not None:
-                    write_chunk(file, ids[rows], adv_images)
-                verdicts = {
-                    key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
-                    for key, o in outcomes.items()
-                }
-                seconds = time.perf_counter() - clock
-                done.add(number, verdicts, seconds)
+        for begin in range(0, len(pending), together):
+            if should_stop(seconds):
+                raise Stopped(f"{len(done.parts)} of {len(parts)} parts are evaluated")
+            clock = time.perf_counter()
+            numbers = pending[begin : begin + together]
+            rows = torch.cat([parts[number] for number in numbers])
+            adv_images: dict[Key, Tensor] | None = None if keep is None else {}
+            verdicts = {
+                key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
+                for key, o in attack_parts(rows, at_once, adv_images).items()
+            }
+            size = len(parts[0])  # of every part but the last, which ends its group
+            places = [slice(size * i, size * (i + 1)) for i in range(len(numbers))]
+            for number, place in zip(numbers, places, strict=True):
+                if keep is not None and adv_images is not None:
+                    kept = {key: adversarial[place] for key, adversarial in adv_images.items()}
+                    write_chunk(chunk_file(keep, number), ids[parts[number]], kept)
+            seconds = time.perf_counter() - clock
+            for number, place in zip(numbers, places, strict=True):
+                part = {key: Part(p.correct[place], p.agrees[place]) for key, p in verdicts.items()}
+                done.add(number, part, seconds / len(numbers))
             bar.update(len(rows))
     collected = [done.parts[number] for number in range(len(parts))]
     back = order.argsort().numpy()

@@ -30,6 +30,7 @@ from robustnorm.evaluation.chunks import (
     judge_all,
     place,
     split_filled,
+    whole_chunks,
 )
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.records import SINGLE
@@ -86,7 +87,11 @@ class Branch(NamedTuple):
 
 
 def branches(
-    model: nn.Module, precision: Precision = "fp32", *, serving: bool = False
+    model: nn.Module,
+    precision: Precision = "fp32",
+    *,
+    serving: bool = False,
+    compile: bool = False,
 ) -> list[Branch]:
     """Returns the branches of ``model``, or its only one, ready to be attacked.
 
@@ -96,6 +101,7 @@ def branches(
         model: In evaluation mode.
         precision: Of the convolutions of the search.
         serving: Also each serving rule over all branches, as if it were one more branch.
+        compile: Run the copies through torch.compile.
     """
     scores = scorers(model, serving=serving)
     searches: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -103,7 +109,7 @@ def branches(
         if isinstance(score, Served):
             searches[name] = Served([searches[branch] for branch in branches_of(model)], name)
         else:
-            searches[name] = _searcher(model, name, precision)
+            searches[name] = _searcher(model, name, precision, compile)
     return [Branch(name, score, searches[name]) for name, score in scores.items()]
 
 
@@ -120,21 +126,25 @@ def scorers(model: nn.Module, *, serving: bool = False) -> dict[str, nn.Module]:
     return own | {rule: Served(list(own.values()), rule) for rule in RULES}
 
 
-def _searcher(model: nn.Module, branch: str, precision: Precision) -> Callable[[Tensor], Tensor]:
+def _searcher(
+    model: nn.Module, branch: str, precision: Precision, compile: bool
+) -> Callable[[Tensor], Tensor]:
     copy = fold(model, branch, fuse=True).requires_grad_(False)
     if next(copy.parameters()).device.type == "cpu":
         copy = use_winograd(copy)
     copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Not mode="reduce-overhead": a serving rule calls several copies before it reads the logits,
+    # which CUDA graphs would have overwritten.
+    network: Callable[[Tensor], Tensor] = torch.compile(copy) if compile else copy
     if precision == "fp32":
-        return copy
+        return network
     for module in copy.modules():
         if isinstance(module, nn.Conv2d | WinogradConv2d):
             module.to(torch.bfloat16)  # once, not in every forward
 
     def search(images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16):
-            logits: Tensor = copy(images)
-        return logits.float()
+            return network(images).float()
 
     return search
 
@@ -147,9 +157,9 @@ def attack_chunk(
     search: Search,
     adv_images: dict[Key, Tensor] | None = None,
     scored_by: Sequence[Branch] | None = None,
-    most: int = CHUNK,
+    most: int | None = None,
 ) -> dict[Key, Outcome]:
-    """Returns verdict and loss of at most ``CHUNK`` images for each key.
+    """Returns verdict and loss of images, a chunk or what ``images_at_once`` says, for each key.
 
     The loss of rule ``"any"`` is that of the iterate after as many steps.
 
@@ -163,10 +173,11 @@ def attack_chunk(
             Of rule ``"any"``: an image or iterate that is misclassified, the last iterate where
             none is.
         scored_by: Branches that score the last iterates; those attacked by default.
-        most: Images attacked at a time; where there are fewer, the last is repeated.
+        most: Images attacked at a time; where there are fewer, the last is repeated. By default all
+            of them, filled up to whole chunks.
 
-    Where memory does not suffice, halves of the chunk are attacked one after the other, then
-    quarters: an image's verdict does not depend on its companions.
+    Where memory does not suffice, halves are attacked one after the other, then quarters: an
+    image's verdict does not depend on its companions.
     """
 
     def attack(whole: int) -> tuple[dict[Key, Outcome], dict[Key, Tensor]]:
@@ -186,7 +197,7 @@ def attack_chunk(
             {key: torch.cat(parts) for key, parts in kept.items()},
         )
 
-    outcomes, kept = in_smaller_batches(attack, most)
+    outcomes, kept = in_smaller_batches(attack, most or whole_chunks(len(images)))
     if adv_images is not None:
         adv_images.update(kept)
     return outcomes
@@ -291,18 +302,27 @@ class _Trace:
 
 
 def any_outcomes(
-    attacked: Sequence[Branch], images: Tensor, labels: Tensor, image_ids: Tensor, search: Search
+    attacked: Sequence[Branch],
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    search: Search,
+    *,
+    at_once: int = CHUNK,
 ) -> dict[Key, Outcome]:
     """Returns the outcome of any number of images on clean images and under rule ``"any"``.
 
-    Arguments as ``attack_chunk``; verdicts are taken after the largest number of steps only. An
-    image leaves the attack as soon as it is broken, see ``_until_broken``.
+    Arguments as ``attack_chunk``, and ``at_once`` from ``images_at_once``; verdicts are taken after
+    the largest number of steps only. An image leaves the attack as soon as it is broken, see
+    ``_until_broken``.
     """
+    # Where a larger one pays, small beside the images that wait.
+    most = _CLIMBING if at_once <= CHUNK else min(at_once, whole_chunks(len(images) // 4))
     outcomes: dict[Key, Outcome] = {}
     for branch in attacked:
         own = search.of(branch.name)
         attack = partial(_until_broken, branch, images, labels, image_ids, own)
-        clean, broken = in_smaller_batches(attack, _CLIMBING)
+        clean, broken = in_smaller_batches(attack, most)
         outcomes[Key("none", "final", branch.name, branch.name)] = clean
         outcomes[Key(f"pgd-{max(search.steps)}", "any", branch.name, branch.name)] = broken
     return outcomes

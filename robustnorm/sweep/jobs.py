@@ -316,7 +316,9 @@ def _attacked(folder: Path, config: Config, sha256: str) -> list[Branch]:
     if manifest["sha256"] != sha256:
         raise _changed(folder, config)
     place_model(model, Config.from_dict(manifest["config"]), resolve_device(config.device))
-    attacked = branches(model, config.eval_precision, serving=config.serving)
+    attacked = branches(
+        model, config.eval_precision, serving=config.serving, compile=config.compile
+    )
     test = _dataset(config).test
     check_network(attacked, test.images, test.labels, parse_attacks(config.attacks))
     return attacked

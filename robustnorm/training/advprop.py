@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -15,8 +16,10 @@ from tqdm import tqdm
 from robustnorm.config import Config
 from robustnorm.data.batches import epoch_batches, steps_per_epoch
 from robustnorm.data.dataset import Augmentation, Split
+from robustnorm.evaluation.batching import images_at_once
+from robustnorm.evaluation.chunks import whole_chunks
 from robustnorm.evaluation.journal import Key
-from robustnorm.evaluation.search import CHUNK, Outcome, Search, attack_chunk, branches
+from robustnorm.evaluation.search import Outcome, Search, attack_chunk, branches
 from robustnorm.norms.synchronized import synchronize
 from robustnorm.stopping import ShouldStop, Stopped, interrupted, never
 from robustnorm.training import distributed
@@ -275,8 +278,12 @@ def validate(
         seed=config.eval_seed,
         own=config.branches,
     )
-    chunks = torch.split(torch.arange(len(split)), CHUNK)
+    everything = (split.images, split.labels, torch.arange(len(split)))
     processes, own = distributed.world_size(), distributed.rank()
+    # The same on all processes, and not so many that one has none.
+    at_once = min(distributed.gather(images_at_once(attacked, *everything, search)))
+    at_once = min(at_once, whole_chunks(math.ceil(len(split) / processes)))
+    chunks = torch.split(torch.arange(len(split)), at_once)
     for first in range(0, len(chunks), processes):  # each process a chunk
         if distributed.any_process(interrupted(should_stop))[0]:
             raise Stopped("stopped in a validation")

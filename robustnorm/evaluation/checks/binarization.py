@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.checks.measure import Tier, prepare, surface
-from robustnorm.evaluation.chunks import fill
+from robustnorm.evaluation.chunks import fill, whole_chunks
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import Search, attack_chunk, branches
 from robustnorm.routing import bind
@@ -99,8 +99,8 @@ def binarize(
     if not places:
         return None
     binarized = copy.deepcopy(model)
-    # A whole chunk is attacked at once: the rows after the last image repeat it.
-    rows = fill(len(places))
+    # Whole chunks are attacked: the rows after the last image repeat it.
+    rows = fill(len(places), whole_chunks(len(places)))
     weight, bias = (torch.stack(values)[rows] for values in zip(*readouts, strict=True))
     binarized.set_submodule(name, Readouts(weight, bias).eval())
     attacked = [prepare(b)[0] for b in branches(binarized) if b.name == branch]

@@ -1,0 +1,38 @@
+"""How many images are attacked at once: one chunk, on a GPU as many chunks as its memory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor
+
+from robustnorm.evaluation.chunks import CHUNK
+from robustnorm.evaluation.search import Branch, Search, attack_chunk
+from robustnorm.memory import bytes_taken, free_bytes
+
+# Chunks at once, at the most: a GPU is busy long before.
+_MOST = 20
+# Of the free memory. The rest is for what does not grow with the batch as measured.
+_SHARE = 0.6
+
+
+def images_at_once(
+    attacked: Sequence[Branch],
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    search: Search,
+) -> int:
+    """Returns how many images ``attack_chunk`` is best given at once, a multiple of ``CHUNK``.
+
+    On a GPU as many as its free memory holds, by what one step of the attack on one chunk takes;
+    elsewhere ``CHUNK``, without an attack. Arguments as ``attack_chunk``.
+    """
+    device = next(attacked[0].score.parameters(), images).device
+    if device.type != "cuda" or len(images) <= CHUNK:
+        return CHUNK
+    chunk = images[:CHUNK], labels[:CHUNK], image_ids[:CHUNK], search._replace(steps=(1,))
+    taken = bytes_taken(partial(attack_chunk, attacked, *chunk), device)
+    fitting = int(_SHARE * free_bytes(device) / taken)  # of a device by now warmed up
+    return CHUNK * max(1, min(fitting, _MOST))
