@@ -87,6 +87,7 @@ def epoch(name: str, norm: str, compile: bool, tf32: bool, options: argparse.Nam
     with cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=tf32):
         step = stepper(norm, options.device, options, compile=compile)
         step()
+        step()  # where there are gradients already, a network may be compiled once more
         start = time.perf_counter()
         step()
         count = round(_SECONDS / (time.perf_counter() - start))
