@@ -130,7 +130,7 @@ def _searcher(
     model: nn.Module, branch: str, precision: Precision, compile: bool
 ) -> Callable[[Tensor], Tensor]:
     copy = fold(model, branch, fuse=True).requires_grad_(False)
-    if next(copy.parameters()).device.type == "cpu":
+    if all(parameter.device.type == "cpu" for parameter in copy.parameters()):
         copy = use_winograd(copy)
     copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Not mode="reduce-overhead": a serving rule calls several copies before it reads the logits,
