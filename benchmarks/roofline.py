@@ -6,6 +6,9 @@ A job's operations are recorded as they run: floating-point operations of its co
 matrix products, bytes of everything else (inputs and outputs, once each). The machine's own rates
 are those of its best 3x3 convolution of this network and of a copy of a large tensor. The limit of
 a job is operations over the first rate plus bytes over the second; "of peak" leaves the bytes out.
+
+A search multiplies less than its convolutions would directly. "Direct, of peak" counts what these
+take, as one does who compares convolutions; it may exceed 1.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tabulate import tabulate
@@ -25,6 +28,7 @@ from torch.utils.flop_counter import flop_registry
 from attacks.pgd import pgd_step
 from benchmarks.training_step import stepper
 from benchmarks.workload import images_and_network, machine
+from robustnorm import bind
 from robustnorm.allocator import keep_freed_memory
 from robustnorm.evaluation.search import branches
 
@@ -81,24 +85,41 @@ def copy_rate(rounds: int) -> float:
     return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), rounds)
 
 
-def jobs(options: argparse.Namespace) -> dict[str, tuple[Callable[[], Any], torch.dtype]]:
-    """Returns the jobs by name: what runs one step, and the precision of its convolutions."""
+def operations(job: Callable[[], Any]) -> Work:
+    """Returns what one run of the job computes and moves."""
+    with Work() as work:
+        job()
+    return work
+
+
+class Job(NamedTuple):
+    """What runs one step, the same with direct convolutions, and the precision of these."""
+
+    run: Callable[[], Any]
+    direct: Callable[[], Any]
+    dtype: torch.dtype
+
+
+def jobs(options: argparse.Namespace) -> dict[str, Job]:
+    """Returns the jobs by name."""
     images, labels, network = images_and_network(options.batch, options.width)
     images = images.contiguous(memory_format=torch.channels_last)
 
-    def attack(precision: str) -> Callable[[], Any]:
-        branch = branches(network, precision)[1]
-        return lambda: pgd_step(
-            branch.search, images, images, labels, epsilon=8 / 255, step_size=2 / 255
-        )
+    def attack(network: Callable[[Tensor], Tensor]) -> Callable[[], Any]:
+        return lambda: pgd_step(network, images, images, labels, epsilon=8 / 255, step_size=2 / 255)
+
+    def searched(precision: str) -> Callable[[], Any]:
+        return attack(branches(network, precision)[1].search)
 
     options.precision = "bf16"
     cpu = torch.device("cpu")
+    direct = attack(bind(network, "adv").requires_grad_(False))
+    saauxbn, bn = (stepper(norm, cpu, options) for norm in ("saauxbn", "bn"))
     return {
-        "PGD step, fp32": (attack("fp32"), torch.float32),
-        "PGD step, bf16 search": (attack("bf16"), torch.bfloat16),
-        "AdvProp step, SaAuxBN, bf16": (stepper("saauxbn", cpu, options), torch.bfloat16),
-        "AdvProp step, BN, bf16": (stepper("bn", cpu, options), torch.bfloat16),
+        "PGD step, fp32": Job(searched("fp32"), direct, torch.float32),
+        "PGD step, bf16 search": Job(searched("bf16"), direct, torch.bfloat16),
+        "AdvProp step, SaAuxBN, bf16": Job(saauxbn, saauxbn, torch.bfloat16),
+        "AdvProp step, BN, bf16": Job(bn, bn, torch.bfloat16),
     }
 
 
@@ -113,12 +134,10 @@ def main() -> None:
     rates = {dtype: convolution_rate(dtype, options) for dtype in (torch.float32, torch.bfloat16)}
     bandwidth = copy_rate(options.rounds)
     rows = []
-    for name, (job, dtype) in jobs(options).items():
-        job()
-        with Work() as work:
-            job()
-        seconds = best_seconds(job, options.rounds)
-        compute = work.operations / rates[dtype]
+    for name, job in jobs(options).items():
+        seconds = best_seconds(job.run, options.rounds)
+        work, direct = operations(job.run), operations(job.direct).operations
+        compute = work.operations / rates[job.dtype]
         limit = compute + work.bytes / bandwidth
         rows.append(
             (
@@ -129,6 +148,8 @@ def main() -> None:
                 1000 * seconds / options.batch,
                 compute / seconds,
                 limit / seconds,
+                direct / options.batch / 1e9,
+                direct / rates[job.dtype] / seconds,
             )
         )
     print(
@@ -138,9 +159,9 @@ def main() -> None:
     )
     headers = [
         "job", "GFLOP per image", "MB per image", "limit, ms per image", "measured", "of peak",
-        "of the limit",
+        "of the limit", "direct, GFLOP", "direct, of peak",
     ]  # fmt: skip
-    formats = ("", ".2f", ".1f", ".2f", ".2f", ".2f", ".2f")
+    formats = ("", ".2f", ".1f", ".2f", ".2f", ".2f", ".2f", ".2f", ".2f")
     print(tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=formats))
 
 

@@ -1,6 +1,6 @@
 """What a norm layer costs: one AdvProp step with PGD-10 for each norm, the same network, one run.
 
-    python -m benchmarks.training_step [--width 64] [--batch 64] [--rounds 3]
+    python -m benchmarks.training_step [--width 64] [--batch 64] [--rounds 2]
 
 Rounds alternate between the rows, so that a slow minute of the machine hits all of them; a ratio is
 the median over rounds of a row's time over BN's in the same round. The last rows restate how the
@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--row", help="only measure this row, print seconds and memory as JSON")

@@ -131,8 +131,8 @@ _TILES, _KERNELS, _PRODUCTS = _transforms()
 
 
 def _transform_kernel(kernel: Tensor) -> Tensor:
-    """Returns a kernel (K, C, 3, 3) as (36, C, K)."""
-    return torch.einsum("pq,kcq->pck", _KERNELS, kernel.double().flatten(2)).to(kernel.dtype)
+    """Returns a kernel (K, C, 3, 3), of float32 at least, as (36, C, K)."""
+    return torch.einsum("pq,kcq->pck", _KERNELS.to(kernel), kernel.flatten(2)).contiguous()
 
 
 def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
