@@ -30,10 +30,10 @@ from robustnorm.evaluation.search import (
     CHUNK,
     Branch,
     Search,
-    any_outcomes,
     attack_chunk,
     branches,
 )
+from robustnorm.evaluation.until_broken import any_outcomes
 
 STEPS = (10, 20)
 JOBS = {

@@ -25,10 +25,10 @@ from robustnorm.evaluation.search import (
     Branch,
     Precision,
     Search,
-    any_outcomes,
     attack_chunk,
     branches,
 )
+from robustnorm.evaluation.until_broken import any_outcomes
 from robustnorm.stopping import ShouldStop, Stopped, never
 
 # Images of a part. Where fallen images are replaced, a part is long: at its end slots stay empty.

@@ -7,7 +7,6 @@ in bfloat16 if asked for. Every verdict is then the prediction of the network it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -16,18 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from attacks import pgd
-from attacks.pgd import pgd_step
 from attacks.threat_model import threat_model as find_threat_model
 from robustnorm.config import BranchAttack
 from robustnorm.evaluation.chunks import CHUNK as CHUNK
 from robustnorm.evaluation.chunks import Outcome as Outcome
 from robustnorm.evaluation.chunks import (
     choose,
-    fill,
     first,
     join,
     judge,
-    judge_all,
     place,
     split_filled,
     whole_chunks,
@@ -41,10 +37,6 @@ from robustnorm.surgery import fold
 from robustnorm.winograd import WinogradConv2d, use_winograd
 
 Precision = Literal["fp32", "bf16"]
-
-# Where fallen images are replaced, the last ones climb in a batch that is no longer full: a large
-# one would be empty for long.
-_CLIMBING = CHUNK // 2
 
 
 class Search(NamedTuple):
@@ -299,103 +291,6 @@ class _Trace:
         if step in self._steps:
             self.finals[step] = iterate, right
             self.broken[step] = self._broken
-
-
-def any_outcomes(
-    attacked: Sequence[Branch],
-    images: Tensor,
-    labels: Tensor,
-    image_ids: Tensor,
-    search: Search,
-    *,
-    at_once: int = CHUNK,
-) -> dict[Key, Outcome]:
-    """Returns the outcome of any number of images on clean images and under rule ``"any"``.
-
-    Arguments as ``attack_chunk``, and ``at_once`` from ``images_at_once``; verdicts are taken after
-    the largest number of steps only. An image leaves the attack as soon as it is broken, see
-    ``_until_broken``.
-    """
-    # Where a larger one pays, small beside the images that wait.
-    most = _CLIMBING if at_once <= CHUNK else min(at_once, whole_chunks(len(images) // 4))
-    outcomes: dict[Key, Outcome] = {}
-    for branch in attacked:
-        own = search.of(branch.name)
-        attack = partial(_until_broken, branch, images, labels, image_ids, own)
-        clean, broken = in_smaller_batches(attack, most)
-        outcomes[Key("none", "final", branch.name, branch.name)] = clean
-        outcomes[Key(f"pgd-{max(search.steps)}", "any", branch.name, branch.name)] = broken
-    return outcomes
-
-
-class _Climb(NamedTuple):
-    """Images on their way: their places, steps taken, and iterates after those; N of each."""
-
-    places: Tensor
-    steps: Tensor
-    iterates: Tensor
-
-    @property
-    def size(self) -> int:
-        return len(self.places)
-
-    def at(self, rows: Tensor | slice) -> _Climb:
-        return _Climb(*(values[rows] for values in self))
-
-    def and_then(self, other: _Climb) -> _Climb:
-        return _Climb(*map(torch.cat, zip(self, other, strict=True)))
-
-
-def _until_broken(
-    branch: Branch,
-    images: Tensor,
-    labels: Tensor,
-    image_ids: Tensor,
-    search: Search,
-    whole: int,
-) -> tuple[Outcome, Outcome]:
-    """Returns the outcomes of the clean images and of rule ``"any"``, ``whole`` images at a time.
-
-    An image leaves the batch when the search sees it broken, or after the last step, and another
-    takes its place, so that the batch keeps its size. A few that left are then judged together by
-    the network itself: one that withstands and has steps left goes on from where it was. The loss
-    is that of the iterate judged last. A misclassified image is not attacked.
-    """
-    images, labels = place(branch.score, images, labels, torch.arange(len(images)))
-    clean = judge_all(branch.score, images, labels)
-    correct, loss = clean.correct.clone(), clean.loss.clone()
-    withstood = clean.correct.clone()  # in the eyes of the search
-    most, few = max(search.steps), max(1, whole // 5)
-    queue = clean.correct.nonzero().flatten()
-    climbing = judged = after = _Climb(queue[:0], queue[:0], images[:0])
-    while len(queue) or climbing.size:
-        entering, queue = torch.tensor_split(queue, [max(0, whole - climbing.size)])
-        if len(entering):
-            start = random_start(images[entering], image_ids[entering.cpu()], search)
-            climbing = climbing.and_then(_Climb(entering, torch.zeros_like(entering), start))
-        batch, climbing = climbing.at(slice(whole)), climbing.at(slice(whole, None))
-        n, rows = batch.size, fill(batch.size, whole)
-        iterates, logits = pgd_step(
-            branch.search,
-            batch.iterates[rows],
-            images[batch.places[rows]],
-            labels[batch.places[rows]],
-            epsilon=search.epsilon,
-            step_size=search.step_size,
-            threat_model=search.threat_model,
-        )
-        right = logits[:n].argmax(1) == labels[batch.places]
-        withstood[batch.places] &= right
-        leaves = ~right | (batch.steps == most)
-        following = _Climb(batch.places, batch.steps + 1, iterates[:n])
-        climbing = following.at(~leaves).and_then(climbing)
-        judged, after = judged.and_then(batch.at(leaves)), after.and_then(following.at(leaves))
-        if judged.size >= (few if len(queue) else 1):
-            seen = judge_all(branch.score, judged.iterates, labels[judged.places], few)
-            correct[judged.places], loss[judged.places] = seen.correct, seen.loss
-            climbing = climbing.and_then(after.at(seen.correct & (judged.steps < most)))
-            judged = after = climbing.at(slice(0))
-    return clean, Outcome(correct, loss, correct == withstood)
 
 
 def random_start(images: Tensor, image_ids: Tensor, search: Search, restart: int = 0) -> Tensor:

@@ -11,11 +11,11 @@ from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import (
     CHUNK,
     Search,
-    any_outcomes,
     attack_chunk,
     branches,
     random_start,
 )
+from robustnorm.evaluation.until_broken import any_outcomes
 
 EPSILON, STEP = 0.1, 0.03
 SEARCH = Search(EPSILON, STEP, (2, 4))
