@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.backends import cudnn
 
 from benchmarks.training_step import RELEASE, stepper
-from benchmarks.workload import images_and_network, machine
+from benchmarks.workload import images_and_network, machine, synchronize
 from robustnorm import bind
 from robustnorm.allocator import keep_freed_memory
 from robustnorm.data.batches import steps_per_epoch
@@ -65,12 +65,6 @@ def measure(name: str, run: Callable[[], Tensor | None], options: argparse.Names
         if device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(device) / 2**30
     return Row(name, seconds, memory, correct)
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def forget(device: torch.device) -> None:

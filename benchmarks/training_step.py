@@ -23,7 +23,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from benchmarks.workload import machine, peak_mebibytes
+from benchmarks.workload import machine, peak_mebibytes, synchronize
 from robustnorm import resnet18
 from robustnorm.allocator import keep_freed_memory
 from robustnorm.campaign import PAPER_NORMS
@@ -83,8 +83,7 @@ def stepper(
         optimizer.zero_grad()
         (clean + adv).backward()
         optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
 
     return step
 

@@ -103,6 +103,12 @@ def _smooth(count: int) -> Tensor:
     return F.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)
 
 
+def synchronize(device: torch.device) -> None:
+    """Waits for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def machine(device: torch.device | None = None) -> str:
     """Returns device, torch and Python in words."""
     name = device_name(device or torch.device("cpu"))

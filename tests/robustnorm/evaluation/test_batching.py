@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustnorm import bind, evaluate, resnet18
+from robustnorm import bind, evaluate
 from robustnorm.evaluation import batching
 from robustnorm.evaluation import evaluate as module
 from robustnorm.evaluation.batching import images_at_once
@@ -20,14 +20,8 @@ GIB = 2**30
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    network = resnet18(norm="auxbn", width=4, num_classes=3, in_channels=1)
-    for layer in network.modules():
-        if hasattr(layer, "branches"):
-            layer.running_mean.normal_(std=0.3)
-            layer.running_var.uniform_(0.5, 1.5)
-    return network.double().eval()  # no verdict hangs on the order of a sum
+def model(make_network):
+    return make_network().double()  # no verdict hangs on the order of a sum
 
 
 @pytest.fixture(scope="module")
@@ -133,18 +127,10 @@ def test_several_parts_at_once_keep_the_same_journal_and_images(model, data, tmp
 
 @pytest.mark.parametrize("count", [CHUNK, 2 * CHUNK, 20 * CHUNK])
 def test_killed_evaluation_goes_on_with_another_number_at_once(
-    model, data, tmp_path, monkeypatch, count
+    model, data, tmp_path, monkeypatch, kill, count
 ):
     expected = run(model, data)
-    attacked = []
-
-    def killed(branches, images, *arguments):
-        attacked.append(len(images))
-        if len(attacked) == 2:
-            raise KeyboardInterrupt
-        return attack_chunk(branches, images, *arguments)
-
-    monkeypatch.setattr(module, "attack_chunk", killed)
+    attacked = kill()
     journal = {"journal": tmp_path / "x.journal", "fingerprint": "a"}
     at_once(monkeypatch, 2 * CHUNK)
     with pytest.raises(KeyboardInterrupt):
@@ -214,16 +200,9 @@ def test_evaluation_does_not_attack_more_at_once_than_there_are(
     assert sizes == expected
 
 
-def test_too_many_at_once_are_halved(model, data, monkeypatch, caplog):
+def test_too_many_at_once_are_halved(model, data, monkeypatch, shrink, caplog):
     expected = run(model, data)
-    convolve = torch.nn.functional.conv2d
-
-    def conv2d(images, *arguments, **options):
-        if len(images) > CHUNK:
-            raise torch.OutOfMemoryError
-        return convolve(images, *arguments, **options)
-
     at_once(monkeypatch, 20 * CHUNK)
-    monkeypatch.setattr(torch.nn.functional, "conv2d", conv2d)
+    shrink(CHUNK)
     assert run(model, data) == expected
     assert "attacking 100 images at a time instead of 400" in caplog.text

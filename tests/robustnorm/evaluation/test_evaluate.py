@@ -6,7 +6,6 @@ import torch
 
 from attacks import pgd
 from robustnorm import bind, evaluate, resnet18
-from robustnorm.evaluation import evaluate as module
 from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import (
     CHUNK,
@@ -23,15 +22,9 @@ N = 130  # one whole chunk and one padded
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    network = resnet18(norm="auxbn", width=4, num_classes=3, in_channels=1)
-    for layer in network.modules():
-        if hasattr(layer, "branches"):
-            layer.running_mean.normal_(std=0.3)
-            layer.running_var.uniform_(0.5, 1.5)
+def model(make_network):
     # float64, in which the folded copy that searches takes the steps of the network itself.
-    return network.double().eval()
+    return make_network().double()
 
 
 @pytest.fixture(scope="module")
@@ -313,17 +306,8 @@ def test_evaluate_refuses_what_does_not_fit(model, data, count, steps):
         run(model, (images[: count[0]], labels[: count[1]]), steps=steps)
 
 
-def test_killed_evaluation_goes_on_where_it_was(model, data, verdicts, tmp_path, monkeypatch):
-    journal = tmp_path / "deep" / "x.journal"
-    attacked = []
-
-    def watched(branches, images, *arguments):
-        attacked.append(len(images))
-        if len(attacked) == 2:
-            raise KeyboardInterrupt
-        return attack_chunk(branches, images, *arguments)
-
-    monkeypatch.setattr(module, "attack_chunk", watched)
+def test_killed_evaluation_goes_on_where_it_was(model, data, verdicts, tmp_path, kill):
+    journal, attacked = tmp_path / "deep" / "x.journal", kill()
     with pytest.raises(KeyboardInterrupt):
         run(model, data, journal=journal, fingerprint="a")
     with journal.open("a") as file:

@@ -4,9 +4,8 @@ import logging
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from robustnorm import evaluate, resnet18
+from robustnorm import evaluate
 from robustnorm.errors import OutOfMemoryError
 from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.evaluation.named import attack_chunk_by_name
@@ -21,32 +20,9 @@ ERRORS = [
 ]
 
 
-@pytest.fixture
-def shrink(monkeypatch):
-    """Lets memory suffice for convolutions of so many images at most."""
-
-    def apply(most, error=ERRORS[0]):
-        convolve = F.conv2d
-
-        def conv2d(images, *arguments, **options):
-            if len(images) > most:
-                raise error
-            return convolve(images, *arguments, **options)
-
-        monkeypatch.setattr(F, "conv2d", conv2d)
-
-    return apply
-
-
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    network = resnet18(norm="auxbn", width=4, num_classes=3, in_channels=1)
-    for layer in network.modules():
-        if hasattr(layer, "branches"):
-            layer.running_mean.normal_(std=0.3)
-            layer.running_var.uniform_(0.5, 1.5)
-    return network.eval()
+def model(make_network):
+    return make_network()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from attacks import autoattack, fgsm, pgd, torchattack
-from robustnorm import bind, evaluate, resnet18
+from robustnorm import bind, evaluate
 from robustnorm.evaluation import chunks
 from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.evaluation.journal import Key
@@ -20,15 +20,9 @@ SEARCH = Search(EPSILON, STEP, (1,), seed=3)
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    network = resnet18("auxbn", width=4, num_classes=CLASSES, in_channels=1)
-    for layer in network.modules():
-        if hasattr(layer, "branches"):
-            layer.running_mean.normal_(std=0.3)
-            layer.running_var.uniform_(0.5, 1.5)
+def model(make_network):
     # float64, in which the folded copy that searches takes the steps of the network itself.
-    return network.double().eval()
+    return make_network(CLASSES).double()
 
 
 @pytest.fixture(scope="module")
