@@ -75,7 +75,7 @@ def autoattack(
     with seeded(generator, images.device) as seed, unchanged(model), torch.enable_grad():
         adv_images = run(
             Shell(model, images.device),
-            images.detach(),
+            images.detach().contiguous(),  # the authors' code calls view
             labels,
             _NORMS[threat_model],
             epsilon,

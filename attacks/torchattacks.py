@@ -66,7 +66,7 @@ def torchattack(
     ball = find_threat_model(threat_model)
     generator = require_generator(generator)
     attack_class = find_class(name)
-    images = images.detach()
+    images = images.detach().contiguous()  # the library calls view
     bounded = "eps" in inspect.signature(attack_class).parameters
     if bounded:
         options["eps"] = epsilon

@@ -6,7 +6,7 @@ import torch
 import torchattacks
 from torch import nn
 
-from attacks import autoattack, torchattack
+from attacks import autoattack, fgsm, pgd, torchattack
 from attacks.contract import Shell
 
 
@@ -137,3 +137,51 @@ def test_autoattack_refuses_fewer_classes_than_its_targets(names):
         autoattack(
             few, *make_inputs(), epsilon=0.1, generator=torch.Generator(), attacks_to_run=names
         )
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("threat_model", "epsilon", "name"),
+    [
+        *(
+            (threat_model, epsilon, name)
+            for threat_model, epsilon in (("linf", 0.2), ("l2", 2.0))
+            for name in ("apgd-ce", "apgd-t", "fab-t", "square", "pgd", "fgsm")
+        ),
+        ("linf", 0.2, "torchattacks:PGD"),
+        ("linf", 0.2, "torchattacks:Square"),
+        ("l2", 2.0, "torchattacks:PGDL2"),
+    ],
+)
+def test_every_attack_takes_grey_and_rgb_images_in_any_layout(
+    name, threat_model, epsilon, channels, layout
+):
+    """The packages call view, which a channels-last image of three channels refuses."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))
+    model = model.eval()
+    images = torch.rand(6, channels, 6, 6, generator=torch.Generator().manual_seed(1))
+    images = images.contiguous(memory_format=layout)
+    labels = model(images).argmax(1)
+    library, _, part = name.partition(":")
+    ball = {"epsilon": epsilon, "threat_model": threat_model}
+    generator = torch.Generator().manual_seed(5)
+    match library:
+        case "torchattacks":
+            adv_images = torchattack(model, images, labels, name=part, generator=generator, **ball)
+        case "pgd":
+            adv_images = pgd(
+                model, images, labels, step_size=epsilon / 4, steps=10, generator=generator, **ball
+            )
+        case "fgsm":
+            adv_images = fgsm(model, images, labels, **ball)
+        case _:
+            adv_images = autoattack(
+                model, images, labels, attacks_to_run=[name], generator=generator, **ball
+            )
+    assert adv_images.shape == images.shape
+    change = (adv_images - images).flatten(1)
+    order = torch.inf if threat_model == "linf" else 2
+    assert (change.norm(order, dim=1) <= epsilon * (1 + 1e-5)).all()
+    assert (model(adv_images).argmax(1) != labels).any()
