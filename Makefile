@@ -68,6 +68,7 @@ check: setup ## Format check, lint, types, tests: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/pytest -q
 
 format: setup ## Format the code and apply safe fixes

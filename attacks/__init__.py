@@ -1,39 +1,14 @@
-"""Attacks on classifiers, all behind one contract.
+"""The attacks under a short name: all of it lives in ``robustnorm.attacks``.
 
-``attack(model, images, labels, *, epsilon, threat_model="linf", generator=None, ...)`` returns
-``adv_images``. ``model`` is any callable, images to logits; images are floating point in [0, 1],
-(N, C, H, W); labels are int64 (N,). The result has the images' shape, dtype and device, is
-detached, and lies in the ball of radius ``epsilon`` around them and in [0, 1].
-
-An attack changes nothing: no train or eval mode, route, buffer, gradient, global random state or
-input. Mode and branch are the caller's choice. All its randomness comes from ``generator``, and a
-random attack without one raises a ValueError: there is no silent seed. A network in train mode is
-attacked with its batch statistics, its running ones are put back afterwards; a caller who wants
-them to move passes a function, such as ``lambda images: model(images)``.
-
-To add an attack: one file, one line in ``ATTACKS``, one line in tests/attacks/test_contract.py.
+Nothing in ``robustnorm`` imports this package, so a folder ``attacks`` of your own may stand in its
+place.
 
 Examples:
-    >>> import torch
-    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
-    >>> images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1])
-    >>> ATTACKS["fgsm"](model, images, labels, epsilon=8 / 255).shape
-    torch.Size([4, 3, 2, 2])
+    >>> from attacks import pgd
+    >>> pgd.__module__
+    'robustnorm.attacks.pgd'
 """
 
-from collections.abc import Callable
-
-from torch import Tensor
-
-from attacks.autoattack import autoattack
-from attacks.pgd import fgsm, pgd
-from attacks.torchattacks import torchattack
-
-ATTACKS: dict[str, Callable[..., Tensor]] = {
-    "pgd": pgd,
-    "fgsm": fgsm,
-    "autoattack": autoattack,
-    "torchattack": torchattack,
-}
+from robustnorm.attacks import ATTACKS, autoattack, fgsm, pgd, torchattack
 
 __all__ = ["ATTACKS", "autoattack", "fgsm", "pgd", "torchattack"]

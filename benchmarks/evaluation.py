@@ -24,8 +24,6 @@ from torch import Tensor, nn
 
 from benchmarks.workload import images_and_network, machine, make_images, peak_mebibytes
 from robustnorm import bind, resnet18
-from robustnorm.allocator import keep_freed_memory
-from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import (
     CHUNK,
     Branch,
@@ -34,6 +32,8 @@ from robustnorm.evaluation.search import (
     branches,
 )
 from robustnorm.evaluation.until_broken import any_outcomes
+from robustnorm.records.journal import Key
+from robustnorm.system.allocator import keep_freed_memory
 
 STEPS = (10, 20)
 JOBS = {

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from benchmarks.workload import images_and_network, machine
 from robustnorm import bind, fold
-from robustnorm.allocator import keep_freed_memory
-from robustnorm.runs import to_channels_last
+from robustnorm.runs.run import to_channels_last
+from robustnorm.system.allocator import keep_freed_memory
 
 # Width and batch: the paper's network and a narrow one, many images at once and one.
 CASES = ((64, 64), (64, 1), (16, 64), (16, 1))

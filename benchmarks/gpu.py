@@ -26,14 +26,14 @@ from torch.backends import cudnn
 from benchmarks.training_step import RELEASE, stepper
 from benchmarks.workload import images_and_network, machine, synchronize
 from robustnorm import bind
-from robustnorm.allocator import keep_freed_memory
 from robustnorm.data.batches import steps_per_epoch
-from robustnorm.errors import UsageError
 from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK
-from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import Branch, Search, attack_chunk, branches
-from robustnorm.runs import resolve_device
+from robustnorm.records.journal import Key
+from robustnorm.runs.run import resolve_device
+from robustnorm.system.allocator import keep_freed_memory
+from robustnorm.system.errors import UsageError
 
 PEER = "torchattacks, batch 500"
 STEPS = 20

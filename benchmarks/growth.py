@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from attacks import pgd
 from benchmarks.workload import images_and_network, machine, peak_mebibytes
 from robustnorm import evaluate
-from robustnorm.allocator import keep_freed_memory
+from robustnorm.attacks import pgd
 from robustnorm.evaluation.search import branches
+from robustnorm.system.allocator import keep_freed_memory
 
 DEFAULTS = {"batch": 64, "width": 16, "steps": 5, "size": 32}
 POINTS = {

@@ -25,12 +25,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from attacks.pgd import pgd_step
 from benchmarks.training_step import stepper
 from benchmarks.workload import images_and_network, machine
 from robustnorm import bind
-from robustnorm.allocator import keep_freed_memory
+from robustnorm.attacks.pgd import pgd_step
 from robustnorm.evaluation.search import branches
+from robustnorm.system.allocator import keep_freed_memory
 
 
 class Work(TorchDispatchMode):

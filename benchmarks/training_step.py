@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from benchmarks.workload import machine, peak_mebibytes, synchronize
 from robustnorm import resnet18
-from robustnorm.allocator import keep_freed_memory
-from robustnorm.campaign import PAPER_NORMS
-from robustnorm.config import Config
-from robustnorm.routing import RoutedLayer
-from robustnorm.runs import resolve_device, to_channels_last
+from robustnorm.norms.routing import RoutedLayer
+from robustnorm.runs.run import resolve_device, to_channels_last
+from robustnorm.settings.campaign import PAPER_NORMS
+from robustnorm.settings.config import Config
+from robustnorm.system.allocator import keep_freed_memory
 from robustnorm.training.losses import advprop_losses
 
 RELEASE = "saauxbn, release's method"

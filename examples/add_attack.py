@@ -2,8 +2,8 @@
 
     python examples/add_attack.py
 
-It keeps the contract of ``attacks/__init__.py``. To have it by name, put the function into
-``attacks/``, a line into ``ATTACKS``, and one into tests/attacks/test_contract.py.
+It keeps the contract of ``robustnorm.attacks``. To have it by name, put the function into
+robustnorm/attacks/, a line into ``ATTACKS``, and one into the tests of the contract.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks.contract import Model, check_inputs, unchanged
-from attacks.threat_model import threat_model as find_threat_model
 from robustnorm import bind, resnet18
+from robustnorm.attacks.contract import Model, check_inputs, unchanged
+from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
 
 def momentum_pgd(

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnorm import evaluate, resnet18
-from robustnorm.config import Config
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import split_validation, subset
-from robustnorm.routing import RoutedLayer, RoutingError
+from robustnorm.norms.routing import RoutedLayer, RoutingError
+from robustnorm.settings.config import Config
 from robustnorm.training.advprop import train
 
 

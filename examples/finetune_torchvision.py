@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from robustnorm import convert, evaluate
-from robustnorm.config import Config
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Split, split_validation, subset
 from robustnorm.models.resnet import InputNormalization
+from robustnorm.settings.config import Config
 from robustnorm.training.advprop import train
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

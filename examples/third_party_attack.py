@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from robustnorm import fold, resnet18
-from robustnorm.config import Config
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
-from robustnorm.runs import load_model
+from robustnorm.runs.run import load_model
+from robustnorm.settings.config import Config
 
 
 def attack_all(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robustnorm.evaluation.evaluate import evaluate
     from robustnorm.models.resnet import preact_resnet18, resnet18
-    from robustnorm.routing import RoutingError, bind, route
-    from robustnorm.surgery import convert, fold
+    from robustnorm.models.surgery import convert, fold
+    from robustnorm.norms.routing import RoutingError, bind, route
 
 __all__ = [
     "RoutingError",
@@ -25,11 +25,11 @@ __all__ = [
 _PLACES = {
     "resnet18": "models.resnet",
     "preact_resnet18": "models.resnet",
-    "route": "routing",
-    "bind": "routing",
-    "RoutingError": "routing",
-    "convert": "surgery",
-    "fold": "surgery",
+    "route": "norms.routing",
+    "bind": "norms.routing",
+    "RoutingError": "norms.routing",
+    "convert": "models.surgery",
+    "fold": "models.surgery",
     "evaluate": "evaluation.evaluate",
 }
 

@@ -26,22 +26,21 @@ from jsonargparse import (
 )
 from jsonargparse.typing import register_type
 
-from robustnorm.campaign import Campaign, ready_plans
-from robustnorm.commands import CheckFailed
-from robustnorm.config import Config, ReportConfig, StudyConfig, VerifySettings
 from robustnorm.data import check_data
-from robustnorm.diagnose_settings import DiagnoseSettings
-from robustnorm.errors import Status, UserError
-from robustnorm.evaluation.attacks import parse_attacks
-from robustnorm.export_settings import ExportSettings
-from robustnorm.import_settings import ImportSettings
 from robustnorm.norms import NORMS
-from robustnorm.packing import PackSettings, UnpackSettings
-from robustnorm.registry import unknown
-from robustnorm.replay_settings import ReplaySettings
-from robustnorm.stopping import SignalStop, Stopped
-from robustnorm.sweep.settings import SweepSettings, grids
-from robustnorm.untrusted import check_yaml, parse_fraction
+from robustnorm.settings.attack_names import parse_attacks
+from robustnorm.settings.campaign import Campaign, ready_plans
+from robustnorm.settings.config import Config, ReportConfig, StudyConfig, VerifySettings
+from robustnorm.settings.diagnose import DiagnoseSettings
+from robustnorm.settings.export import ExportSettings
+from robustnorm.settings.import_weights import ImportSettings
+from robustnorm.settings.replay import ReplaySettings
+from robustnorm.settings.sweep import SweepSettings, grids
+from robustnorm.system.errors import CheckFailed, Status, UserError
+from robustnorm.system.packing import PackSettings, UnpackSettings
+from robustnorm.system.registry import unknown
+from robustnorm.system.stopping import SignalStop, Stopped
+from robustnorm.system.untrusted import check_yaml, parse_fraction
 
 
 class Command(NamedTuple):
@@ -67,13 +66,13 @@ COMMANDS = {
     "train": Command(
         "Train one norm with AdvProp, or continue its interrupted run.",
         Config,
-        "robustnorm.commands.train:train_run",
+        "robustnorm.work.train:train_run",
         stops=True,
     ),
     "eval": Command(
         "Evaluate every checkpoint that fits the config; print and write Tables 3 and 4.",
         Config,
-        "robustnorm.commands.evaluate:evaluate_runs",
+        "robustnorm.work.evaluate:evaluate_runs",
         stops=True,
     ),
     "verify": Command(
@@ -90,12 +89,12 @@ COMMANDS = {
     "report": Command(
         "Write one HTML page, with its figures, from result records.",
         ReportConfig,
-        "robustnorm.commands.report:report",
+        "robustnorm.work.report:report",
     ),
     "campaign": Command(
         "Train and evaluate the plans of a campaign, in slices of time.",
         Campaign,
-        "robustnorm.commands.campaign:run_campaign",
+        "robustnorm.work.campaign:run_campaign",
         stops=True,
     ),
     "pack": Command(
@@ -145,7 +144,7 @@ COMMANDS = {
     "sweep": Command(
         "Train and evaluate norms x seeds x configs as jobs: in processes, on Ray, on Slurm.",
         SweepSettings,
-        "robustnorm.commands.sweep:sweep",
+        "robustnorm.work.sweep:sweep",
         stops=True,
     ),
     "export": Command(
@@ -163,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; ``sys.argv``'s by default.
 
     Returns:
-        A ``robustnorm.errors.Status``.
+        A ``robustnorm.system.errors.Status``.
     """
     stop = SignalStop()
     with stop.installed():
@@ -183,7 +182,7 @@ def _run(command: Command, settings: Any, path: str | None, stop: SignalStop) ->
     if os.environ.get("WORLD_SIZE", "1") != "1" and command is not COMMANDS["train"]:
         return _fail("torchrun's many processes serve 'train' alone; run this command without it")
 
-    from robustnorm.allocator import keep_freed_memory
+    from robustnorm.system.allocator import keep_freed_memory
 
     log, handler = logging.getLogger("robustnorm"), logging.StreamHandler()
     log.setLevel(logging.INFO)
@@ -205,7 +204,7 @@ def _run(command: Command, settings: Any, path: str | None, stop: SignalStop) ->
     except Stopped as stopped:
         return _fail(f"{stopped}; the same command continues", Status.PREEMPTED)
     except (MemoryError, RuntimeError) as error:
-        from robustnorm.memory import is_out_of_memory
+        from robustnorm.system.memory import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
@@ -271,7 +270,7 @@ class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 
 # The types of the settings that are dataclasses themselves.
-_NAMED_TYPES = ("robustnorm.config.BranchAttack", "robustnorm.campaign.Plan")
+_NAMED_TYPES = ("robustnorm.settings.config.BranchAttack", "robustnorm.settings.campaign.Plan")
 
 
 @cache  # a campaign reads many configs

@@ -13,7 +13,7 @@ from torch import nn
 from attacks import pgd
 from robustnorm import bind, fold, resnet18
 from robustnorm.norms import RoutedBatchNorm2d
-from robustnorm.routing import branches_of
+from robustnorm.norms.routing import branches_of
 
 FOLDER = Path(__file__).parents[1] / "examples"
 

@@ -4,8 +4,8 @@ import doctest
 
 import pytest
 
-import attacks
 import robustnorm
+import robustnorm.attacks as attacks
 from robustnorm import norms
 
 PUBLIC = [

@@ -21,10 +21,10 @@ from tabulate import tabulate
 
 from benchmarks.workload import machine
 from robustnorm import resnet18
-from robustnorm.allocator import keep_freed_memory
-from robustnorm.config import Config
 from robustnorm.data.dataset import Augmentation, Split
-from robustnorm.runs import place_model, resolve_device
+from robustnorm.runs.run import place_model, resolve_device
+from robustnorm.settings.config import Config
+from robustnorm.system.allocator import keep_freed_memory
 from robustnorm.training.advprop import train
 from robustnorm.training.progress import EpochRecord, Position
 from robustnorm.training.saving import Saver

@@ -17,9 +17,9 @@ from tabulate import tabulate
 
 from benchmarks.soak.killing import TINY
 from benchmarks.workload import machine
-from robustnorm.commands.train import train_run
-from robustnorm.runs import run_folder
-from robustnorm.training.checkpoint import CheckpointError, load_checkpoint
+from robustnorm.runs.checkpoint import CheckpointError, load_checkpoint
+from robustnorm.runs.run import run_folder
+from robustnorm.work.train import train_run
 
 
 def train_tiny(output: Path) -> Path:

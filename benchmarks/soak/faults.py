@@ -17,10 +17,10 @@ import torch
 
 from benchmarks.workload import machine
 from robustnorm import resnet18
-from robustnorm.allocator import keep_freed_memory
-from robustnorm.config import Config
 from robustnorm.data.batches import Batch
-from robustnorm.runs import resolve_device, to_channels_last
+from robustnorm.runs.run import resolve_device, to_channels_last
+from robustnorm.settings.config import Config
+from robustnorm.system.allocator import keep_freed_memory
 from robustnorm.training.advprop import backward, step_generator
 from robustnorm.training.finite import FiniteSteps, gradient_norm
 from robustnorm.training.losses import advprop_losses

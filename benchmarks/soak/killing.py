@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from robustnorm.commands.train import train_run
-from robustnorm.config import Config
-from robustnorm.runs import run_folder
-from robustnorm.training.checkpoint import read_manifest
+from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs.run import run_folder
+from robustnorm.settings.config import Config
+from robustnorm.work.train import train_run
 
 # The processes are forked from one that has imported all and runs no thread.
 _CONTEXT = multiprocessing.get_context("forkserver")
 # torch's optimizers import the compiler, for seconds.
 _CONTEXT.set_forkserver_preload(
-    ["robustnorm.commands.train", "sklearn.datasets", "torch._dynamo", "torch._inductor"]
+    ["robustnorm.work.train", "sklearn.datasets", "torch._dynamo", "torch._inductor"]
 )
 _TIMES = {"seconds", "validation_seconds", "images_per_second"}
 

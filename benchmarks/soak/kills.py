@@ -19,9 +19,9 @@ from tabulate import tabulate
 
 from benchmarks.soak.killing import TINY, differences, finish, steps_saved, train_and_kill
 from benchmarks.workload import machine
-from robustnorm.campaign import PAPER_NORMS
-from robustnorm.runs import run_folder
-from robustnorm.training.checkpoint import CheckpointError, load_checkpoint
+from robustnorm.runs.checkpoint import CheckpointError, load_checkpoint
+from robustnorm.runs.run import run_folder
+from robustnorm.settings.campaign import PAPER_NORMS
 
 # Seconds from the end of a step to the kill: saving takes some hundredths.
 _LONGEST = 0.1

@@ -25,17 +25,17 @@ import ray
 from tabulate import tabulate
 
 from benchmarks.workload import machine
-from robustnorm.commands.evaluate import evaluate_records
-from robustnorm.commands.train import train_run
-from robustnorm.config import Config
 from robustnorm.evaluation.protocol import record_path, reports_folder
-from robustnorm.evaluation.records import Record
-from robustnorm.runs import find_runs, run_folder
-from robustnorm.stopping import never
-from robustnorm.sweep.engines import open_engine
-from robustnorm.sweep.jobs import RecordJob, record_job
-from robustnorm.sweep.merge import digest
-from robustnorm.sweep.settings import SweepSettings
+from robustnorm.records.record import Record
+from robustnorm.runs.run import find_runs, run_folder
+from robustnorm.settings.config import Config
+from robustnorm.settings.sweep import SweepSettings
+from robustnorm.system.stopping import never
+from robustnorm.work.engines import open_engine
+from robustnorm.work.evaluate import evaluate_records
+from robustnorm.work.jobs import RecordJob, record_job
+from robustnorm.work.merge import digest
+from robustnorm.work.train import train_run
 
 # Two chunks of images and a part of one; with two branches and four attacks, 24 jobs.
 SMALL = Config(

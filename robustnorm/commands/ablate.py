@@ -6,12 +6,12 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from robustnorm.commands.evaluate import evaluate_records, report, require_reliable
-from robustnorm.commands.train import train_run
-from robustnorm.config import Config
 from robustnorm.reporting.ablation import GRID, ablation_table
 from robustnorm.reporting.render import save_tables, to_text
-from robustnorm.stopping import ShouldStop, never
+from robustnorm.settings.config import Config
+from robustnorm.system.stopping import ShouldStop, never
+from robustnorm.work.evaluate import evaluate_records, report, require_reliable
+from robustnorm.work.train import train_run
 
 log = logging.getLogger("robustnorm")
 

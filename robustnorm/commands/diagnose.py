@@ -7,24 +7,24 @@ import logging
 from importlib.metadata import version
 from pathlib import Path
 
-from robustnorm.config import Config
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
-from robustnorm.diagnose_settings import DiagnoseSettings
-from robustnorm.errors import UsageError
-from robustnorm.evaluation.diagnosis import diagnose
 from robustnorm.evaluation.search import Search
-from robustnorm.files import write_atomically
 from robustnorm.reporting.gradients import gradient_results, gradient_table
 from robustnorm.reporting.models import Model
 from robustnorm.reporting.render import to_text
-from robustnorm.runs import (
+from robustnorm.runs.run import (
     check_same_dataset,
     device_name,
     load_model,
     place_model,
     resolve_device,
 )
+from robustnorm.settings.config import Config
+from robustnorm.settings.diagnose import DiagnoseSettings
+from robustnorm.studies.diagnosis import diagnose
+from robustnorm.system.errors import UsageError
+from robustnorm.system.files import write_atomically
 
 log = logging.getLogger("robustnorm")
 

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustnorm.config import Config
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
-from robustnorm.errors import UsageError
-from robustnorm.evaluation.records import SINGLE, Record
-from robustnorm.export import FORMATS, Description, export
-from robustnorm.export_settings import ExportSettings
+from robustnorm.exchange.export import FORMATS, Description, export
+from robustnorm.norms.routing import branches_of
+from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.card import model_card
-from robustnorm.routing import branches_of
-from robustnorm.runs import check_same_dataset, load_model, network_arguments
+from robustnorm.runs.run import check_same_dataset, load_model, network_arguments
+from robustnorm.settings.config import Config
+from robustnorm.settings.export import ExportSettings
+from robustnorm.system.errors import UsageError
 
 
 def export_run(settings: ExportSettings, config_path: str | None = None) -> str:

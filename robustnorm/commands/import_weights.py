@@ -6,13 +6,13 @@ import hashlib
 from dataclasses import fields
 from pathlib import Path
 
-from robustnorm.config import Config
-from robustnorm.errors import RefusedFileError, UsageError
-from robustnorm.foreign import read_weights
-from robustnorm.import_settings import ImportSettings
-from robustnorm.loaders import load_released
-from robustnorm.runs import build_model, describe_dataset, load_data, run_folder
-from robustnorm.training.checkpoint import save_checkpoint
+from robustnorm.exchange.foreign import read_weights
+from robustnorm.exchange.loaders import load_released
+from robustnorm.runs.checkpoint import save_checkpoint
+from robustnorm.runs.run import build_model, describe_dataset, load_data, run_folder
+from robustnorm.settings.config import Config
+from robustnorm.settings.import_weights import ImportSettings
+from robustnorm.system.errors import RefusedFileError, UsageError
 
 
 def import_run(settings: ImportSettings, config_path: str | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustnorm.packing import (
+from robustnorm.system.packing import (
     PackSettings,
     UnpackSettings,
     pack,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustnorm.commands import CheckFailed
-from robustnorm.replay_settings import ReplaySettings
-from robustnorm.runs import resolve_device
+from robustnorm.runs.run import resolve_device
+from robustnorm.settings.replay import ReplaySettings
+from robustnorm.system.errors import CheckFailed
 from robustnorm.training.replay import read_replay, replay
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from robustnorm.campaign import PAPER_NORMS
-from robustnorm.commands.evaluate import evaluate_runs
-from robustnorm.commands.train import train_run
-from robustnorm.config import Config
-from robustnorm.stopping import ShouldStop, never
+from robustnorm.settings.campaign import PAPER_NORMS
+from robustnorm.settings.config import Config
+from robustnorm.system.stopping import ShouldStop, never
+from robustnorm.work.evaluate import evaluate_runs
+from robustnorm.work.train import train_run
 
 
 def reproduce(

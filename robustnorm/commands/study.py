@@ -13,21 +13,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from attacks import pgd
-from robustnorm.commands.evaluate import evaluate_records
-from robustnorm.commands.variants import Run, Variant, evaluate_variants
-from robustnorm.config import Config, StudyConfig
+from robustnorm.attacks import pgd
 from robustnorm.data.batches import epoch_batches, steps_per_epoch, to_float
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
-from robustnorm.errors import UsageError
 from robustnorm.evaluation.protocol import STEPS
-from robustnorm.evaluation.records import Record
 from robustnorm.evaluation.search import CHUNK, Search, random_start
+from robustnorm.models.surgery import fold
 from robustnorm.norms.mode import ModeNorm
+from robustnorm.norms.routing import bind, branches_of
+from robustnorm.records.record import Record
 from robustnorm.reporting.render import Table, save_tables, to_text
-from robustnorm.reporting.studies import drift_table, gate_tables, reestimation_table, swap_table
-from robustnorm.routing import bind, branches_of
-from robustnorm.runs import (
+from robustnorm.runs.run import (
     augmentation,
     load_data,
     load_model,
@@ -35,10 +31,14 @@ from robustnorm.runs import (
     resolve_device,
     run_folder,
 )
+from robustnorm.settings.config import Config, StudyConfig
 from robustnorm.studies.gates import GateUsage, gates
 from robustnorm.studies.reestimate import Drift, drift, reestimate
 from robustnorm.studies.swap import split_layers, swapped
-from robustnorm.surgery import fold
+from robustnorm.studies.tables import drift_table, gate_tables, reestimation_table, swap_table
+from robustnorm.studies.variants import Run, Variant, evaluate_variants
+from robustnorm.system.errors import UsageError
+from robustnorm.work.evaluate import evaluate_records
 
 log = logging.getLogger("robustnorm")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from robustnorm.commands import CheckFailed
-from robustnorm.config import Config, VerifySettings
 from robustnorm.data import load_dataset
-from robustnorm.evaluation.records import Record
-from robustnorm.evaluation.verify import verify
-from robustnorm.runs import load_model, resolve_device, run_folder
+from robustnorm.records.record import Record
+from robustnorm.records.verify import verify
+from robustnorm.runs.run import load_model, resolve_device, run_folder
+from robustnorm.settings.config import Config, VerifySettings
+from robustnorm.system.errors import CheckFailed
 
 
 def verify_record(settings: VerifySettings, config_path: str | None = None) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustnorm.data.errors import DataError
-from robustnorm.registry import Registry
+from robustnorm.system.registry import Registry
 
 if TYPE_CHECKING:
     from robustnorm.data.dataset import Dataset

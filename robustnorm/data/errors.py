@@ -1,4 +1,4 @@
-from robustnorm.errors import RefusedFileError, UserError
+from robustnorm.system.errors import RefusedFileError, UserError
 
 
 class DataError(UserError):

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from robustnorm.archives import unpack_tar
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.data.errors import DataError, RefusedDataError
-from robustnorm.errors import RefusedFileError
-from robustnorm.files import write_atomically
-from robustnorm.untrusted import MOST_PIXELS
+from robustnorm.system.archives import unpack_tar
+from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.files import write_atomically
+from robustnorm.system.untrusted import MOST_PIXELS
 
 # Formats of plain pixels: others that Pillow opens call programs, such as Ghostscript.
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.search import Branch, Search, attack_chunk
-from robustnorm.memory import bytes_taken, free_bytes
+from robustnorm.system.memory import bytes_taken, free_bytes
 
 # Chunks at once, at the most: a GPU is busy long before.
 _MOST = 20

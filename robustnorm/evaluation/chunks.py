@@ -13,7 +13,7 @@ from torch.backends import cudnn
 from torch.nn import functional as F
 
 from robustnorm.data.batches import to_float
-from robustnorm.memory import in_smaller_batches
+from robustnorm.system.memory import in_smaller_batches
 
 # Images are attacked in chunks of this size, the last one padded, so that a verdict does not
 # depend on how many images are asked for.

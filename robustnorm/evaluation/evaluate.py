@@ -12,15 +12,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustnorm.config import BranchAttack
-from robustnorm.evaluation.attacks import EvaluationAttack, parse_attacks
 from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK, Outcome
-from robustnorm.evaluation.images import chunk_file, write_chunk
-from robustnorm.evaluation.journal import Journal, Key, Part
 from robustnorm.evaluation.named import attack_chunk_by_name
 from robustnorm.evaluation.probe import EvaluationError, check_mode, check_network
-from robustnorm.evaluation.records import Verdict
 from robustnorm.evaluation.search import (
     Branch,
     Precision,
@@ -29,7 +24,12 @@ from robustnorm.evaluation.search import (
     branches,
 )
 from robustnorm.evaluation.until_broken import any_outcomes
-from robustnorm.stopping import ShouldStop, Stopped, never
+from robustnorm.records.images import chunk_file, write_chunk
+from robustnorm.records.journal import Journal, Key, Part
+from robustnorm.records.record import Verdict
+from robustnorm.settings.attack_names import EvaluationAttack, parse_attacks
+from robustnorm.settings.config import BranchAttack
+from robustnorm.system.stopping import ShouldStop, Stopped, never
 
 # Images of a part. Where fallen images are replaced, a part is long: at its end slots stay empty.
 _PART = {"all": CHUNK, "any": 20 * CHUNK}
@@ -124,12 +124,12 @@ def evaluate(
         serving: Also attack and score each serving rule over all branches (``Served``), named as
             if it were a branch: nobody tells a deployed network which branch an image needs.
         attacks: Names of further attacks on each of them, such as ``"pgd-50x5-margin"`` or
-            ``"autoattack"``; see ``robustnorm.evaluation.attacks.GRAMMAR``. AutoAttack takes
+            ``"autoattack"``; see ``robustnorm.settings.attack_names.GRAMMAR``. AutoAttack takes
             thousands of forward passes for each image that withstands it; the code of others draws
             for a whole batch, so that its verdicts follow from the seed and the chunk.
         seed: Of the random starts.
         image_ids: int64 (N,), the images' places in their data set; 0..N-1 by default.
-        keep: A folder that is given the adversarial images, see ``robustnorm.evaluation.images``:
+        keep: A folder that is given the adversarial images, see ``robustnorm.records.images``:
             4 bytes a value for each verdict of an attack on the branch that scores.
         journal: A file that keeps finished chunks, so that a killed evaluation goes on where it
             was. Deleted by whoever has saved the result.

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from attacks import pgd
+from robustnorm.attacks import pgd
 from robustnorm.evaluation.chunks import place
-from robustnorm.evaluation.records import Example, Verdict
 from robustnorm.evaluation.search import Precision, Search, branches, random_start
+from robustnorm.records.record import Example, Verdict
 
 # Images of each branch.
 _COUNT = 8

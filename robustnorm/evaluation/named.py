@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import autoattack, fgsm, pgd, torchattack
-from robustnorm.errors import OutOfMemoryError
-from robustnorm.evaluation.attacks import EvaluationAttack
+from robustnorm.attacks import autoattack, fgsm, pgd, torchattack
 from robustnorm.evaluation.chunks import (
     CHUNK,
     Outcome,
@@ -21,9 +19,11 @@ from robustnorm.evaluation.chunks import (
     place,
     split_filled,
 )
-from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import Branch, Search, generator_of, random_start
-from robustnorm.memory import in_smaller_batches, is_out_of_memory
+from robustnorm.records.journal import Key
+from robustnorm.settings.attack_names import EvaluationAttack
+from robustnorm.system.errors import OutOfMemoryError
+from robustnorm.system.memory import in_smaller_batches, is_out_of_memory
 
 # Wrong classes that a targeted attack aims at, as many as AutoAttack's.
 _TARGETS = 9

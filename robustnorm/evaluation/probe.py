@@ -8,14 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from attacks.autoattack import installed
-from attacks.torchattacks import find_class
-from robustnorm.errors import UserError
-from robustnorm.evaluation.attacks import EvaluationAttack
+from robustnorm.attacks.autoattack import installed
+from robustnorm.attacks.torchattacks import find_class
 from robustnorm.evaluation.chunks import CHUNK, place
 from robustnorm.evaluation.search import Branch
-from robustnorm.memory import in_smaller_batches
-from robustnorm.routing import Bound
+from robustnorm.norms.routing import Bound
+from robustnorm.settings.attack_names import EvaluationAttack
+from robustnorm.system.errors import UserError
+from robustnorm.system.memory import in_smaller_batches
 
 # Of the largest logit. Both forwards have the same number of images, so that the same kernels run
 # and only the order of sums may differ: 1e-6 in float32 through a ResNet, 1e-4 leaves room for

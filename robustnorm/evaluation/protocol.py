@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from robustnorm.config import Config
 from robustnorm.data.dataset import Dataset, subset
 from robustnorm.evaluation.chunks import CHUNK
-from robustnorm.evaluation.records import Record, fingerprint
 from robustnorm.evaluation.search import Search
-from robustnorm.training.checkpoint import read_manifest
+from robustnorm.records.record import Record, fingerprint
+from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.settings.config import Config
 
 # PGD steps of Table 4.
 STEPS = (10, 20)

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacks import pgd
-from attacks.threat_model import threat_model as find_threat_model
-from robustnorm.config import BranchAttack
+from robustnorm.attacks import pgd
+from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.chunks import CHUNK as CHUNK
 from robustnorm.evaluation.chunks import Outcome as Outcome
 from robustnorm.evaluation.chunks import (
@@ -28,13 +27,14 @@ from robustnorm.evaluation.chunks import (
     split_filled,
     whole_chunks,
 )
-from robustnorm.evaluation.journal import Key
-from robustnorm.evaluation.records import SINGLE
-from robustnorm.evaluation.serving import RULES, Served
-from robustnorm.memory import in_smaller_batches
-from robustnorm.routing import bind, branches_of
-from robustnorm.surgery import fold
-from robustnorm.winograd import WinogradConv2d, use_winograd
+from robustnorm.models.serving import RULES, Served
+from robustnorm.models.surgery import fold
+from robustnorm.models.winograd import WinogradConv2d, use_winograd
+from robustnorm.norms.routing import bind, branches_of
+from robustnorm.records.journal import Key
+from robustnorm.records.record import SINGLE
+from robustnorm.settings.config import BranchAttack
+from robustnorm.system.memory import in_smaller_batches
 
 Precision = Literal["fp32", "bf16"]
 

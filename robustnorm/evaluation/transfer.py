@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from robustnorm.evaluation.chunks import judge_all, place
-from robustnorm.evaluation.images import read_chunk
-from robustnorm.evaluation.journal import Key
-from robustnorm.evaluation.records import Record, RecordError, Verdict
 from robustnorm.evaluation.search import scorers
-
-PREFIX = "transfer:"
+from robustnorm.records.images import read_chunk
+from robustnorm.records.journal import Key
+from robustnorm.records.record import TRANSFER, Record, RecordError, Verdict
 
 
 def transfer(
@@ -55,7 +53,7 @@ def transfer(
     row_of = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
     scores = scorers(model, serving=serving)
     keys = {
-        (branch, answer): Key(PREFIX + run, "final", branch, answer)
+        (branch, answer): Key(TRANSFER + run, "final", branch, answer)
         for branch in source.branches
         for answer in scores
     }

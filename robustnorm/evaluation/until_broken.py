@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.pgd import pgd_step
+from robustnorm.attacks.pgd import pgd_step
 from robustnorm.evaluation.chunks import CHUNK, Outcome, fill, judge_all, place, whole_chunks
-from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import Branch, Search, random_start
-from robustnorm.memory import in_smaller_batches
+from robustnorm.records.journal import Key
+from robustnorm.system.memory import in_smaller_batches
 
 # Where fallen images are replaced, the last ones climb in a batch that is no longer full: a large
 # one would be empty for long.

@@ -1,0 +1,1 @@
+"""Networks: built, converted, folded, served."""

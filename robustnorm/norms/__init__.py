@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from robustnorm.registry import Registry
+from robustnorm.system.registry import Registry
 
 if TYPE_CHECKING:
     from robustnorm.norms.cells import CCBN, AuxBN, AuxStatBN, SaAuxBN, SaBN

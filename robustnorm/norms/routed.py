@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustnorm.norms.routing import RoutedLayer
 from robustnorm.norms.synchronized import batch_norm, sum_over_processes
-from robustnorm.routing import RoutedLayer
 
 Statistics = Literal["shared", "split"]
 Affine = Literal["shared", "split", "sandwich"]

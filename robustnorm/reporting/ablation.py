@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from statistics import mean
 
-from robustnorm.evaluation.records import Record
 from robustnorm.evaluation.statistics import wilson
+from robustnorm.records.record import Record
 from robustnorm.reporting.comparisons import groups
 from robustnorm.reporting.models import LAST, Model, group
 from robustnorm.reporting.notes import GROUP_NOTE, setting_notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustnorm.evaluation.records import Record
+from robustnorm.records.record import Record
 from robustnorm.reporting.models import NAMES
 from robustnorm.reporting.render import to_markdown
 from robustnorm.reporting.tables import tables
@@ -26,7 +26,7 @@ logits; mean and deviation are applied inside. `config.json` describes the netwo
 
 ```python
 from pathlib import Path
-from robustnorm.export import load_exported
+from robustnorm.exchange.export import load_exported
 
 network = load_exported(Path("."))  # this folder
 logits = network(images)

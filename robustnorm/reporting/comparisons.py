@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustnorm.evaluation.records import Bits
 from robustnorm.evaluation.statistics import holm, letters, mcnemar
+from robustnorm.records.record import Bits
 from robustnorm.reporting.models import Model
 from robustnorm.reporting.render import Cell, Table
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustnorm.evaluation.records import Example, Record, RecordError
+from robustnorm.records.record import Example, Record, RecordError
 from robustnorm.reporting.models import Model
-from robustnorm.untrusted import MOST_PIXELS
+from robustnorm.system.untrusted import MOST_PIXELS
 
 # Characters that the grid may add to a page: rows are left out beyond it.
 BUDGET = 700_000

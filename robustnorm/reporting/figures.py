@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from robustnorm.evaluation.records import SINGLE, Record
 from robustnorm.evaluation.statistics import Interval, wilson
+from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.drawing import INK, Look, legend, panels
 from robustnorm.reporting.models import Model
 

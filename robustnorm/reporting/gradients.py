@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustnorm.evaluation.records import RecordError
 from robustnorm.evaluation.statistics import Interval
+from robustnorm.records.record import RecordError
 from robustnorm.reporting.render import Table
-from robustnorm.untrusted import parse_json
+from robustnorm.system.untrusted import parse_json
 
 if TYPE_CHECKING:
-    from robustnorm.evaluation.diagnosis import Diagnosis
-    from robustnorm.evaluation.gradients import StageDiversity
+    from robustnorm.studies.diagnosis import Diagnosis
+    from robustnorm.studies.gradients import StageDiversity
 
 _TITLES = {
     "branches": "Gradients of the branches, stage by stage",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustnorm.evaluation.records import SINGLE, Bits, Record, RecordError, Verdict
+from robustnorm.records.record import SINGLE, Bits, Record, RecordError, Verdict
 
 NAMES = {
     "bn": "BN",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from robustnorm.evaluation.records import Record
+from robustnorm.records.record import Record
 from robustnorm.reporting.models import NAMES, Model
 from robustnorm.reporting.paper import SETTING
 

@@ -13,8 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from robustnorm.evaluation.checks import CHECKS, verdict_of
-from robustnorm.evaluation.records import Check, Record
-from robustnorm.files import write_atomically
+from robustnorm.records.record import Check, Record
 from robustnorm.reporting import drawing, figures
 from robustnorm.reporting.comparisons import paired_tests
 from robustnorm.reporting.examples import example_grid
@@ -24,6 +23,7 @@ from robustnorm.reporting.provenance import provenance
 from robustnorm.reporting.render import Table, layout
 from robustnorm.reporting.summary import deployment_reading, reading
 from robustnorm.reporting.tables import tables
+from robustnorm.system.files import write_atomically
 
 _VERDICTS = ("unreliable", "warn", "reliable")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustnorm.evaluation.records import Record
+from robustnorm.records.record import Record
 from robustnorm.reporting.models import Model
 from robustnorm.reporting.render import Cell, Table
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 
-from robustnorm.evaluation.records import SINGLE, Bits, Record
+from robustnorm.records.record import SINGLE, Bits, Record
 from robustnorm.reporting.comparisons import compare
 from robustnorm.reporting.models import ATTACKS, LAST, Model, group
 from robustnorm.reporting.paper import PAPER

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from robustnorm.evaluation.records import Record, RecordError
-from robustnorm.files import write_atomically
+from robustnorm.records.record import Record, RecordError
 from robustnorm.reporting.reading import provenance
 from robustnorm.reporting.render import to_markdown
 from robustnorm.reporting.tables import tables
+from robustnorm.system.files import write_atomically
 
 _BLOCK = re.compile(r"<!-- reports/[^\n]* -->\n.*?<!-- end -->", re.DOTALL)
 _SHOWN = ("table3", "table4", "deployment")

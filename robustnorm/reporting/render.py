@@ -13,7 +13,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from robustnorm.evaluation.statistics import Interval
-from robustnorm.files import write_atomically
+from robustnorm.system.files import write_atomically
 
 Cell = str | float | Interval | None
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from robustnorm.evaluation.records import SINGLE, Record
 from robustnorm.evaluation.statistics import wilson
+from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.comparisons import groups
 from robustnorm.reporting.models import (
     ATTACKS,

@@ -1,1 +1,1 @@
-"""What a trained network keeps apart, and what would happen if it did not."""
+"""Questions about a trained network, each with its measurement and its table."""

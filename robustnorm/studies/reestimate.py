@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks.contract import unchanged
+from robustnorm.attacks.contract import unchanged
 from robustnorm.norms.routed import RoutedBatchNorm2d
-from robustnorm.routing import route
+from robustnorm.norms.routing import route
 from robustnorm.studies.swap import split_layers
 
 

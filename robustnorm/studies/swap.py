@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import nn
 
+from robustnorm.models.surgery import fold
 from robustnorm.norms.routed import RoutedBatchNorm2d
-from robustnorm.routing import route
-from robustnorm.surgery import fold
+from robustnorm.norms.routing import route
 
 
 def split_layers(model: nn.Module) -> dict[str, RoutedBatchNorm2d]:

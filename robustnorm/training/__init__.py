@@ -1,0 +1,1 @@
+"""AdvProp: a step, an epoch, a loop, in one process or many."""

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustnorm.config import Config
 from robustnorm.data.batches import epoch_batches, steps_per_epoch
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import whole_chunks
-from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import Outcome, Search, attack_chunk, branches
 from robustnorm.norms.synchronized import synchronize
-from robustnorm.stopping import ShouldStop, Stopped, interrupted, never
+from robustnorm.records.journal import Key
+from robustnorm.settings.config import Config
+from robustnorm.system.stopping import ShouldStop, Stopped, interrupted, never
 from robustnorm.training import distributed
 from robustnorm.training.finite import FiniteSteps, gradient_norm, reading_waits
 from robustnorm.training.losses import StepLosses, adversarial_images

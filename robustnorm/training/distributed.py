@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from robustnorm.errors import UsageError
+from robustnorm.system.errors import UsageError
 
 _T = TypeVar("_T")
 

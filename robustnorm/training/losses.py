@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks.contract import require_generator, unchanged
-from attacks.pgd import pgd_step
-from attacks.threat_model import THREAT_MODELS, ThreatModel
-from robustnorm.config import Config
-from robustnorm.routing import route
+from robustnorm.attacks.contract import require_generator, unchanged
+from robustnorm.attacks.pgd import pgd_step
+from robustnorm.attacks.threat_model import THREAT_MODELS, ThreatModel
+from robustnorm.norms.routing import route
+from robustnorm.settings.config import Config
 from robustnorm.training import distributed
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from robustnorm.data.batches import Batch
-from robustnorm.stopping import Stopped
+from robustnorm.system.stopping import Stopped
 
 
 @dataclass(frozen=True)

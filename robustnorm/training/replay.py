@@ -15,18 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from robustnorm.config import Config
 from robustnorm.data.batches import steps_per_epoch
-from robustnorm.errors import RefusedFileError
-from robustnorm.files import write_atomically
-from robustnorm.runs import build_saved, place_model
+from robustnorm.runs.checkpoint import Checkpoint, state_tensors
+from robustnorm.runs.run import build_saved, place_model
+from robustnorm.settings.config import Config
+from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.files import write_atomically
+from robustnorm.system.untrusted import parse_json
 from robustnorm.training import distributed
 from robustnorm.training.advprop import backward, step_generator
-from robustnorm.training.checkpoint import Checkpoint, state_tensors
 from robustnorm.training.finite import non_finite
 from robustnorm.training.losses import advprop_losses
 from robustnorm.training.progress import NonFiniteLossError
-from robustnorm.untrusted import parse_json
 
 _REPLAY = "robustnorm replay"
 

@@ -12,10 +12,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from robustnorm.config import Config
-from robustnorm.files import write_atomically
+from robustnorm.runs.checkpoint import Checkpoint, restore, save_checkpoint
+from robustnorm.settings.config import Config
+from robustnorm.system.files import write_atomically
 from robustnorm.training import distributed
-from robustnorm.training.checkpoint import Checkpoint, restore, save_checkpoint
 from robustnorm.training.progress import EpochRecord, Position
 
 # An epoch's entry in a manifest and in metrics.jsonl, with test images followed on three branches.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from robustnorm.config import Config
+from robustnorm.settings.config import Config
 
 
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:

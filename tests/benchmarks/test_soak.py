@@ -7,8 +7,8 @@ import pytest
 from benchmarks.soak.damage import damage, train_tiny
 from benchmarks.soak.killing import TINY, differences, steps_saved, train_and_kill
 from benchmarks.soak.kills import kill_and_compare, kill_often
-from robustnorm.campaign import PAPER_NORMS
-from robustnorm.commands.train import train_run
+from robustnorm.settings.campaign import PAPER_NORMS
+from robustnorm.work.train import train_run
 
 
 def test_kills_leave_the_newest_checkpoint_whole_and_lose_one_interval_at_most(tmp_path):

@@ -17,11 +17,11 @@ from unittest import mock
 
 import torch
 
-from robustnorm.commands import train as command
-from robustnorm.config import Config
 from robustnorm.data.dataset import Augmentation, Dataset, Split
-from robustnorm.runs import run_folder
-from robustnorm.training.checkpoint import read_manifest
+from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs.run import run_folder
+from robustnorm.settings.config import Config
+from robustnorm.work import train as command
 
 GOLDEN = Path(__file__).parents[1] / "robustnorm" / "commands" / "golden"
 NORMS = ("saauxbn", "modenorm")

@@ -10,11 +10,11 @@ from manifests import rewrite_manifest
 from record_factory import make_record
 
 from robustnorm import cli, resnet18
-from robustnorm.config import Config
-from robustnorm.evaluation.records import Record
-from robustnorm.packing import pack, unpack
-from robustnorm.runs import load_model
-from robustnorm.training.checkpoint import save_checkpoint
+from robustnorm.records.record import Record
+from robustnorm.runs.checkpoint import save_checkpoint
+from robustnorm.runs.run import load_model
+from robustnorm.settings.config import Config
+from robustnorm.system.packing import pack, unpack
 
 # Settings
 

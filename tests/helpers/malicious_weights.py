@@ -12,8 +12,8 @@ from malicious_case import case, write
 from safetensors.torch import save, save_file
 
 from robustnorm import resnet18
-from robustnorm.foreign import read_weights
-from robustnorm.loaders import load_released
+from robustnorm.exchange.foreign import read_weights
+from robustnorm.exchange.loaders import load_released
 
 
 class Owned:

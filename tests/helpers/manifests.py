@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from robustnorm.training.checkpoint import manifest_bytes
+from robustnorm.runs.checkpoint import manifest_bytes
 
 
 def rewrite_manifest(path: Path, **changes):

@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from robustnorm.evaluation.records import SINGLE, Check, CurvePoint, Example, Record, Verdict
+from robustnorm.records.record import SINGLE, Check, CurvePoint, Example, Record, Verdict
 
 N = 200
 

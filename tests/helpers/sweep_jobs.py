@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustnorm.evaluation.protocol import record_path, reports_folder
-from robustnorm.evaluation.records import Record
-from robustnorm.runs import find_runs
-from robustnorm.sweep.jobs import Job, record_job
-from robustnorm.sweep.settings import SweepSettings, grids
+from robustnorm.records.record import Record
+from robustnorm.runs.run import find_runs
+from robustnorm.settings.sweep import SweepSettings, grids
+from robustnorm.work.jobs import Job, record_job
 
 # Two steps and one epoch a run; an evaluation of two chunks, the last one short.
 SETTINGS = {

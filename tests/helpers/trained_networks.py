@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from robustnorm.config import Config
 from robustnorm.data.dataset import split_validation
 from robustnorm.data.digits import load_digits
-from robustnorm.runs import augmentation, build_model, describe_dataset
+from robustnorm.runs.run import augmentation, build_model, describe_dataset
+from robustnorm.settings.config import Config
 from robustnorm.training.advprop import train
 
 FOLDER = Path(__file__).with_name("trained_networks")

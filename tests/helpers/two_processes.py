@@ -17,16 +17,16 @@ import torch
 from torch import nn
 
 from robustnorm import route
-from robustnorm.commands.train import train_run
-from robustnorm.config import Config
 from robustnorm.data.dataset import Augmentation, Split
-from robustnorm.errors import UsageError
 from robustnorm.norms import NORMS
 from robustnorm.norms.synchronized import synchronize
+from robustnorm.settings.config import Config
+from robustnorm.system.errors import UsageError
 from robustnorm.training import distributed, saving
 from robustnorm.training.advprop import train, validate
 from robustnorm.training.losses import StepLosses
 from robustnorm.training.progress import TrainingStopped
+from robustnorm.work.train import train_run
 
 BATCH = 8
 STEPS = 100

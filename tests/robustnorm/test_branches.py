@@ -12,16 +12,16 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from attacks import pgd
 from robustnorm import bind, cli, evaluate, resnet18
-from robustnorm.config import BranchAttack, Config
+from robustnorm.attacks import pgd
 from robustnorm.data.batches import epoch_batches
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.evaluation import chunks
-from robustnorm.evaluation.records import Record
 from robustnorm.evaluation.search import Search, random_start
-from robustnorm.routing import branches_of
-from robustnorm.runs import load_model
+from robustnorm.norms.routing import branches_of
+from robustnorm.records.record import Record
+from robustnorm.runs.run import load_model
+from robustnorm.settings.config import BranchAttack, Config
 from robustnorm.training.advprop import step_generator, train, validate
 from robustnorm.training.losses import advprop_losses
 from robustnorm.training.progress import BranchValidation

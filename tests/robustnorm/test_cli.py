@@ -15,9 +15,9 @@ import yaml
 from manifests import rewrite_manifest
 
 from robustnorm import cli
-from robustnorm.errors import Status
-from robustnorm.evaluation.records import Check, Record
-from robustnorm.runs import load_model
+from robustnorm.records.record import Check, Record
+from robustnorm.runs.run import load_model
+from robustnorm.system.errors import Status
 
 SMALL = {
     "data": "digits",
@@ -372,7 +372,7 @@ def test_killed_run_continues_to_the_same_end(place, norm):
 
 
 def test_interrupted_run_says_that_the_same_command_continues(capsys, monkeypatch):
-    from robustnorm.commands import train
+    from robustnorm.work import train
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -396,7 +396,7 @@ def test_progress_without_a_terminal_is_plain_lines():
 def test_strict_evaluation_shows_its_tables_and_then_tells_that_it_is_unreliable(
     capsys, monkeypatch, verdict, status
 ):
-    from robustnorm.commands import evaluate
+    from robustnorm.work import evaluate
 
     found = Check("gradients", "single", verdict, 0.0, "of no image", 1)
     monkeypatch.setattr(evaluate, "run_checks", lambda *_, **__: ([found], []))

@@ -8,7 +8,7 @@ from torch import nn
 
 from robustnorm import convert, fold, resnet18, route
 from robustnorm.norms import RoutedBatchNorm1d, RoutedBatchNorm2d, RoutedBatchNorm3d
-from robustnorm.routing import routed_layers
+from robustnorm.norms.routing import routed_layers
 
 # Rounding in float32; the bound is the one that convert promises.
 CLOSE = {"rtol": 0, "atol": 1e-5}

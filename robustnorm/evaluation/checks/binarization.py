@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attacks.threat_model import threat_model as find_threat_model
+from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.checks.measure import Tier, prepare, surface
 from robustnorm.evaluation.chunks import fill, whole_chunks
-from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import Search, attack_chunk, branches
-from robustnorm.routing import bind
+from robustnorm.norms.routing import bind
+from robustnorm.records.journal import Key
 
 # Unperturbed points lie within this part of the radius, perturbed ones at its end.
 _INNER = 0.95

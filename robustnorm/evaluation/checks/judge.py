@@ -18,7 +18,7 @@ from robustnorm.evaluation.checks.rules import (
     rare,
     small,
 )
-from robustnorm.evaluation.records import Check
+from robustnorm.records.record import Check
 
 # A logit is a sum of products of sums: over a deep network rounding reaches some hundred times the
 # precision of its numbers. Other companions move the logits of a network that sees them by a tenth.

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks import autoattack, fgsm, torchattack
-from attacks.threat_model import threat_model as find_threat_model
+from robustnorm.attacks import autoattack, fgsm, torchattack
+from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.chunks import exact_float32
-from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.search import Branch, Search, attack_chunk
+from robustnorm.records.journal import Key
 
 TierName = Literal["quick", "full"]
 RESTARTS = 5

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from attacks.autoattack import installed
-from attacks.torchattacks import find_class
+from robustnorm.attacks.autoattack import installed
+from robustnorm.attacks.torchattacks import find_class
 from robustnorm.data.batches import to_float
 from robustnorm.evaluation.checks.binarization import binarize
 from robustnorm.evaluation.checks.judge import judge
@@ -19,10 +19,10 @@ from robustnorm.evaluation.checks.measure import (
     prepare,
     written,
 )
-from robustnorm.evaluation.records import Check, CurvePoint
 from robustnorm.evaluation.search import CHUNK, Search, branches
-from robustnorm.evaluation.serving import RULES
-from robustnorm.stopping import ShouldStop, Stopped, interrupted, never
+from robustnorm.models.serving import RULES
+from robustnorm.records.record import Check, CurvePoint
+from robustnorm.system.stopping import ShouldStop, Stopped, interrupted, never
 
 
 def run_checks(

@@ -5,7 +5,7 @@ import yaml
 
 from robustnorm import cli
 from robustnorm.evaluation import chunks
-from robustnorm.evaluation.records import Record
+from robustnorm.records.record import Record
 
 SMALL = {
     "data": "digits",

@@ -10,12 +10,12 @@ from manifests import rewrite_manifest
 
 from robustnorm import cli
 from robustnorm.commands.diagnose import _models
-from robustnorm.config import Config
 from robustnorm.data.dataset import subset
 from robustnorm.data.digits import load_digits
-from robustnorm.evaluation.diagnosis import diagnose
 from robustnorm.evaluation.search import Search
-from robustnorm.runs import load_model
+from robustnorm.runs.run import load_model
+from robustnorm.settings.config import Config
+from robustnorm.studies.diagnosis import diagnose
 
 SETTINGS = {
     "data": "digits",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import golden
 import pytest
 
-from robustnorm.runs import run_folder
+from robustnorm.runs.run import run_folder
 
 
 def flat(value):

@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from robustnorm import cli, evaluate
-from robustnorm.commands import variants as module
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
 from robustnorm.evaluation import evaluate as evaluation
-from robustnorm.evaluation.records import Record
-from robustnorm.runs import load_model
+from robustnorm.records.record import Record
+from robustnorm.runs.run import load_model
+from robustnorm.studies import variants as module
 from robustnorm.studies.swap import swapped
 
 SMALL = {

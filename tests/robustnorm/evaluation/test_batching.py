@@ -11,8 +11,8 @@ from robustnorm.evaluation import batching
 from robustnorm.evaluation import evaluate as module
 from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK
-from robustnorm.evaluation.journal import Journal
 from robustnorm.evaluation.search import Branch, Search, attack_chunk, branches
+from robustnorm.records.journal import Journal
 
 SEARCH = Search(0.1, 0.03, (1, 2))
 N = 330  # three whole chunks and one padded

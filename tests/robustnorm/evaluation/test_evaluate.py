@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from attacks import pgd
 from robustnorm import bind, evaluate, resnet18
-from robustnorm.evaluation.journal import Key
+from robustnorm.attacks import pgd
 from robustnorm.evaluation.search import (
     CHUNK,
     Search,
@@ -15,6 +14,7 @@ from robustnorm.evaluation.search import (
     random_start,
 )
 from robustnorm.evaluation.until_broken import any_outcomes
+from robustnorm.records.journal import Key
 
 EPSILON, STEP = 0.1, 0.03
 SEARCH = Search(EPSILON, STEP, (2, 4))

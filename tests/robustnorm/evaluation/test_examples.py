@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from attacks import pgd
 from robustnorm import bind, evaluate
+from robustnorm.attacks import pgd
 from robustnorm.evaluation.examples import decode_png, encode_png, make_examples
 from robustnorm.evaluation.search import Search, random_start
 

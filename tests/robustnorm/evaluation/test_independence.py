@@ -11,7 +11,7 @@ import torch
 from robustnorm import evaluate, resnet18
 from robustnorm.evaluation import evaluate as module
 from robustnorm.evaluation.search import attack_chunk
-from robustnorm.routing import bind
+from robustnorm.norms.routing import bind
 
 N = 130  # one whole chunk and one padded
 

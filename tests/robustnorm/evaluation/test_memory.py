@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from robustnorm import evaluate
-from robustnorm.errors import OutOfMemoryError
-from robustnorm.evaluation.attacks import parse_attacks
 from robustnorm.evaluation.named import attack_chunk_by_name
 from robustnorm.evaluation.search import Search, branches
-from robustnorm.memory import in_smaller_batches
+from robustnorm.settings.attack_names import parse_attacks
+from robustnorm.system.errors import OutOfMemoryError
+from robustnorm.system.memory import in_smaller_batches
 
 N = 130  # one whole chunk and one padded
 ERRORS = [

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import autoattack, fgsm, pgd, torchattack
 from robustnorm import bind, evaluate
+from robustnorm.attacks import autoattack, fgsm, pgd, torchattack
 from robustnorm.evaluation import chunks
-from robustnorm.evaluation.attacks import parse_attacks
-from robustnorm.evaluation.journal import Key
 from robustnorm.evaluation.named import attack_chunk_by_name
 from robustnorm.evaluation.search import Branch, Search, branches, generator_of, random_start
+from robustnorm.records.journal import Key
+from robustnorm.settings.attack_names import parse_attacks
 
 EPSILON, STEP, N, CLASSES = 0.05, 0.02, 20, 10
 SEARCH = Search(EPSILON, STEP, (1,), seed=3)

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torchattacks
 
-from attacks import autoattack, pgd
 from robustnorm import bind
+from robustnorm.attacks import autoattack, pgd
 
 EPSILON, STEP_SIZE, STEPS = 3 / 16, 3 / 64, 10
 

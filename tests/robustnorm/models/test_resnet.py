@@ -4,7 +4,7 @@ from torch import nn
 
 from robustnorm import preact_resnet18, resnet18, route
 from robustnorm.norms import NORMS, AuxBN
-from robustnorm.routing import routed_layers
+from robustnorm.norms.routing import routed_layers
 
 FACTORIES = [resnet18, preact_resnet18]
 

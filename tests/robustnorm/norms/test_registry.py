@@ -8,7 +8,7 @@ from torch import nn
 
 from robustnorm import route
 from robustnorm.norms import NORMS
-from robustnorm.routing import branches_of
+from robustnorm.norms.routing import branches_of
 
 
 @pytest.fixture(params=list(NORMS))

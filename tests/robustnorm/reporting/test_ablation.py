@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from torch import nn
 
-from robustnorm.evaluation.records import SINGLE, Record, Verdict
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.norms import NORMS
+from robustnorm.records.record import SINGLE, Record, Verdict
 from robustnorm.reporting.ablation import GRID, ablation_table
 
 N = 100

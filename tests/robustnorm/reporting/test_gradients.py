@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from robustnorm.evaluation.diagnosis import Diagnosis
-from robustnorm.evaluation.gradients import StageDiversity
-from robustnorm.evaluation.records import RecordError
 from robustnorm.evaluation.statistics import Interval
+from robustnorm.records.record import RecordError
 from robustnorm.reporting import drawing, figures
 from robustnorm.reporting.gradients import gradient_results, gradient_table, read_gradients
 from robustnorm.reporting.models import Model
 from robustnorm.reporting.render import to_text
+from robustnorm.studies.diagnosis import Diagnosis
+from robustnorm.studies.gradients import StageDiversity
 
 
 def make_results(interval=True):

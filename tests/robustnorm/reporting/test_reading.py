@@ -5,7 +5,7 @@ import pytest
 import record_factory
 from scipy.stats import binomtest
 
-from robustnorm.evaluation.records import SINGLE, RecordError, Verdict
+from robustnorm.records.record import SINGLE, RecordError, Verdict
 from robustnorm.reporting.reading import orderings, provenance, reading
 from robustnorm.reporting.readme import show_results
 from robustnorm.reporting.tables import write_tables

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from record_factory import RULE_VERDICTS, N, bits, make_record, serving_record
 
-from robustnorm.evaluation.records import SINGLE, RecordError, Verdict
 from robustnorm.evaluation.statistics import wilson
+from robustnorm.records.record import SINGLE, RecordError, Verdict
 from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import to_csv, to_latex, to_markdown, to_text
 from robustnorm.reporting.tables import tables, write_tables

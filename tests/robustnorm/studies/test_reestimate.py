@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from attacks import pgd
 from robustnorm import RoutingError, bind, resnet18
+from robustnorm.attacks import pgd
 from robustnorm.norms import AuxBN
 from robustnorm.studies.reestimate import drift, reestimate
 

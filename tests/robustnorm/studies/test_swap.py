@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from robustnorm import RoutingError, fold, resnet18
 from robustnorm.norms import NORMS
-from robustnorm.routing import routed_layers
+from robustnorm.norms.routing import routed_layers
 from robustnorm.studies.swap import swapped
 
 

@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from attacks import pgd
 from robustnorm import bind, resnet18, route
-from robustnorm.config import Config
+from robustnorm.attacks import pgd
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.evaluation.search import attack_chunk
 from robustnorm.norms import NORMS
-from robustnorm.routing import routed_layers
+from robustnorm.norms.routing import routed_layers
+from robustnorm.settings.config import Config
 from robustnorm.training import advprop
 from robustnorm.training.advprop import train, validate
 from robustnorm.training.losses import advprop_losses

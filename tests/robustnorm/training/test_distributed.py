@@ -13,14 +13,14 @@ import two_processes
 from two_processes import CONFIG, ROUTES, RUN, STEPS
 
 from robustnorm.cli import main
-from robustnorm.commands.train import train_run
-from robustnorm.errors import UsageError
 from robustnorm.norms import NORMS
-from robustnorm.runs import run_folder
+from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs.run import run_folder
+from robustnorm.system.errors import UsageError
 from robustnorm.training.advprop import validate
-from robustnorm.training.checkpoint import read_manifest
 from robustnorm.training.distributed import own_device
 from robustnorm.training.losses import StepLosses
+from robustnorm.work.train import train_run
 
 TRAINED = ("modenorm", "saauxbn")
 

@@ -10,9 +10,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from robustnorm import cli
-from robustnorm.commands.train import train_run
-from robustnorm.runs import load_model
+from robustnorm.runs.run import load_model
 from robustnorm.training import advprop
+from robustnorm.work.train import train_run
 
 SMALL = {
     "data": "digits",

@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from benchmarks.soak.killing import TINY, steps_saved
-from robustnorm.commands import train as command
-from robustnorm.commands.train import train_run
 from robustnorm.data.dataset import Augmentation, Split
-from robustnorm.errors import DiskError, UsageError
-from robustnorm.files import exclusive
-from robustnorm.runs import find_runs, run_folder
+from robustnorm.runs.checkpoint import load_checkpoint, read_manifest, save_checkpoint
+from robustnorm.runs.run import find_runs, run_folder
+from robustnorm.system.errors import DiskError, UsageError
+from robustnorm.system.files import exclusive
 from robustnorm.training import saving
 from robustnorm.training.advprop import train
-from robustnorm.training.checkpoint import load_checkpoint, read_manifest, save_checkpoint
 from robustnorm.training.progress import Position
 from robustnorm.training.saving import Saver
+from robustnorm.work import train as command
+from robustnorm.work.train import train_run
 
 Usage = namedtuple("Usage", "total used free")
 # Four steps an epoch, saved after each.

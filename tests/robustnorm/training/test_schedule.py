@@ -1,6 +1,6 @@
 import pytest
 
-from robustnorm.config import Config
+from robustnorm.settings.config import Config
 from robustnorm.training.schedule import learning_rate
 
 STEPS = 352  # an epoch of 45,000 images in batches of 128, rounded up

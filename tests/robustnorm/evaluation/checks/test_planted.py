@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from robustnorm.evaluation.checks import CHECKS, run_checks, verdict_of
 from robustnorm.evaluation.search import Search
-from robustnorm.routing import routed_layers
+from robustnorm.norms.routing import routed_layers
 
 SEARCH = Search(1 / 16, 1 / 64, (10,))
 

@@ -1,0 +1,1 @@
+"""The other systems of the paper: architecture search, conditional GANs, style transfer."""

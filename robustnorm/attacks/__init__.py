@@ -1,0 +1,39 @@
+"""Attacks on classifiers, all behind one contract.
+
+``attack(model, images, labels, *, epsilon, threat_model="linf", generator=None, ...)`` returns
+``adv_images``. ``model`` is any callable, images to logits; images are floating point in [0, 1],
+(N, C, H, W); labels are int64 (N,). The result has the images' shape, dtype and device, is
+detached, and lies in the ball of radius ``epsilon`` around them and in [0, 1].
+
+An attack changes nothing: no train or eval mode, route, buffer, gradient, global random state or
+input. Mode and branch are the caller's choice. All its randomness comes from ``generator``, and a
+random attack without one raises a ValueError: there is no silent seed. A network in train mode is
+attacked with its batch statistics, its running ones are put back afterwards; a caller who wants
+them to move passes a function, such as ``lambda images: model(images)``.
+
+To add an attack: one file, one line in ``ATTACKS``, and one in the tests of the contract.
+
+Examples:
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+    >>> images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1])
+    >>> ATTACKS["fgsm"](model, images, labels, epsilon=8 / 255).shape
+    torch.Size([4, 3, 2, 2])
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from robustnorm.attacks.autoattack import autoattack
+from robustnorm.attacks.pgd import fgsm, pgd
+from robustnorm.attacks.torchattacks import torchattack
+
+ATTACKS: dict[str, Callable[..., Tensor]] = {
+    "pgd": pgd,
+    "fgsm": fgsm,
+    "autoattack": autoattack,
+    "torchattack": torchattack,
+}
+
+__all__ = ["ATTACKS", "autoattack", "fgsm", "pgd", "torchattack"]

@@ -1,0 +1,177 @@
+"""AutoAttack, through its authors' code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustnorm.attacks.contract import (
+    Model,
+    Shell,
+    check_inputs,
+    require_generator,
+    seeded,
+    unchanged,
+)
+
+_NORMS = {"linf": "Linf", "l2": "L2"}
+# Classes that the targeted attacks aim at, one after the other, in the authors' code.
+_TARGETS = 9
+
+
+def autoattack(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    threat_model: str = "linf",
+    generator: torch.Generator | None = None,
+    version: str = "standard",
+    attacks_to_run: Sequence[str] | None = None,
+    batch_size: int = 250,
+) -> Tensor:
+    """Runs AutoAttack's ensemble; an image that withstands it is returned as it was.
+
+    Args:
+        model: Images to logits, deterministic; its mode and branch are the caller's choice.
+        images: (N, C, H, W), floating point in [0, 1].
+        labels: int64 (N,).
+        epsilon: Radius of the ball on the [0, 1] scale.
+        threat_model: ``"linf"`` or ``"l2"``.
+        generator: Of the seed; required.
+        version: ``"standard"`` (apgd-ce, apgd-t, fab-t, square), ``"plus"`` or ``"rand"``.
+        attacks_to_run: Names of single attacks to run instead.
+        batch_size: Images attacked at once.
+
+    Returns:
+        Adversarial images, detached, of the images' shape and dtype.
+
+    Raises:
+        ImportError: When neither pyautoattack nor autoattack is installed.
+        ValueError: On inputs out of range, an unknown threat model, no generator, or fewer classes
+            than the targeted attacks need.
+
+    References:
+        Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
+        Parameter-free Attacks, ICML 2020, arXiv:2003.01690.
+
+    Examples:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])
+        >>> adv_images = autoattack(
+        ...     model, images, labels, epsilon=8 / 255, attacks_to_run=["apgd-ce"],
+        ...     generator=torch.Generator().manual_seed(0),
+        ... )
+        >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
+        True
+    """
+    check_inputs(images, labels, epsilon)
+    if threat_model not in _NORMS:
+        raise ValueError(
+            f"unknown threat model '{threat_model}'. AutoAttack has {', '.join(_NORMS)}."
+        )
+    generator = require_generator(generator)
+    run = installed()
+    names = list(attacks_to_run) if attacks_to_run is not None else None
+    _check_classes(model, images, names or [version])
+    with seeded(generator, images.device) as seed, unchanged(model), torch.enable_grad():
+        adv_images = run(
+            Shell(model, images.device),
+            images.detach().contiguous(),  # the authors' code calls view
+            labels,
+            _NORMS[threat_model],
+            epsilon,
+            seed,
+            version if names is None else "custom",
+            names,
+            batch_size,
+        )
+    return adv_images.detach()
+
+
+@torch.no_grad()
+def _check_classes(model: Model, images: Tensor, names: list[str]) -> None:
+    targeted = {"standard", "plus", "apgd-t", "fab-t"} & set(names)
+    if not targeted or not len(images):
+        return
+    with unchanged(model):
+        classes = model(images[:2]).shape[1]
+    if classes <= _TARGETS:
+        raise ValueError(
+            f"AutoAttack's {', '.join(sorted(targeted))} aims at {_TARGETS} wrong classes and the "
+            f"model has {classes} classes; choose others, such as "
+            'attacks_to_run=["apgd-ce", "square"]'
+        )
+
+
+def installed() -> Callable[..., Tensor]:
+    """Returns the runner of the package that carries the authors' code here.
+
+    Raises:
+        ImportError: When there is none.
+    """
+    for package, run in (("pyautoattack", _run_pyautoattack), ("autoattack", _run_original)):
+        try:
+            import_module(package)
+        except ImportError:
+            continue
+        return run
+    raise ImportError(
+        "AutoAttack is not installed: pip install pyautoattack, or with all peers "
+        'pip install "robustnorm[peers]"'
+    )
+
+
+def _run_pyautoattack(
+    model: Shell,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    epsilon: float,
+    seed: int,
+    version: str,
+    attacks: list[str] | None,
+    batch_size: int,
+) -> Tensor:
+    attack: Any = import_module("pyautoattack").AutoAttack(
+        model,
+        norm=norm,
+        eps=epsilon,
+        seed=seed,
+        version=version,
+        attacks=attacks,
+        device=images.device,
+    )
+    adv_images: Tensor
+    adv_images, _ = attack.run_standard_evaluation(images, labels, batch_size=batch_size)
+    return adv_images
+
+
+def _run_original(
+    model: Shell,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    epsilon: float,
+    seed: int,
+    version: str,
+    attacks: list[str] | None,
+    batch_size: int,
+) -> Tensor:
+    attack: Any = import_module("autoattack").AutoAttack(
+        model,
+        norm=norm,
+        eps=epsilon,
+        seed=seed,
+        version=version,
+        attacks_to_run=attacks or [],
+        device=images.device,
+        verbose=False,
+    )
+    adv_images: Tensor = attack.run_standard_evaluation(images, labels, bs=batch_size)
+    return adv_images

@@ -1,0 +1,254 @@
+"""Projected gradient descent, and its single step from the image itself, FGSM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from robustnorm.attacks.contract import Model, check_inputs, require_generator, unchanged
+from robustnorm.attacks.losses import find_loss
+from robustnorm.attacks.threat_model import threat_model as find_threat_model
+
+
+def pgd(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    threat_model: str = "linf",
+    loss: str = "ce",
+    targets: Tensor | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    generator: torch.Generator | None = None,
+    start: Tensor | None = None,
+    on_iterate: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> Tensor:
+    """Climbs a loss, by default the labels' cross-entropy, within the ball around each image.
+
+    Each step moves by ``step_size`` along the sign (Linf) or the direction (L2) of the gradient
+    with respect to the images, then projects onto the ball and onto [0, 1].
+
+    Args:
+        model: Images to logits; its mode and branch are the caller's choice.
+        images: (N, C, H, W), floating point in [0, 1].
+        labels: int64 (N,).
+        epsilon: Radius of the ball on the [0, 1] scale.
+        step_size: Size of a step on that scale.
+        steps: Gradient steps.
+        threat_model: ``"linf"`` or ``"l2"``.
+        loss: What is climbed: ``"ce"``, ``"margin"`` (Carlini and Wagner) or ``"dlr"`` (Croce and
+            Hein); see ``robustnorm.attacks.losses.find_loss``.
+        targets: Classes to reach, int64 (N,); by default any but the label.
+        restarts: Random starts. An image keeps its first result that is misclassified (with
+            targets: classified as its target), where there is none that of the highest loss. More
+            than one cost a forward pass each.
+        random_start: Start at a point drawn uniformly from the ball, not at the image.
+        generator: Of the random start; required when there is one.
+        start: Images to start from, in the ball; there is no random start then.
+        on_iterate: Called with (step, adv_images, logits) for each iterate from 0, the start, to
+            ``steps``, the result; with restarts, for one after the other. All but the last use the
+            forward made for the gradient.
+
+    Returns:
+        Adversarial images, detached, of the images' shape and dtype.
+
+    Raises:
+        ValueError: On inputs out of range, a random start without a generator, an unknown loss,
+            or one that needs more classes.
+
+    References:
+        Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018,
+        arXiv:1706.06083.
+
+    Examples:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+        >>> images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1])
+        >>> adv_images = pgd(
+        ...     model, images, labels, epsilon=8 / 255, step_size=2 / 255, steps=10,
+        ...     generator=torch.Generator().manual_seed(0),
+        ... )
+        >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
+        True
+    """
+    check_inputs(images, labels, epsilon)
+    if step_size <= 0 or steps < 0:
+        raise ValueError(
+            f"step_size must be above 0 and steps at least 0, got {step_size} and {steps}"
+        )
+    find_loss(loss)
+    _check_targets(targets, labels)
+    if restarts < 1 or (restarts > 1 and (start is not None or not random_start)):
+        raise ValueError(
+            f"restarts must be at least 1, and above 1 there must be a random start, got {restarts}"
+            f" with random_start={random_start} and {'no' if start is None else 'a given'} start"
+        )
+    if restarts > 1:
+        once = partial(
+            pgd,
+            model,
+            images,
+            labels,
+            epsilon=epsilon,
+            step_size=step_size,
+            steps=steps,
+            threat_model=threat_model,
+            loss=loss,
+            targets=targets,
+            generator=generator,
+            on_iterate=on_iterate,
+        )
+        results = (once() for _ in range(restarts))
+        return _best_of(results, model, images.detach(), labels, loss, targets)
+    ball = find_threat_model(threat_model)
+    images = images.detach()
+    if start is not None:
+        if start.shape != images.shape or not ball.contains(start, images, epsilon).all():
+            raise ValueError(
+                f"start must have the images' shape {tuple(images.shape)} and lie in the ball of "
+                f"radius {epsilon} around them and in [0, 1]"
+            )
+        adv_images = start.detach().to(images.dtype)
+    elif random_start:
+        generator = require_generator(generator, ", or random_start=False, or start=")
+        adv_images = ball.random_start(images, epsilon, generator)
+    else:
+        adv_images = images
+    with unchanged(model):
+        for step in range(steps):
+            following, logits = pgd_step(
+                model,
+                adv_images,
+                images,
+                labels,
+                epsilon=epsilon,
+                step_size=step_size,
+                threat_model=threat_model,
+                loss=loss,
+                targets=targets,
+            )
+            if on_iterate is not None:
+                on_iterate(step, adv_images, logits)
+            adv_images = following
+        if on_iterate is not None:
+            with torch.no_grad():
+                on_iterate(steps, adv_images, model(adv_images))
+    return adv_images.clone() if adv_images is images or adv_images is start else adv_images
+
+
+def pgd_step(
+    model: Model,
+    adv_images: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    threat_model: str = "linf",
+    loss: str = "ce",
+    targets: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Returns the iterate that follows ``adv_images``, and the logits of ``adv_images``, detached.
+
+    One step of ``pgd``, arguments as there, for searches that go their own way; it neither checks
+    its inputs nor puts the model's buffers back.
+    """
+    ball = find_threat_model(threat_model)
+    with torch.enable_grad():
+        adv_images = adv_images.detach().requires_grad_()
+        logits = model(adv_images)
+        losses = find_loss(loss)(_at_least_float32(logits), labels, targets)
+        # Summed, so that an image's gradient does not depend on the size of its batch.
+        (gradient,) = torch.autograd.grad(losses.sum(), adv_images)
+    moved = adv_images.detach() + ball.ascend(gradient, step_size)
+    return ball.project(moved, images, epsilon), logits.detach()
+
+
+def fgsm(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    threat_model: str = "linf",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Takes one gradient step of size epsilon from the images themselves.
+
+    Args:
+        model: Images to logits.
+        images: (N, C, H, W), floating point in [0, 1].
+        labels: int64 (N,).
+        epsilon: Radius of the ball and size of the step; 0 returns the images.
+        threat_model: ``"linf"`` or ``"l2"``.
+        generator: Not used; every attack takes one.
+
+    Returns:
+        Adversarial images, detached, of the images' shape and dtype.
+
+    Raises:
+        ValueError: On inputs out of range.
+
+    References:
+        Goodfellow et al., Explaining and Harnessing Adversarial Examples, arXiv:1412.6572.
+
+    Examples:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+        >>> images, labels = torch.full((4, 3, 2, 2), 0.5), torch.tensor([0, 1, 0, 1])
+        >>> adv_images = fgsm(model, images, labels, epsilon=0.25)
+        >>> (adv_images - images).abs().unique()
+        tensor([0.2500])
+    """
+    return pgd(
+        model,
+        images,
+        labels,
+        epsilon=epsilon,
+        step_size=epsilon or 1.0,  # at epsilon 0 any step is projected back
+        steps=1,
+        threat_model=threat_model,
+        random_start=False,
+    )
+
+
+@torch.no_grad()
+def _best_of(
+    results: Iterable[Tensor],
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    loss: str,
+    targets: Tensor | None,
+) -> Tensor:
+    """Returns each image's first result that reaches the aim, else that of the highest loss."""
+    best, reached = images, torch.zeros_like(labels, dtype=torch.bool)
+    highest = torch.full(labels.shape, -torch.inf, device=labels.device)
+    for adv_images in results:
+        with unchanged(model):
+            logits = _at_least_float32(model(adv_images))
+        seen, loss_now = logits.argmax(1), find_loss(loss)(logits, labels, targets)
+        reached_now = seen != labels if targets is None else seen == targets
+        better = ~reached & (reached_now | (loss_now > highest))
+        best = torch.where(better.view(-1, *[1] * (images.dim() - 1)), adv_images, best)
+        highest, reached = torch.where(better, loss_now, highest), reached | reached_now
+    return best
+
+
+def _check_targets(targets: Tensor | None, labels: Tensor) -> None:
+    if targets is None:
+        return
+    if targets.dtype != torch.int64 or targets.shape != labels.shape or (targets == labels).any():
+        raise ValueError(
+            f"targets must be int64 of shape {tuple(labels.shape)}, none the image's own label, "
+            f"got {targets.dtype} of shape {tuple(targets.shape)}"
+        )
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

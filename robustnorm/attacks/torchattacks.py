@@ -1,0 +1,112 @@
+"""Any attack of the torchattacks package, by its class's name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustnorm.attacks.contract import (
+    Model,
+    Shell,
+    check_inputs,
+    require_generator,
+    seeded,
+    unchanged,
+)
+from robustnorm.attacks.threat_model import threat_model as find_threat_model
+
+
+def torchattack(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    name: str,
+    epsilon: float,
+    threat_model: str = "linf",
+    generator: torch.Generator | None = None,
+    **options: Any,
+) -> Tensor:
+    """Runs a torchattacks class behind this package's contract.
+
+    A class that takes ``eps`` is given ``epsilon``. One without a radius (CW, DeepFool, ...) looks
+    for the smallest perturbation: images whose result lies outside the ball are returned as they
+    were, since within it nothing was found.
+
+    Args:
+        model: Images to logits; its mode and branch are the caller's choice.
+        images: (N, C, H, W), floating point in [0, 1].
+        labels: int64 (N,).
+        name: Of the class, such as "PGD", "APGD", "CW" or "Square".
+        epsilon: Radius of the ball on the [0, 1] scale.
+        threat_model: The ball in which the class works, ``"linf"`` or ``"l2"``.
+        generator: Of the global seeds that the library draws from; required.
+        **options: Passed to the class.
+
+    Returns:
+        Adversarial images, detached, of the images' shape and dtype.
+
+    Raises:
+        ImportError: When torchattacks is not installed.
+        ValueError: On an unknown name, inputs out of range, no generator, or a result outside the
+            ball (the class then works in another threat model).
+
+    References:
+        Kim, Torchattacks: A PyTorch Repository for Adversarial Attacks, arXiv:2010.01950.
+
+    Examples:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+        >>> images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1])
+        >>> adv_images = torchattack(
+        ...     model, images, labels, name="PGD", epsilon=8 / 255,
+        ...     generator=torch.Generator().manual_seed(0),
+        ... )
+        >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
+        True
+    """
+    check_inputs(images, labels, epsilon)
+    ball = find_threat_model(threat_model)
+    generator = require_generator(generator)
+    attack_class = find_class(name)
+    images = images.detach().contiguous()  # the library calls view
+    bounded = "eps" in inspect.signature(attack_class).parameters
+    if bounded:
+        options["eps"] = epsilon
+    with seeded(generator, images.device), unchanged(model), torch.enable_grad():
+        result = attack_class(Shell(model, images.device), **options)(images, labels)
+    adv_images: Tensor = result.detach().to(images.dtype)
+    inside = ball.contains(adv_images, images, epsilon)
+    if bounded and not inside.all():
+        farthest = ball.distance(adv_images, images).max().item()
+        raise ValueError(
+            f"torchattacks.{name} left the {threat_model} ball of radius {epsilon:.6g} (distance "
+            f"{farthest:.6g}); give the threat model in which it works, threat_model='linf' or 'l2'"
+        )
+    chosen = inside.view(-1, *[1] * (images.dim() - 1))
+    return torch.where(chosen, ball.project(adv_images, images, epsilon), images)
+
+
+def find_class(name: str) -> Any:
+    """Returns the torchattacks class of that name.
+
+    Raises:
+        ImportError: When torchattacks is not installed.
+        ValueError: On an unknown name, with the nearest.
+    """
+    try:
+        library = import_module("torchattacks")
+    except ImportError as error:
+        raise ImportError(
+            "torchattacks is not installed: pip install torchattacks, or with all peers "
+            'pip install "robustnorm[peers]"'
+        ) from error
+    if name not in library.__all__:
+        nearest = difflib.get_close_matches(name.upper(), library.__all__, n=1)
+        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+        raise ValueError(f"unknown attack 'torchattacks.{name}'{hint} See torchattacks.__all__.")
+    return getattr(library, name)

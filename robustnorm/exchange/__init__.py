@@ -1,0 +1,1 @@
+"""Weights in from other code, one branch out to other tools."""

@@ -1,0 +1,267 @@
+"""One branch of a network as a file for other tools, checked by loading it again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from robustnorm.exchange.foreign import read_weights
+from robustnorm.models.resnet import preact_resnet18, resnet18
+from robustnorm.models.surgery import fold
+from robustnorm.models.weights import check_weights
+from robustnorm.norms.routing import bind
+from robustnorm.system.errors import UserError
+from robustnorm.system.untrusted import parse_json
+
+# Largest difference of a logit between the network and the file: fusing rounds anew in float32.
+TOLERANCE = 1e-4
+_CHUNK = 100
+_NETWORKS = {"resnet18": resnet18, "preact_resnet18": preact_resnet18}
+
+Network = Callable[[Tensor], Tensor]
+
+
+class ExportError(UserError):
+    """What was written does not answer as the network; it has been removed."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file of weights says of itself.
+
+    Args:
+        config: JSON values: "network" ("resnet18" or "preact_resnet18") and its "arguments", and
+            what else is worth keeping.
+        card: Text of the README.md beside the weights of the Hugging Face layout.
+    """
+
+    config: dict[str, Any]
+    card: str = ""
+
+
+class Format(NamedTuple):
+    """A file's suffix ("" for a folder) and what writes it."""
+
+    suffix: str
+    write: Callable[[nn.Module, str, Path, Tensor, Description], None]
+
+
+def export(
+    model: nn.Module,
+    branch: str,
+    path: Path,
+    *,
+    to: str,
+    images: Tensor,
+    description: Description | None = None,
+) -> float:
+    """Writes one branch of ``model`` to ``path``, loads it again and compares the two.
+
+    "torch-export" and "onnx" hold a program: the branch folded and fused, float32, any batch size,
+    images of the size of ``images``. "safetensors" and "huggingface" hold the weights of the folded
+    branch and ``description``, from which ``load_exported`` builds the network.
+
+    Args:
+        model: In evaluation mode, on the CPU; any module tree for the two programs.
+        branch: A branch of ``model``; a network without branches has one, under any name.
+        path: The file to write, for "huggingface" the folder.
+        to: A key of ``FORMATS``.
+        images: Float (N, C, H, W) in [0, 1], to compare on; the first alone, as a batch of one.
+        description: Of the folded network, which the two formats of weights need.
+
+    Returns:
+        The largest difference of a logit.
+
+    Raises:
+        RoutingError: When a routed layer lacks the branch.
+        ValueError: When ``to`` is unknown, ``path`` has another suffix than its, or it needs a
+            description and has none.
+        ImportError: When the format's library is missing, with what to install.
+        ExportError: When a logit differs by more than ``TOLERANCE`` or a prediction differs; then
+            nothing is left at ``path`` that was not there before.
+
+    Examples:
+        >>> import tempfile
+        >>> model, images = resnet18("auxbn", width=4).eval(), torch.rand(3, 3, 8, 8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "adv.pt2"
+        ...     difference = export(model, "adv", path, to="torch-export", images=images)
+        ...     logits = load_exported(path)(images)
+        >>> difference < TOLERANCE, logits.shape
+        (True, torch.Size([3, 10]))
+    """
+    if to not in FORMATS:
+        raise ValueError(f"unknown format '{to}'; known: {', '.join(FORMATS)}")
+    if description is None and to in ("safetensors", "huggingface"):
+        raise ValueError(f"'{to}' holds weights alone: it needs a description of their network")
+    if FORMATS[to].suffix not in ("", path.suffix):
+        raise ValueError(f"a file of '{to}' must end in {FORMATS[to].suffix}, got {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        FORMATS[to].write(model, branch, temporary, images, description or Description({}))
+        difference = compare(bind(model, branch), load_exported(temporary), images)
+        _move(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+    return difference
+
+
+def load_exported(path: Path) -> Network:
+    """Returns what ``export`` wrote: images (N, C, H, W) in [0, 1] to logits (N, K), on the CPU.
+
+    Args:
+        path: A .pt2, .onnx or .safetensors file, or a folder of the Hugging Face layout.
+    """
+    if path.is_dir():
+        return _read_weights(
+            path / "model.safetensors", parse_json((path / "config.json").read_text())
+        )
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return _read_weights(path, parse_json(file.metadata()["config"]))
+    if path.suffix == ".onnx":
+        return _read_onnx(path)
+    program: Network = torch.export.load(path).module()
+    return program
+
+
+@torch.no_grad()
+def compare(network: Network, exported: Network, images: Tensor) -> float:
+    """Returns the largest difference of a logit between two networks.
+
+    Args:
+        network: What the other must answer as.
+        exported: The other.
+        images: Float (N, C, H, W); the first is also a batch of its own.
+
+    Raises:
+        ExportError: When a logit differs by more than ``TOLERANCE``, is not a number, or a
+            prediction differs.
+    """
+    largest, others = 0.0, 0
+    chunks = [chunk for chunk in (images[:1], *torch.split(images[1:], _CHUNK)) if len(chunk)]
+    for chunk in tqdm(chunks, desc="comparing", unit="batch", disable=None, leave=False):
+        logits, answer = network(chunk), exported(chunk)
+        # max() of a list would pass over what is not a number.
+        largest = torch.stack([torch.tensor(largest), (logits - answer).abs().max()]).max().item()
+        others += int((logits.argmax(1) != answer.argmax(1)).sum())
+    if others or not largest <= TOLERANCE:
+        raise ExportError(
+            f"what was exported does not answer as the network: a logit differs by {largest:.1e} "
+            f"(at most {TOLERANCE:.0e} is allowed), the prediction on {others} of {len(images)} "
+            "images; it was removed"
+        )
+    return largest
+
+
+def _write_program(
+    model: nn.Module, branch: str, path: Path, images: Tensor, description: Description
+) -> None:
+    network = fold(model, branch, fuse=True)
+    with torch.no_grad():
+        # Two images: of a batch of one the size would be fixed.
+        program = torch.export.export(
+            network,
+            (_two(images),),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    torch.export.save(program, path)
+
+
+def _write_onnx(
+    model: nn.Module, branch: str, path: Path, images: Tensor, description: Description
+) -> None:
+    _onnxruntime()  # before the minutes that an export may take
+    network = fold(model, branch, fuse=True)
+    with torch.no_grad(), warnings.catch_warnings():
+        # Raised within torch.onnx by its own use of torch.
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+        torch.onnx.export(
+            network,
+            (_two(images),),
+            path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: "batch"},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def _read_onnx(path: Path) -> Network:
+    session = _onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnx  # noqa: F401 (torch.onnx uses it)
+        import onnxruntime
+        import onnxscript  # noqa: F401 (likewise)
+    except ImportError as error:
+        raise ImportError(
+            'ONNX needs onnx, onnxscript and onnxruntime: pip install "robustnorm[export]"'
+        ) from error
+    return onnxruntime
+
+
+def _write_safetensors(
+    model: nn.Module, branch: str, path: Path, images: Tensor, description: Description
+) -> None:
+    state = {name: value.contiguous() for name, value in fold(model, branch).state_dict().items()}
+    save_file(state, path, metadata={"format": "pt", "config": json.dumps(description.config)})
+
+
+def _write_huggingface(
+    model: nn.Module, branch: str, path: Path, images: Tensor, description: Description
+) -> None:
+    path.mkdir()
+    (path / "README.md").write_text(description.card)
+    (path / "config.json").write_text(json.dumps(description.config, indent=2) + "\n")
+    _write_safetensors(model, branch, path / "model.safetensors", images, description)
+
+
+def _read_weights(path: Path, config: dict[str, Any]) -> nn.Module:
+    weights = read_weights(path)
+    with torch.device("meta"):  # a network of a size that its weights do not have is not built
+        check_weights(weights, _NETWORKS[config["network"]](**config["arguments"]), str(path))
+    network = _NETWORKS[config["network"]](**config["arguments"])
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def _two(images: Tensor) -> Tensor:
+    return images[:1].expand(2, -1, -1, -1).contiguous()
+
+
+def _move(source: Path, target: Path) -> None:
+    """Moves a file, or the files of a folder into another, over what is there."""
+    if source.is_dir():
+        target.mkdir(exist_ok=True)
+        for file in source.iterdir():
+            file.replace(target / file.name)
+    else:
+        source.replace(target)
+
+
+FORMATS = {
+    "torch-export": Format(".pt2", _write_program),
+    "onnx": Format(".onnx", _write_onnx),
+    "safetensors": Format(".safetensors", _write_safetensors),
+    "huggingface": Format("", _write_huggingface),
+}

@@ -1,0 +1,182 @@
+"""Weights that others trained, read from files that nobody vouches for.
+
+What a file holds is looked at before any of it is loaded, nothing that it names is imported, and
+no more memory is used than it has bytes. Whether the weights fit a network is
+``robustnorm.models.weights.check_weights``'s to say.
+"""
+
+from __future__ import annotations
+
+import os
+import pickletools
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.untrusted import is_inside, parse_json
+
+# Of safetensors; that of a network with ten thousand tensors has one megabyte.
+_MOST_HEADER_BYTES = 10_000_000
+_MOST_MEMBERS = 100_000
+_ZIP = b"PK\x03\x04"
+# Under one of these, training code keeps the weights beside the optimizer and the like.
+_WITHIN = ("state_dict", "model", "model_state_dict", "net")
+_OFF = ("", "0", "n", "no", "false")
+# What the pickle of plain tensors names. torch's own list also has bytearray, which takes any size.
+_GLOBALS = frozenset(
+    {
+        "collections OrderedDict",
+        "torch Size",
+        "torch._utils _rebuild_parameter",
+        "torch._utils _rebuild_tensor_v2",
+        "torch BFloat16Storage",
+        "torch BoolStorage",
+        "torch ByteStorage",
+        "torch CharStorage",
+        "torch DoubleStorage",
+        "torch FloatStorage",
+        "torch HalfStorage",
+        "torch IntStorage",
+        "torch LongStorage",
+        "torch ShortStorage",
+    }
+)
+# How a pickle gets at an object: GLOBAL is compared with the list above, the others are refused.
+_OTHER_GLOBALS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"})
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a ``.safetensors`` file, or of one that ``torch.save`` wrote.
+
+    The content tells which it is, not the name. Prefer safetensors, which can hold nothing else.
+
+    Args:
+        path: Of the file. What torch saved is a state_dict, or a dictionary that has one under
+            "state_dict", "model", "model_state_dict" or "net"; all else in it is left.
+
+    Returns:
+        Name to tensor, on the CPU.
+
+    Raises:
+        RefusedFileError: On any other file; its message says what is required.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_ZIP))
+        state = _read_zip(path) if magic == _ZIP else _read_safetensors(path)
+    except OSError as error:
+        raise RefusedFileError(f"{path} cannot be read ({error.strerror or error})") from error
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        _check_safetensors(path)
+        return load_file(path)
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise RefusedFileError(
+            f"{path} is no sound safetensors file ({error}) and no zip archive of torch.save; a "
+            "pickle or a file of another kind is never read: save its state_dict anew"
+        ) from error
+
+
+def _check_safetensors(path: Path) -> None:
+    """Raises a ValueError unless the tensors that the header tells are the file, end to end."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(_MOST_HEADER_BYTES, size - 8):
+            raise ValueError(
+                f"its header should have {length} bytes, of at most {_MOST_HEADER_BYTES}, the file "
+                f"has {size}"
+            )
+        header: dict[str, Any] = parse_json(file.read(length))
+    header.pop("__metadata__", None)
+    places = sorted((*entry["data_offsets"], name) for name, entry in header.items())
+    bounds = [(0, 0, "the header"), *places, (size - 8 - length, 0, "the end of the file")]
+    for (_, end, before), (start, _, after) in pairwise(bounds):
+        if start != end:
+            raise ValueError(f"{before[:80]} ends at {end}, {after[:80]} starts at {start}")
+
+
+def _read_zip(path: Path) -> dict[str, Tensor]:
+    """Reads what ``torch.save`` wrote, as tensors and plain values only."""
+    forced = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "")
+    if forced.lower() not in _OFF:
+        raise RefusedFileError(
+            f"{path} is not read while TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is '{forced}': unset it, "
+            "or convert the file to safetensors"
+        )
+    try:
+        _check_zip(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return _tensors(content)
+    # torch raises almost anything on a file that is not what it should be.
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise RefusedFileError(
+            f"{path} holds more or other than a state_dict that torch saved ({reason}); save the "
+            "state_dict alone, best as safetensors"
+        ) from error
+
+
+def _check_zip(path: Path) -> None:
+    """Raises a ValueError unless an archive's members are bare tensors and one pickle of them."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        names = [member.filename for member in members]
+        if len(members) > _MOST_MEMBERS:
+            raise ValueError(f"it has {len(members)} members, of at most {_MOST_MEMBERS}")
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        outside = [name for name in names if not is_inside(name)]
+        packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
+        if twice or outside or packed:
+            raise ValueError(
+                f"member {twice[0]} is there twice"
+                if twice
+                else f"member {outside[0]} leads outside"
+                if outside
+                else f"member {packed[0]} is compressed"
+            )
+        # Members as they are cannot be larger than the archive, unless they share bytes.
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("its members are larger than the file")
+        pickles = [name for name in names if name.endswith(".pkl")]
+        if [name.rpartition("/")[2] for name in pickles] != ["data.pkl"]:
+            raise ValueError("one pickle, data.pkl, is required")
+        for opcode, argument, _ in pickletools.genops(archive.read(pickles[0])):
+            if opcode.name in _OTHER_GLOBALS or (
+                opcode.name == "GLOBAL" and argument not in _GLOBALS
+            ):
+                raise ValueError(f"its pickle names {argument or opcode.name}")
+
+
+def _tensors(content: object) -> dict[str, Tensor]:
+    """Returns the tensors of a state_dict, or of the one that a dictionary holds."""
+    if isinstance(content, Mapping):
+        within = [content[key] for key in _WITHIN if isinstance(content.get(key), Mapping)]
+        state = {
+            name: value
+            for name, value in (*within, content)[0].items()
+            if isinstance(name, str) and isinstance(value, Tensor)
+        }
+        large = [name for name, value in state.items() if _is_expanded(value)]
+        if large:
+            raise ValueError(f"tensor {large[0]} has more values than are stored")
+        if state:
+            return state
+    raise ValueError("no tensors by name are in it")
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    """Returns whether values stand for several: a copy could take any memory."""
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()

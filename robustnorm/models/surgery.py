@@ -1,0 +1,274 @@
+"""Moving a trained network between ordinary batch normalization and routed layers."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from itertools import chain
+from typing import TypeGuard, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from robustnorm.models.fusion import BatchNorm, fuse_convolutions, is_batch_norm
+from robustnorm.norms import NORMS
+from robustnorm.norms.routed import (
+    RoutedBatchNorm,
+    RoutedBatchNorm1d,
+    RoutedBatchNorm2d,
+    RoutedBatchNorm3d,
+)
+from robustnorm.norms.routing import RoutedLayer, bind, route
+
+_ROUTED: dict[type[BatchNorm], type[RoutedBatchNorm]] = {
+    nn.BatchNorm1d: RoutedBatchNorm1d,
+    nn.BatchNorm2d: RoutedBatchNorm2d,
+    nn.BatchNorm3d: RoutedBatchNorm3d,
+}
+_NO_BATCH_STATISTICS = (
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)
+
+
+def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
+    """Returns a copy of ``model`` fixed to one branch, its routed layers now torch's batch norms.
+
+    The copy shares nothing with ``model``, keeps its mode, and in evaluation computes what
+    ``model`` computes through ``branch``, up to rounding. A RoutedBatchNorm1d, 2d or 3d becomes
+    ``nn.BatchNorm1d``, 2d or 3d; any other routed layer is bound to the branch.
+
+    Args:
+        model: Any module tree; one without routed layers is copied as it is.
+        branch: A branch that every routed layer of ``model`` has.
+        fuse: Also merge each batch norm into the convolution whose output it alone reads, where
+            ``torch.fx`` can follow the forward; elsewhere the layers stay apart. For evaluation
+            only.
+
+    Raises:
+        RoutingError: When a routed layer lacks the branch.
+        ValueError: When ``fuse`` is asked for and ``model`` is in train mode.
+
+    Examples:
+        >>> from robustnorm import resnet18
+        >>> folded = fold(resnet18(norm="saauxbn", width=4), "adv")
+        >>> sorted({type(m).__name__ for m in folded.modules() if "Norm2d" in type(m).__name__})
+        ['BatchNorm2d']
+    """
+    if fuse and any(module.training for module in model.modules()):
+        raise ValueError("fold with fuse=True needs the model in evaluation mode: model.eval()")
+    with route(model, branch):  # checks the name on every layer
+        folded = copy.deepcopy(model)
+    folded = _replace(folded, _is_routed, lambda layer: _fold_layer(layer, branch))
+    return fuse_convolutions(folded) if fuse else folded
+
+
+def convert(
+    model: nn.Module,
+    norm: str,
+    branches: Sequence[str] = ("clean", "adv"),
+    *,
+    layers: Sequence[str] = ("*",),
+    keep: Sequence[str] = (),
+) -> nn.Module:
+    """Replaces the batch norms of ``model`` by a routed norm, in place.
+
+    Each branch starts with the running statistics and the affine of the layer that it replaces
+    (a sandwich with an identity as its shared affine, a layer without affine with an identity), so
+    that in evaluation every branch computes what the model computed. A layer without running
+    statistics (track_running_stats=False) is converted to one without. Layers shared by several
+    modules stay shared. Mode, device, dtype, eps, momentum and requires_grad are kept; a cumulative
+    average (momentum=None) becomes momentum 0.1. No weight of another layer is copied.
+
+    timm's BatchNormAct2d keeps its drop-out and activation behind the norm.
+
+    Args:
+        model: Any module tree.
+        norm: A routed norm's name in ``robustnorm.norms.NORMS``: its cell of the grid, which a
+            BatchNorm1d, 2d or 3d becomes as a RoutedBatchNorm1d, 2d or 3d.
+        branches: Names of the branches.
+        layers: Patterns of the names of the layers to convert, as ``model.named_modules()`` gives
+            them, with ``*`` for any characters (``"layer4.*"``).
+        keep: Patterns of the names of layers to leave as they are.
+
+    Returns:
+        ``model``, or the new layer when ``model`` is itself a batch norm.
+
+    Raises:
+        ValueError: On an unknown norm or one without branches; a pattern that names no
+            normalization layer; nothing to convert; or layers that cannot be converted, all listed
+            by name: GroupNorm and other norms without batch statistics, SyncBatchNorm, frozen,
+            quantized and lazy batch norms, subclasses, and layers with hooks. Nothing is replaced
+            then. ``keep`` leaves such layers as they are.
+
+    Examples:
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+        >>> with route(convert(network, "saauxbn"), "adv"):
+        ...     network(torch.rand(1, 3, 8, 8)).shape
+        torch.Size([1, 4, 6, 6])
+        >>> convert(nn.Sequential(nn.BatchNorm2d(4), nn.GroupNorm(2, 4)), "auxbn")
+        Traceback (most recent call last):
+        ValueError: convert cannot convert '1' (GroupNorm: it has no batch statistics); ...
+    """
+    cell = NORMS[NORMS.check(norm)](1, branches)
+    if not isinstance(cell, RoutedBatchNorm):
+        raise ValueError(
+            f"convert needs a norm with branches, got '{norm}', which cannot keep what a trained "
+            "batch norm computes on each of them; try 'auxbn' or 'saauxbn'"
+        )
+    chosen = _choose(model, layers, keep)
+    obstacles = {
+        name: reason
+        for layer, name in chosen.items()
+        if (reason := _obstacle(layer, cell.branches)) is not None
+    }
+    if obstacles:
+        listed = ", ".join(f"'{name}' ({reason})" for name, reason in obstacles.items())
+        raise ValueError(
+            f"convert cannot convert {listed}; name what is to stay as it is in "
+            f"keep={tuple(obstacles)}; nothing was changed"
+        )
+
+    def convertible(module: nn.Module) -> TypeGuard[BatchNorm]:
+        return module in chosen and not isinstance(module, RoutedLayer)
+
+    return _replace(model, convertible, lambda layer: _convert_layer(layer, cell))
+
+
+class _RoutedBatchNormAct2d(RoutedBatchNorm2d):
+    """What timm's BatchNormAct2d becomes: drop-out and activation follow the norm."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.act(self.drop(super().forward(input)))
+        return output
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def _replace(
+    model: nn.Module,
+    matches: Callable[[nn.Module], TypeGuard[Layer]],
+    replacement: Callable[[Layer], nn.Module],
+) -> nn.Module:
+    """Replaces the layers that match, each once however many modules share it."""
+    if matches(model):
+        return replacement(model)
+    replaced: dict[nn.Module, nn.Module] = {}
+    for parent in list(model.modules()):
+        # Not named_children(), which passes over a layer's second name.
+        for name, child in parent._modules.items():
+            if child is not None and matches(child):
+                if child not in replaced:
+                    replaced[child] = replacement(child)
+                parent._modules[name] = replaced[child]
+    return model
+
+
+def _is_routed(module: nn.Module) -> TypeGuard[RoutedLayer]:
+    return isinstance(module, RoutedLayer)
+
+
+def _choose(model: nn.Module, layers: Sequence[str], keep: Sequence[str]) -> dict[nn.Module, str]:
+    """Returns the normalization layers that are to be converted, with one name of each."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        # What has running statistics is a batch norm of whatever library.
+        if isinstance(module, (_NormBase, *_NO_BATCH_STATISTICS)) or hasattr(
+            module, "running_mean"
+        ):
+            names.setdefault(module, []).append(name)
+
+    def named(pattern: str) -> set[nn.Module]:
+        return {m for m, known in names.items() if any(fnmatchcase(n, pattern) for n in known)}
+
+    for pattern in (*layers, *keep):
+        if names and not named(pattern):
+            raise ValueError(
+                f"'{pattern}' names no normalization layer of the model, which has "
+                f"{', '.join(known[0] for known in names.values())}; nothing was changed"
+            )
+    chosen = {module for pattern in layers for module in named(pattern)}
+    chosen -= {module for pattern in keep for module in named(pattern)}
+    if all(isinstance(module, (RoutedLayer, *_NO_BATCH_STATISTICS)) for module in chosen):
+        raise ValueError("convert found no batch norm to convert; nothing was changed")
+    return {module: known[0] for module, known in names.items() if module in chosen}
+
+
+def _obstacle(module: nn.Module, branches: tuple[str, ...]) -> str | None:
+    """Says why a normalization layer cannot be converted, None when it can."""
+    kind = type(module).__name__
+    if isinstance(module, RoutedLayer):
+        same = module.branches == branches
+        return None if same else f"{kind}: it has branches already, {module.branches}"
+    if isinstance(module, _NO_BATCH_STATISTICS):
+        return f"{kind}: it has no batch statistics"
+    if isinstance(module, nn.SyncBatchNorm):
+        return f"{kind}: its statistics are those of a process group"
+    if not (is_batch_norm(module) or _is_batch_norm_act(module)):
+        return f"{kind}: it is not torch's BatchNorm1d, 2d or 3d"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        return f"{kind}: it has hooks"
+    return None
+
+
+def _is_batch_norm_act(module: nn.Module) -> bool:
+    """Says whether ``module`` is timm's batch norm with drop-out and activation behind it."""
+    kind = type(module)
+    return kind.__module__.startswith("timm.") and kind.__name__ == "BatchNormAct2d"
+
+
+@torch.no_grad()
+def _fold_layer(layer: RoutedLayer, branch: str) -> nn.Module:
+    if not isinstance(layer, RoutedBatchNorm):
+        return bind(layer, branch)
+    row = layer.branches.index(branch)
+    kind = next(plain for plain, routed in _ROUTED.items() if isinstance(layer, routed))
+    running = layer.has_running_statistics
+    folded = kind(layer.num_features, layer.eps, layer.momentum, track_running_stats=running)
+    folded.to(layer.weight.device, layer.weight.dtype).train(layer.training)
+    state = (*layer.effective_affine(row), *(layer.branch_statistics(row) if running else ()))
+    for target, source in zip((*folded.parameters(), *folded.buffers()), state, strict=True):
+        target.copy_(source)
+    if isinstance(layer, _RoutedBatchNormAct2d):
+        return nn.Sequential(OrderedDict(bn=folded, drop=layer.drop, act=layer.act))
+    return folded
+
+
+@torch.no_grad()
+def _convert_layer(layer: BatchNorm, cell: RoutedBatchNorm) -> RoutedBatchNorm:
+    kind = next(routed for plain, routed in _ROUTED.items() if isinstance(layer, plain))
+    routed = (_RoutedBatchNormAct2d if _is_batch_norm_act(layer) else kind)(
+        layer.num_features,
+        cell.branches,
+        statistics=cell.statistics,
+        affine=cell.affine,
+        track_running_stats=layer.running_mean is not None,
+    )
+    routed.eps = layer.eps
+    routed.momentum = 0.1 if layer.momentum is None else layer.momentum
+    like = next(chain(layer.buffers(), layer.parameters()), routed.weight)
+    routed.to(like.device, like.dtype)
+    nn.init.ones_(routed.weight)
+    if routed.affine == "sandwich":
+        nn.init.ones_(routed.shared_weight)
+    # Each copy broadcasts over the rows of the branches.
+    if layer.affine:
+        routed.weight.copy_(layer.weight)
+        routed.bias.copy_(layer.bias)
+        routed.requires_grad_(layer.weight.requires_grad)
+    for name, buffer in layer.named_buffers():
+        routed.get_buffer(name).copy_(buffer)
+    for name, child in layer.named_children():
+        routed.add_module(name, child)
+    return routed.train(layer.training)

@@ -1,0 +1,68 @@
+"""What weights must be before a network takes them, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.registry import some
+
+_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# Of the second moment: what float32 loses in it and in the square of the mean.
+_ROUNDING = 1e-5
+
+
+def check_weights(weights: Mapping[str, Tensor], model: nn.Module, source: str) -> None:
+    """Raises a RefusedFileError unless a network can take weights as they are; copies nothing.
+
+    Names and shapes are those of the network; values are floating where the network's are, int64
+    where those count batches; all are finite in the network's precision, no variance or count is
+    negative, and no second moment is below the square of its mean (``ModeNorm``).
+
+    Args:
+        weights: Name to tensor.
+        model: The network; it may be on the meta device.
+        source: What the message calls the weights, such as the path of their file.
+    """
+    state: dict[str, Tensor] = model.state_dict()
+    shapes = {
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(state[name].shape)}"
+        for name in state.keys() & weights.keys()
+        if weights[name].shape != state[name].shape
+    }
+    faults = {
+        "missing": state.keys() - weights.keys(),
+        "not in the network": weights.keys() - state.keys(),
+        "of another shape": shapes,
+    }
+    # Of weights that do not fit no value is read: a shape costs nothing, its values may.
+    if not any(faults.values()):
+        faults = {"unfit": {text for name in state if (text := _unfit(name, weights, state))}}
+    if any(faults.values()):
+        found = "; ".join(f"{what}: {some(names)}" for what, names in faults.items() if names)
+        raise RefusedFileError(
+            f"{source} does not fit the network ({found}); nothing was loaded. Build the network "
+            "with the settings of its training, or take other weights"
+        )
+
+
+def _unfit(name: str, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Returns what is wrong with a tensor's type or values, "" when nothing is."""
+    value, dtype = weights[name], state[name].dtype
+    if value.dtype not in (_FLOATING if dtype.is_floating_point else (dtype,)):
+        kind = "floating point" if dtype.is_floating_point else str(dtype)
+        return f"{name} must be {kind}, got {value.dtype}"
+    value = value.detach().to(dtype)
+    tensor = name.rpartition(".")[2]
+    if not value.isfinite().all():
+        return f"{name} must be finite"
+    if tensor in ("running_var", "num_batches_tracked") and (value < 0).any():
+        return f"{name} must be at least 0, got {value.min().item():.3g}"
+    if tensor == "running_second_moment":
+        square = weights[name.removesuffix("second_moment") + "mean"].detach().to(dtype).square()
+        if (value < square * (1 - _ROUNDING) - _ROUNDING).any():
+            return f"{name} must be at least the square of running_mean"
+    return ""

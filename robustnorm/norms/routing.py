@@ -1,0 +1,237 @@
+"""Branches of a network's routed layers: choosing one for a ``with`` block, or for good.
+
+A routed layer keeps several sets of statistics or affines, one per branch, and none of them is a
+default. ``route`` says which one applies, for one network, in one thread, inside one block.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+# One branch for the whole batch, one per equal consecutive part of it, or one per sample.
+Selection = int | tuple[int, ...] | Tensor
+
+# Outside a backward pass torch reports this number for the running graph task.
+_NO_BACKWARD = -1
+
+
+class RoutingError(RuntimeError):
+    """A routed layer was run outside any route, or a route names what does not exist.
+
+    Examples:
+        >>> from robustnorm.norms import AuxBN
+        >>> AuxBN(3)(torch.zeros(2, 3, 4, 4))
+        Traceback (most recent call last):
+        robustnorm.norms.routing.RoutingError: AuxBN has branches 'clean', 'adv' and no default: ...
+    """
+
+
+class RoutedLayer(nn.Module):
+    """Base of the layers that ``route`` reaches.
+
+    Args:
+        branches: At least one name, all different; row i of each per-branch tensor belongs to
+            ``branches[i]``.
+    """
+
+    def __init__(self, branches: Sequence[str]) -> None:
+        super().__init__()
+        if isinstance(branches, str) or not branches or len(set(branches)) != len(branches):
+            raise ValueError(
+                f"branches must be a sequence of one or more different names, got {branches!r}"
+            )
+        self.branches = tuple(branches)
+
+    def selection(self, batch_size: int) -> Selection:
+        """Returns what the active route selects for a batch of ``batch_size`` samples."""
+        active = _ROUTES.active.get(self)
+        if active is None:
+            raise RoutingError(
+                f"{type(self).__name__} has branches {_names(self)} and no default: run the model "
+                "inside `with route(model, branch):` in this thread, or use `bind(model, branch)`"
+            )
+        selected, graph_task = active
+        # Activation checkpointing runs a forward again inside backward. Whatever route happens to
+        # be open around backward() is not the one of the first forward.
+        if not torch.compiler.is_compiling() and graph_task != torch._C._current_graph_task_id():
+            raise RoutingError(
+                "a routed layer was recomputed during backward, where the route of its first "
+                "forward is over: put the route inside the checkpointed function, for example "
+                "`checkpoint(bind(model, branch), images, use_reentrant=False)`"
+            )
+        if isinstance(selected, Tensor):
+            if len(selected) != batch_size:
+                raise RoutingError(
+                    f"route has a branch index for {len(selected)} samples, "
+                    f"the batch has {batch_size}"
+                )
+        elif isinstance(selected, tuple) and batch_size % len(selected):
+            raise RoutingError(
+                f"a batch of {batch_size} does not divide into {len(selected)} equal parts, one "
+                f"for each of {[self.branches[i] for i in selected]}"
+            )
+        return selected
+
+
+class _Routes(threading.local):
+    """The open routes of one thread; ``active`` is what they amount to, layer by layer."""
+
+    def __init__(self) -> None:
+        self.stack: list[dict[RoutedLayer, tuple[Selection, int]]] = []
+        self.active: dict[RoutedLayer, tuple[Selection, int]] = {}
+
+    def refresh(self) -> None:
+        self.active = {layer: entry for routes in self.stack for layer, entry in routes.items()}
+
+
+_ROUTES = _Routes()
+
+
+@contextmanager
+def route(model: nn.Module, branch: str | Sequence[str] | Tensor) -> Iterator[None]:
+    """Selects the branch of every routed layer of ``model`` for the block.
+
+    Blocks nest, and whatever held before a block holds again after it, however it is left. Other
+    models, deep copies and other threads are not touched: a thread that runs the model opens its
+    own route. On a model without routed layers nothing happens, so BN runs through the same code.
+
+    Args:
+        model: Any module tree.
+        branch: A name, for the whole batch; a sequence of names, which splits the batch into equal
+            consecutive parts, one branch each; or an int64 tensor (N,) with the row of each
+            sample's branch.
+
+    Raises:
+        RoutingError: On entry, when a routed layer lacks the branch or the index is out of range.
+            Inside the block, when a batch does not fit the parts or the index, or when a layer is
+            recomputed during backward. Outside any block, when a routed layer is run.
+
+    Examples:
+        >>> from robustnorm.norms import AuxBN
+        >>> layer = AuxBN(3).eval()
+        >>> with route(layer, "adv"):
+        ...     layer(torch.zeros(2, 3, 4, 4)).shape
+        torch.Size([2, 3, 4, 4])
+        >>> with route(layer, "adversarial"):
+        ...     pass
+        Traceback (most recent call last):
+        robustnorm.norms.routing.RoutingError: no branch 'adversarial': AuxBN has 'clean', 'adv'
+    """
+    graph_task = torch._C._current_graph_task_id()
+    routes = {layer: (_select(layer, branch), graph_task) for layer in routed_layers(model)}
+    _ROUTES.stack.append(routes)
+    _ROUTES.refresh()
+    try:
+        yield
+    finally:
+        # By identity, so that blocks left out of order (generators) do not revive each other.
+        _ROUTES.stack[:] = [other for other in _ROUTES.stack if other is not routes]
+        _ROUTES.refresh()
+
+
+class Bound(nn.Module):
+    """A network fixed to one branch; see ``bind``."""
+
+    def __init__(self, model: nn.Module, branch: str) -> None:
+        super().__init__()
+        self.model = model
+        self.branch = branch
+
+    # The model's own mode, whenever it is asked for: tools read it, call eval(), and put it back
+    # with train(), which on a flag of its own would put the model into train mode.
+    @property
+    def training(self) -> bool:
+        return "model" in self._modules and self.model.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """Nothing to keep: ``train(mode)`` passes the mode on to the model."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        with route(self.model, self.branch):
+            logits: Tensor = self.model(images)
+        return logits
+
+    def extra_repr(self) -> str:
+        return f"branch={self.branch!r}"
+
+
+def bind(model: nn.Module, branch: str) -> nn.Module:
+    """Returns an ordinary module, images to logits, fixed to one branch of ``model``.
+
+    It shares the model's parameters, buffers and mode, and is what tools that know nothing of
+    branches are given (AutoAttack, torchattacks, RobustBench).
+
+    Args:
+        model: Any module tree; without routed layers every name binds.
+        branch: A branch that every routed layer of ``model`` has.
+
+    Raises:
+        RoutingError: When a routed layer lacks the branch.
+
+    Examples:
+        >>> from robustnorm import resnet18
+        >>> attacked = bind(resnet18(norm="auxbn", width=4).eval(), "adv")
+        >>> attacked(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+    with route(model, branch):  # an unknown name fails here, not minutes into an attack
+        return Bound(model, branch)
+
+
+def routed_layers(model: nn.Module) -> list[RoutedLayer]:
+    """Returns the routed layers of ``model``, each once, in the order of ``model.modules()``."""
+    return [module for module in model.modules() if isinstance(module, RoutedLayer)]
+
+
+def branches_of(model: nn.Module) -> tuple[str, ...]:
+    """Returns the branch names of ``model``, () when it has no routed layer.
+
+    Raises:
+        RoutingError: When two layers have different branches.
+    """
+    known = {layer.branches: layer for layer in routed_layers(model)}
+    if len(known) > 1:
+        raise RoutingError(
+            "the routed layers of a model must have the same branches, got "
+            + " and ".join(_names(layer) for layer in known.values())
+        )
+    return next(iter(known), ())
+
+
+def _select(layer: RoutedLayer, branch: str | Sequence[str] | Tensor) -> Selection:
+    if isinstance(branch, Tensor):
+        if branch.dtype != torch.int64 or branch.dim() != 1:
+            raise RoutingError(
+                "a branch index must be an int64 tensor of shape (N,), got "
+                f"{branch.dtype} of shape {tuple(branch.shape)}"
+            )
+        if len(branch) and not (branch.min() >= 0 and branch.max() < len(layer.branches)):
+            raise RoutingError(
+                f"a branch index must lie in 0..{len(layer.branches) - 1} ({_names(layer)}), got "
+                f"values from {branch.min().item()} to {branch.max().item()}"
+            )
+        return branch
+    if isinstance(branch, str):
+        return _row(layer, branch)
+    if not isinstance(branch, Sequence) or not branch:
+        raise RoutingError(
+            f"a branch must be a name, a sequence of names or an int64 tensor, got {branch!r}; "
+            f"{type(layer).__name__} has {_names(layer)}"
+        )
+    return tuple(_row(layer, name) for name in branch)
+
+
+def _row(layer: RoutedLayer, name: str) -> int:
+    if name not in layer.branches:
+        raise RoutingError(f"no branch {name!r}: {type(layer).__name__} has {_names(layer)}")
+    return layer.branches.index(name)
+
+
+def _names(layer: RoutedLayer) -> str:
+    return ", ".join(map(repr, layer.branches))

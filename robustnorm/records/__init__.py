@@ -1,0 +1,1 @@
+"""One evaluated network on disk: its verdicts, its journal, its kept images, checked again."""

@@ -1,0 +1,75 @@
+"""Adversarial images kept beside a record, a file a chunk, so that others can check them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, numpy
+from torch import Tensor
+
+from robustnorm.records.journal import Key
+from robustnorm.records.record import RecordError
+from robustnorm.system.files import write_atomically
+from robustnorm.system.untrusted import parse_json
+
+_IDS = "image_ids"
+
+
+class KeptChunk(NamedTuple):
+    """Adversarial images of one chunk.
+
+    Args:
+        image_ids: Places in the test set, int64 (N,).
+        images: For each verdict of an attack on the branch that scores, float32 (N, C, H, W).
+    """
+
+    image_ids: NDArray[np.int64]
+    images: dict[Key, NDArray[np.float32]]
+
+
+def chunk_file(folder: Path, number: int) -> Path:
+    """Returns the path of a chunk's file."""
+    return folder / f"{number:05d}.safetensors"
+
+
+def write_chunk(path: Path, image_ids: Tensor, adv_images: dict[Key, Tensor]) -> None:
+    """Writes the file of a chunk, whole or not at all."""
+    tensors = {
+        json.dumps(key): np.ascontiguousarray(images.float().cpu().numpy())
+        for key, images in adv_images.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = numpy.save(tensors | {_IDS: image_ids.numpy().astype(np.int64)})
+    write_atomically(path, data, shared=True)
+
+
+def read_chunk(path: Path, sha256: str) -> KeptChunk:
+    """Returns the images of a chunk's file.
+
+    Raises:
+        RecordError: When it is missing or is not the file of that hash.
+    """
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise RecordError(f"{path} is not the file that the record names: its sha256 differs")
+        tensors = numpy.load(data)
+        image_ids = tensors.pop(_IDS)
+        return KeptChunk(image_ids, {Key(*parse_json(name)): x for name, x in tensors.items()})
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, RecordError):
+            raise
+        raise RecordError(f"{path} cannot be read ({error}); evaluate again") from error
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Returns name and sha256 of each file of a folder, in the order of the chunks."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("*.safetensors"))
+    }

@@ -1,0 +1,217 @@
+"""Re-checks a record from what lies beside it, without the code that attacked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from robustnorm.data.dataset import Dataset
+from robustnorm.models.serving import RULES, Served
+from robustnorm.norms.routing import bind
+from robustnorm.records.images import read_chunk
+from robustnorm.records.journal import Key
+from robustnorm.records.record import TRANSFER, Bits, Record, RecordError, Verdict
+
+Array = NDArray[Any]
+
+# Excess over the radius that float32 leaves: half a unit in the last place near 1, 3e-8 a value,
+# and for l2 that of thousands of values together.
+_EXCESS = {"linf": 1e-6, "l2": 1e-5}
+# Of the largest logit: two classes nearer than this may change places with the order of a sum, on
+# another device or in another batch.
+_TIE = 1e-4
+_BATCH = 100
+# Failures that a finding names.
+_NAMED = 3
+
+
+@dataclass
+class Finding:
+    """What one check of a record found.
+
+    Args:
+        subject: What was checked.
+        checked: How often.
+        failed: How often it did not hold.
+        failures: The first of them, in words.
+    """
+
+    subject: str
+    checked: int = 0
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, holds: bool, what: str) -> None:
+        """Counts one check; ``what`` says what of it is wrong where it does not hold."""
+        self.checked += 1
+        if not holds:
+            self.failed += 1
+            self.failures += [what] * (len(self.failures) < _NAMED)
+
+    def add_images(self, hold: Bits, image_ids: Array, what: str) -> None:
+        """Counts a check of each image, (n,)."""
+        for image_id in image_ids[~hold][:_NAMED]:
+            self.add(False, f"image {image_id}, {what}")
+        named = min(_NAMED, int((~hold).sum()))
+        self.checked += len(hold) - named
+        self.failed += int((~hold).sum()) - named
+
+
+@torch.no_grad()
+def verify(
+    record: Record,
+    model: nn.Module,
+    checkpoint_sha256: str,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    progress: str | None = None,
+) -> list[Finding]:
+    """Re-checks every verdict of clean images, and of every adversarial image that was kept.
+
+    Ball and range are arithmetic on the files, in float64; predictions are those of the network
+    given. A prediction is not judged where two classes differ by rounding. Verdicts of transferred
+    images are not checked: those lie beside the record of their own run.
+
+    Args:
+        record: The record.
+        model: The network of its checkpoint, loaded anew, in evaluation mode.
+        checkpoint_sha256: Of that checkpoint.
+        dataset: The data, loaded anew.
+        folder: Of the kept images; not read where the record names none.
+        progress: Text of a progress bar; none by default.
+
+    Returns:
+        A finding for each subject. After another checkpoint or other data nothing more is checked.
+    """
+    origin = Finding("checkpoint and data")
+    origin.add(checkpoint_sha256 == record.checkpoint["sha256"], "it is another checkpoint")
+    origin.add(dataset.sha256 == record.dataset["sha256"], "these are other data")
+    if origin.failed:
+        return [origin]
+    ids = np.asarray(record.image_ids)
+    images = dataset.test.images[torch.as_tensor(ids)].cpu()
+    labels = dataset.test.labels[torch.as_tensor(ids)].cpu().numpy()
+    label, clean = Finding("labels"), Finding("predictions on clean images")
+    label.add_images(np.asarray(record.labels) == labels, ids, "label")
+    scores = _scores(model, record)
+    for verdict in record.verdicts:
+        if verdict.attack == "none":
+            score = scores[verdict.score_branch]
+            agrees = _agrees(score, _pixels(images), labels, verdict.correct)
+            clean.add_images(agrees, ids, verdict.score_branch)
+    findings = [origin, label, clean]
+    if record.images:
+        findings += _check_kept(record, images, labels, scores, folder, progress)
+    return findings
+
+
+def _check_kept(
+    record: Record,
+    images: Tensor,
+    labels: Array,
+    scores: dict[str, nn.Module],
+    folder: Path,
+    progress: str | None,
+) -> list[Finding]:
+    """Checks the kept images, file by file."""
+    files, complete = Finding("files of images"), Finding("every image was kept")
+    ball, in_range = Finding("images in the ball"), Finding("images in [0, 1]")
+    predictions = Finding("predictions on adversarial images")
+    threat_model = record.protocol["threat_model"]
+    radius = float(Fraction(record.protocol["epsilon"])) + _EXCESS[threat_model]
+    ids = np.asarray(record.image_ids)
+    row_of = {image_id: row for row, image_id in enumerate(record.image_ids)}
+    attacked = [
+        v for v in record.verdicts if v.attack != "none" and not v.attack.startswith(TRANSFER)
+    ]
+    seen = {_source(verdict): np.zeros(record.n, bool) for verdict in attacked}
+    names = record.images["files"].items()
+    for name, sha256 in tqdm(names, progress, disable=None if progress else True, leave=False):
+        try:
+            chunk = read_chunk(folder / Path(name).name, sha256)
+        except RecordError as error:
+            files.add(False, str(error))
+            continue
+        rows = np.asarray([row_of.get(image_id, -1) for image_id in chunk.image_ids.tolist()])
+        originals = _pixels(images[torch.from_numpy(rows)]).numpy()
+        fits = (rows >= 0).all() and all(
+            adv_images.shape == originals.shape for adv_images in chunk.images.values()
+        )
+        files.add(bool(fits), f"{name} holds other images than the record's")
+        if not fits:
+            continue
+        for key, adv_images in chunk.images.items():
+            what = f"{key.attack} ({key.rule}) on {key.attack_branch}"
+            distance = _distance(adv_images, originals, threat_model)
+            # What is not a number compares as false, and so fails.
+            ball.add_images(distance <= radius, chunk.image_ids, what)
+            values = adv_images.reshape(len(rows), -1)
+            inside = np.all((values >= 0) & (values <= 1), axis=1)
+            in_range.add_images(inside, chunk.image_ids, what)
+        for verdict in attacked:
+            source = _source(verdict)
+            if source not in chunk.images:
+                continue
+            seen[source][rows] = True
+            agrees = _agrees(
+                scores[verdict.score_branch],
+                torch.from_numpy(chunk.images[source]),
+                labels[rows],
+                verdict.correct[rows],
+            )
+            what = f"{source.attack} ({source.rule}) on {source.attack_branch}"
+            predictions.add_images(agrees, chunk.image_ids, f"{what}, {verdict.score_branch}")
+    for source, found in seen.items():
+        complete.add_images(
+            found, ids, f"{source.attack} ({source.rule}) on {source.attack_branch}"
+        )
+    return [files, complete, ball, in_range, predictions]
+
+
+def _source(verdict: Verdict) -> Key:
+    """Returns the key of the images behind a verdict: those made on the branch attacked."""
+    return Key(verdict.attack, verdict.rule, verdict.attack_branch, verdict.attack_branch)
+
+
+def _distance(adv_images: Array, originals: Array, threat_model: str) -> Array:
+    """Returns each image's largest (linf) or Euclidean (l2) change, (N,), in float64."""
+    change = (adv_images.astype(np.float64) - originals).reshape(len(originals), -1)
+    distance: Array = np.abs(change).max(1)
+    if threat_model == "l2":
+        distance = np.sqrt(np.square(change).sum(1))
+    return distance
+
+
+def _scores(model: nn.Module, record: Record) -> dict[str, nn.Module]:
+    own = {name: bind(model, name) for name in record.branches}
+    rules = [name for name in record.answers if name in RULES]
+    return own | {rule: Served(list(own.values()), rule) for rule in rules}
+
+
+def _pixels(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _agrees(score: nn.Module, images: Tensor, labels: Array, correct: Bits) -> Bits:
+    """Returns for each image whether its prediction gives the verdict, or is a tie."""
+    device = next(score.parameters()).device
+    logits = torch.cat(
+        [score(part.to(device)).cpu() for part in torch.split(images, _BATCH)]
+    ).double()
+    z = logits.numpy()
+    own = np.take_along_axis(z, labels[:, None], 1)[:, 0]
+    others = z.copy()
+    np.put_along_axis(others, labels[:, None], -np.inf, 1)
+    lead = own - others.max(1)
+    tie = np.abs(lead) <= _TIE * np.abs(z).max(1)
+    agrees: Bits = ((z.argmax(1) == labels) == correct) | tie
+    return agrees

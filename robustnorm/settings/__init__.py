@@ -1,0 +1,1 @@
+"""What a user may set: typed, checked, free of torch."""

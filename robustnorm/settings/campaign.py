@@ -1,0 +1,184 @@
+"""Settings of a campaign: plans, each a training config, its norms, seeds and evaluations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustnorm.norms import NORMS
+from robustnorm.settings.config import COMPARED, WHAT_TO_EVALUATE, Config
+
+if TYPE_CHECKING:
+    from robustnorm.settings.sweep import SweepSettings
+
+PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs that one table compares: the same settings but for norm and seed.
+
+    Args:
+        config: Training config, a file or a name in configs/.
+        settings: What differs from it.
+        norms: To train with AdvProp.
+        control: Also train bn on clean images only.
+        seeds: Each norm and the control has a run for each; the first seed is finished first.
+        evaluations: Name of the reports' folder to what differs from the config's evaluation:
+            checkpoint, test_limit, serving and so on. The first is the one that README shows.
+    """
+
+    config: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    norms: tuple[str, ...] = PAPER_NORMS
+    control: bool = True
+    seeds: tuple[int, ...] = (0,)
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=lambda: {"best": {}})
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Plans to work on in order, and where.
+
+    Args:
+        plans: Name of the folders under ``output`` and ``reports`` to plan.
+        budget: Seconds to work; until all is done by default. What is unfinished then goes on when
+            the command is given again.
+        readme: Markdown file whose first block of results is replaced by the tables of the best
+            finished plan; none by default.
+        data: cifar10, or the path of an image folder or its archive; the configs' by default.
+        data_root: Folder for unpacked archives and decoded images.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        output: Folder of checkpoints.
+        reports: Folder of tables and result records.
+
+    Raises:
+        ValueError: On a plan that cannot be carried out, before any work.
+    """
+
+    plans: dict[str, Plan] = field(default_factory=dict)
+    budget: float | None = None
+    readme: str | None = None
+    data: str | None = None
+    data_root: str = "data"
+    device: str = "auto"
+    output: str = "checkpoints"
+    reports: str = "reports"
+
+    def __post_init__(self) -> None:
+        if not self.plans:
+            raise ValueError("plans must name at least one plan; give --config campaign")
+        if self.budget is not None and self.budget <= 0:
+            raise ValueError(f"budget must be above 0 seconds, got {self.budget}")
+        for name, plan in self.plans.items():
+            for word in (name, *plan.evaluations):
+                if not re.fullmatch(r"[\w-]+", word):
+                    raise ValueError(
+                        "a plan and an evaluation need a name of letters, digits, _ and -, "
+                        f"got {word}"
+                    )
+            for part in ("norms", "seeds", "evaluations"):
+                if not getattr(plan, part):
+                    raise ValueError(f"plan {name} needs {part}, got none")
+            _refuse(name, "settings", COMPARED & plan.settings.keys())
+            for changes in plan.evaluations.values():
+                _refuse(name, "evaluations", changes.keys() - WHAT_TO_EVALUATE)
+
+
+def _refuse(plan: str, part: str, fields: set[str] | frozenset[str]) -> None:
+    if fields:
+        allowed = (
+            "norms, seeds and control are listed beside them"
+            if part == "settings"
+            else f"allowed: {', '.join(sorted(WHAT_TO_EVALUATE))}"
+        )
+        raise ValueError(
+            f"{part} of plan {plan} cannot have {', '.join(sorted(fields))}; {allowed}"
+        )
+
+
+@dataclass(frozen=True)
+class ReadyPlan:
+    """A plan whose settings are read and found sound.
+
+    Args:
+        name: Of the plan.
+        seeds: As ``Plan.seeds``.
+        runs: Settings of seed 0 of each norm and the control.
+        evaluations: Name to settings.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    runs: tuple[Config, ...]
+    evaluations: dict[str, Config]
+
+    @property
+    def data(self) -> str:
+        """The data that all runs share."""
+        return self.runs[0].data
+
+    def reports(self, name: str) -> Path:
+        """Returns the place of an evaluation, or of another name, in the plan's reports."""
+        return Path(self.runs[0].reports) / self.name / name
+
+    def of_seed(self, seed: int) -> list[Config]:
+        """Returns the settings of the runs of one seed."""
+        return [replace(run, seed=seed) for run in self.runs]
+
+    def all_runs(self) -> Iterator[Config]:
+        """Yields the settings of all runs, seed by seed."""
+        for seed in self.seeds:
+            yield from self.of_seed(seed)
+
+
+def places(settings: Campaign | SweepSettings) -> dict[str, Any]:
+    """Returns where data and results are, and the device, as changes of a config.
+
+    The config's own data are kept where none are set.
+    """
+    names = ("data_root", "device", "output", "reports")
+    where = {name: getattr(settings, name) for name in names}
+    return where if settings.data is None else where | {"data": settings.data}
+
+
+def compared_runs(run: Config, norms: Sequence[str], control: bool) -> list[Config]:
+    """Returns the settings of each norm and, if asked for, the plainly trained control.
+
+    Raises:
+        ValueError: On an unknown norm.
+    """
+    runs = [replace(run, norm=NORMS.check(norm)) for norm in norms]
+    return [*runs, replace(run, norm="bn", adversarial=False)] if control else runs
+
+
+def ready_plans(campaign: Campaign) -> list[ReadyPlan]:
+    """Returns the plans with the settings of their configs.
+
+    Raises:
+        ValueError: On an unknown config, setting or norm, or one of a wrong type or out of range.
+    """
+    from robustnorm.cli import read_config  # which reads the settings of a campaign, too
+
+    where = places(campaign)
+    plans = []
+    for name, plan in campaign.plans.items():
+        changes = plan.settings | where | {"name": name}
+        run = read_config(plan.config, changes)
+        runs = compared_runs(run, plan.norms, plan.control)
+        evaluations = {
+            title: read_config(plan.config, changes | what)
+            for title, what in plan.evaluations.items()
+        }
+        for title, evaluation in evaluations.items():
+            tag = evaluation.checkpoint
+            if tag.startswith("epoch") and int(tag[5:]) not in evaluation.keep_epochs:
+                raise ValueError(
+                    f"evaluation {title} of plan {name} needs the weights of {tag}, which no run "
+                    f"keeps; add {tag[5:]} to keep_epochs in its settings"
+                )
+        plans.append(ReadyPlan(name, plan.seeds, tuple(runs), evaluations))
+    return plans

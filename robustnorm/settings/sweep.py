@@ -1,0 +1,123 @@
+"""Settings of ``robustnorm sweep``: norms, seeds and configs, and who does the work; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from robustnorm.settings.campaign import PAPER_NORMS, compared_runs, places
+from robustnorm.settings.config import COMPARED, Config
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Runs to train and to evaluate as jobs, and who does them.
+
+    Args:
+        configs: Training configs, files or names in configs/; each is combined with all norms and
+            seeds, and all that is trained under its name is evaluated.
+        settings: What differs from each config, in training or evaluation, such as
+            {width: 16, attacks: [pgd-50x5-margin]}.
+        norms: To train with AdvProp.
+        control: Also train bn on clean images only.
+        seeds: Each norm and the control has a run for each.
+        engine: local, this process or processes of this machine; ray, a Ray cluster (the one of
+            RAY_ADDRESS, else one of this machine); submitit, Slurm.
+        workers: Of local, processes, 0 for this one. Of submitit, Slurm jobs at most. Ray takes
+            what its cluster has.
+        threads: CPU threads of a job; with local, by default, the workers share those of torch.
+        gpus: GPUs of a job on Ray where it runs on one; below 1, jobs share a GPU.
+        slurm: Parameters of submitit's AutoExecutor: {slurm_partition: gpu, gpus_per_node: 1,
+            timeout_min: 240, ...}.
+        data: digits, cifar10, or a path; the configs' by default.
+        data_root: Folder for downloads, unpacked archives and decoded images.
+        device: cpu, cuda, ...; a GPU where the job finds one by default.
+        output: Folder of checkpoints.
+        reports: Folder of tables and result records.
+
+    Raises:
+        ValueError: On a value out of range.
+    """
+
+    configs: list[str] = field(
+        default_factory=list,
+        metadata={"by_place": "Training configs, files or names in configs/."},
+    )
+    settings: dict[str, Any] = field(default_factory=dict)
+    norms: tuple[str, ...] = PAPER_NORMS
+    control: bool = True
+    seeds: tuple[int, ...] = (0,)
+    engine: Literal["local", "ray", "submitit"] = "local"
+    workers: int = 0
+    threads: int | None = None
+    gpus: float = 1.0
+    slurm: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
+    data_root: str = "data"
+    device: str = "auto"
+    output: str = "checkpoints"
+    reports: str = "reports"
+
+    def __post_init__(self) -> None:
+        if not self.configs or len(set(self.configs)) < len(self.configs):
+            raise ValueError(
+                "sweep needs one or more different training configs, such as digits, got "
+                f"{' '.join(self.configs) or 'none'}"
+            )
+        if not self.seeds:
+            raise ValueError("seeds must name at least one seed, such as [0]")
+        if self.workers < 0 or (self.engine == "submitit" and self.workers == 0):
+            raise ValueError(
+                f"workers must be at least {int(self.engine == 'submitit')} with engine "
+                f"{self.engine}, got {self.workers}"
+            )
+        if (self.threads is not None and self.threads < 1) or self.gpus <= 0:
+            raise ValueError(
+                "threads must be at least 1 and gpus above 0, "
+                f"got threads {self.threads} and gpus {self.gpus}"
+            )
+        compared = sorted(COMPARED & self.settings.keys())
+        if compared:
+            raise ValueError(
+                f"settings cannot have {', '.join(compared)}; norms, seeds and control are listed "
+                "beside them"
+            )
+
+
+class Grid(NamedTuple):
+    """One config of a sweep.
+
+    Args:
+        config: As the user named it.
+        evaluation: Its settings; norm and seed do not matter.
+        runs: Settings of each run to train.
+    """
+
+    config: str
+    evaluation: Config
+    runs: tuple[Config, ...]
+
+
+def grids(settings: SweepSettings) -> list[Grid]:
+    """Returns norms x seeds of each config.
+
+    Raises:
+        ValueError: On an unknown config, setting or norm, or one of a wrong type or out of range,
+            and on two configs that share a name.
+    """
+    from robustnorm.cli import read_config  # which reads the settings of a sweep, too
+
+    where = places(settings)
+    found = []
+    for config in settings.configs:
+        base = read_config(config, settings.settings | where)
+        kinds = compared_runs(base, settings.norms, settings.control)
+        runs = tuple(replace(kind, seed=seed) for seed in settings.seeds for kind in kinds)
+        found.append(Grid(config, base, runs))
+    names = [grid.evaluation.name for grid in found]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"the configs of a sweep must have different names, got {', '.join(map(str, names))}; "
+            "leave name out of settings"
+        )
+    return found

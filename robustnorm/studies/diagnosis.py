@@ -1,0 +1,147 @@
+"""The gradients of a network's branches, clean and attacked, and of its classes, compared."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from robustnorm.attacks import pgd
+from robustnorm.data.batches import to_float
+from robustnorm.evaluation.search import CHUNK, Search, random_start
+from robustnorm.norms.routing import bind, branches_of
+from robustnorm.studies.gradients import (
+    Group,
+    StageDiversity,
+    check_model,
+    gradient_diversity,
+)
+
+
+class Diagnosis(NamedTuple):
+    """The comparison of the branches, and for each branch that of the classes through it."""
+
+    branches: list[StageDiversity]
+    classes: dict[str, list[StageDiversity]]
+
+
+def diagnose(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    search: Search,
+    batches: int = 10,
+    image_ids: Tensor | None = None,
+    progress: str | None = None,
+) -> Diagnosis:
+    """Compares the gradients of the branches, and through each branch those of the classes.
+
+    The branch "clean" is given the images, every other branch the adversarial images that PGD makes
+    of the same ones through it. A network without branches is given all of them, "clean" and "adv"
+    where the search names no others, through the same layers. Each batch holds its share of every
+    class.
+
+    Args:
+        model: In evaluation mode, on the device where it is to run. Left as it was.
+        images: (N, C, H, W), uint8 or floating point in [0, 1].
+        labels: int64 (N,).
+        num_classes: Classes to compare, 0 to num_classes - 1.
+        search: The attack of each branch, ``max(search.steps)`` steps; its seed also divides the
+            images.
+        batches: Number of batches into which the images are divided.
+        image_ids: int64 (N,), the images' places in their data set; 0..N-1 by default.
+        progress: Text of a progress bar; none by default.
+
+    Raises:
+        ValueError: As ``gradient_diversity``, and when a class has fewer images than batches.
+
+    Examples:
+        >>> from robustnorm import resnet18
+        >>> model = resnet18(norm="saauxbn", width=4, num_classes=2).eval()
+        >>> images, labels = torch.rand(8, 3, 8, 8), torch.tensor([0, 1] * 4)
+        >>> search = Search(epsilon=8 / 255, step_size=2 / 255, steps=(2,))
+        >>> found = diagnose(model, images, labels, num_classes=2, search=search, batches=2)
+        >>> list(found.classes), found.branches[0].stage
+        (['clean', 'adv'], 'conv1')
+    """
+    check_model(model)
+    parts = _divide(labels.cpu(), num_classes, batches, search.seed)
+    ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
+    names = branches_of(model) or ("clean", *(search.own or ("adv",)))
+    # An image is attacked once for each branch but "clean", and takes part in two gradients of
+    # each branch.
+    work = len(images) * (3 * len(names) - names.count("clean"))
+    with tqdm(
+        total=work, desc=progress, unit="img", disable=None if progress else True, leave=False
+    ) as bar:
+        given = {
+            name: images
+            if name == "clean"
+            else _attack(model, name, images, labels, ids, search, bar)
+            for name in names
+        }
+
+        def group(name: str, places: Tensor) -> Group:
+            bar.update(len(places))
+            return Group(name, given[name][places], labels[places])
+
+        return Diagnosis(
+            gradient_diversity(
+                model, ([group(name, torch.cat(part)) for name in names] for part in parts)
+            ),
+            {
+                name: gradient_diversity(
+                    model, ([group(name, places) for places in part] for part in parts)
+                )
+                for name in names
+            },
+        )
+
+
+def _divide(labels: Tensor, num_classes: int, batches: int, seed: int) -> list[list[Tensor]]:
+    """Returns for each batch the places of its images, class by class, at random."""
+    generator = torch.Generator().manual_seed(seed)
+    shares = []
+    for label in range(num_classes):
+        places = (labels == label).nonzero().flatten()
+        if len(places) < batches:
+            raise ValueError(
+                f"each of {batches} batches needs an image of every class, class {label} has "
+                f"{len(places)}; give more images or fewer batches"
+            )
+        order = torch.randperm(len(places), generator=generator)
+        shares.append(places[order].tensor_split(batches))
+    return [list(parts) for parts in zip(*shares, strict=True)]
+
+
+def _attack(
+    model: nn.Module,
+    branch: str,
+    images: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    search: Search,
+    bar: tqdm[Any],
+) -> Tensor:
+    """Returns the adversarial images of a branch, where the images are."""
+    device, own = next(model.parameters()).device, search.of(branch)
+    adv_images = []
+    for places in torch.split(torch.arange(len(images)), CHUNK):
+        part = to_float(images[places].to(device))
+        made = pgd(
+            bind(model, branch),
+            part,
+            labels[places].to(device),
+            epsilon=own.epsilon,
+            step_size=own.step_size,
+            steps=max(own.steps),
+            threat_model=own.threat_model,
+            start=random_start(part, ids[places], own),
+        )
+        adv_images.append(made.to(images.device))
+        bar.update(len(places))
+    return torch.cat(adv_images)

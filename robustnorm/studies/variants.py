@@ -1,0 +1,113 @@
+"""Plain networks made from a trained one, evaluated as it was."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from robustnorm.data.dataset import Dataset, subset
+from robustnorm.evaluation.evaluate import evaluate
+from robustnorm.evaluation.protocol import STEPS, identity
+from robustnorm.records.record import SINGLE, Record, Verdict, fingerprint
+from robustnorm.reporting.models import group
+from robustnorm.settings.config import Config
+
+log = logging.getLogger("robustnorm")
+
+
+class Run(NamedTuple):
+    """A trained network, how it was trained, and its evaluation."""
+
+    model: nn.Module
+    trained: Config
+    record: Record
+    dataset: Dataset
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        return f"{group([self.record])[0].name}, seed {self.record.seed}"
+
+
+class Variant(NamedTuple):
+    """A plain network made from a trained one, None for a branch of it as it is.
+
+    ``branch`` is that branch, or the one whose attack the network faces.
+    """
+
+    name: str
+    branch: str
+    network: nn.Module | None
+
+
+def evaluate_variants(
+    run: Run,
+    config: Config,
+    variants: list[Variant],
+    protocol: dict[str, Any],
+) -> Record:
+    """Returns the run's record with the verdicts of other networks made from it.
+
+    Args:
+        run: The trained network.
+        config: Gives the attack.
+        variants: The other networks.
+        protocol: What made them.
+    """
+    protocol = run.record.protocol | protocol
+    wanted = replace(
+        run.record,
+        protocol=protocol,
+        protocol_hash=fingerprint(protocol),
+        checks=[],
+        curve=[],
+        examples=[],
+    )
+    stem = f"{run.trained.run}-{config.checkpoint}-{protocol['study']}"
+    folder = Path(config.reports) / str(config.name) / "studies"
+    path = folder / f"{stem}.json"
+    if path.exists():
+        found = Record.load(path)
+        if identity(found) == identity(wanted):
+            log.info("%s: evaluated before, in %s", stem, path)
+            return found
+    ids, test = subset(run.dataset.test, config.test_limit)
+    journals: list[Path] = []
+    verdicts: list[Verdict] = []
+    for name, branch, network in variants:
+        if network is None:
+            own, given = branch, run.record.verdicts
+        else:
+            own, attack = SINGLE, config.branches.get(branch, config.attack)
+            journals.append(folder / f"{stem}-{len(journals)}.journal")
+            given = evaluate(
+                network,
+                test.images,
+                test.labels,
+                epsilon=float(attack.epsilon),
+                step_size=float(attack.step_size),
+                threat_model=attack.threat_model,
+                steps=STEPS,
+                precision=config.eval_precision,
+                compile=config.compile,
+                seed=config.eval_seed,
+                image_ids=ids,
+                journal=journals[-1],
+                fingerprint=fingerprint(identity(wanted)),
+                progress=f"evaluating {run.trained.run} {name}",
+            )
+        verdicts += [
+            replace(verdict, attack_branch=name, score_branch=name)
+            for verdict in given
+            if verdict.attack_branch == verdict.score_branch == own
+        ]
+    made = replace(wanted, verdicts=verdicts)
+    made.save(path)
+    for journal in journals:
+        journal.unlink()
+    return made

@@ -1,0 +1,121 @@
+"""Tar archives from outside, unpacked member by member."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.untrusted import is_inside
+
+# An archive of images holds little more than its own size; one of zeros, a million times as much.
+_MOST_BYTES, _MOST_RATIO = 16_000_000, 100
+# Headers are read whole, whatever size they claim.
+_MOST_AT_ONCE = 1_000_000
+
+_PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+
+
+def unpack_tar(archive: Path, into: Path) -> None:
+    """Writes the regular files of a tar archive, plain or packed by gzip, bzip2 or xz.
+
+    Owners, times and permissions are left out. A folder is made for the files in it.
+
+    Args:
+        archive: Its content tells how it is packed, not its name.
+        into: A new folder. What was written before an error stays there.
+
+    Raises:
+        RefusedFileError: On links, devices, sparse files, paths that lead outside, names that are
+            there twice, more than 16 MB and 100 times the archive's size, and damage.
+    """
+    most = _MOST_BYTES + _MOST_RATIO * archive.stat().st_size
+    into.mkdir(parents=True)
+    try:
+        with _open(archive) as stream:
+            bounded: Any = _Bounded(stream, most)
+            tar = tarfile.open(fileobj=bounded, mode="r:")  # noqa: SIM115 (nothing to close)
+            for member in tqdm(tar, f"unpacking {archive.name}", unit="file", disable=None):
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise ValueError(f"{member.name} is no regular file")
+                if not is_inside(member.name):
+                    raise ValueError(f"{member.name} leads outside")
+                if member.offset_data + member.size > most:
+                    raise ValueError(_too_large(most))
+                path = into / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                content = tar.extractfile(member)
+                assert content is not None
+                with path.open("xb") as file:
+                    shutil.copyfileobj(content, file)
+    except (
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        ValueError,
+        lzma.LZMAError,
+        zlib.error,
+    ) as error:
+        reason = str(getattr(error, "strerror", None) or error).partition("\n")[0].rstrip(":")
+        raise RefusedFileError(
+            f"{archive} cannot be unpacked ({reason}); fetch it again, or unpack it and give the "
+            "folder"
+        ) from error
+
+
+class _Bounded:
+    """What an archive holds, as a file that ends with an error after so many bytes."""
+
+    def __init__(self, stream: IO[bytes], most: int) -> None:
+        self._stream = stream
+        self._most = most
+
+    def read(self, size: int) -> bytes:
+        if size > _MOST_AT_ONCE:
+            raise ValueError(f"a header should have {size} bytes, of at most {_MOST_AT_ONCE}")
+        self._check(self._stream.tell() + size)
+        return self._stream.read(size)
+
+    def seek(self, place: int) -> int:
+        self._check(place)
+        return self._stream.seek(place)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def _check(self, place: int) -> None:
+        if place > self._most + _MOST_AT_ONCE:
+            raise ValueError(_too_large(self._most))
+
+
+def _too_large(most: int) -> str:
+    return f"it holds more than {most / 1e6:.0f} MB, 16 MB and {_MOST_RATIO} times its size"
+
+
+@contextmanager
+def _open(archive: Path) -> Iterator[IO[bytes]]:
+    with archive.open("rb") as file:
+        magic = file.read(6)
+        file.seek(0)
+        for start, unpacked in _PACKED.items():
+            if magic.startswith(start):
+                with unpacked(file) as stream:
+                    yield stream
+                return
+        yield file

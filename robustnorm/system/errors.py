@@ -1,0 +1,79 @@
+"""Errors that the user can mend; the command line prints their message and exits with a status."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar, Self
+
+
+class Status(IntEnum):
+    """Exit statuses of the command line.
+
+    Attributes:
+        meaning: What ``robustnorm --help`` says of it.
+    """
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Self:
+        status = int.__new__(cls, value)
+        status._value_, status.meaning = value, meaning
+        return status
+
+    DONE = 0, "done"
+    CHECK_FAILED = 1, "what was checked does not hold"
+    USAGE = 2, "settings, data or network do not serve, or the training diverged"
+    MEMORY = 3, "out of memory"
+    DISK = 4, "disk full, read-only, or with too little free space"
+    REFUSED = 5, "a file is damaged, foreign, or not to be trusted"
+    UNRELIABLE = 6, "a check found the evaluation unreliable, with --strict true"
+    INTERRUPTED = 130, "Ctrl-C"
+    PREEMPTED = 143, "SIGTERM or SIGUSR1; the state is saved, the same command continues"
+
+
+class UserError(ValueError):
+    """What is required, what was received, what to do.
+
+    Attributes:
+        status: Exit status of a command that ends with it.
+    """
+
+    status: ClassVar[Status] = Status.USAGE
+
+
+class UsageError(UserError):
+    """The settings do not fit what is there."""
+
+
+class OutOfMemoryError(UserError):
+    """There is not enough memory."""
+
+    status: ClassVar[Status] = Status.MEMORY
+
+
+class DiskError(UserError):
+    """A file cannot be written: the disk is full, read-only or too small."""
+
+    status: ClassVar[Status] = Status.DISK
+
+
+class RefusedFileError(UserError):
+    """A file is damaged, foreign, or not to be trusted; nothing of it was used."""
+
+    status: ClassVar[Status] = Status.REFUSED
+
+
+class CheckFailed(Exception):  # noqa: N818 (the program did its work)
+    """What a command checked does not hold; its text is printed.
+
+    Attributes:
+        status: Exit status of the command.
+    """
+
+    status: ClassVar[Status] = Status.CHECK_FAILED
+
+
+class Unreliable(CheckFailed):
+    """A check found the evaluation unreliable, and the user is strict; the text is the tables."""
+
+    status: ClassVar[Status] = Status.UNRELIABLE

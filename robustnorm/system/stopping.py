@@ -1,0 +1,145 @@
+"""Stopping long work between two of its pieces, where nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from robustnorm.system.errors import Status
+
+# Asked between two pieces of work, with the seconds that the next one takes as far as is known;
+# True stops the work there.
+ShouldStop = Callable[[float], bool]
+
+# A scheduler may signal a process twice for one reason: by itself and by way of its parent.
+_SAME_SIGNAL = 1.0
+
+
+class Stopped(Exception):  # noqa: N818 - it was asked for, nothing went wrong
+    """The work was stopped between two pieces; what was done is kept or told by the exception."""
+
+
+def never(_seconds: float) -> bool:
+    """Does not stop the work."""
+    return False
+
+
+def interrupted(should_stop: ShouldStop) -> bool:
+    """Returns whether a signal came: it stops also what is under way, which a budget does not."""
+    return bool(getattr(should_stop, "interrupted", False))
+
+
+class Either:
+    """A ``ShouldStop`` that stops the work as soon as one of two does.
+
+    Args:
+        one: Asked first.
+        other: Asked where the first goes on.
+    """
+
+    def __init__(self, one: ShouldStop, other: ShouldStop) -> None:
+        self._both = (one, other)
+
+    def __call__(self, seconds: float) -> bool:
+        return any(should_stop(seconds) for should_stop in self._both)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal stops one of them."""
+        return any(map(interrupted, self._both))
+
+
+class SignalStop:
+    """Stops the work after SIGTERM or SIGUSR1; an instance is a ``ShouldStop``.
+
+    Before it is asked for the first time there is nothing to save, and the first signal ends the
+    process with status 143. From then on it makes the answers True, and a second signal ends the
+    process at once.
+
+    Attributes:
+        received: Whether a signal came.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._asked = False
+        self._first = 0.0
+
+    def __call__(self, _seconds: float = 0.0) -> bool:
+        return self.interrupted
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal came; to read it is to ask."""
+        self._asked = True
+        return self.received
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handles the signals for the block; in a thread, where that cannot be, does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGTERM, signal.SIGUSR1)
+        before = [signal.signal(each, self._handle) for each in signals]
+        try:
+            yield
+        finally:
+            for each, handler in zip(signals, before, strict=True):
+                signal.signal(each, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        name, now = signal.Signals(number).name, time.monotonic()
+        if self.received:
+            if now - self._first > _SAME_SIGNAL:
+                _tell(f"{name} again: stopped at once, what was saved before is kept")
+                os._exit(Status.PREEMPTED)
+            return
+        self.received, self._first = True, now
+        if not self._asked:
+            _tell(f"{name}: exit {Status.PREEMPTED:d}, there is nothing to save")
+            sys.exit(Status.PREEMPTED)
+        _tell(
+            f"{name}: saving after this step, then exit {Status.PREEMPTED:d}; a second signal "
+            "stops at once"
+        )
+
+
+def _tell(message: str) -> None:
+    # Past Python's buffers: the signal may have come while one of them was written.
+    os.write(2, f"robustnorm: {message}\n".encode())
+
+
+class Budget:
+    """Seconds that work may take, counted from now; an instance is a ``ShouldStop``.
+
+    Args:
+        seconds: From now to the end.
+        clock: Seconds since any moment.
+
+    Examples:
+        >>> seconds = iter([100.0, 130.0, 130.0, 130.0])
+        >>> budget = Budget(60, clock=lambda: next(seconds))
+        >>> budget.left
+        30.0
+        >>> budget(10), budget(40)
+        (False, True)
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._end = clock() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds left, below 0 when overdrawn."""
+        return self._end - self._clock()
+
+    def __call__(self, seconds: float = 0.0) -> bool:
+        return self.left <= seconds

@@ -1,0 +1,108 @@
+"""Text that others wrote, JSON, YAML and names, read so that none of it can do harm."""
+
+from __future__ import annotations
+
+import json
+import re
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from robustnorm.system.errors import RefusedFileError
+
+# The largest config of the package has 2 kB; YAML takes seconds to read a megabyte.
+MOST_YAML_BYTES = 64_000
+_MOST_YAML_DEPTH = 20
+# Of an image: networks take far smaller ones, and a few kilobytes can stand for more.
+MOST_PIXELS = 2**24
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Returns the values of a JSON text in which no key stands twice.
+
+    Raises:
+        ValueError: On anything else, whatever its depth.
+
+    Examples:
+        >>> parse_json('{"epoch": 1, "epoch": 2}')
+        Traceback (most recent call last):
+        ValueError: the key 'epoch' stands twice
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict[str, Any]()
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key '{key[:80]}' stands twice")
+        values[key] = value
+    return values
+
+
+def check_yaml(path: Path) -> None:
+    """Raises a RefusedFileError unless a settings file is small and holds plain values alone.
+
+    Tags can name Python objects, and a few aliases of aliases stand for billions of values.
+    Whether the values are settings is not looked at; neither is a path where no file is.
+    """
+    try:
+        text = path.read_bytes() if (size := path.stat().st_size) <= MOST_YAML_BYTES else b""
+    except OSError:
+        return
+    required = "plain values are required, without tags, anchors and aliases"
+    if size > MOST_YAML_BYTES:
+        raise RefusedFileError(f"{path} has {size} bytes; settings have at most {MOST_YAML_BYTES}")
+    depth = 0
+    try:
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            found = getattr(event, "anchor", None) or getattr(event, "tag", None)
+            if found is not None:
+                raise RefusedFileError(f"{path} has '{found[:80]}'; {required}")
+            if depth > _MOST_YAML_DEPTH:
+                raise RefusedFileError(f"{path} is nested deeper than {_MOST_YAML_DEPTH}")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise RefusedFileError(f"{path} is no YAML ({reason}); {required}") from error
+
+
+def is_inside(name: str) -> bool:
+    r"""Returns whether a relative path leads to a place below its folder.
+
+    Examples:
+        >>> [is_inside(name) for name in ("a/b.json", "/a", "a/../../b", "..\\a", "")]
+        [True, False, False, False, False]
+    """
+    path = PurePosixPath(name)
+    return bool(path.parts) and not (path.is_absolute() or ".." in path.parts or "\\" in name)
+
+
+def is_name(name: object) -> bool:
+    """Returns whether a value is the name of one file or folder, and no path."""
+    return isinstance(name, str) and is_inside(name) and name == PurePosixPath(name).name
+
+
+def parse_fraction(value: object) -> Fraction:
+    """Returns the number that people write as 8/255 or 0.03.
+
+    Raises:
+        ValueError: On anything else; on an exponent of thousands too, which would fill the memory.
+
+    Examples:
+        >>> parse_fraction("8/255"), parse_fraction(0.5)
+        (Fraction(8, 255), Fraction(1, 2))
+    """
+    text = str(value)
+    try:
+        if re.search(r"e[-+]?[\d_]{4}", text, re.IGNORECASE) or len(text) > 100:
+            raise ValueError
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"a number such as 8/255 or 0.03 is required, got '{text[:80]}'") from None

@@ -1,0 +1,158 @@
+"""Who does the jobs of a sweep: this process, processes of this machine, Ray, or Slurm."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from robustnorm.settings.sweep import SweepSettings
+from robustnorm.system.errors import UsageError
+from robustnorm.system.stopping import ShouldStop, Stopped
+from robustnorm.work.attempt import ATTEMPTS, LOST, Place, attempt
+from robustnorm.work.jobs import Job
+from robustnorm.work.workers import ASKED_EVERY, Workers
+
+# Does jobs in any order; yields each when it is done, with None, or has failed, with the reason.
+# Raises Stopped when it is told to stop.
+Results = Generator[tuple[Job, str | None], None, None]
+Engine = Callable[[Sequence[Job], ShouldStop], Results]
+
+
+def check_engine(settings: SweepSettings) -> None:
+    """Raises before any work when the engine cannot be used here.
+
+    Raises:
+        ImportError: When its package is not installed.
+        UsageError: When there is no Slurm.
+    """
+    if settings.engine != "local" and find_spec(settings.engine) is None:
+        raise ImportError(
+            f"engine {settings.engine} needs the package {settings.engine}, which is not "
+            "installed; install the extra: pip install 'robustnorm[cluster]'"
+        )
+    if settings.engine == "submitit" and shutil.which("srun") is None:
+        raise UsageError(
+            "engine submitit needs Slurm, whose srun is not found on this machine; start the sweep "
+            "where jobs are submitted, or take --engine local --workers N"
+        )
+
+
+@contextmanager
+def open_engine(settings: SweepSettings) -> Iterator[Engine]:
+    """Opens the engine that the settings name; whatever it started is ended after the block."""
+    folder = str(Path.cwd())
+    if settings.engine == "ray":
+        with _ray(settings, Place(folder, settings.threads or 1)) as engine:
+            yield engine
+    elif settings.engine == "submitit":
+        yield _submitit(settings, Place(folder, settings.threads or 1))
+    elif settings.workers == 0:
+        place = Place(folder, settings.threads)
+        yield partial(_here, place)
+    else:
+        share = max(1, torch.get_num_threads() // settings.workers)
+        workers = Workers(settings.workers, Place(folder, settings.threads or share))
+        try:
+            yield workers.run
+        finally:
+            workers.close()
+
+
+def _here(place: Place, jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
+    for number, job in enumerate(jobs):
+        if should_stop(0.0):
+            raise Stopped(f"{len(jobs) - number} jobs are left")
+        yield job, attempt(job, place, should_stop)
+
+
+@contextmanager
+def _ray(settings: SweepSettings, place: Place) -> Iterator[Engine]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
+    import ray
+
+    begun = not ray.is_initialized()
+    if begun:
+        handler = signal.getsignal(signal.SIGTERM)  # which ray.init replaces
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        signal.signal(signal.SIGTERM, handler)
+    on_gpu = settings.device.startswith("cuda") or (
+        settings.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
+    )
+    remote = ray.remote(attempt).options(
+        num_cpus=place.threads,
+        num_gpus=settings.gpus if on_gpu else 0,
+        max_retries=ATTEMPTS - 1,
+    )
+
+    def run(jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
+        waiting = {remote.remote(job, place): job for job in jobs}
+        while waiting:
+            if should_stop(0.0):
+                for running in waiting:
+                    ray.cancel(running, force=True)
+                raise Stopped(f"{len(waiting)} jobs are left")
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=ASKED_EVERY)
+            for result in ready:
+                try:
+                    failure = ray.get(result)
+                except ray.exceptions.WorkerCrashedError:
+                    failure = LOST
+                except ray.exceptions.RayError as error:
+                    failure = str(error)
+                yield waiting.pop(result), failure
+
+    try:
+        yield run
+    finally:
+        if begun:
+            ray.shutdown()
+
+
+def _submitit(settings: SweepSettings, place: Place) -> Engine:
+    import submitit
+    from submitit.helpers import DelayedSubmission
+
+    class Share:
+        """Does its share of the jobs; when its time is over, it is queued again for the rest."""
+
+        def __call__(self, jobs: Sequence[Job]) -> list[str | None]:
+            return [attempt(job, place) for job in jobs]
+
+        def checkpoint(self, jobs: Sequence[Job]) -> DelayedSubmission:
+            return DelayedSubmission(self, jobs)
+
+    executor = submitit.AutoExecutor(Path(settings.reports) / "slurm")
+    executor.update_parameters(
+        name="robustnorm", cpus_per_task=place.threads or 1, **settings.slurm
+    )
+
+    def run(jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
+        # One Slurm job a worker, not a job: schedulers take hundreds, sweeps have thousands.
+        shares = [jobs[number :: settings.workers] for number in range(settings.workers)]
+        with executor.batch():
+            submitted = {executor.submit(Share(), share): share for share in shares if share}
+        while submitted:
+            if should_stop(0.0):
+                for slurm_job in submitted:
+                    slurm_job.cancel()
+                raise Stopped(f"{sum(map(len, submitted.values()))} jobs are left")
+            for slurm_job in [each for each in submitted if each.done()]:
+                share = submitted.pop(slurm_job)
+                try:
+                    failures = slurm_job.result()
+                except Exception as error:  # of Slurm or submitit: the share has died
+                    failures = [None if job.done() else str(error) for job in share]
+                yield from zip(share, failures, strict=True)
+            time.sleep(ASKED_EVERY)
+
+    return run

@@ -1,0 +1,327 @@
+"""Evaluates what is trained; prints and writes the tables."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustnorm.data.dataset import Dataset, Split, subset
+from robustnorm.evaluation.checks import check_installed, run_checks
+from robustnorm.evaluation.chunks import CHUNK
+from robustnorm.evaluation.evaluate import evaluate
+from robustnorm.evaluation.examples import make_examples
+from robustnorm.evaluation.protocol import (
+    STEPS,
+    find_record,
+    identity_wanted,
+    images_folder,
+    journal_path,
+    keeps_images,
+    protocol_of,
+    record_path,
+    reports_folder,
+    search_of,
+)
+from robustnorm.evaluation.search import Search
+from robustnorm.evaluation.transfer import transfer
+from robustnorm.records.images import hashes
+from robustnorm.records.journal import Journal
+from robustnorm.records.record import TRANSFER, Check, CurvePoint, Record, fingerprint
+from robustnorm.reporting.render import to_text
+from robustnorm.reporting.tables import tables, write_tables
+from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs.run import (
+    check_same_dataset,
+    device_name,
+    find_runs,
+    load_data,
+    load_model,
+    misfit,
+    place_model,
+    resolve_device,
+    run_folder,
+)
+from robustnorm.settings.config import COMPARED, KNOWN_OF_IMPORTED, WHERE, Config
+from robustnorm.system.errors import OutOfMemoryError, Unreliable, UsageError
+from robustnorm.system.memory import is_out_of_memory
+from robustnorm.system.source import source_commit
+from robustnorm.system.stopping import ShouldStop, Stopped, interrupted, never
+
+log = logging.getLogger("robustnorm")
+
+
+def evaluate_runs(
+    config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> str:
+    """Evaluates every checkpoint that fits ``config``, writes reports, returns the tables as text.
+
+    A checkpoint evaluated before under the same protocol is not evaluated again.
+
+    Args:
+        config: The settings; norm and seed do not matter.
+        config_path: Of the config file, for the command that trains a missing norm.
+        should_stop: Asked before each part of the work.
+
+    Raises:
+        UsageError: When no checkpoint fits, or one was trained on other data.
+        Unreliable: With ``config.strict``, when a check found an evaluation unreliable.
+        Stopped: When ``should_stop`` says so; the next call goes on.
+    """
+    records = evaluate_records(config, config_path, should_stop=should_stop)
+    return require_reliable(report(records, config, config_path), records, config)
+
+
+def require_reliable(text: str, records: list[Record], config: Config) -> str:
+    """Returns the text, or raises ``Unreliable`` with it if ``config.strict`` demands that."""
+    if config.strict and any(
+        check.verdict == "unreliable" for record in records for check in record.checks
+    ):
+        raise Unreliable(text)
+    return text
+
+
+def report(records: list[Record], config: Config, config_path: str | None = None) -> str:
+    """Writes the tables of ``records`` into the config's reports; returns them as text."""
+    train_command = _train_command(config_path)
+    for path in write_tables(records, reports_folder(config), train_command=train_command):
+        log.info("wrote %s", path)
+    return to_text(tables(records, train_command=train_command))
+
+
+def evaluate_records(
+    config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> list[Record]:
+    """Evaluates every checkpoint that fits ``config``; arguments and errors as ``evaluate_runs``.
+
+    Returns:
+        A record a checkpoint, in the alphabetical order of the runs' folders.
+    """
+    runs = fitting_runs(config)
+    if not runs:
+        raise UsageError(
+            f"no checkpoint '{config.checkpoint}' fits this config under "
+            f"{run_folder(config).parent}; train one first: "
+            f"{_train_command(config_path).format(norm='saauxbn')}"
+        )
+    device = resolve_device(config.device)
+    dataset = load_data(config)
+    for folder, manifest in runs.items():
+        check_same_dataset(manifest, dataset, folder)
+    reports = reports_folder(config)
+    records = [
+        evaluate_run(folder, config, dataset, device, reports, should_stop) for folder in runs
+    ]
+    if config.transfer:
+        evaluated = dict(zip(runs, records, strict=True))
+        records = _transfer(evaluated, config, dataset, device, reports, should_stop)
+    return records
+
+
+def fitting_runs(config: Config) -> dict[Path, dict[str, Any]]:
+    """Returns folder and manifest of each run that ``config`` evaluates; names those left out."""
+    runs = find_runs(config)
+    for folder, manifest in list(runs.items()):
+        difference = misfit(config, manifest)
+        if difference:
+            log.warning("%s is left out, its settings differ: %s", folder, difference)
+            del runs[folder]
+    return runs
+
+
+def _train_command(config_path: str | None) -> str:
+    return "make train NORM={norm}" + (f" CONFIG={config_path}" if config_path else "")
+
+
+def evaluate_run(
+    folder: Path,
+    config: Config,
+    dataset: Dataset,
+    device: torch.device,
+    reports: Path,
+    should_stop: ShouldStop = never,
+) -> Record:
+    """Evaluates the checkpoint ``config.checkpoint`` of a run, unless it is evaluated already.
+
+    Args:
+        folder: Of the run.
+        config: What to evaluate and how; norm and seed do not matter.
+        dataset: Its test images are attacked.
+        device: Where.
+        reports: Folder whose ``records`` hold the record.
+        should_stop: As ``evaluate`` asks it.
+
+    Raises:
+        CheckpointError, RecordError: When a file is missing or damaged.
+        Stopped: When ``should_stop`` says so; the next call goes on.
+    """
+    path = record_path(reports, folder, config)
+    found = find_record(folder, config, dataset, reports)
+    if found is not None:
+        log.info("%s: evaluated before, in %s", folder.name, path)
+        return found
+    if config.checks != "none":
+        check_installed(config.checks)  # not after minutes of attacks
+    model, manifest = load_model(folder, config.checkpoint)
+    trained = Config.from_dict(manifest["config"])
+    ids, test = subset(dataset.test, config.test_limit)
+    protocol = protocol_of(config)
+    wanted = fingerprint(identity_wanted(manifest, config, dataset))
+    keep = images_folder(path) if keeps_images(config) else None
+    place_model(model, trained, device)
+    search = search_of(config)
+    journal = journal_path(path)
+    verdicts = evaluate(
+        model,
+        test.images,
+        test.labels,
+        epsilon=search.epsilon,
+        step_size=search.step_size,
+        steps=search.steps,
+        threat_model=search.threat_model,
+        branch_attacks=search.own,
+        seed=search.seed,
+        precision=config.eval_precision,
+        compile=config.compile,
+        serving=config.serving,
+        attacks=config.attacks,
+        image_ids=ids,
+        keep=keep,
+        journal=journal,
+        fingerprint=wanted,
+        progress=f"evaluating {folder.name}",
+        should_stop=should_stop,
+    )
+    clock = time.perf_counter()
+    examples = make_examples(
+        model,
+        test.images,
+        test.labels,
+        verdicts,
+        image_ids=ids,
+        search=search,
+        precision=config.eval_precision,
+    )
+    checks, curve = _checks(folder.name, model, test, ids, search, config, should_stop)
+    seconds = Journal(journal, wanted).seconds + time.perf_counter() - clock
+    # Paths and devices are left out: they decide nothing, and a record may be published.
+    settings = {key: value for key, value in trained.to_dict().items() if key not in WHERE}
+    imported = manifest.get("imported")
+    if imported:
+        settings = {key: settings[key] for key in sorted(COMPARED | KNOWN_OF_IMPORTED)}
+    record = Record(
+        name=str(config.name),
+        norm=trained.norm,
+        seed=trained.seed,
+        adversarial=trained.adversarial,
+        checkpoint={
+            "tag": config.checkpoint,
+            "epoch": manifest["epoch"],
+            "epochs": 0 if imported else trained.epochs,
+            "sha256": manifest["sha256"],
+        }
+        | ({"imported": imported} if imported else {}),
+        config=settings,
+        config_hash=fingerprint(settings),
+        history=(read_manifest(folder, "last") or manifest)["history"],
+        dataset={
+            key: manifest["dataset"][key]
+            for key in ("name", "sha256", "classes", "train_images", "test_images")
+        },
+        image_ids=ids.tolist(),
+        labels=test.labels.tolist(),
+        protocol=protocol,
+        protocol_hash=fingerprint(protocol),
+        verdicts=verdicts,
+        checks=checks,
+        curve=curve,
+        examples=examples,
+        versions={name: version(name) for name in ("robustnorm", "torch", "numpy")}
+        | {"python": platform.python_version()}
+        | source_commit(),
+        device=device_name(device),
+        wall_seconds=round(seconds, 2),
+        images={} if keep is None else {"folder": keep.name, "files": hashes(keep)},
+    )
+    record.save(path)
+    journal.unlink(missing_ok=True)
+    log.info("%s: %d images in %.0f s", folder.name, record.n, record.wall_seconds)
+    return record
+
+
+def _checks(
+    name: str,
+    model: nn.Module,
+    test: Split,
+    ids: Tensor,
+    search: Search,
+    config: Config,
+    should_stop: ShouldStop,
+) -> tuple[list[Check], list[CurvePoint]]:
+    """Checks the evaluation; branches with an attack of their own against the first one's."""
+    if config.checks == "none":
+        return [], []
+    try:
+        return run_checks(
+            model,
+            test.images,
+            test.labels,
+            image_ids=ids,
+            search=search._replace(own={}),
+            tier=config.checks,
+            serving=config.serving,
+            progress=f"checking {name}",
+            should_stop=should_stop,
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"out of memory: the checks need {CHUNK} images at a time; go on with the same command "
+            "on a --device with more memory, or evaluate anew with --checks none"
+        ) from error
+
+
+def _transfer(
+    records: dict[Path, Record],
+    config: Config,
+    dataset: Dataset,
+    device: torch.device,
+    reports: Path,
+    should_stop: ShouldStop,
+) -> list[Record]:
+    """Scores the images of each run by each other one; returns the records with these verdicts."""
+    ids, test = subset(dataset.test, config.test_limit)
+    done: list[Record] = []
+    for folder, record in records.items():
+        others = {other: r for other, r in records.items() if other != folder}
+        sources = {other.name: r.checkpoint["sha256"] for other, r in others.items()}
+        if record.sources != sources:
+            model, manifest = load_model(folder, config.checkpoint)
+            place_model(model, Config.from_dict(manifest["config"]), device)
+            verdicts = [v for v in record.verdicts if not v.attack.startswith(TRANSFER)]
+            for other, source in others.items():
+                if interrupted(should_stop):
+                    raise Stopped(f"{len(done)} of {len(records)} runs have their transfers")
+                verdicts += transfer(
+                    model,
+                    test.labels,
+                    image_ids=ids,
+                    source=source,
+                    source_images=images_folder(record_path(reports, other, config)),
+                    run=other.name,
+                    attack=f"pgd-{max(STEPS)}",
+                    serving=config.serving,
+                    progress=f"{other.name} to {folder.name}",
+                )
+            record = replace(record, verdicts=verdicts, sources=sources)
+            record.save(record_path(reports, folder, config))
+        done.append(record)
+    return done

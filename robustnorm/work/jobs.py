@@ -1,0 +1,331 @@
+"""Jobs of a sweep: train a run, attack one chunk of images through one branch, write a record.
+
+Each says whether it is done by what lies on the disk, and may run twice, at once too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from robustnorm.data.dataset import Dataset, subset
+from robustnorm.evaluation.evaluate import attack_by, attacks_in_order
+from robustnorm.evaluation.probe import check_network
+from robustnorm.evaluation.protocol import (
+    find_record,
+    identity_wanted,
+    images_folder,
+    journal_path,
+    keeps_images,
+    protocol_of,
+    record_path,
+    reports_folder,
+    search_of,
+)
+from robustnorm.evaluation.search import CHUNK, Branch, branches, scorers
+from robustnorm.records.images import chunk_file, read_chunk, write_chunk
+from robustnorm.records.journal import Journal, Key, Part
+from robustnorm.records.record import fingerprint
+from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs.run import (
+    check_same_dataset,
+    is_trained,
+    load_data,
+    load_model,
+    place_model,
+    resolve_device,
+)
+from robustnorm.settings.attack_names import parse_attacks
+from robustnorm.settings.config import Config
+from robustnorm.system.errors import UsageError
+from robustnorm.system.files import write_atomically
+from robustnorm.system.stopping import ShouldStop, Stopped, never
+from robustnorm.work.evaluate import evaluate_run
+from robustnorm.work.merge import Result, merge, read_result, write_result
+from robustnorm.work.train import train_run
+
+# Name of the PGD search, whose verdicts are those of clean images and of each number of steps.
+SEARCH = "pgd"
+
+
+def jobs_folder(config: Config) -> Path:
+    """Returns the folder of the results of jobs that are no record yet."""
+    return reports_folder(config) / "jobs"
+
+
+class Job(Protocol):
+    """A piece of work that needs no other piece while it runs."""
+
+    @property
+    def name(self) -> str:
+        """For people: what it does."""
+
+    def done(self) -> bool:
+        """Returns whether its result lies on the disk."""
+
+    def run(self, should_stop: ShouldStop = never) -> None:
+        """Does the work and writes its result, whole or not at all.
+
+        Raises:
+            Stopped: When ``should_stop`` says so; the next call goes on.
+        """
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Trains a run, or goes on with it."""
+
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return f"train {self.config.name} {self.config.run}"
+
+    def done(self) -> bool:
+        return is_trained(self.config)
+
+    def run(self, should_stop: ShouldStop = never) -> None:
+        train_run(self.config, should_stop=should_stop)
+        if not self.done():
+            raise Stopped(f"{self.config.run} is not trained to its end")
+
+
+@dataclass(frozen=True)
+class AttackJob:
+    """Attacks one chunk of images through one branch of a checkpoint.
+
+    Args:
+        folder: Of the run.
+        config: What to evaluate and how.
+        checkpoint: Its sha256.
+        dataset: Its sha256.
+        attack: ``SEARCH``, or the name of a further attack.
+        branch: Or serving rule.
+        image_ids: Places of the images in the test set, ascending, at most ``CHUNK``.
+    """
+
+    folder: Path
+    config: Config
+    checkpoint: str
+    dataset: str
+    attack: str
+    branch: str
+    image_ids: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        first, last = self.image_ids[0], self.image_ids[-1]
+        return (
+            f"{self.attack} on {self.branch} of {self.config.name} {self.folder.name}, "
+            f"images {first} to {last}"
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that the verdicts follow from."""
+        return fingerprint(
+            {
+                "checkpoint": self.checkpoint,
+                "dataset": self.dataset,
+                "protocol": protocol_of(self.config),
+                "attack": self.attack,
+                "branch": self.branch,
+                "image_ids": list(self.image_ids),
+                "keeps_images": keeps_images(self.config),
+            }
+        )
+
+    @property
+    def path(self) -> Path:
+        """Of the result; the seconds that it took and the images that are kept lie beside it."""
+        return jobs_folder(self.config) / f"{self.key}.json"
+
+    @property
+    def images_path(self) -> Path:
+        return self.path.with_suffix(".safetensors")
+
+    @property
+    def seconds(self) -> float:
+        """That the attack took, where it was done last."""
+        return float(self.path.with_suffix(".seconds").read_text())
+
+    def done(self) -> bool:
+        return self.path.exists()
+
+    def run(self, should_stop: ShouldStop = never) -> None:
+        clock = time.perf_counter()
+        attacked = _attacked(self.folder, self.config, self.checkpoint)
+        dataset = _dataset(self.config)
+        if dataset.sha256 != self.dataset:
+            raise UsageError(
+                f"the data here are not those of the sweep (content {dataset.sha256[:12]}, "
+                f"required {self.dataset[:12]}); give every machine the same data"
+            )
+        ids = torch.tensor(self.image_ids)
+        test = dataset.test.take(ids)
+        named = {attack.name: attack for attack in parse_attacks(self.config.attacks)}
+        adv_images: dict[Key, torch.Tensor] | None = {} if keeps_images(self.config) else None
+        outcomes = attack_by(
+            None if self.attack == SEARCH else named[self.attack],
+            [branch for branch in attacked if branch.name == self.branch],
+            test.images,
+            test.labels,
+            ids,
+            search_of(self.config),
+            adv_images,
+            attacked,
+        )
+        verdicts = {
+            key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
+            for key, o in outcomes.items()
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        sha256 = ""
+        if adv_images is not None:
+            write_chunk(self.images_path, ids, adv_images)
+            sha256 = hashlib.sha256(self.images_path.read_bytes()).hexdigest()
+        seconds = f"{time.perf_counter() - clock:.3f}"
+        write_atomically(self.path.with_suffix(".seconds"), seconds.encode(), shared=True)
+        # Last: where it is, all is.
+        result = Result(self.attack, self.branch, list(self.image_ids), verdicts, sha256)
+        write_result(self.path, result)
+
+    def remove(self) -> None:
+        """Removes the result, and what a killed process left of it."""
+        for path in self.path.parent.glob(f"*{self.key}*"):
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RecordJob:
+    """Merges the results of a checkpoint, checks the evaluation and writes the record.
+
+    The record is ``evaluate_run``'s own: it is given the verdicts as the journal of an evaluation
+    that has come to its end.
+
+    Args:
+        folder: Of the run.
+        config: What to evaluate and how.
+        attacks: All that its verdicts come from.
+    """
+
+    folder: Path
+    config: Config
+    attacks: tuple[AttackJob, ...]
+
+    @property
+    def name(self) -> str:
+        return f"record of {self.config.name} {self.folder.name}"
+
+    def done(self) -> bool:
+        reports = reports_folder(self.config)
+        return find_record(self.folder, self.config, _dataset(self.config), reports) is not None
+
+    def run(self, should_stop: ShouldStop = never) -> None:
+        dataset, reports = _dataset(self.config), reports_folder(self.config)
+        manifest = read_manifest(self.folder, self.config.checkpoint)
+        if manifest is None or manifest["sha256"] != self.attacks[0].checkpoint:
+            raise _changed(self.folder, self.config)
+        results = [read_result(job.path) for job in self.attacks]
+        image_ids = sorted(subset(dataset.test, self.config.test_limit)[0].tolist())
+        merged = merge(results, image_ids)
+        path = record_path(reports, self.folder, self.config)
+        if keeps_images(self.config):
+            self._merge_images(results, image_ids, images_folder(path))
+        wanted = fingerprint(identity_wanted(manifest, self.config, dataset))
+        journal_path(path).unlink(missing_ok=True)
+        journal = Journal(journal_path(path), wanted)
+        seconds = sum(job.seconds for job in self.attacks)
+        for number, start in enumerate(range(0, len(image_ids), CHUNK)):
+            part = slice(start, start + CHUNK)
+            verdicts = {key: Part(p.correct[part], p.agrees[part]) for key, p in merged.items()}
+            journal.add(number, verdicts, seconds if number == 0 else 0.0)
+        device = resolve_device(self.config.device)
+        evaluate_run(self.folder, self.config, dataset, device, reports, should_stop)
+
+    def _merge_images(
+        self, results: Sequence[Result], image_ids: Sequence[int], folder: Path
+    ) -> None:
+        """Writes the images of each chunk as an evaluation in one process does."""
+        for stale in folder.glob("*.safetensors"):
+            stale.unlink()
+        for number, start in enumerate(range(0, len(image_ids), CHUNK)):
+            chunk = list(image_ids[start : start + CHUNK])
+            adv_images: dict[Key, torch.Tensor] = {}
+            for job, result in zip(self.attacks, results, strict=True):
+                if result.image_ids == chunk:
+                    kept = read_chunk(job.images_path, result.images_sha256).images
+                    adv_images |= {key: torch.from_numpy(kept[key]) for key in kept}
+            write_chunk(chunk_file(folder, number), torch.tensor(chunk), adv_images)
+
+
+def record_job(folder: Path, manifest: dict[str, Any], config: Config) -> RecordJob:
+    """Returns the job that writes a run's record, with the jobs that come before it.
+
+    Args:
+        folder: Of the run.
+        manifest: Of its checkpoint.
+        config: What to evaluate and how.
+
+    Raises:
+        UsageError: When the run was trained on other data.
+        CheckpointError: When the checkpoint is damaged.
+    """
+    dataset = _dataset(config)
+    check_same_dataset(manifest, dataset, folder)
+    model, manifest = load_model(folder, config.checkpoint)
+    ids = subset(dataset.test, config.test_limit)[0].sort().values
+    chunks = [tuple(chunk.tolist()) for chunk in torch.split(ids, CHUNK)]
+    attacks = [
+        AttackJob(
+            folder,
+            config,
+            manifest["sha256"],
+            dataset.sha256,
+            SEARCH if attack is None else attack.name,
+            branch,
+            chunk,
+        )
+        for attack in attacks_in_order(search_of(config), parse_attacks(config.attacks))
+        for branch in scorers(model, serving=config.serving)
+        for chunk in chunks
+    ]
+    return RecordJob(folder, config, tuple(attacks))
+
+
+def _dataset(config: Config) -> Dataset:
+    return _load_data(config.data, config.data_root, config.download)
+
+
+@lru_cache(maxsize=1)  # of a process, which does job after job on the same data
+def _load_data(data: str, data_root: str, download: bool) -> Dataset:
+    return load_data(Config(data=data, data_root=data_root, download=download))
+
+
+@lru_cache(maxsize=1)
+def _attacked(folder: Path, config: Config, sha256: str) -> list[Branch]:
+    """Returns the branches of a run's checkpoint, checked and ready to be attacked."""
+    model, manifest = load_model(folder, config.checkpoint)
+    if manifest["sha256"] != sha256:
+        raise _changed(folder, config)
+    place_model(model, Config.from_dict(manifest["config"]), resolve_device(config.device))
+    attacked = branches(
+        model, config.eval_precision, serving=config.serving, compile=config.compile
+    )
+    test = _dataset(config).test
+    check_network(attacked, test.images, test.labels, parse_attacks(config.attacks))
+    return attacked
+
+
+def _changed(folder: Path, config: Config) -> UsageError:
+    return UsageError(
+        f"checkpoint '{config.checkpoint}' of {folder} changed during the sweep; wait until its "
+        "training has ended and give the same command again"
+    )

@@ -1,0 +1,112 @@
+"""What is left of a campaign, with the time that it will take by what was measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from robustnorm.data.batches import steps_per_epoch
+from robustnorm.records.record import Record
+from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs.run import run_folder
+from robustnorm.settings.campaign import ReadyPlan
+from robustnorm.settings.config import Config
+
+
+def remaining(
+    plans: Sequence[ReadyPlan],
+    evaluated: Mapping[str, Mapping[str, Sequence[Record]]],
+    device: str,
+    command: str,
+) -> str:
+    """Returns a table of what is done, and the command that does the rest.
+
+    Args:
+        plans: Of the campaign.
+        evaluated: Plan and evaluation to the records that are there.
+        device: Seconds an epoch, and an evaluation, count where they were measured on it.
+        command: That goes on.
+    """
+    rows, complete = [], True
+    for plan in plans:
+        manifests = {run: read_manifest(run_folder(run), "last") for run in plan.all_runs()}
+        done = {run: epochs_done(run, manifest) for run, manifest in manifests.items()}
+        total = sum(run.epochs for run in done)
+        count = sum(map(len, evaluated[plan.name].values()))
+        wanted = len(done) * len(plan.evaluations)
+        times = [
+            *_training(done, manifests, device),
+            *_evaluating(plan, evaluated[plan.name], device),
+        ]
+        complete &= count == wanted
+        rows.append(
+            (
+                plan.name,
+                f"{sum(done.values()):.1f} of {total}",
+                f"{count} of {wanted}",
+                "done" if count == wanted else _time(times),
+            )
+        )
+    table = tabulate(rows, headers=("Plan", "Epochs", "Evaluations", f"Left on {device}"))
+    return f"{table}\n\n" + ("All is done." if complete else f"To go on: {command}")
+
+
+def epochs_done(run: Config, manifest: dict[str, Any] | None) -> float:
+    """Returns the epochs that a run has done, with the fraction of the one it is in."""
+    if manifest is None:
+        return 0.0
+    steps = steps_per_epoch(manifest["dataset"]["train_images"], run.batch_size)
+    within: int = len(manifest.get("within_epoch", {}).get("losses", ()))
+    return float(manifest["epoch"] + within / steps)
+
+
+def _training(
+    done: Mapping[Config, float], manifests: Mapping[Config, dict[str, Any] | None], device: str
+) -> list[float | None]:
+    """Returns the seconds that each run needs yet, None where no epoch of its kind was measured."""
+    measured: dict[tuple[str, bool], list[float]] = {}
+    for run, manifest in manifests.items():
+        for entry in manifest["history"] if manifest else ():
+            if entry.get("device") == device:
+                seconds = entry["seconds"] + entry["validation_seconds"]
+                measured.setdefault((run.norm, run.adversarial), []).append(seconds)
+    return [
+        (run.epochs - epochs) * mean(measured[run.norm, run.adversarial])
+        if (run.norm, run.adversarial) in measured
+        else None
+        for run, epochs in done.items()
+        if epochs < run.epochs
+    ]
+
+
+def _evaluating(
+    plan: ReadyPlan, evaluated: Mapping[str, Sequence[Record]], device: str
+) -> list[float | None]:
+    """Returns the seconds that each evaluation needs yet, None where none was measured."""
+    times: list[float | None] = []
+    for title in plan.evaluations:
+        measured = {
+            (record.norm, record.adversarial): record.wall_seconds
+            for record in evaluated[title]
+            if record.device == device
+        }
+        there = {(record.norm, record.adversarial, record.seed) for record in evaluated[title]}
+        times += [
+            measured.get((run.norm, run.adversarial))
+            for run in plan.all_runs()
+            if (run.norm, run.adversarial, run.seed) not in there
+        ]
+    return times
+
+
+def _time(seconds: Sequence[float | None]) -> str:
+    known = [each for each in seconds if each is not None]
+    if not known:
+        return "not measured yet"
+    text = f"about {tqdm.format_interval(round(sum(known)))}"
+    unknown = len(seconds) - len(known)
+    return text + (f" and {unknown} runs or evaluations not measured yet" if unknown else "")

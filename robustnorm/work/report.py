@@ -1,0 +1,61 @@
+"""Turns result records into one HTML page."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from robustnorm.records.record import Record
+from robustnorm.reporting.gradients import read_gradients
+from robustnorm.settings.config import ReportConfig
+from robustnorm.system.errors import UsageError
+
+log = logging.getLogger("robustnorm")
+
+
+def report(config: ReportConfig, config_path: str | None = None) -> None:
+    """Writes ``report.html``, and its figures as files, into the config's folder of reports.
+
+    Args:
+        config: Where to read and write; ``config.records`` names records or folders of them, by
+            default those that the config's evaluation wrote.
+        config_path: Of the config file, for the commands that the page names.
+
+    Raises:
+        UsageError: When there are no records.
+        RecordError: When one is damaged, or they are not of one evaluation.
+        ImportError: Without the packages of the extra "report".
+    """
+    try:
+        from robustnorm.reporting.page import write_page
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'a report needs matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
+        ) from error
+    folder = Path(config.reports) / str(config.name)
+    paths = _records([Path(path) for path in config.records] or [folder])
+    # Records lie in reports/<name>/records, diagnostics beside them in reports/<name>/gradients.
+    places = dict.fromkeys([folder, *(path.parent.parent for path in paths)])
+    diagnostics = [
+        read_gradients(path) for place in places for path in sorted(place.glob("gradients/*.json"))
+    ]
+    made = write_page(
+        [Record.load(path) for path in paths],
+        folder,
+        gradients=diagnostics,
+        options=f" CONFIG={config_path}" if config_path else "",
+    )
+    for path in made:
+        log.info("wrote %s", path)
+
+
+def _records(given: list[Path]) -> list[Path]:
+    """Returns the record files that the paths name, each once."""
+    found: dict[Path, Path] = {}
+    for path in given:
+        inside = path / "records" if (path / "records").is_dir() else path
+        files = sorted(inside.glob("*.json")) if inside.is_dir() else [path]
+        if not files or not files[0].is_file():
+            raise UsageError(f"no result records in {path}; make some with robustnorm eval")
+        found |= {file.resolve(): file for file in files}
+    return list(found.values())

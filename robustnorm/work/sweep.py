@@ -1,0 +1,148 @@
+"""Trains and evaluates norms x seeds x configs as jobs, here or on many machines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from robustnorm.evaluation.checks import check_installed
+from robustnorm.evaluation.probe import check_attacks
+from robustnorm.evaluation.protocol import find_record, reports_folder
+from robustnorm.runs.run import load_data, run_folder
+from robustnorm.settings.attack_names import parse_attacks
+from robustnorm.settings.sweep import Grid, SweepSettings, grids
+from robustnorm.system.errors import Status, UserError
+from robustnorm.system.stopping import ShouldStop, never
+from robustnorm.work.engines import check_engine, open_engine
+from robustnorm.work.evaluate import (
+    evaluate_records,
+    fitting_runs,
+    report,
+    require_reliable,
+)
+from robustnorm.work.jobs import Job, RecordJob, TrainJob, jobs_folder, record_job
+from robustnorm.work.merge import digest
+
+log = logging.getLogger("robustnorm")
+
+# Job to the reason why it is not done.
+Failures = dict[Job, str]
+
+
+class SweepError(UserError):
+    """Jobs of a sweep failed; all others are done."""
+
+    status = Status.CHECK_FAILED
+
+
+def sweep(
+    settings: SweepSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> str:
+    """Trains what is not trained, evaluates what is not evaluated; returns the tables as text.
+
+    Records and tables are those of ``evaluate_runs``, which finds them and has nothing left to do.
+
+    Args:
+        settings: What to do, and who does it.
+        config_path: Not used; every command takes one.
+        should_stop: Asked between jobs, and while one is done in this process.
+
+    Raises:
+        ImportError: When the package of the engine, of an attack or of a check is not installed.
+        SweepError: When jobs failed, with the name and error of each, after all others are done.
+        Stopped: When ``should_stop`` says so; the next call goes on.
+        Unreliable: When a check found an evaluation unreliable whose config is strict.
+        UsageError, DataError: As engine and data tell, before any work.
+    """
+    check_engine(settings)
+    plan = grids(settings)
+    for grid in plan:
+        check_attacks(parse_attacks(grid.evaluation.attacks))
+        if grid.evaluation.checks != "none":
+            check_installed(grid.evaluation.checks)
+        load_data(grid.evaluation)
+    failures: Failures = {}
+    with open_engine(settings) as engine, logging_redirect_tqdm([log]), _bar() as bar:
+
+        def do(jobs: Sequence[Job]) -> None:
+            """Has the jobs done that are not done yet; notes why some are not."""
+            waiting = [job for job in jobs if not job.done()]
+            bar.total = (bar.total or 0) + len(waiting)
+            bar.refresh()
+            with closing(engine(waiting, should_stop)) as results:  # closed when interrupted, too
+                for job, failure in results:
+                    bar.update()
+                    if failure is not None:
+                        failures[job] = failure
+                        log.error("failed: %s", job.name)
+
+        do([TrainJob(run) for grid in plan for run in grid.runs])
+        untrained = {run_folder(job.config) for job in failures if isinstance(job, TrainJob)}
+        records = [job for grid in plan for job in _record_jobs(grid, untrained)]
+        attacks = [attack for record in records for attack in record.attacks]
+        do(attacks)
+        do([record for record in records if not failures.keys() & set(record.attacks)])
+    if failures:
+        for grid in plan:
+            _report_found(grid)
+        raise SweepError(_told(failures))
+    texts, evaluated = [], []
+    for grid in plan:
+        found = evaluate_records(grid.evaluation, grid.config, should_stop=should_stop)
+        for record in found:
+            log.info("%s seed %d: verdicts %s", record.norm, record.seed, digest(record))
+        texts.append(report(found, grid.evaluation, grid.config))
+        evaluated.append(found)
+    for attack in attacks:
+        attack.remove()
+    for grid in plan:
+        with suppress(OSError):  # where another sweep has results
+            jobs_folder(grid.evaluation).rmdir()
+    text = "\n\n".join(texts)
+    for grid, found in zip(plan, evaluated, strict=True):
+        require_reliable(text, found, grid.evaluation)
+    return text
+
+
+def _bar() -> tqdm[Any]:
+    return tqdm(total=0, unit="job", desc="sweep", disable=None)
+
+
+def _record_jobs(grid: Grid, untrained: set[Path]) -> list[RecordJob]:
+    """Returns the jobs of all runs that the config evaluates and that have no record yet."""
+    jobs = [
+        record_job(folder, manifest, grid.evaluation)
+        for folder, manifest in fitting_runs(grid.evaluation).items()
+        if folder not in untrained
+    ]
+    return [job for job in jobs if not job.done()]
+
+
+def _report_found(grid: Grid) -> None:
+    """Writes the tables of the records that are there."""
+    config, dataset = grid.evaluation, load_data(grid.evaluation)
+    reports = reports_folder(config)
+    found = [find_record(folder, config, dataset, reports) for folder in fitting_runs(config)]
+    records = [record for record in found if record is not None]
+    if records:
+        report(records, config, grid.config)
+
+
+def _told(failures: Failures) -> str:
+    """Returns each error once, with the names of the jobs that it stopped."""
+    jobs: dict[str, list[str]] = {}
+    for job, reason in failures.items():
+        jobs.setdefault(reason, []).append(job.name)
+    lines = [
+        "\n".join([*(f"- {name}" for name in names), reason]) for reason, names in jobs.items()
+    ]
+    return (
+        f"failed jobs: {len(failures)}; the others are done, and the same command tries these "
+        "again:\n" + "\n".join(lines)
+    )

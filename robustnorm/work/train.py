@@ -1,0 +1,265 @@
+"""Trains one norm, or continues its interrupted run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from robustnorm.attacks.contract import seeded
+from robustnorm.data.batches import steps_per_epoch
+from robustnorm.data.dataset import Dataset, Split, split_validation, subset
+from robustnorm.runs.checkpoint import load_checkpoint, read_manifest
+from robustnorm.runs.run import (
+    augmentation,
+    build_model,
+    check_same_dataset,
+    describe_dataset,
+    device_name,
+    is_trained,
+    load_data,
+    place_model,
+    resolve_device,
+    run_folder,
+)
+from robustnorm.settings.config import Config
+from robustnorm.system.errors import OutOfMemoryError, UsageError
+from robustnorm.system.files import check_free_space, exclusive
+from robustnorm.system.memory import is_out_of_memory, peak_memory
+from robustnorm.system.stopping import ShouldStop, interrupted, never
+from robustnorm.training import distributed
+from robustnorm.training.advprop import train
+from robustnorm.training.metrics import TensorBoard
+from robustnorm.training.progress import (
+    EpochRecord,
+    NonFiniteLossError,
+    Position,
+    TrainingStopped,
+)
+from robustnorm.training.replay import write_replay
+from robustnorm.training.saving import Saver
+
+log = logging.getLogger("robustnorm")
+
+
+def train_run(
+    config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> None:
+    """Trains one norm under one seed, or continues its interrupted run.
+
+    Args:
+        config: The settings.
+        config_path: Not used; every command takes one.
+        should_stop: As ``train`` asks it; the state is then saved, and the next call goes on.
+
+    Raises:
+        UsageError: When the folder holds imported weights or a run with other settings or data,
+            another process trains there, the loss diverges (the last good checkpoint is kept), or
+            the processes that torchrun started cannot share the work.
+        DiskError: When there is too little space, before training or later; what is saved stays.
+        OutOfMemoryError: When memory does not suffice for a step; what is saved stays.
+        DataError, CheckpointError: As data and checkpoint tell.
+        Stopped: When a signal came; the state is saved.
+    """
+    device = resolve_device(distributed.own_device(config.device))
+    with distributed.process_group(device):
+        _train_or_continue(config, device, should_stop)
+
+
+def _train_or_continue(config: Config, device: torch.device, should_stop: ShouldStop) -> None:
+    if distributed.rank():
+        log.setLevel(logging.ERROR)
+    distributed.per_process(config.batch_size)  # refuses what does not divide
+    folder = run_folder(config)
+    if is_trained(config):
+        log.info("%s: already trained, in %s", config.run, folder)
+        return
+    started = read_manifest(folder, "last") is not None
+    if not started and (read_manifest(folder, "best") or {}).get("imported"):
+        raise UsageError(f"{folder} holds imported weights; choose another --name or --seed")
+    # What is random in a user's layers follows from the seed, too.
+    generator = torch.Generator().manual_seed(config.seed)
+    lock = nullcontext() if distributed.rank() else exclusive(folder)
+    with lock, seeded(generator, device):
+        with distributed.one_a_node_first():
+            dataset = load_data(config)
+        splits = split_validation(dataset.train, config.validation, config.train_limit)
+        saver, position = _start(config, folder, dataset, len(splits[0]), device)
+        _check_same_start(dataset, position, folder)
+        try:
+            _train(config, dataset, splits, device, saver, position, should_stop)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(_too_large(config, device, folder)) from error
+
+
+def _check_same_start(dataset: Dataset, position: Position, folder: Path) -> None:
+    """Raises a UsageError unless all processes start from the same data and state."""
+    starts = distributed.gather((dataset.sha256[:12], position.epoch, position.step))
+    if len(set(starts)) > 1:
+        raise UsageError(
+            "all processes must read the same data and continue from the same state, got (data, "
+            f"epochs, steps) {', '.join(map(str, sorted(set(starts))))}; every node needs the same "
+            f"--data, and {folder} on a disk that all of them share"
+        )
+
+
+def _start(
+    config: Config, folder: Path, dataset: Dataset, train_images: int, device: torch.device
+) -> tuple[Saver, Position]:
+    """Makes network and optimizer as they are at the beginning, or where the run was left.
+
+    Raises:
+        UsageError, CheckpointError, DiskError: As ``train_run``.
+    """
+    info = describe_dataset(dataset, train_images)
+    model = build_model(config, info)
+    place_model(model, config, device)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    saver, position = Saver(folder, config, info, model, optimizer), Position()
+    if read_manifest(folder, "last") is not None:
+        checkpoint = load_checkpoint(folder, "last")
+        check_same_dataset(checkpoint.manifest, dataset, folder)
+        position = saver.restore(checkpoint)
+        _tell_other_processes(checkpoint.manifest)
+    check_free_space(folder, saver.bytes_needed())
+    saver.save_settings()
+    return saver, position
+
+
+def _tell_other_processes(manifest: dict[str, Any]) -> None:
+    """Logs that a run goes on with another number of processes, which is allowed."""
+    before, now = manifest.get("processes", {}).get("world_size", 1), distributed.world_size()
+    if before != now:
+        log.warning(
+            "continued with %d process(es) after %d; without --sync_norm true each normalizes "
+            "another number of images",
+            now, before,
+        )  # fmt: skip
+
+
+def _train(
+    config: Config,
+    dataset: Dataset,
+    splits: tuple[Split, Split],
+    device: torch.device,
+    saver: Saver,
+    position: Position,
+    should_stop: ShouldStop,
+) -> None:
+    """Trains to the end, or until it should stop; saves, logs and shows what is reached."""
+    training, validation = splits
+    steps = steps_per_epoch(len(training), config.batch_size)
+    folder = saver.folder
+    log.info(
+        "%s: epochs %d to %d on %d images of %s, %s, into %s",
+        config.run, position.epoch + 1, config.epochs, len(training), dataset.name, device, folder,
+    )  # fmt: skip
+    with (
+        _progress_bar(config, steps, position) as bar,
+        TensorBoard(
+            folder,
+            enabled=config.tensorboard and distributed.rank() == 0,
+            first_epoch=position.epoch,
+        ) as board,
+    ):
+        records = train(
+            saver.model,
+            training.to(device),
+            validation.to(device),
+            config=config,
+            augmentation=augmentation(config, dataset),
+            optimizer=saver.optimizer,
+            test=_followed(dataset, config.test_curve, device),
+            position=position,
+            bar=bar,
+            should_stop=should_stop,
+            save_is_due=saver.is_due,
+            save=saver.save_within,
+        )
+        try:
+            for record in records:
+                saver.save_epoch(record, device_name(device))
+                board.write(record)
+                log.info("%s: %s", config.run, _epoch_line(config, record))
+        except TrainingStopped as stop:
+            saver.save_within(stop.position)
+            # Not before it is saved: the first process to end is the end of all.
+            if distributed.any_process(interrupted(should_stop))[0]:
+                raise  # which ends whatever called this, too
+            log.info("%s: %s; the same command continues", config.run, stop)
+        except NonFiniteLossError as error:
+            kept = write_replay(folder, error, saver.model, saver.optimizer, config, saver.data)
+            raise UsageError(_diverged(error, folder, len(saver.history), kept)) from error
+
+
+def _followed(dataset: Dataset, count: int, device: torch.device) -> Split | None:
+    """Returns the test images that are followed during training."""
+    return subset(dataset.test, count)[1].to(device) if count else None
+
+
+@contextmanager
+def _progress_bar(config: Config, steps: int, position: Position) -> Iterator[tqdm[Any]]:
+    """Opens a bar over the whole run; without a terminal the log's line per epoch is all."""
+    with (
+        logging_redirect_tqdm([log]),
+        tqdm(
+            total=config.epochs * steps * config.batch_size,
+            initial=(position.epoch * steps + position.step) * config.batch_size,
+            unit="img",
+            disable=True if distributed.rank() else None,
+            smoothing=0.05,
+        ) as bar,
+    ):
+        yield bar
+
+
+def _epoch_line(config: Config, record: EpochRecord) -> str:
+    left = (record.seconds + record.validation_seconds) * (config.epochs - record.epoch)
+    adv = "" if record.adv_loss is None else f" adv {record.adv_loss:.3f}"
+    validation = ", ".join(
+        f"{branch} SA {100 * v.sa:.1f} RA {100 * v.ra:.1f}"
+        for branch, v in record.validation.items()
+    )
+    return (
+        f"epoch {record.epoch}/{config.epochs}  loss clean {record.clean_loss:.3f}{adv}  "
+        f"validation {validation}  {record.images_per_second:.0f} img/s  "
+        f"{tqdm.format_interval(round(left))} left"
+    )
+
+
+def _diverged(error: NonFiniteLossError, folder: Path, epochs_done: int, replay: Path) -> str:
+    kept = (
+        f"the checkpoint of epoch {epochs_done} in {folder} is good"
+        if epochs_done
+        else "no epoch was finished, so there is no checkpoint"
+    )
+    return (
+        f"{error}; {kept}. Try a lower --learning_rate, --gradient_clipping 1, more "
+        f"--warmup_steps, or --precision fp32; 'robustnorm replay {replay}' says where it begins"
+    )
+
+
+def _too_large(config: Config, device: torch.device, folder: Path) -> str:
+    smaller = [f"--batch_size {config.batch_size // 2}"] if config.batch_size > 1 else []
+    if config.precision == "fp32":
+        smaller.append("--precision bf16")
+    if config.width > 1:
+        smaller.append(f"--width {config.width // 2}")
+    return (
+        f"out of memory in training, at the most {peak_memory(device)} were held; what was saved "
+        f"in {folder} is good. Try {' or '.join(smaller[:2])} under another --name: a smaller "
+        "batch has other statistics, so this is not done unasked"
+    )

@@ -1,0 +1,168 @@
+"""Processes of this machine that do jobs; one that dies is replaced, and its job done again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+
+from robustnorm.system.stopping import ShouldStop, SignalStop, Stopped, never
+from robustnorm.work.attempt import ATTEMPTS, LOST, Place, attempt
+from robustnorm.work.jobs import Job
+
+# Seconds between two questions whether to stop.
+ASKED_EVERY = 1.0
+# Seconds that a process is given to save its state when it is told to end.
+_GRACE = 10.0
+# Not forked from this process, whose threads and GPU do not survive that, but from one that has
+# only imported what jobs need: a worker then begins at once, and shares that memory.
+_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
+_CONTEXT = (
+    multiprocessing.get_context("forkserver") if _SERVER else multiprocessing.get_context("spawn")
+)
+
+
+class Workers:
+    """Processes that do jobs, begun when they are first needed.
+
+    Args:
+        count: Of processes.
+        place: Of the jobs.
+    """
+
+    def __init__(self, count: int, place: Place) -> None:
+        if _SERVER:
+            _start_server()
+        self._workers = [_Worker(place) for _ in range(count)]
+
+    def run(
+        self, jobs: Sequence[Job], should_stop: ShouldStop = never
+    ) -> Generator[tuple[Job, str | None], None, None]:
+        """Yields each job when it is done, with None, or has failed, with the reason.
+
+        Raises:
+            Stopped: When ``should_stop`` says so; jobs that are begun are given up.
+        """
+        idle: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in self._workers:
+            idle.put(worker)
+
+        def do(job: Job) -> str | None:
+            worker = idle.get()
+            try:
+                return worker.do(job)
+            finally:
+                idle.put(worker)
+
+        with ThreadPoolExecutor(len(self._workers)) as threads:
+            futures = {threads.submit(do, job): job for job in jobs}
+            try:
+                waiting = set(futures)
+                while waiting:
+                    if should_stop(0.0):
+                        raise Stopped(f"{len(waiting)} jobs are left")
+                    done, waiting = wait(waiting, ASKED_EVERY, FIRST_COMPLETED)
+                    yield from ((futures[future], future.result()) for future in done)
+            finally:  # nothing is left to cancel and to terminate unless the sweep is given up
+                threads.shutdown(wait=False, cancel_futures=True)
+                if not all(future.done() for future in futures):
+                    self._give_up()
+
+    def close(self) -> None:
+        """Ends the processes, which have no job."""
+        for worker in self._workers:
+            worker.close()
+        for worker in self._workers:
+            worker.join()
+
+    def _give_up(self) -> None:
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            worker.join()
+
+
+def _start_server() -> None:
+    """Starts the server with this process's import path, which it is not given by itself."""
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        forkserver.set_forkserver_preload(["robustnorm.work.attempt"])
+        forkserver.ensure_running()
+    finally:
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
+
+
+class _Worker:
+    """One process, which does one job after the other."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._connection: Connection | None = None
+        self._ended = False
+        self._lock = threading.Lock()  # a process must not begin while all are ended
+
+    def do(self, job: Job) -> str | None:
+        for _ in range(ATTEMPTS):
+            with self._lock:
+                if self._ended:
+                    break
+                if self._connection is None:
+                    self._connection = self._begin()
+            try:
+                self._connection.send(job)
+                failure: str | None = self._connection.recv()
+                return failure
+            except (EOFError, OSError):  # the process died
+                self._connection.close()
+                self._connection = None
+        return LOST
+
+    def _begin(self) -> Connection:
+        here, there = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(there, self._place), daemon=True)
+        self._process.start()
+        there.close()  # the process alone holds it: when it dies, receiving ends
+        return here
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def terminate(self) -> None:
+        with self._lock:
+            self._ended = True
+            if self._process is not None:
+                self._process.terminate()
+
+    def join(self) -> None:
+        if self._process is not None:
+            self._process.join(_GRACE)
+            self._process.kill()
+            self._process.join()
+
+
+def _serve(connection: Connection, place: Place) -> None:
+    """Does the jobs that come, until nobody is left to send any."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends this process
+    log = logging.getLogger("robustnorm")
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler())
+    sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # the parent has the one bar
+    stop = SignalStop()  # when the parent ends this process, training saves its state first
+    with stop.installed(), contextlib.suppress(EOFError, OSError, Stopped):
+        while not stop.received:
+            connection.send(attempt(connection.recv(), place, stop))

@@ -1,0 +1,131 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from robustnorm.records.record import (
+    Check,
+    CurvePoint,
+    Example,
+    Record,
+    RecordError,
+    Verdict,
+    fingerprint,
+    pack,
+    unpack,
+)
+from robustnorm.system.errors import UsageError
+
+
+def make_record(n=11, image_ids=None):
+    bits = np.random.default_rng(0).random((4, n)) < 0.6
+    return Record(
+        name="digits",
+        norm="auxbn",
+        seed=3,
+        adversarial=True,
+        checkpoint={"tag": "best", "epoch": 2, "epochs": 3, "sha256": "ab"},
+        config={"width": 4},
+        config_hash="cd",
+        history=[],
+        dataset={"name": "data", "sha256": "ef", "train_images": 5, "test_images": 20},
+        image_ids=list(range(n)) if image_ids is None else image_ids,
+        labels=[i % 3 for i in range(n)],
+        protocol={"epsilon": "8/255"},
+        protocol_hash="01",
+        verdicts=[
+            Verdict("none", "final", "clean", "clean", bits[0]),
+            Verdict("pgd-20", "final", "adv", "clean", bits[1]),
+            Verdict("pgd-20", "any", "adv", "adv", bits[2]),
+            Verdict("none", "final", "adv", "adv", bits[3]),
+        ],
+        checks=[Check("deterministic", "adv", "reliable", 0.0, "largest change of a logit", n)],
+        curve=[CurvePoint("adv", "8/255", 4, n)],
+        examples=[Example(1, "adv", 2, 0, "aW1hZ2U=", "aW1hZ2U=")],
+        versions={"torch": "2.13.0"},
+        device="CPU",
+        wall_seconds=1.5,
+    )
+
+
+def same(first, second):
+    verdicts = zip(first.verdicts, second.verdicts, strict=True)
+    return replace(first, verdicts=[]) == replace(second, verdicts=[]) and all(
+        np.array_equal(a.correct, b.correct)
+        and (a.attack, a.rule, a.attack_branch, a.score_branch)
+        == (b.attack, b.rule, b.attack_branch, b.score_branch)
+        for a, b in verdicts
+    )
+
+
+@pytest.mark.parametrize("image_ids", [None, [3, 5, 8]])
+def test_record_round_trips_through_a_file(tmp_path, image_ids):
+    record = make_record(n=11 if image_ids is None else 3, image_ids=image_ids)
+    record.save(tmp_path / "new" / "record.json")
+    assert same(Record.load(tmp_path / "new" / "record.json"), record)
+
+
+def test_record_says_plainly_how_many_are_correct():
+    record = make_record()
+    counts = [entry["count"] for entry in json.loads(record.to_json())["verdicts"]]
+    assert counts == [int(verdict.correct.sum()) for verdict in record.verdicts]
+
+
+def test_record_finds_a_verdict():
+    record = make_record()
+    assert record.find("pgd-20", "any", "adv", "adv") is record.verdicts[2]
+    assert record.branches == ("clean", "adv")
+    assert record.n == 11
+    assert record.verdicts[0].accuracy == record.verdicts[0].correct.sum() / 11
+
+
+def test_record_names_the_verdict_that_it_lacks():
+    with pytest.raises(RecordError, match=r"no verdict of attack pgd-10 \(final\) through adv"):
+        make_record().find("pgd-10", "final", "adv", "adv")
+
+
+def test_load_names_a_missing_file(tmp_path):
+    with pytest.raises(UsageError, match=r"no result record .*none\.json"):
+        Record.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "it is damaged"),
+        (lambda text: text.replace('"schema": 2', '"schema": 9'), "another schema than 2"),
+        (lambda text: text.replace('"image_ids": 11', '"image_ids": 30'), "11 labels for 30"),
+        (lambda text: text.replace('"correct": "', '"correct": "AAAA'), "11 verdicts are"),
+        (lambda text: text.replace('"seed": 3', '"sead": 3'), "it is damaged"),
+        (lambda text: "[]", "it is damaged"),
+        (
+            lambda text: text.replace('"count": ', '"count": 1'),
+            "a verdict's bits do not give its count",
+        ),
+    ],
+)
+def test_load_refuses_a_damaged_record(tmp_path, damage, message):
+    path = tmp_path / "record.json"
+    path.write_text(damage(make_record().to_json()))
+    with pytest.raises(RecordError, match=rf"record\.json is no result record: .*{message}"):
+        Record.load(path)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
+def test_packed_bits_round_trip(n):
+    bits = np.random.default_rng(n).random(n) < 0.5
+    assert np.array_equal(unpack(pack(bits), n), bits)
+
+
+def test_fingerprint_depends_on_values_not_on_order():
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_worst_case_is_each_image_s_over_all_that_one_branch_scores():
+    record = make_record()
+    first, second, third, fourth = (verdict.correct for verdict in record.verdicts)
+    assert np.array_equal(record.worst_case("clean"), first & second)
+    assert np.array_equal(record.worst_case("adv"), third & fourth)
+    assert 0 < (first & second).sum() < min(first.sum(), second.sum())

@@ -1,0 +1,308 @@
+"""A campaign in slices, on several machines, killed, against one that is left alone."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from manifests import rewrite_manifest
+
+from robustnorm import cli
+from robustnorm.records.record import Record
+from robustnorm.system.packing import pack, unpack
+from robustnorm.work import campaign as module
+
+# Two steps and one epoch a run; evaluations of two parts.
+TRAINING = {
+    "train_limit": 64,
+    "validation": 20,
+    "width": 4,
+    "epochs": 1,
+    "batch_size": 32,
+    "epsilon": "3/16",
+    "step_size": "3/64",
+    "train_steps": 1,
+    "validation_steps": 1,
+}
+PLAN = {
+    "config": "digits",
+    "settings": TRAINING,
+    "norms": ["bn", "auxbn"],
+    "control": False,
+    "evaluations": {
+        "best": {"checkpoint": "best", "test_limit": 101, "checks": "none"},
+        "last": {"checkpoint": "last", "test_limit": 50, "checks": "none"},
+    },
+}
+RUNS = ("bn-seed0", "auxbn-seed0")
+
+
+def write_campaign(**plan):
+    content = {"plans": {"small": PLAN | plan}, "device": "cpu"}
+    Path("campaign.yaml").write_text(yaml.safe_dump(content))
+
+
+def campaign(*words, status=0):
+    assert cli.main(["campaign", "--config", "campaign.yaml", *words]) == status
+
+
+class StopsAt:
+    """Answers True to the given question, counted from 1, in place of a clock."""
+
+    def __init__(self, question):
+        self._questions = itertools.count(1)
+        self._question = question
+
+    def __call__(self, _seconds):
+        return next(self._questions) >= self._question
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_campaign()
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a campaign that nothing interrupts."""
+    folder, before = tmp_path_factory.mktemp("whole"), Path.cwd()
+    os.chdir(folder)
+    try:
+        write_campaign()
+        campaign()
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def assert_same(folder, whole):
+    for run in RUNS:
+        for tag in ("best", "last"):
+            one, other = (
+                json.loads((place / f"checkpoints/small/{run}/{tag}.json").read_text())
+                for place in (folder, whole)
+            )
+            assert one["sha256"] == other["sha256"]
+            record, expected = (
+                Record.load(place / f"reports/small/{tag}/records/{run}-{tag}.json")
+                for place in (folder, whole)
+            )
+            for verdict, its in zip(record.verdicts, expected.verdicts, strict=True):
+                assert np.array_equal(verdict.correct, its.correct)
+    for tag in ("best", "last"):
+        mine, its = (
+            (place / f"reports/small/{tag}/tables.md").read_text() for place in (folder, whole)
+        )
+        assert mine == its
+        page = (folder / f"reports/small/{tag}/report.html").read_text()
+        assert "AuxBN (adv)" in page
+        assert list((folder / f"reports/small/{tag}/figures").glob("*.svg"))
+    assert not list(folder.rglob("*.journal"))
+
+
+def test_campaign_in_slices_on_machine_after_machine_ends_as_the_uninterrupted_one(
+    place, whole, monkeypatch, capsys
+):
+    here = place
+    for number, question in enumerate(itertools.cycle((2, 3, 5))):
+        monkeypatch.setattr(module, "Budget", lambda _, question=question: StopsAt(question))
+        campaign("--budget", "60")
+        if "All is done." in capsys.readouterr().out:
+            break
+        there = place / f"machine-{number}"
+        there.mkdir()
+        for folder in ("checkpoints", "reports"):
+            if Path(folder).exists():
+                pack(Path(folder), Path(f"packed-{folder}"), 20_000)
+                unpack(Path(f"packed-{folder}"), there)
+        here = there
+        monkeypatch.chdir(here)
+        write_campaign()
+        assert number < 20
+    assert number >= 4
+    assert_same(here, whole)
+
+
+def test_killed_campaign_goes_on_to_the_same_end(place, whole):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robustnorm", "campaign", "--config", "campaign.yaml"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in this process: it orders the sums
+    )
+    while not list(place.glob("checkpoints/small/bn-seed0/*")) and process.poll() is None:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (place / "reports/small/last/tables.md").exists()
+    campaign()
+    assert_same(place, whole)
+
+
+def test_finished_campaign_does_nothing_and_says_so(whole, monkeypatch, capsys):
+    monkeypatch.chdir(whole)
+    monkeypatch.setattr(module, "train_run", None)
+    monkeypatch.setattr(module, "evaluate_run", None)
+    campaign()
+    shown = capsys.readouterr().out
+    assert "All is done." in shown
+    assert shown.splitlines()[2].split() == ["small", "2.0", "of", "2", "4", "of", "4", "done"]
+
+
+def test_reading_is_written_beside_the_tables(whole):
+    text = (whole / "reports/small/README.md").read_text()
+    assert "Data: scikit-learn digits, 64 training images, n = 101 test images. 2 runs" in text
+    assert "[best](best/tables.md), [last](last/tables.md)" in text
+
+
+def test_readme_shows_the_finished_plan(whole, monkeypatch):
+    monkeypatch.chdir(whole)
+    Path("README.md").write_text("<!-- reports/cifar10-cpu -->\nold\n<!-- end -->\n")
+    campaign("--readme", "README.md")
+    shown = Path("README.md").read_text()
+    assert shown.startswith("<!-- reports/small/best -->\nData: scikit-learn digits")
+    tables = Path("reports/small/best/tables.md").read_text().splitlines()
+    rows = [line for line in shown.splitlines() if line.startswith("|")]
+    assert len(rows) > 6
+    assert set(rows) <= set(tables)
+
+
+def test_readme_is_left_as_it_is_while_no_plan_is_finished(place, monkeypatch, capsys):
+    monkeypatch.setattr(module, "Budget", lambda _: StopsAt(1))
+    Path("README.md").write_text("<!-- reports/old -->\nold\n<!-- end -->\n")
+    campaign("--readme", "README.md", "--budget", "60")
+    assert "no plan has all its norms evaluated yet" in capsys.readouterr().err
+    assert "old" in Path("README.md").read_text()
+
+
+def test_a_seed_is_trained_and_evaluated_before_the_next(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        module, "train_run", lambda run, should_stop: calls.append(("train", run.run))
+    )
+    monkeypatch.setattr(module, "is_trained", lambda run, _: ("train", run.run) in calls)
+    monkeypatch.setattr(module, "find_record", lambda *_: None)
+    monkeypatch.setattr(
+        module,
+        "evaluate_run",
+        lambda folder, evaluation, *_: calls.append((evaluation.checkpoint, folder.name)),
+    )
+    write_campaign(seeds=[3, 4], control=True)
+    campaign()
+    assert calls == [
+        (work, f"{run}-seed{seed}")
+        for seed in (3, 4)
+        for work in ("train", "best", "last")
+        for run in ("bn", "auxbn", "bn-plain")
+    ]
+
+
+def test_run_of_other_settings_is_refused(whole, monkeypatch, capsys):
+    monkeypatch.chdir(whole)
+    campaign_file = Path("campaign.yaml").read_text()
+    write_campaign(settings=TRAINING | {"weight_decay": 0.01})
+    campaign(status=2)
+    Path("campaign.yaml").write_text(campaign_file)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "holds a run with other settings (weight_decay: 0.0005 there, 0.01 here)" in error
+
+
+def test_time_left_follows_from_what_was_measured_on_this_device(place, monkeypatch, capsys):
+    monkeypatch.setattr(module, "Budget", lambda _: StopsAt(4))  # bn is trained, auxbn begun
+    write_campaign(settings=TRAINING | {"epochs": 4}, norms=["bn"])
+    campaign("--budget", "60")
+    path = place / "checkpoints/small/bn-seed0/last.json"
+    content = json.loads(path.read_text())
+    assert (content["epoch"], len(content["within_epoch"]["losses"])) == (1, 1)
+    entry = content["history"][0] | {"seconds": 1000.0, "validation_seconds": 200.0}
+    elsewhere = entry | {"device": "another", "seconds": 1e6}
+    capsys.readouterr()
+    monkeypatch.setattr(module, "Budget", lambda _: StopsAt(1))
+    for history, left in (
+        ([entry], "about 50:00 and 2 runs or evaluations not measured yet"),  # 2.5 of 1,200 s
+        ([elsewhere], "not measured yet"),
+    ):
+        rewrite_manifest(path, history=history)
+        campaign("--budget", "60")
+        row = capsys.readouterr().out.splitlines()[2]
+        assert row.split(maxsplit=7)[1:4] == ["1.5", "of", "4"]
+        assert row.endswith(left)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"settings": {"epochz": 3}}, "did you mean 'epochs'?"),
+        ({"settings": {"epochs": "many"}}, "epochs: "),
+        ({"settings": {"seed": 3}}, "settings of plan small cannot have seed; norms, seeds and"),
+        ({"norms": ["saauxbm"]}, "unknown norm 'saauxbm'; did you mean 'saauxbn'?"),
+        ({"norms": []}, "plan small needs norms, got none"),
+        ({"config": "digit"}, "unknown config 'digit'; did you mean 'digits'?"),
+        ({"evaluations": {"x": {"epochs": 3}}}, "evaluations of plan small cannot have epochs; al"),
+        ({"evaluations": {"../x": {}}}, "need a name of letters, digits, _ and -, got ../x"),
+        (
+            {"evaluations": {"x": {"checkpoint": "epoch3"}}},
+            "needs the weights of epoch3, which no run keeps; add 3 to keep_epochs",
+        ),
+        ({"plans": {}}, "plans must name at least one plan"),
+        ({"budget": 0}, "budget must be above 0 seconds, got 0"),
+    ],
+)
+def test_campaign_that_cannot_be_carried_out_is_refused(capsys, plan, message):
+    if {"plans", "budget"} & plan.keys():
+        content = {"plans": {"small": PLAN}} | plan
+        Path("campaign.yaml").write_text(yaml.safe_dump(content))
+    else:
+        write_campaign(**plan)
+    campaign(status=2)
+    (error,) = capsys.readouterr().err.splitlines()
+    assert message in error
+
+
+def test_campaign_is_refused_before_torch_is_imported():
+    write_campaign(norms=["saauxbm"])
+    code = (
+        "import sys\nfrom robustnorm.cli import main\n"
+        "assert main(sys.argv[1:]) == 2\nsys.exit('torch' in sys.modules)\n"
+    )
+    words = ["campaign", "--config", "campaign.yaml"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["campaign", "campaign-rehearsal"])
+def test_packaged_campaign_is_read_by_name(tmp_path, name):
+    words = ["campaign", "--config", name] + ["--data", str(tmp_path)] * (name == "campaign")
+    _, settings, _ = cli.parse(words)
+    plans = cli.ready_plans(settings)
+    for plan in plans:
+        assert [run.run for run in plan.of_seed(0)] == [
+            "bn-seed0",
+            "modenorm-seed0",
+            "auxbn-seed0",
+            "saauxbn-seed0",
+            "bn-plain-seed0",
+        ]
+        assert len({run.name for run in plan.runs} | {plan.name}) == 1
+    if name == "campaign":
+        fast, paper, released = plans
+        assert fast.seeds == (0, 1, 2)
+        described = [
+            (run.epochs, run.train_steps, run.schedule, run.precision, run.network)
+            for run in (fast.runs[0], paper.runs[0], released.runs[0])
+        ]
+        assert described == [
+            (30, 10, "one-cycle", "bf16", "resnet18"),
+            (200, 10, "milestones", "fp32", "resnet18"),
+            (200, 7, "milestones", "fp32", "preact_resnet18"),
+        ]
+        assert {e.checkpoint for e in paper.evaluations.values()} == {"best", "epoch190", "last"}
