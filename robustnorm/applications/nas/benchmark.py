@@ -1,0 +1,84 @@
+"""Accuracies of all NAS-Bench-201 cells, trained from scratch by the benchmark's authors.
+
+``nasbench201.npz`` holds, for each data set, the test accuracy after 200 epochs of each cell in the
+order of ``all_cells``, in whole parts of a percent (600, 300 or 180 to one, so that means over two
+or three seeds of 5,000 or 3,000 images are exact). They come from the public repository
+v-tao/nats-bench-landscape, which took them from NATS-Bench (Dong et al., MIT licence).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustnorm.applications.nas.space import CELLS, Cell, all_cells, from_string, number
+from robustnorm.evaluation.statistics import Interval
+
+# As the benchmark trained them; a search's own data may be others.
+SETS = ("CIFAR-10", "CIFAR-100", "ImageNet16-120")
+_FILE = "nasbench201.npz"
+_PARTS = np.array([600, 300, 180])
+# Of the file from which the packaged one is made.
+_COLUMNS = [f"{name}TestAccuracy200Epochs" for name in ("CIFAR10", "CIFAR100", "ImageNet")]
+
+
+class Summary(NamedTuple):
+    """Accuracies of all cells on one data set, fractions; ``middle`` holds 90 % of them."""
+
+    best: float
+    best_cell: Cell
+    mean: float
+    median: float
+    std: float
+    middle: Interval
+
+
+@cache
+def accuracies() -> NDArray[np.float64]:
+    """Returns the test accuracies, fractions (15625, 3): a row a cell, a column one of ``SETS``."""
+    with (files(__package__) / _FILE).open("rb") as file, np.load(file) as columns:
+        parts = np.stack([columns[name] for name in SETS], axis=1)
+    assert parts.shape == (CELLS, len(SETS))
+    found: NDArray[np.float64] = parts / (100 * _PARTS)
+    found.setflags(write=False)
+    return found
+
+
+def summary(place: int) -> Summary:
+    """Returns what a cell drawn at random, and the best one, reach on ``SETS[place]``."""
+    values = accuracies()[:, place]
+    best = int(values.argmax())
+    low, high = np.quantile(values, [0.05, 0.95])
+    return Summary(
+        float(values[best]),
+        tuple(all_cells()[best].tolist()),
+        float(values.mean()),
+        float(np.median(values)),
+        float(values.std()),
+        Interval(float(low), float(high)),
+    )
+
+
+def compact(lines: Iterable[str]) -> dict[str, NDArray[np.uint16]]:
+    """Returns what the packaged file holds, from the published CSV file.
+
+    Args:
+        lines: A header and a row for each cell: three accuracies in percent, and
+            ``ArchitectureString``.
+
+    Raises:
+        ValueError: When cells are missing or accuracies are not whole parts of a percent.
+    """
+    found = np.full((CELLS, len(SETS)), np.nan)
+    for row in csv.DictReader(lines):
+        found[number(from_string(row["ArchitectureString"]))] = [float(row[c]) for c in _COLUMNS]
+    parts = np.rint(found * _PARTS)
+    if not np.abs(found - parts / _PARTS).max() < 1e-5:
+        raise ValueError("each cell needs accuracies that are means over whole counts of images")
+    return {name: parts[:, place].astype(np.uint16) for place, name in enumerate(SETS)}

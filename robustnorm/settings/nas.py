@@ -1,0 +1,156 @@
+"""Settings of ``robustnorm search``; no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from robustnorm.errors import RefusedFileError
+
+Paths = Literal["paper", "release"]
+SearchNorm = Literal["bn", "affine", "ccbn", "sabn"]
+
+# What a search may differ in from one that it is compared with, or that it continues.
+COMPARED = frozenset({"norm", "seed"})
+WHERE = frozenset(
+    {"name", "data", "data_root", "download", "record_every", "save_minutes", "device", "output"}
+    | {"reports"}
+)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of one search for a cell of NAS-Bench-201 by first-order DARTS.
+
+    Args:
+        name: Name of the folders under ``output`` and ``reports``; the config file's by default.
+        norm: After the convolutions of mixed operations: bn without an affine (DARTS), affine (bn
+            with one), ccbn or sabn, whose affine follows from the operations before it.
+        paths: How many affine paths ccbn and sabn have: one for each operation of the previous
+            layer (paper: 1, 5, 5 on edges out of nodes 0, 1, 2), or one for each tuple of
+            operations on the edges before (release: 1, 5, 25).
+        alpha_split: Images on which alpha is trained: half of the training images, held out from
+            the weights (train), or, as the authors' release does, half of the test images (test).
+        seed: Of weights, alpha, sampled paths, order and augmentation of the images. Weights, alpha
+            and images do not depend on the norm.
+        data: digits, cifar10, cifar100, imagenet16-120, or the path of an image folder or its
+            archive.
+        data_root: Folder for downloads, unpacked archives and decoded images.
+        download: Let torchvision download CIFAR-10 into ``data_root``.
+        image_size: Height to which images are averaged; it divides theirs. As they are by default.
+        padding: Pixels of zero padding before the random crop; an eighth of the height by default.
+        flip: Mirror images at random; as suits the dataset by default.
+        channels: Of the first of three stages; each later one has twice as many.
+        cells: Of each stage.
+        batch_size: Images of a step on the weights, and of a step on alpha.
+        steps: Of the cosine along which the learning rate falls; each is a step on the weights and
+            one on alpha.
+        stop_step: Steps that are taken; the paper's searches end before the cosine does.
+        learning_rate: Of the weights at the first step.
+        final_learning_rate: Of the weights at the end of the cosine.
+        momentum: Of the weights, Nesterov's.
+        weight_decay: L2 penalty on all weights, affines too.
+        gradient_clipping: Largest norm of the gradient of weights and alpha together, for steps on
+            the weights.
+        alpha_learning_rate: Of alpha, by Adam.
+        alpha_weight_decay: L2 penalty on alpha.
+        record_every: Steps between two entries of alpha in the record.
+        save_minutes: Minutes between two saves of the state.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        output: Folder of checkpoints.
+        reports: Folder of tables and records.
+
+    Raises:
+        ValueError: On a value out of range, with what is required and what was received.
+    """
+
+    name: str | None = None
+    norm: SearchNorm = "sabn"
+    paths: Paths = "release"
+    alpha_split: Literal["train", "test"] = "train"
+    seed: int = 0
+    # Data
+    data: str = "digits"
+    data_root: str = "data"
+    download: bool = False
+    image_size: int | None = None
+    padding: int | None = None
+    flip: bool | None = None
+    # Network
+    channels: int = 16
+    cells: int = 5
+    # Optimization
+    batch_size: int = 64
+    steps: int = 39_050
+    stop_step: int = 27_335
+    learning_rate: float = 0.025
+    final_learning_rate: float = 0.001
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    gradient_clipping: float = 5.0
+    alpha_learning_rate: float = 3e-4
+    alpha_weight_decay: float = 1e-3
+    # Execution and places
+    record_every: int = 50
+    save_minutes: float = 1.0
+    device: str = "auto"
+    output: str = "checkpoints"
+    reports: str = "reports"
+
+    def __post_init__(self) -> None:
+        for field in ("channels", "cells", "batch_size", "steps", "stop_step", "record_every"):
+            self._require(field, getattr(self, field) >= 1, "at least 1")
+        self._require("stop_step", self.stop_step <= self.steps, f"at most steps, {self.steps}")
+        for field in ("seed", "weight_decay", "alpha_weight_decay", "save_minutes"):
+            self._require(field, getattr(self, field) >= 0, "at least 0")
+        for field in (
+            "learning_rate",
+            "final_learning_rate",
+            "alpha_learning_rate",
+            "gradient_clipping",
+        ):
+            self._require(field, getattr(self, field) > 0, "above 0")
+        self._require("momentum", 0 < self.momentum < 1, "in (0, 1)")
+        self._require("padding", self.padding is None or self.padding >= 0, "at least 0, or null")
+        size = self.image_size
+        self._require("image_size", size is None or size >= 4, "at least 4, or null")
+
+    def _require(self, field: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(f"{field} must be {what}, got {getattr(self, field)}")
+
+    @property
+    def run(self) -> str:
+        """Name of this search's folder and record."""
+        return f"{self.norm}-seed{self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings of a search as plain values, also those of a subclass."""
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(SearchSettings)
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SearchSettings:
+        """Returns the settings that ``to_dict`` gave.
+
+        Raises:
+            RefusedFileError: On anything else.
+        """
+        try:
+            return SearchSettings(**values)
+        except (ValueError, TypeError) as error:
+            raise RefusedFileError(
+                f"the saved settings are none that this version reads ({error}); remove the file "
+                "that holds them"
+            ) from error
+
+    def differences(self, other: SearchSettings, ignore: frozenset[str]) -> str:
+        """Returns the settings that differ, in words, "" where none does."""
+        mine, others = self.to_dict(), other.to_dict()
+        return ", ".join(
+            f"{field}: {others[field]} there, {mine[field]} here"
+            for field in mine
+            if field not in ignore and mine[field] != others[field]
+        )
