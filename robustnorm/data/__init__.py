@@ -17,6 +17,8 @@ DATASETS = Registry(
     {
         "digits": "robustnorm.data.digits:load_digits",
         "cifar10": "robustnorm.data.cifar10:load_cifar10",
+        "cifar100": "robustnorm.data.cifar100:load_cifar100",
+        "imagenet16-120": "robustnorm.data.imagenet16:load_imagenet16_120",
         "image_folder": "robustnorm.data.image_folder:load_image_folder",
     },
 )
@@ -26,9 +28,10 @@ def check_data(data: str) -> None:
     """Raises a DataError unless ``data`` names a data set or an existing path.
 
     Args:
-        data: "digits", "cifar10", or the path of an image folder or its archive.
+        data: "digits", "cifar10", "cifar100", "imagenet16-120", or the path of an image folder or
+            its archive.
     """
-    if data in ("digits", "cifar10") or Path(data).exists():
+    if (data in DATASETS and data != "image_folder") or Path(data).exists():
         return
     try:
         DATASETS.check(data)
@@ -45,7 +48,8 @@ def load_dataset(data: str, *, root: Path = Path("data"), download: bool = False
     """Returns a data set as uint8 tensors.
 
     Args:
-        data: "digits", "cifar10", or the path of an image folder or its archive.
+        data: "digits", "cifar10", "cifar100", "imagenet16-120", or the path of an image folder or
+            its archive.
         root: Folder for downloads, unpacked archives and decoded images.
         download: Let torchvision download CIFAR-10.
 
@@ -56,8 +60,8 @@ def load_dataset(data: str, *, root: Path = Path("data"), download: bool = False
     dataset: Dataset
     if data == "digits":
         dataset = DATASETS["digits"]()
-    elif data == "cifar10":
-        dataset = DATASETS["cifar10"](root, download=download)
+    elif data in DATASETS and data != "image_folder":
+        dataset = DATASETS[data](root, download=download)
     else:
         dataset = DATASETS["image_folder"](Path(data), cache=root)
     return dataset

@@ -60,7 +60,7 @@ def test_known_data_pass_the_check(data):
 
 
 def test_data_sets_are_listed():
-    assert list(DATASETS) == ["digits", "cifar10", "image_folder"]
+    assert list(DATASETS) == ["digits", "cifar10", "cifar100", "imagenet16-120", "image_folder"]
 
 
 @pytest.fixture
