@@ -60,8 +60,10 @@ def load_dataset(data: str, *, root: Path = Path("data"), download: bool = False
     dataset: Dataset
     if data == "digits":
         dataset = DATASETS["digits"]()
-    elif data in DATASETS and data != "image_folder":
-        dataset = DATASETS[data](root, download=download)
+    elif data == "cifar10":
+        dataset = DATASETS["cifar10"](root, download=download)
+    elif data in ("cifar100", "imagenet16-120"):
+        dataset = DATASETS[data](root)
     else:
         dataset = DATASETS["image_folder"](Path(data), cache=root)
     return dataset

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustnorm.archives import unpack_tar
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.data.pickles import read_pickle
-from robustnorm.errors import RefusedFileError
+from robustnorm.system.archives import unpack_tar
+from robustnorm.system.errors import RefusedFileError
 
 _FOLDER = "cifar-100-python"
 _CLASSES = 100
@@ -23,7 +23,7 @@ _PUBLISHED = {
 }
 
 
-def load_cifar100(root: Path, *, download: bool = False) -> Dataset:
+def load_cifar100(root: Path) -> Dataset:
     """Returns CIFAR-100 with its 100 fine classes: 50,000 images to train, 10,000 to test.
 
     Its pickles are read without executing them. Reports name files other than the published ones as
@@ -32,7 +32,6 @@ def load_cifar100(root: Path, *, download: bool = False) -> Dataset:
     Args:
         root: Folder that holds ``cifar-100-python``, or ``cifar-100-python.tar.gz``, which is
             unpacked.
-        download: Not possible; as for the other data sets.
 
     Raises:
         DataError: When the files are missing; a RefusedDataError when they are damaged.
@@ -104,7 +103,7 @@ def as_split(path: Path, values: dict[str, Any], labels: str, size: int) -> Spli
     whole = isinstance(found, np.ndarray) or (
         isinstance(found, list) and all(type(label) is int for label in found)
     )
-    if not whole or len(found) != len(data):
+    if found is None or not whole or len(found) != len(data):
         raise RefusedDataError(
             f"{path} must hold '{labels}', a whole number for each of its {len(data)} images; "
             "fetch it again"

@@ -29,7 +29,7 @@ _TRAIN = {
 _TEST = {"val_data": "3410e3017fdaefba8d5073aaa65e4bd6"}
 
 
-def load_imagenet16_120(root: Path, *, download: bool = False) -> Dataset:
+def load_imagenet16_120(root: Path) -> Dataset:
     """Returns ImageNet16-120: the first 120 classes of ImageNet at 16x16, 151,700 and 6,000 images.
 
     The pickles are read without executing them. Reports name files other than the published ones as
@@ -37,7 +37,6 @@ def load_imagenet16_120(root: Path, *, download: bool = False) -> Dataset:
 
     Args:
         root: Folder that holds ``ImageNet16``, the eleven files of NAS-Bench-201.
-        download: Not possible; as for the other data sets.
 
     Raises:
         DataError: When files are missing; a RefusedDataError when one is damaged.

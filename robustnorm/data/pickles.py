@@ -60,7 +60,7 @@ def _check(data: bytes) -> None:
         if opcode.name in _REFUSED:
             raise ValueError(f"it uses {opcode.name}")
         # Python makes room for all places below.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > 2 * count + 256:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > 2 * count + 256:
             raise ValueError(f"it remembers place {argument}")
 
 
@@ -114,14 +114,11 @@ def _encode(text: str, _encoding: str) -> bytes:
 _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
     ("_codecs", "encode"): _encode,
-} | {
-    (f"numpy.{core}.{module}", name): stand_in
-    for core in ("core", "_core")
-    for module, name, stand_in in (
-        ("multiarray", "_reconstruct", _Array),
-        ("numeric", "_frombuffer", _from_buffer),
-    )
 }
 
 

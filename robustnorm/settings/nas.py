@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from robustnorm.errors import RefusedFileError
+from robustnorm.system.errors import RefusedFileError
 
 Paths = Literal["paper", "release"]
 SearchNorm = Literal["bn", "affine", "ccbn", "sabn"]

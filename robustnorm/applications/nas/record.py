@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustnorm.errors import RefusedFileError, UsageError
-from robustnorm.files import write_atomically
 from robustnorm.settings.nas import WHERE, SearchSettings
-from robustnorm.untrusted import parse_json
+from robustnorm.system.errors import RefusedFileError, UsageError
+from robustnorm.system.files import write_atomically
+from robustnorm.system.untrusted import parse_json
 
 _SCHEMA = 1
 

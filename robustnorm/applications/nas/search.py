@@ -27,22 +27,22 @@ from robustnorm.applications.nas.record import Entry, SearchRecord, find_record,
 from robustnorm.applications.nas.supernet import Supernet
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Dataset
-from robustnorm.errors import UsageError
-from robustnorm.files import exclusive
-from robustnorm.runs import (
-    device_name,
-    resolve_device,
-    to_channels_last,
-)
-from robustnorm.settings.nas import WHERE, SearchSettings
-from robustnorm.source import source_commit
-from robustnorm.stopping import ShouldStop, Stopped, never
-from robustnorm.training.checkpoint import (
+from robustnorm.runs.checkpoint import (
     load_checkpoint,
     read_manifest,
     restore,
     save_checkpoint,
 )
+from robustnorm.runs.run import (
+    device_name,
+    resolve_device,
+    to_channels_last,
+)
+from robustnorm.settings.nas import WHERE, SearchSettings
+from robustnorm.system.errors import UsageError
+from robustnorm.system.files import exclusive
+from robustnorm.system.source import source_commit
+from robustnorm.system.stopping import ShouldStop, Stopped, never
 
 log = logging.getLogger("robustnorm")
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from robustnorm.applications.nas.record import SearchRecord, find_record, record_path
 from robustnorm.applications.nas.search import Search, cosine, run_search, search_folder
-from robustnorm.errors import RefusedFileError, UsageError
-from robustnorm.stopping import Stopped
+from robustnorm.system.errors import RefusedFileError, UsageError
+from robustnorm.system.stopping import Stopped
 
 SAMPLED = [(0, 1, 2, 3, 4, 0)] * 3
 
