@@ -35,6 +35,7 @@ from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.settings.export import ExportSettings
 from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.settings.replay import ReplaySettings
+from robustnorm.settings.style import StyleSettings, StylizeSettings
 from robustnorm.settings.sweep import SweepSettings, grids
 from robustnorm.system.errors import CheckFailed, Status, UserError
 from robustnorm.system.packing import PackSettings, UnpackSettings
@@ -146,6 +147,17 @@ COMMANDS = {
         SweepSettings,
         "robustnorm.work.sweep:sweep",
         stops=True,
+    ),
+    "figure7": Command(
+        "Train style transfer with AdaIN, ILM+IN and SaAdaIN; write Figures 7 and 8 and a table.",
+        StyleSettings,
+        "robustnorm.commands.figure7:figure7",
+        stops=True,
+    ),
+    "stylize": Command(
+        "Paint one picture in the style of another with a network that figure7 trained.",
+        StylizeSettings,
+        "robustnorm.commands.stylize:stylize",
     ),
     "export": Command(
         "Write one branch of a trained run as a file for other tools; check it by loading it.",

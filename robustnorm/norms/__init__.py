@@ -17,6 +17,7 @@ from robustnorm.system.registry import Registry
 
 if TYPE_CHECKING:
     from robustnorm.norms.cells import CCBN, AuxBN, AuxStatBN, SaAuxBN, SaBN
+    from robustnorm.norms.ilm import ILM, ILMAdaIN
     from robustnorm.norms.instance import AdaIN, SaAdaIN
     from robustnorm.norms.mode import ModeNorm
     from robustnorm.norms.routed import RoutedBatchNorm1d, RoutedBatchNorm2d, RoutedBatchNorm3d
@@ -45,15 +46,19 @@ _CLASSES = {
     "SaBN": "cells",
     "ModeNorm": "mode",
     "AdaIN": "instance",
+    "ILM": "ilm",
+    "ILMAdaIN": "ilm",
     "SaAdaIN": "instance",
 }
 
 __all__ = [
     "CCBN",
+    "ILM",
     "NORMS",
     "AdaIN",
     "AuxBN",
     "AuxStatBN",
+    "ILMAdaIN",
     "ModeNorm",
     "RoutedBatchNorm1d",
     "RoutedBatchNorm2d",

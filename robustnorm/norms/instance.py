@@ -4,17 +4,47 @@ import torch
 from torch import Tensor, nn
 
 
+def instance_statistics(
+    input: Tensor, eps: float = 1e-5, *, unbiased: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Returns mean and deviation of each sample and channel over (H, W).
+
+    Args:
+        input: Feature maps (N, C, H, W); half precision is computed in float32.
+        eps: Added to the variance.
+        unbiased: Divide by H W - 1 instead of H W.
+
+    Returns:
+        Two tensors (N, C, 1, 1).
+
+    Raises:
+        ValueError: On another rank, and when ``unbiased`` has one position alone.
+    """
+    if input.dim() != 4:
+        raise ValueError(f"content and style must be (N, C, H, W), got {tuple(input.shape)}")
+    if unbiased and input.shape[2] * input.shape[3] < 2:
+        raise ValueError(
+            f"an unbiased variance needs H W of at least 2, got {tuple(input.shape)}; take larger "
+            "images or the population's variance"
+        )
+    if input.dtype in (torch.float16, torch.bfloat16):
+        input = input.float()
+    variance, mean = torch.var_mean(input, dim=(2, 3), correction=int(unbiased), keepdim=True)
+    return mean, (variance + eps).sqrt()
+
+
 class AdaIN(nn.Module):
     r"""Gives the content's feature maps the mean and deviation of the style's.
 
     .. math:: y = \sigma(s) \frac{x - \mu(x)}{\sigma(x)} + \mu(s), \quad
         \sigma(x)^2 = \mathrm{var}(x) + \epsilon
 
-    with mean and (population) variance per sample and channel over (H, W). There is nothing to
-    learn and no difference between training and evaluation.
+    with mean and variance per sample and channel over (H, W). There is nothing to learn and no
+    difference between training and evaluation.
 
     Args:
         eps: Added to both variances.
+        unbiased: Divide both variances by H W - 1, as the authors' release does, not by H W.
 
     Shape:
         content (N, C, H, W), style (N, C, H', W') to content's shape and dtype.
@@ -32,9 +62,10 @@ class AdaIN(nn.Module):
         True
     """
 
-    def __init__(self, eps: float = 1e-5) -> None:
+    def __init__(self, eps: float = 1e-5, *, unbiased: bool = False) -> None:
         super().__init__()
         self.eps = eps
+        self.unbiased = unbiased
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
         content_mean, content_std = self._statistics(content)
@@ -44,22 +75,17 @@ class AdaIN(nn.Module):
                 "content and style must agree in N and C, got "
                 f"{tuple(content.shape)} and {tuple(style.shape)}"
             )
-        normalized = self._affine((content - content_mean) / content_std)
+        normalized = self._affine((content - content_mean) / content_std, content)
         return (style_std * normalized + style_mean).to(content.dtype)
 
-    def _affine(self, normalized: Tensor) -> Tensor:
+    def _affine(self, normalized: Tensor, _content: Tensor) -> Tensor:
         return normalized
 
     def _statistics(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        if input.dim() != 4:
-            raise ValueError(f"content and style must be (N, C, H, W), got {tuple(input.shape)}")
-        if input.dtype in (torch.float16, torch.bfloat16):
-            input = input.float()
-        variance, mean = torch.var_mean(input, dim=(2, 3), correction=0, keepdim=True)
-        return mean, (variance + self.eps).sqrt()
+        return instance_statistics(input, self.eps, unbiased=self.unbiased)
 
     def extra_repr(self) -> str:
-        return f"eps={self.eps}"
+        return f"eps={self.eps}" + ", unbiased=True" * self.unbiased
 
 
 class SaAdaIN(AdaIN):
@@ -70,6 +96,7 @@ class SaAdaIN(AdaIN):
     Args:
         num_features: C.
         eps: Added to both variances.
+        unbiased: As in ``AdaIN``.
 
     Shape:
         As ``AdaIN``, with C = num_features.
@@ -84,13 +111,13 @@ class SaAdaIN(AdaIN):
         True
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        super().__init__(eps)
+    def __init__(self, num_features: int, eps: float = 1e-5, *, unbiased: bool = False) -> None:
+        super().__init__(eps, unbiased=unbiased)
         self.num_features = num_features
         self.shared_weight = nn.Parameter(torch.ones(num_features))
         self.shared_bias = nn.Parameter(torch.zeros(num_features))
 
-    def _affine(self, normalized: Tensor) -> Tensor:
+    def _affine(self, normalized: Tensor, _content: Tensor) -> Tensor:
         if normalized.shape[1] != self.num_features:
             raise ValueError(
                 f"SaAdaIN takes (N, {self.num_features}, H, W), got {tuple(normalized.shape)}"
@@ -98,4 +125,4 @@ class SaAdaIN(AdaIN):
         return normalized * self.shared_weight[:, None, None] + self.shared_bias[:, None, None]
 
     def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}"
+        return f"{self.num_features}, {super().extra_repr()}"

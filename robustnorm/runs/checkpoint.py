@@ -24,7 +24,8 @@ from robustnorm.system.untrusted import parse_json
 # 1 had no hash of the manifest and no random states; it can still be read.
 _FORMAT = 2
 _MODEL = "model."
-_MOMENTUM = "momentum."
+_MOMENTUM = "momentum."  # SGD's, under the parameter's name
+_OPTIMIZER = "optimizer."  # what another optimizer keeps: its name for it, then the parameter's
 _RANDOM = "random."
 _REQUIRED = {"format", "file", "sha256", "bytes", "config", "dataset"}
 
@@ -62,8 +63,8 @@ def save_checkpoint(
         tag: ``"last"``, ``"best"`` or ``"epoch"`` and a number.
         model: Its state_dict is saved.
         manifest: JSON values.
-        optimizer: Its momentum and the global random states are saved, for a run that may be
-            continued.
+        optimizer: What it keeps of each parameter and the global random states are saved, for a
+            run that may be continued.
 
     Raises:
         DiskError: When the disk is full or read-only; what was saved before is left whole.
@@ -136,7 +137,7 @@ def check_fits(checkpoint: Checkpoint, model: nn.Module) -> None:
 def restore(
     checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> None:
-    """Copies a checkpoint into ``model`` and, if given, the momentum into ``optimizer``.
+    """Copies a checkpoint into ``model`` and, if given, into ``optimizer``.
 
     With an optimizer the run goes on, so the global random states are set, too.
 
@@ -147,10 +148,16 @@ def restore(
     model.load_state_dict(_part(checkpoint.tensors, _MODEL))
     if optimizer is not None:
         momentum = _part(checkpoint.tensors, _MOMENTUM)
+        others = _part(checkpoint.tensors, _OPTIMIZER)
         for name, parameter in model.named_parameters():
-            if name in momentum:
-                buffer = torch.empty_like(parameter).copy_(momentum[name])
-                optimizer.state[parameter]["momentum_buffer"] = buffer
+            kept = {"momentum_buffer": momentum[name]} if name in momentum else {}
+            for key, value in others.items():
+                what, _, of = key.partition(".")
+                if of == name:
+                    kept[what] = value
+            for what, value in kept.items():  # a count of steps has no shape and stays on the CPU
+                like = torch.empty_like(parameter if value.dim() else value)
+                optimizer.state[parameter][what] = like.copy_(value)
         set_random_states(_part(checkpoint.tensors, _RANDOM), _device(model))
 
 
@@ -253,7 +260,7 @@ def state_tensors(
     """Returns what a checkpoint keeps of them, by name, on the CPU; ``restore`` puts it back."""
     tensors = {_MODEL + name: value for name, value in model.state_dict().items()}
     if optimizer is not None:
-        tensors |= {_MOMENTUM + name: value for name, value in _momentum(model, optimizer).items()}
+        tensors |= _optimizer_tensors(model, optimizer)
         states = random_states(_device(model))
         tensors |= {_RANDOM + name: value for name, value in states.items()}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -263,13 +270,14 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _momentum(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    buffers = {
-        name: optimizer.state[parameter].get("momentum_buffer")
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Returns the tensors that an optimizer keeps of each parameter, by what and by parameter."""
+    return {
+        (_MOMENTUM if what == "momentum_buffer" else f"{_OPTIMIZER}{what}.") + name: value
         for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
+        for what, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
     }
-    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

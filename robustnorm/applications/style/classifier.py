@@ -1,0 +1,134 @@
+"""The small encoder: a VGG-shaped classifier, trained, its batch norms folded, cut, normalized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from tqdm import tqdm
+
+from robustnorm.applications.style.encoder import Encoder, color_standardization, vgg_layers
+from robustnorm.settings.config import Config
+from robustnorm.data.batches import epoch_batches, steps_per_epoch, to_float
+from robustnorm.data.dataset import Augmentation, Split
+from robustnorm.training.schedule import learning_rate
+
+BATCH = 128
+# Crops of content on which the mean activations are measured.
+CALIBRATION = 500
+_SCHEDULE = Config(learning_rate=0.1, schedule="one-cycle")
+
+
+class Classifier(nn.Module):
+    """A VGG with batch norms, two convolutions a stage, a spatial mean and one linear layer.
+
+    Args:
+        widths: Channels of each stage.
+        classes: Number of classes.
+        mean: Of each color, subtracted first.
+        std: Of each color, by which is then divided.
+
+    Shape:
+        (N, 3, H, W) in [0, 1] to (N, classes).
+    """
+
+    def __init__(
+        self, widths: Sequence[int], classes: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.features = vgg_layers(widths, (2,) * len(widths), batch_norm=True)
+        self.features.load_state_dict(
+            self.features.state_dict()
+            | color_standardization(torch.tensor(mean), torch.tensor(std))
+        )
+        self.features[0].requires_grad_(False)
+        self.fc = nn.Linear(widths[-1], classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.features(images)
+        logits: Tensor = self.fc(features.mean((2, 3)))
+        return logits
+
+
+def train_epoch(
+    model: Classifier,
+    optimizer: torch.optim.Optimizer,
+    split: Split,
+    augmentation: Augmentation,
+    *,
+    epoch: int,
+    epochs: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Trains for one epoch of a one-cycle schedule, in place.
+
+    Args:
+        model: On the device of the images.
+        optimizer: Over its parameters; its learning rate is set here.
+        split: Training images.
+        augmentation: Of them.
+        epoch: From 0.
+        epochs: Of the whole training.
+        stop: Asked before each step; True gives the epoch up.
+
+    Returns:
+        Whether the epoch was finished.
+    """
+    model.train()
+    steps = steps_per_epoch(len(split), min(BATCH, len(split)))
+    batches = epoch_batches(
+        split, batch_size=min(BATCH, len(split)), seed=0, epoch=epoch, augmentation=augmentation
+    )
+    schedule = Config.from_dict(_SCHEDULE.to_dict() | {"epochs": epochs})
+    named = f"encoder, epoch {epoch + 1}/{epochs}"
+    for step, batch in enumerate(tqdm(batches, desc=named, total=steps, disable=None)):
+        if stop():
+            return False
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(schedule, epoch * steps + step, steps)
+        loss = F.cross_entropy(model(batch.images), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return True
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, split: Split) -> float:
+    """Returns the fraction of images that are classified correctly, in evaluation mode."""
+    model.eval()
+    correct = sum(
+        (model(to_float(images)).argmax(1) == labels).sum().item()
+        for images, labels in zip(
+            torch.split(split.images, 500), torch.split(split.labels, 500), strict=True
+        )
+    )
+    return float(correct / len(split))
+
+
+@torch.no_grad()
+def fold(model: Classifier, cut: int) -> Encoder:
+    """Returns the layers up to the first ReLU of stage ``cut``, each batch norm in its convolution.
+
+    Args:
+        model: The classifier; it is left as it is, but in evaluation mode.
+        cut: Stages that are kept, the last with one convolution.
+    """
+    model.eval()
+    widths = [layer.out_channels for layer in model.features if isinstance(layer, nn.Conv2d)][1::2]
+    encoder = Encoder(widths[:cut], (2,) * (cut - 1) + (1,))
+    trained = iter(model.features)
+    for layer in encoder.layers:
+        theirs = next(trained)
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        assert isinstance(theirs, nn.Conv2d)
+        if layer.kernel_size != (1, 1):
+            norm = next(trained)
+            assert isinstance(norm, nn.BatchNorm2d)
+            theirs = fuse_conv_bn_eval(theirs, norm)
+        layer.load_state_dict(theirs.state_dict())
+    return encoder

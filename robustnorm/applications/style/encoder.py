@@ -1,0 +1,201 @@
+"""The frozen encoder: a VGG whose channels all have a mean activation of 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+# The channels and convolutions of a stage of VGG-19 up to relu4_1.
+VGG19_WIDTHS, VGG19_DEPTHS = (64, 128, 256, 512), (2, 2, 4, 1)
+
+
+def stages(widths: Sequence[int], depths: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """Returns the channels (in, out) of each convolution of a VGG, stage by stage.
+
+    Examples:
+        >>> stages((16, 32), (2, 1))
+        [[(3, 16), (16, 16)], [(16, 32)]]
+    """
+    ends = (3, *widths)
+    return [
+        [(before if i == 0 else after, after) for i in range(depth)]
+        for (before, after), depth in zip(pairwise(ends), depths, strict=True)
+    ]
+
+
+def vgg_layers(
+    widths: Sequence[int], depths: Sequence[int], *, batch_norm: bool = False
+) -> nn.Sequential:
+    """Returns the layers of a VGG with reflection padding, named as the authors' weights are.
+
+    The first layer, a 1x1 convolution, standardizes the colors. A stage is a max pooling, but not
+    the first one's, then convolutions, each padded before and followed by a ReLU.
+
+    Args:
+        widths: Channels of each stage.
+        depths: Convolutions of each stage.
+        batch_norm: Put a batch norm between each convolution and its ReLU.
+    """
+    layers: list[nn.Module] = [nn.Conv2d(3, 3, 1)]
+    for number, stage in enumerate(stages(widths, depths)):
+        if number:
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        for channels_in, channels in stage:
+            layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels_in, channels, 3)]
+            layers += [nn.BatchNorm2d(channels)] if batch_norm else []
+            layers.append(nn.ReLU())
+    return nn.Sequential(*layers)
+
+
+class Encoder(nn.Module):
+    """The features of an image after the first ReLU of each stage; never trained.
+
+    Its weights take no gradient, and it stays in evaluation mode.
+
+    Args:
+        widths: Channels of each stage.
+        depths: Convolutions of each stage.
+
+    Shape:
+        (N, 3, H, W) in [0, 1] to a list: stage k, from 0, gives (N, widths[k], H / 2^k, W / 2^k),
+        rounded up.
+
+    Raises:
+        ValueError: When an image is too small for the reflection padding of the last stage.
+
+    References:
+        Simonyan & Zisserman, arXiv:1409.1556; Huang & Belongie, arXiv:1703.06868.
+
+    Examples:
+        >>> [tuple(f.shape) for f in Encoder((4, 8), (2, 1))(torch.rand(1, 3, 6, 6))]
+        [(1, 4, 6, 6), (1, 8, 3, 3)]
+    """
+
+    def __init__(self, widths: Sequence[int], depths: Sequence[int]) -> None:
+        super().__init__()
+        self.widths, self.depths = tuple(widths), tuple(depths)
+        self.layers = vgg_layers(widths, depths)
+        self.requires_grad_(False)
+        self.train()
+
+    def train(self, _mode: bool = True) -> Encoder:
+        """Stays in evaluation mode."""
+        super().train(False)
+        return self
+
+    @property
+    def least_side(self) -> int:
+        """Height and width, in pixels, below which an image is refused."""
+        return 1 << len(self.widths)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        if min(images.shape[2:]) < self.least_side:
+            raise ValueError(
+                f"images must have at least {self.least_side} x {self.least_side} pixels, got "
+                f"{images.shape[3]} x {images.shape[2]}; take larger ones"
+            )
+        features, wanted = [], True
+        for layer in self.layers:
+            images = layer(images)
+            if isinstance(layer, nn.MaxPool2d):
+                wanted = True
+            elif isinstance(layer, nn.ReLU) and wanted:
+                features.append(images)
+                wanted = False
+        return features
+
+    def cut(self, stages: int) -> Encoder:
+        """Returns an encoder of the first stages, the last with one convolution, of these weights.
+
+        Args:
+            stages: To keep, at most as many as there are.
+        """
+        kept = Encoder(self.widths[:stages], (*self.depths[: stages - 1], 1))
+        state = self.state_dict()
+        kept.load_state_dict({name: state[name] for name in kept.state_dict()})
+        return kept
+
+    @torch.no_grad()
+    def normalize(self, images: Sequence[Tensor]) -> None:
+        """Rescales the weights so that each channel's mean activation on ``images`` is 1, in place.
+
+        A ReLU and a pooling commute with a positive factor, so each channel is only divided by its
+        mean, and what the next convolution does with it stays as it was. A channel that is never
+        active is left alone.
+
+        Args:
+            images: Batches (N, 3, H, W) of any sizes; every batch counts by its positions.
+
+        References:
+            Gatys, Ecker & Bethge, Image Style Transfer Using Convolutional Neural Networks, CVPR
+            2016, Section 2.
+        """
+        sums: dict[int, Tensor] = {}
+        positions: dict[int, int] = {}
+        for batch in images:
+            for place, layer in enumerate(self.layers):
+                batch = layer(batch)
+                if isinstance(layer, nn.ReLU):
+                    sums[place] = sums.get(place, 0) + batch.double().sum((0, 2, 3))
+                    positions[place] = positions.get(place, 0) + batch[:, 0].numel()
+        means: Tensor | None = None
+        for place, conv in enumerate(self.layers):
+            if not isinstance(conv, nn.Conv2d) or place == 0:
+                continue
+            if means is not None:
+                conv.weight.mul_(means[:, None, None])
+            found = (sums[place + 1] / positions[place + 1]).to(conv.weight.dtype)
+            means = torch.where(found > 0, found, 1.0)
+            conv.weight.div_(means[:, None, None, None])
+            assert conv.bias is not None
+            conv.bias.div_(means)
+
+
+def from_vgg19(state: Mapping[str, Tensor]) -> Encoder:
+    """Returns VGG-19 up to relu4_1 with the weights of one of two layouts.
+
+    Either those of ``vgg_normalised`` ("0.weight", "2.weight", ...), of AdaIN's authors, whose
+    first layer standardizes the colors; or torchvision's ("features.0.weight", ...), which take
+    ImageNet's mean and deviation.
+
+    Args:
+        state: Name to tensor; deeper layers are left.
+
+    Raises:
+        ValueError: When layers are missing or of another shape.
+    """
+    encoder = Encoder(VGG19_WIDTHS, VGG19_DEPTHS)
+    own = encoder.layers.state_dict()
+    if "features.0.weight" in state:
+        mean, std = (torch.tensor(v) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        own |= color_standardization(mean, std)
+        places = [place for place in _conv_places(encoder.layers) if place]
+        # Without paddings in between, torchvision's convolutions and ReLUs alone are counted.
+        pools = [i for i, layer in enumerate(encoder.layers) if isinstance(layer, nn.MaxPool2d)]
+        for number, place in enumerate(places):
+            theirs = 2 * number + sum(pool < place for pool in pools)
+            for tensor in ("weight", "bias"):
+                own[f"{place}.{tensor}"] = state.get(f"features.{theirs}.{tensor}", torch.empty(0))
+    else:
+        own = {name: state.get(name, torch.empty(0)) for name in own}
+    expected = encoder.layers.state_dict()
+    wrong = [name for name, value in own.items() if value.shape != expected[name].shape]
+    if wrong:
+        raise ValueError(
+            "the weights must be VGG-19's, named as vgg_normalised's or torchvision's; "
+            f"{len(wrong)} tensors are missing or of another shape, the first is {wrong[0]}"
+        )
+    encoder.layers.load_state_dict(own)
+    return encoder
+
+
+def color_standardization(mean: Tensor, std: Tensor) -> dict[str, Tensor]:
+    """Returns the first layer's weights that subtract a mean and divide by a deviation, (3,)."""
+    return {"0.weight": torch.diag(1 / std)[:, :, None, None], "0.bias": -mean / std}
+
+
+def _conv_places(layers: nn.Sequential) -> list[int]:
+    return [place for place, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]

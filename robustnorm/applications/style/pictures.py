@@ -1,0 +1,288 @@
+"""Pictures of content and style: from folders, from a data set, or embedded in scikit-image."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.system.files import write_atomically
+from robustnorm.system.untrusted import MOST_PIXELS, parse_json
+
+log = logging.getLogger("robustnorm")
+
+# Formats of plain pixels: others that Pillow opens call programs, such as Ghostscript.
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# An encoder of four stages takes no less.
+LEAST_SIDE = 16
+_MODES = ("RGB", "L", "LA", "RGBA", "P", "CMYK", "1")
+
+# Functions of skimage.data, one picture each. The textures and photographs held out are in no
+# training set.
+PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "rocket", "stereo_motorcycle")
+STYLES = (
+    "brick",
+    "cell",
+    "coins",
+    "colorwheel",
+    "grass",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "moon",
+    "page",
+)
+HELD_OUT_STYLES = ("gravel", "retina", "text", "microaneurysms", "clock")
+# Sides to which embedded textures are scaled, in sides of the square that is seen.
+_SCALES = (1.5, 2.5, 4.0)
+
+
+class Pictures(Protocol):
+    """Pictures by number, uint8 (3, H, W)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Pictures in memory.
+
+    Args:
+        name: As reports print it.
+        pictures: uint8 (3, H, W), of any sizes.
+        sha256: Of the content.
+    """
+
+    name: str
+    pictures: Sequence[Tensor]
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.pictures[number]
+
+
+class Folder:
+    """Pictures of a folder and those below it, decoded when they are asked for.
+
+    Args:
+        name: As reports print it.
+        paths: Of the pictures.
+        side: Height and width to which each is scaled.
+        sha256: Of the content.
+    """
+
+    def __init__(self, name: str, paths: Sequence[Path], side: int, sha256: str) -> None:
+        self.name, self.paths, self.sha256 = name, list(paths), sha256
+        self._side = side
+        self._read = lru_cache(maxsize=256)(self._decode)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self._read(number)
+
+    def _decode(self, number: int) -> Tensor:
+        return to_tensor(
+            read_picture(self.paths[number], draft=self._side).resize(
+                (self._side, self._side), Image.Resampling.BILINEAR
+            )
+        )
+
+    def __getstate__(self) -> dict[str, object]:  # a cache does not travel to reading processes
+        return {"name": self.name, "paths": self.paths, "side": self._side, "sha256": self.sha256}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def read_picture(path: Path, *, draft: int | None = None) -> Image.Image:
+    """Returns a picture in RGB; grey ones get three equal channels.
+
+    Args:
+        path: Of the file.
+        draft: Side in pixels that suffices, for formats that can be decoded smaller.
+
+    Raises:
+        RefusedDataError: When the file is no whole picture, or too large.
+        DataError: When it is too small, or of an unusual mode.
+    """
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise RefusedDataError(
+                    f"{path} has {width}x{height} pixels, of at most {MOST_PIXELS:,}; make it "
+                    "smaller or remove it"
+                )
+            if min(width, height) < LEAST_SIDE:
+                raise DataError(
+                    f"{path} has {width}x{height} pixels; a picture needs {LEAST_SIDE} on each "
+                    "side: take a larger one or remove it"
+                )
+            if image.mode not in _MODES:
+                raise DataError(f"{path} is of mode {image.mode}; convert it to RGB or grey (L)")
+            if draft is not None:
+                image.draft("RGB", (draft, draft))
+            return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).partition(" <")[0]  # without the buffer's address
+        raise RefusedDataError(
+            f"{path} is no readable picture ({reason}); replace or remove it"
+        ) from error
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Returns an RGB picture as uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Folder:
+    """Returns the pictures of a folder and those below it, in the order of their paths.
+
+    Every picture is decoded once, so that a damaged one is named before hours of work; what was
+    found is kept, and a folder whose files have not changed is not looked through again.
+
+    Args:
+        path: Of the folder.
+        side: Height and width to which each picture is scaled.
+        cache: Folder in which is kept what was found.
+        threads: That decode.
+
+    Raises:
+        DataError: When there is no picture; a RefusedDataError where a file is at fault.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path} is no folder; give one of pictures")
+    paths = sorted(
+        p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")
+    )
+    if not paths:
+        raise DataError(f"{path} has no pictures; put some there ({', '.join(sorted(_SUFFIXES))})")
+    names = [p.relative_to(path).as_posix() for p in paths]
+    stats = [p.stat() for p in paths]
+    state = [(n, s.st_size, s.st_mtime_ns) for n, s in zip(names, stats, strict=True)]
+    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
+    found = cache / f"pictures-{path.name}-{key}.json"
+    try:
+        sha256 = str(parse_json(found.read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        content, grey = hashlib.sha256(), 0
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            checked = pool.map(lambda p: _check(p, side), paths)
+            bar = tqdm(checked, f"checking {path.name}", len(paths), disable=None)
+            for name, (digest, is_grey) in zip(names, bar, strict=True):
+                content.update(f"{name}\0{digest}\0".encode())
+                grey += is_grey
+        if grey:
+            log.info(
+                "%s: %d of %d pictures are grey and get three equal channels",
+                path,
+                grey,
+                len(paths),
+            )
+        sha256 = content.hexdigest()
+        cache.mkdir(parents=True, exist_ok=True)
+        write_atomically(found, json.dumps({"sha256": sha256}).encode(), shared=True)
+    return Folder(path.name, paths, side, sha256)
+
+
+def _check(path: Path, side: int) -> tuple[str, bool]:
+    """Returns the hash of a picture's file once it has been decoded, and whether it is grey."""
+    red, green, blue = read_picture(path, draft=side).split()
+    is_grey = red.tobytes() == green.tobytes() == blue.tobytes()
+    return hashlib.sha256(path.read_bytes()).hexdigest(), is_grey
+
+
+def part_of(folder: Folder, *, held_out: bool) -> Folder:
+    """Returns every tenth picture of a folder, or all but those.
+
+    Raises:
+        DataError: When the folder has fewer than two pictures.
+    """
+    if len(folder) < 2:
+        raise DataError(
+            f"{folder.name} has {len(folder)} picture; two are needed, one to train and one held "
+            "out, or give a folder of held-out ones"
+        )
+    paths = [p for i, p in enumerate(folder.paths) if (i % min(10, len(folder)) == 0) == held_out]
+    suffix = "held out" if held_out else "training"
+    return Folder(f"{folder.name} ({suffix})", paths, folder._side, folder.sha256)
+
+
+def embedded(names: Sequence[str]) -> list[Image.Image]:
+    """Returns pictures that come with scikit-image, in RGB.
+
+    Args:
+        names: Of functions of ``skimage.data``.
+
+    Raises:
+        ImportError: When scikit-image is not installed.
+    """
+    try:
+        from skimage import data
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'the embedded pictures need scikit-image ({error}): pip install "robustnorm[style]", '
+            "or give folders with --content and --style"
+        ) from error
+    arrays = {name: getattr(data, name)() for name in names}
+    # Of a stereo pair the left picture.
+    return [
+        Image.fromarray(a[0] if isinstance(a, tuple) else a).convert("RGB") for a in arrays.values()
+    ]
+
+
+def textures(names: Sequence[str], crop: int) -> Kept:
+    """Returns embedded pictures at three scales, so that their grain is seen coarse and fine.
+
+    Args:
+        names: Of functions of ``skimage.data``.
+        crop: Side of the square that is seen of each.
+    """
+    made = [
+        to_tensor(_scaled(image, round(scale * crop)))
+        for image in embedded(names)
+        for scale in _SCALES
+    ]
+    return Kept(f"{len(names)} pictures of scikit-image x {len(_SCALES)} scales", made, _hash(made))
+
+
+def _scaled(image: Image.Image, short: int) -> Image.Image:
+    """Returns a picture whose shorter side has the given length."""
+    factor = short / min(image.size)
+    size = tuple(max(short, round(factor * side)) for side in image.size)
+    return image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+
+
+def _hash(pictures: Sequence[Tensor]) -> str:
+    content = hashlib.sha256()
+    for picture in pictures:
+        content.update(f"{tuple(picture.shape)}".encode() + picture.numpy().tobytes())
+    return content.hexdigest()

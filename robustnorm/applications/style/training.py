@@ -1,0 +1,136 @@
+"""The training loop: from pictures and a network to curves, with saving left to the caller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from robustnorm.applications.style.losses import losses, measure
+from robustnorm.applications.style.network import StyleNetwork
+from robustnorm.system.errors import UsageError
+from robustnorm.settings.style import StyleSettings
+from robustnorm.system.stopping import ShouldStop, Stopped
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Progress:
+    """Where a training stands, JSON values.
+
+    Attributes:
+        step: Steps done.
+        since: Sums of content and style loss since the last point of the curve.
+        curve: Points (step, content loss, style loss), means over the steps since the last.
+        validation: A dictionary of "step" and the measures, for each validation.
+        seconds: Spent so far.
+    """
+
+    step: int = 0
+    since: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    curve: list[list[float]] = field(default_factory=list)
+    validation: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON values, for ``Progress(**values)``."""
+        return asdict(self)
+
+
+def make_optimizer(network: StyleNetwork, settings: StyleSettings) -> torch.optim.Adam:
+    """Returns Adam over the decoder's and the norm's parameters."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(trained, lr=settings.learning_rate)
+
+
+def train(
+    network: StyleNetwork,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Batch],
+    pairs: Sequence[Batch],
+    progress: Progress,
+    settings: StyleSettings,
+    *,
+    content_target: str,
+    save: Callable[[], None],
+    should_stop: ShouldStop,
+    name: str = "",
+) -> None:
+    """Trains from where ``progress`` stands to the end, both in place.
+
+    Args:
+        network: On the device where it trains.
+        optimizer: From ``make_optimizer``.
+        batches: From the step of ``progress`` on.
+        pairs: What is measured, on the device.
+        progress: Is brought on with every step.
+        settings: Of the figure.
+        content_target: "moving" or "detached".
+        save: Called after each validation, and where time or a signal asks for it.
+        should_stop: Asked before each step.
+        name: Of the run, for the bar.
+
+    Raises:
+        Stopped: When it should stop; the state is saved.
+        UsageError: When a loss is no longer finite.
+    """
+    device = next(network.decoder.parameters()).device
+    begun, saved = time.monotonic() - progress.seconds, time.monotonic()
+    bar = tqdm(total=settings.steps, initial=progress.step, desc=name, unit="step", disable=None)
+    with bar:
+        while progress.step < settings.steps:
+            if should_stop(0.0):
+                progress.seconds = time.monotonic() - begun
+                save()
+                raise Stopped(f"{name}: stopped after step {progress.step}")
+            content, style = next(batches)
+            rate = settings.learning_rate / (1 + settings.learning_rate_decay * progress.step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            bf16 = settings.precision == "bf16"
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                found = losses(
+                    network, content.to(device), style.to(device), content_target=content_target
+                )
+            total = settings.content_weight * found.content + settings.style_weight * found.style
+            optimizer.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            progress.step += 1
+            _note(progress, found.content, found.style, settings)
+            bar.update()
+            if progress.step % settings.validate_every == 0 or progress.step == settings.steps:
+                measures = measure(network, pairs)._asdict()
+                progress.validation.append({"step": float(progress.step), **measures})
+                bar.set_postfix(content=f"{measures['content']:.3f}", gamma=measures["gamma"])
+            elif time.monotonic() - saved < 60 * settings.save_minutes:
+                continue
+            progress.seconds = time.monotonic() - begun
+            save()
+            saved = time.monotonic()
+
+
+def _note(progress: Progress, content: Tensor, style: Tensor, settings: StyleSettings) -> None:
+    """Adds a step's losses to the curve.
+
+    Raises:
+        UsageError: When one is not finite.
+    """
+    values = torch.stack([content.detach().double(), style.detach().double()]).tolist()
+    progress.since = [a + b for a, b in zip(progress.since, values, strict=True)]
+    if not all(map(torch.isfinite, torch.tensor(progress.since))):
+        raise UsageError(
+            f"the loss is not finite at step {progress.step}; what was saved before is good. Try a "
+            "lower --learning_rate or --precision fp32"
+        )
+    every = settings.log_every
+    if progress.step % every == 0 or progress.step == settings.steps:
+        steps = (progress.step - 1) % every + 1
+        progress.curve.append([progress.step, *(value / steps for value in progress.since)])
+        progress.since = [0.0, 0.0]

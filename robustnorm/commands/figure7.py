@@ -1,0 +1,50 @@
+"""Trains the networks of Figures 7 and 8 and writes figures, table and page."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from robustnorm.applications.style.data import load_sources, validation_pairs
+from robustnorm.applications.style.runs import get_encoder, train_run
+from robustnorm.runs.run import resolve_device
+from robustnorm.settings.style import StyleSettings
+from robustnorm.system.stopping import ShouldStop, never
+
+log = logging.getLogger("robustnorm")
+
+
+def figure7(
+    settings: StyleSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> str:
+    """Trains each row with each seed, or continues; writes records, tables, figures and page.
+
+    Args:
+        settings: What to train and on what.
+        config_path: Of the config file, which names the figure where the settings do not.
+        should_stop: Asked between steps; the state is then saved, and the next call goes on.
+
+    Returns:
+        The tables as text.
+
+    Raises:
+        UsageError, DataError, RefusedFileError: As settings, pictures and checkpoints tell.
+        ImportError: Without the packages of the extras "style" and "report".
+        Stopped: When a signal came; the state is saved.
+    """
+    if settings.name is None:
+        settings = replace(settings, name=Path(config_path).stem if config_path else "figure7")
+    device = resolve_device(settings.device)
+    sources = load_sources(settings)
+    described = get_encoder(settings, sources, device, should_stop)
+    pairs = [
+        (content.to(device), style.to(device))
+        for content, style in validation_pairs(sources, settings)
+    ]
+    records = [
+        train_run(row, seed, settings, sources, described, pairs, device, should_stop)
+        for seed in settings.seeds
+        for row in settings.rows
+    ]
+    return "\n".join(map(str, records))

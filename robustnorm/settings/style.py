@@ -1,0 +1,179 @@
+"""Settings of ``robustnorm figure7`` and ``robustnorm stylize``; no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from robustnorm.system.registry import unknown
+
+# A row of the table: the norm, and after "-" the target of the content loss where it is detached.
+ROWS = ("adain", "ilm", "saadain", "ilm-detached", "saadain-detached")
+# What says where things are, or changes no number; pictures and weights are known by their hashes.
+WHERE = frozenset(
+    {
+        *("name", "rows", "seeds", "data_root", "output", "reports", "device", "workers"),
+        *("data", "content", "style", "validation_content", "validation_style", "save_minutes"),
+    }
+)
+_POSITIVE = (
+    "encoder_epochs",
+    "steps",
+    "batch_size",
+    "crop",
+    "resize",
+    "log_every",
+    "validate_every",
+    "validation_pairs",
+    "learning_rate",
+)
+_NOT_NEGATIVE = ("learning_rate_decay", "content_weight", "style_weight", "workers", "save_minutes")
+
+
+@dataclass(frozen=True)
+class StyleSettings:
+    """Settings of Figures 7 and 8: networks for style transfer, one a row and seed.
+
+    Args:
+        name: Of the folders under ``output`` and ``reports``; the config file's by default.
+        rows: What to train: adain, ilm and saadain, with the content loss's target as in the
+            authors' release; ilm-detached and saadain-detached, with a target that takes no
+            gradient.
+        seeds: Of the decoder's and the norm's weights and of the training pictures.
+        data: What trains the small encoder and gives content: pictures (embedded photographs),
+            cifar10, or the path of an image folder with classes or its archive.
+        content: Folder of content pictures, in place of those of ``data``.
+        style: Folder of style pictures; embedded textures by default.
+        validation_content: Folder of held-out content; by default the data's test images, or a
+            tenth of ``content``.
+        validation_style: Folder of held-out styles; by default other embedded textures, or a tenth
+            of ``style``.
+        recolor: Mix the colors of training styles at random, so that few textures give many styles.
+        data_root: Folder for downloads, unpacked archives and decoded images.
+        vgg: File of VGG-19's weights, as safetensors or saved by torch, named as in vgg_normalised
+            or in torchvision; by default a small encoder is trained.
+        encoder_widths: Channels of the small encoder's stages.
+        encoder_epochs: Passes of its training.
+        cut: Stage whose first ReLU the norm works on: 4 is relu4_1, the paper's.
+        variance: Of the norm and the style loss: population, or unbiased as in the release.
+        steps: Steps of Adam.
+        batch_size: Pictures of each kind a step.
+        crop: Side of the random square that is seen, in pixels.
+        resize: Side to which the pictures of folders are scaled before, whatever their shape.
+        learning_rate: Of Adam.
+        learning_rate_decay: d in learning_rate / (1 + d step).
+        content_weight: Of the content loss.
+        style_weight: Of the style loss.
+        precision: Of training; measures are always fp32.
+        log_every: Steps over which a point of the training curve is averaged.
+        validate_every: Steps between two validations.
+        validation_pairs: Fixed pairs of content and style that are measured.
+        save_minutes: Minutes after which the state is saved, besides after each validation.
+        workers: Processes that read pictures; 0 reads them in between.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        output: Folder of checkpoints.
+        reports: Folder of tables, figures and records.
+
+    Raises:
+        ValueError: On a value out of range, with what is required and what was received.
+    """
+
+    name: str | None = None
+    rows: tuple[str, ...] = ("adain", "ilm", "saadain", "saadain-detached")
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    # Pictures
+    data: str = "pictures"
+    content: str | None = None
+    style: str | None = None
+    validation_content: str | None = None
+    validation_style: str | None = None
+    recolor: bool = True
+    data_root: str = "data"
+    # Networks
+    vgg: str | None = None
+    encoder_widths: tuple[int, ...] = (16, 32, 64, 128)
+    encoder_epochs: int = 3
+    cut: int = 3
+    variance: Literal["population", "unbiased"] = "population"
+    # Optimization
+    steps: int = 1200
+    batch_size: int = 8
+    crop: int = 32
+    resize: int = 64
+    learning_rate: float = 1e-3
+    learning_rate_decay: float = 5e-5
+    content_weight: float = 1.0
+    style_weight: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    # Measures and places
+    log_every: int = 5
+    validate_every: int = 100
+    validation_pairs: int = 200
+    save_minutes: float = 5.0
+    workers: int = 0
+    device: str = "auto"
+    output: str = "checkpoints"
+    reports: str = "reports"
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if row not in ROWS:
+                raise ValueError(unknown("row", row, list(ROWS)))
+        for field in ("rows", "seeds", "encoder_widths"):
+            values = getattr(self, field)
+            different = len(set(values)) == len(values) or field == "encoder_widths"
+            self._require(field, bool(values) and different, "one or more different values")
+        for field in _POSITIVE:
+            self._require(field, getattr(self, field) > 0, "above 0")
+        for field in _NOT_NEGATIVE:
+            self._require(field, getattr(self, field) >= 0, "at least 0")
+        self._require("seeds", min(self.seeds) >= 0, "at least 0")
+        self._require("encoder_widths", min(self.encoder_widths) >= 1, "at least 1")
+        self._require("validate_every", self.validate_every <= self.steps, "at most steps")
+        self._require("crop", self.crop <= self.resize, f"at most resize {self.resize}")
+        self._require("crop", self.crop >= 2**self.cut, f"at least {2**self.cut} with this cut")
+        most = 4 if self.vgg else len(self.encoder_widths)
+        self._require("cut", 2 <= self.cut <= most, f"from 2 to {most}, the encoder's stages")
+        width = (64, 128, 256, 512)[self.cut - 1] if self.vgg else self.encoder_widths[self.cut - 1]
+        if any(row.startswith("ilm") for row in self.rows) and width % 16:
+            raise ValueError(f"ilm needs a multiple of 16 channels where it works, got {width}")
+
+    def _require(self, field: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(f"{field} must be {what}, got {getattr(self, field)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class StylizeSettings:
+    """Settings of one stylized picture.
+
+    Args:
+        run: Folder of a trained network, such as checkpoints/figure7/saadain-seed0.
+        content: Picture whose content is kept.
+        style: Picture whose style it is given.
+        into: File to write, .png or .jpg.
+        side: Longer side to which both pictures are scaled down, in pixels; as they are by default.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+
+    Raises:
+        ValueError: On a value out of range, with what is required and what was received.
+    """
+
+    run: str
+    content: str
+    style: str
+    into: str = "stylized.png"
+    side: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.side is not None and self.side < 1:
+            raise ValueError(f"side must be at least 1, or null, got {self.side}")
+        if not self.into.lower().endswith((".png", ".jpg", ".jpeg")):
+            raise ValueError(f"into must end in .png or .jpg, got {self.into}")
