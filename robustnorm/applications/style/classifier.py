@@ -11,9 +11,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from robustnorm.applications.style.encoder import Encoder, color_standardization, vgg_layers
-from robustnorm.settings.config import Config
 from robustnorm.data.batches import epoch_batches, steps_per_epoch, to_float
 from robustnorm.data.dataset import Augmentation, Split
+from robustnorm.settings.config import Config
 from robustnorm.training.schedule import learning_rate
 
 BATCH = 128

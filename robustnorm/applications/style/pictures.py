@@ -163,6 +163,13 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
+def to_image(picture: Tensor) -> Image.Image:
+    """Returns a picture (3, H, W), uint8 or in [0, 1], as Pillow has it."""
+    if picture.is_floating_point():
+        picture = (255 * picture.clamp(0, 1)).round().to(torch.uint8)
+    return Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
+
+
 def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Folder:
     """Returns the pictures of a folder and those below it, in the order of their paths.
 

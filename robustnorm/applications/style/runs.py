@@ -31,18 +31,18 @@ from robustnorm.applications.style.encoder import (
 )
 from robustnorm.applications.style.network import StyleNetwork
 from robustnorm.applications.style.training import Batch, Progress, make_optimizer, train
-from robustnorm.system.errors import RefusedFileError, UsageError
-from robustnorm.system.files import exclusive, write_atomically
 from robustnorm.exchange.foreign import read_weights
-from robustnorm.runs.run import device_name
-from robustnorm.settings.style import WHERE, StyleSettings
-from robustnorm.system.stopping import ShouldStop, Stopped
 from robustnorm.runs.checkpoint import (
     load_checkpoint,
     read_manifest,
     restore,
     save_checkpoint,
 )
+from robustnorm.runs.run import device_name
+from robustnorm.settings.style import WHERE, StyleSettings
+from robustnorm.system.errors import RefusedFileError, UsageError
+from robustnorm.system.files import exclusive, write_atomically
+from robustnorm.system.stopping import ShouldStop, Stopped
 
 log = logging.getLogger("robustnorm")
 

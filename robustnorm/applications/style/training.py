@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from robustnorm.applications.style.losses import losses, measure
 from robustnorm.applications.style.network import StyleNetwork
-from robustnorm.system.errors import UsageError
 from robustnorm.settings.style import StyleSettings
+from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import ShouldStop, Stopped
 
 Batch = tuple[Tensor, Tensor]

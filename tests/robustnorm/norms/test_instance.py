@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from robustnorm.norms import AdaIN, SaAdaIN
+from robustnorm.norms.instance import instance_statistics
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # float64 sums of at most 42 terms
 
@@ -58,6 +59,33 @@ def test_adain_equals_formula(sandwich):
 def test_adain_gives_the_mean_of_the_style():
     content, style = make_inputs()
     torch.testing.assert_close(AdaIN()(content, style).mean((2, 3)), style.mean((2, 3)), **EXACT)
+
+
+def test_adain_gives_the_deviation_of_the_style():
+    # The population's, but for the eps of a content whose deviation is about 2: 1e-5 / 8 of it.
+    content, style = make_inputs()
+    deviation = AdaIN()(content, style).std((2, 3), correction=0)
+    torch.testing.assert_close(deviation, style.std((2, 3), correction=0), rtol=0, atol=1e-4)
+
+
+def test_adain_of_content_in_its_own_style_is_the_content():
+    content, _ = make_inputs()
+    torch.testing.assert_close(AdaIN()(content, content), content, **EXACT)
+
+
+def test_adain_takes_the_unbiased_variance_when_asked():
+    content, style = make_inputs()
+    mean, std = instance_statistics(content, unbiased=True)
+    torch.testing.assert_close(std.square() - 1e-5, content.var((2, 3), keepdim=True), **EXACT)
+    style_mean, style_std = instance_statistics(style, unbiased=True)
+    expected = (content - mean) / std * style_std + style_mean
+    torch.testing.assert_close(AdaIN(unbiased=True)(content, style), expected, **EXACT)
+    torch.testing.assert_close(SaAdaIN(5, unbiased=True).double()(content, style), expected)
+
+
+def test_adain_refuses_an_unbiased_variance_of_one_position():
+    with pytest.raises(ValueError, match="needs H W of at least 2, got"):
+        AdaIN(unbiased=True)(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 1, 1))
 
 
 def test_saadain_starts_as_adain():
