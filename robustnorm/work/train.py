@@ -86,18 +86,20 @@ def _train_or_continue(config: Config, device: torch.device, should_stop: Should
     # What is random in a user's layers follows from the seed, too.
     generator = torch.Generator().manual_seed(config.seed)
     lock = nullcontext() if distributed.rank() else exclusive(folder)
-    with lock, seeded(generator, device):
+    with lock:
+        # Before the seed: a package that is imported to read data may draw a number.
         with distributed.one_a_node_first():
             dataset = load_data(config)
         splits = split_validation(dataset.train, config.validation, config.train_limit)
-        saver, position = _start(config, folder, dataset, len(splits[0]), device)
-        _check_same_start(dataset, position, folder)
-        try:
-            _train(config, dataset, splits, device, saver, position, should_stop)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemoryError(_too_large(config, device, folder)) from error
+        with seeded(generator, device):
+            saver, position = _start(config, folder, dataset, len(splits[0]), device)
+            _check_same_start(dataset, position, folder)
+            try:
+                _train(config, dataset, splits, device, saver, position, should_stop)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise OutOfMemoryError(_too_large(config, device, folder)) from error
 
 
 def _check_same_start(dataset: Dataset, position: Position, folder: Path) -> None:

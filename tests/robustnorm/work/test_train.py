@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 from dataclasses import replace
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from robustnorm.runs.checkpoint import read_manifest
 from robustnorm.runs.run import find_runs, run_folder
 from robustnorm.settings.config import Config
+from robustnorm.work import train as module
 from robustnorm.work.train import train_run
 
 # Two steps an epoch, and what a state has to keep: momentum, followed test images, a best epoch.
@@ -110,3 +112,17 @@ def test_epochs_name_the_device_that_trained_them():
     train_run(SMALL)
     for line in metrics(SMALL):
         assert line["device"].startswith("CPU")
+
+
+def test_saved_random_states_do_not_follow_from_reading_the_data(monkeypatch):
+    """A package that is imported to read data may draw a number, in the first run of a process."""
+    train_run(SMALL)
+    read = module.load_data
+
+    def read_and_draw(config):
+        random.random()
+        return read(config)
+
+    monkeypatch.setattr(module, "load_data", read_and_draw)
+    train_run(replace(SMALL, name="drawn"))
+    assert tensors(SMALL, "last")[0] == tensors(replace(SMALL, name="drawn"), "last")[0]
