@@ -11,8 +11,8 @@ from robustnorm.reporting.render import Table
 from robustnorm.system.untrusted import parse_json
 
 if TYPE_CHECKING:
+    from robustnorm.evaluation.diversity import StageDiversity
     from robustnorm.studies.diagnosis import Diagnosis
-    from robustnorm.studies.gradients import StageDiversity
 
 _TITLES = {
     "branches": "Gradients of the branches, stage by stage",

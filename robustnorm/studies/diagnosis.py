@@ -10,14 +10,10 @@ from tqdm import tqdm
 
 from robustnorm.attacks import pgd
 from robustnorm.data.batches import to_float
+from robustnorm.evaluation.diversity import StageDiversity
 from robustnorm.evaluation.search import CHUNK, Search, random_start
 from robustnorm.norms.routing import bind, branches_of
-from robustnorm.studies.gradients import (
-    Group,
-    StageDiversity,
-    check_model,
-    gradient_diversity,
-)
+from robustnorm.studies.gradients import Group, check_model, gradient_diversity
 
 
 class Diagnosis(NamedTuple):

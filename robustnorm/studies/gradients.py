@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.stats import t
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnorm.data.batches import to_float
+from robustnorm.evaluation.diversity import (
+    Gradient,
+    StageDiversity,
+    compare_gradients,
+    stage_weights,
+)
 from robustnorm.evaluation.search import CHUNK
-from robustnorm.evaluation.statistics import Interval
 from robustnorm.norms.routing import Bound, route
 
 
@@ -30,26 +32,6 @@ class Group(NamedTuple):
     branch: str
     images: Tensor
     labels: Tensor
-
-
-class StageDiversity(NamedTuple):
-    """What the groups' gradients of one stage have in common; each a mean over the batches.
-
-    Attributes:
-        stage: Name of the stage.
-        std_of_norms: Standard deviation, over the groups, of the gradients' L2 norms.
-        mean_norm: Mean of those norms, the scale on which to read it.
-        mean_cosine: Mean cosine of the pairs of gradients; of n, in [-1 / (n - 1), 1].
-        std_interval: 95 % interval of ``std_of_norms``; None from one batch.
-        cosine_interval: 95 % interval of ``mean_cosine``; None from one batch.
-    """
-
-    stage: str
-    std_of_norms: float
-    mean_norm: float
-    mean_cosine: float
-    std_interval: Interval | None
-    cosine_interval: Interval | None
 
 
 def gradient_diversity(
@@ -103,47 +85,10 @@ def gradient_diversity(
     """
     check_model(model)
     stages = stage_weights(model)
-    values = np.array([_of_batch(model, stages, groups) for groups in batches])
-    if not len(values):
-        raise ValueError("gradient_diversity needs at least one batch, got none")
-    means = values.mean(0)
-    intervals = [_interval(values[:, :, column]) for column in (0, 2)]
-    return [
-        StageDiversity(stage, std, norm, cosine, intervals[0][i], intervals[1][i])
-        for i, (stage, (std, norm, cosine)) in enumerate(zip(stages, means.tolist(), strict=True))
-    ]
-
-
-def stage_weights(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Returns the shared weights of each stage: of its convolutions, or of the last linear layer.
-
-    Stages are the network's children; one that is only a wrapper around all of them is opened. No
-    other linear layer counts: ModeNorm's gates belong to its norms.
-
-    Raises:
-        ValueError: When no such weight takes a gradient.
-    """
-    named = list(model.named_modules())
-    linear = [module for _, module in named if isinstance(module, nn.Linear)]
-    layers = {
-        tuple(name.split(".")): module.weight
-        for name, module in named
-        if (isinstance(module, nn.Conv2d) or module in linear[-1:]) and module.weight.requires_grad
-    }
-    if not layers:
-        raise ValueError(
-            "gradients need a convolution or a linear layer whose weight requires a gradient, "
-            f"{type(model).__name__} has none"
-        )
-    depth = 0
-    while len({path[: depth + 1] for path in layers}) == 1 and all(
-        len(path) > depth + 1 for path in layers
-    ):
-        depth += 1
-    stages: dict[str, list[nn.Parameter]] = {}
-    for path, weight in layers.items():
-        stages.setdefault(path[depth], []).append(weight)
-    return stages
+    weights = [weight for members in stages.values() for weight in members]
+    return compare_gradients(
+        stages, ([_gradient(model, weights, group) for group in groups] for groups in batches)
+    )
 
 
 def check_model(model: nn.Module) -> None:
@@ -154,40 +99,7 @@ def check_model(model: nn.Module) -> None:
         raise ValueError("each group is routed here: give the model, not bind(model, ...)")
 
 
-def _of_batch(
-    model: nn.Module, stages: dict[str, list[nn.Parameter]], groups: Sequence[Group]
-) -> list[tuple[float, float, float]]:
-    """Returns standard deviation and mean of the norms, and the mean cosine, of each stage."""
-    if len(groups) < 2:
-        raise ValueError(f"a batch needs at least two groups to compare, got {len(groups)}")
-    weights = [weight for members in stages.values() for weight in members]
-    gradients = [_gradient(model, weights, group) for group in groups]
-    result, first = [], 0
-    for stage, members in stages.items():
-        # Inner products of the groups' gradients, summed weight by weight.
-        products = torch.zeros(len(groups), len(groups), dtype=torch.float64)
-        for i in range(first, first + len(members)):
-            rows = torch.stack([gradient[i].flatten() for gradient in gradients]).double()
-            products += (rows @ rows.T).cpu()
-        first += len(members)
-        norms = products.diagonal().sqrt()
-        usable = (norms > 0) & norms.isfinite()
-        if not usable.all():
-            number = int(usable.logical_not().nonzero()[0])
-            raise ValueError(
-                f"the gradient of {stage} has the norm {norms[number]:.3g} for group {number} "
-                f"(branch '{groups[number].branch}'), so it has no direction; give more images, or "
-                "another checkpoint"
-            )
-        cosines = (products / norms.outer(norms)).fill_diagonal_(0)
-        pairs = len(groups) * (len(groups) - 1)
-        result.append(
-            (norms.std(correction=0).item(), norms.mean().item(), cosines.sum().item() / pairs)
-        )
-    return result
-
-
-def _gradient(model: nn.Module, weights: Sequence[nn.Parameter], group: Group) -> list[Tensor]:
+def _gradient(model: nn.Module, weights: Sequence[nn.Parameter], group: Group) -> Gradient:
     """Returns the gradient of the group's mean cross-entropy, summed up chunk by chunk."""
     n, device = len(group.images), weights[0].device
     if not n:
@@ -202,14 +114,4 @@ def _gradient(model: nn.Module, weights: Sequence[nn.Parameter], group: Group) -
             part = torch.autograd.grad(loss, weights, materialize_grads=True)
         for sum_, gradient in zip(total, part, strict=True):
             sum_ += gradient
-    return total
-
-
-def _interval(values: NDArray[np.float64]) -> list[Interval | None]:
-    """Returns Student's 95 % interval of the mean of each column, a row a batch."""
-    m = len(values)
-    if m == 1:
-        return [None] * values.shape[1]
-    mean = values.mean(0)
-    half = t.ppf(0.975, m - 1) * values.std(0, ddof=1) / np.sqrt(m)
-    return [Interval(float(a - b), float(a + b)) for a, b in zip(mean, half, strict=True)]
+    return Gradient(f"branch '{group.branch}'", total)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from robustnorm.evaluation.diversity import StageDiversity
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.records.record import RecordError
 from robustnorm.reporting import drawing, figures
@@ -11,7 +12,6 @@ from robustnorm.reporting.gradients import gradient_results, gradient_table, rea
 from robustnorm.reporting.models import Model
 from robustnorm.reporting.render import to_text
 from robustnorm.studies.diagnosis import Diagnosis
-from robustnorm.studies.gradients import StageDiversity
 
 
 def make_results(interval=True):

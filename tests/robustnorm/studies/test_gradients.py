@@ -14,12 +14,13 @@ from torch.nn import functional as F
 
 from robustnorm import bind, preact_resnet18, resnet18
 from robustnorm.attacks import pgd
+from robustnorm.evaluation.diversity import stage_weights
 from robustnorm.evaluation.search import CHUNK, Search, random_start
 from robustnorm.norms import ModeNorm
 from robustnorm.norms.routing import routed_layers
 from robustnorm.settings.config import BranchAttack
 from robustnorm.studies.diagnosis import diagnose
-from robustnorm.studies.gradients import Group, gradient_diversity, stage_weights
+from robustnorm.studies.gradients import Group, gradient_diversity
 
 SEARCH = Search(epsilon=8 / 255, step_size=2 / 255, steps=(2,), seed=3)
 

@@ -1,0 +1,140 @@
+"""A generator measured: images drawn from it, and how far they are from the data's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustnorm.applications.gan.features import Features, Seen
+from robustnorm.applications.gan.metrics import (
+    frechet_distance,
+    inception_score,
+    moments,
+    precision_recall,
+)
+from robustnorm.data.batches import to_float
+from robustnorm.data.dataset import Dataset, Split, subset
+from robustnorm.data.errors import DataError
+from robustnorm.norms.routing import route
+
+_BATCH = 250
+# Of precision and recall, whose cost grows with the square.
+_MOST_NEIGHBOURS = 10_000
+
+
+def shrunk(dataset: Dataset, size: int) -> Dataset:
+    """Returns the data set with its images averaged down to ``size`` x ``size``, as uint8.
+
+    Raises:
+        DataError: When their size is not a multiple of it.
+    """
+    height, width = dataset.train.images.shape[2:]
+    if height != width or height % size:
+        raise DataError(
+            f"images of {width}x{height} do not divide into {size}x{size}; set --image_size to a "
+            "divisor of their size"
+        )
+    if height == size:
+        return dataset
+
+    def shrink(split: Split) -> Split:
+        parts = torch.split(split.images, _BATCH)
+        images = torch.cat([to_uint8(F.avg_pool2d(to_float(p), height // size)) for p in parts])
+        return Split(images, split.labels)
+
+    return replace(dataset, train=shrink(dataset.train), test=shrink(dataset.test))
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Returns images in [0, 1] as uint8, rounded."""
+    return (255 * images).round().to(torch.uint8)
+
+
+@torch.no_grad()
+def generate(generator: nn.Module, latents: Tensor, labels: Tensor) -> Tensor:
+    """Returns uint8 images (N, C, H, W), on the CPU.
+
+    Args:
+        generator: In evaluation mode.
+        latents: (N, latent_dim).
+        labels: int64 (N,).
+    """
+    device = next(generator.parameters()).device
+    parts = []
+    for values, classes in zip(
+        torch.split(latents, _BATCH), torch.split(labels, _BATCH), strict=True
+    ):
+        with route(generator, classes.to(device)):
+            images = generator(values.to(device))
+        parts.append(to_uint8((images + 1) / 2).cpu())
+    return torch.cat(parts)
+
+
+def balanced_labels(n: int, num_classes: int, seed: int) -> Tensor:
+    """Returns n labels, of every class as many as of any other or one more, in random order.
+
+    The splits of an Inception Score would hold one class each if the labels were in order.
+    """
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return (torch.arange(n) % num_classes)[order]
+
+
+class Measures:
+    """Compares generated images with a data set's training images, through one network.
+
+    Args:
+        features: The network.
+        dataset: Of the generators' image size.
+        images: Generated images in each measurement.
+        latent_dim: Length of a latent vector.
+        seed: Of latent vectors and labels, the same for every generator.
+    """
+
+    def __init__(
+        self, features: Features, dataset: Dataset, *, images: int, latent_dim: int, seed: int = 0
+    ) -> None:
+        self.features = features
+        self._dataset = dataset
+        self._n = images
+        self._latents = torch.randn(
+            images, latent_dim, generator=torch.Generator().manual_seed(seed)
+        )
+        self._labels = balanced_labels(images, len(dataset.classes), seed)
+        ids, _ = subset(dataset.train, min(images, _MOST_NEIGHBOURS, len(dataset.train)))
+        real = features(dataset.train.images).features
+        self._moments = moments(real)
+        self._neighbours = real[ids]
+
+    def of_generator(self, generator: nn.Module) -> dict[str, Any]:
+        """Returns the measures of a generator in evaluation mode."""
+        images = generate(generator, self._latents, self._labels)
+        return self._of(self.features(images), self._labels)
+
+    def of_test_images(self) -> dict[str, Any]:
+        """Returns the measures of the data's own test images, as far as a generator can come."""
+        n = min(self._n, len(self._dataset.test))
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+        split = subset(self._dataset.test, n)[1].take(order)
+        return self._of(self.features(split.images), split.labels)
+
+    def _of(self, seen: Seen, labels: Tensor) -> dict[str, Any]:
+        """Returns ``n``, ``distance``, ``score``, ``precision``, ``recall``, ``label_accuracy``.
+
+        The last is None where the network knows other classes.
+        """
+        precision, recall = precision_recall(
+            self._neighbours, seen.features[: len(self._neighbours)]
+        )
+        correct = seen.logits.argmax(1) == labels
+        return {
+            "n": len(labels),
+            "distance": frechet_distance(self._moments, moments(seen.features)),
+            "score": inception_score(seen.logits),
+            "precision": precision,
+            "recall": recall,
+            "label_accuracy": float(correct.double().mean()) if self.features.classes else None,
+        }

@@ -1,0 +1,236 @@
+"""One GAN trained and measured: networks, norm and seed to checkpoints and a record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from robustnorm.applications.gan.gradients import class_gradients
+from robustnorm.applications.gan.measures import Measures
+from robustnorm.applications.gan.networks import build_networks
+from robustnorm.applications.gan.state import State
+from robustnorm.applications.gan.train import train, window_means
+from robustnorm.data.dataset import Dataset
+from robustnorm.runs.checkpoint import load_checkpoint, read_manifest, restore, save_checkpoint
+from robustnorm.runs.run import describe_dataset, device_name
+from robustnorm.settings.gan import GanConfig
+from robustnorm.system.errors import UsageError
+from robustnorm.system.files import exclusive
+from robustnorm.system.stopping import ShouldStop, Stopped
+
+log = logging.getLogger("robustnorm")
+
+
+class Run(NamedTuple):
+    """One cell of the table with one seed."""
+
+    network: str
+    norm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its record."""
+        return f"{self.network}-{self.norm}-seed{self.seed}"
+
+
+def folder_of(config: GanConfig, run: Run) -> Path:
+    """Returns the folder of a run's checkpoints."""
+    return Path(config.output) / config.name / run.name
+
+
+def train_gan(
+    config: GanConfig,
+    run: Run,
+    dataset: Dataset,
+    measures: Callable[[], Measures],
+    device: torch.device,
+    should_stop: ShouldStop,
+) -> dict[str, Any]:
+    """Trains a run, or what is left of it; measures it at every ``config.eval_every`` steps.
+
+    Args:
+        config: Settings.
+        run: Which network, norm and seed.
+        dataset: Of ``config.image_size``.
+        measures: Gives the measures; called if there is something to measure.
+        device: Where to train.
+        should_stop: Asked after every step.
+
+    Returns:
+        The run's record.
+
+    Raises:
+        UsageError: When the folder holds a run of other settings, data or features, or the losses
+            are not finite.
+        Stopped: When asked to; what was done is saved.
+    """
+    folder = folder_of(config, run)
+    with exclusive(folder):
+        state, content = _start(config, run, dataset, device, folder)
+        if content["step"] < config.steps:
+            features = measures().features.description
+            if content.setdefault("features", features) != features:
+                raise UsageError(
+                    f"{folder} was measured through another network ({content['features']}); "
+                    "put that one back, or remove that folder"
+                )
+            content["test_images"] = measures().of_test_images()
+            _train(config, run, dataset, measures, device, should_stop, folder, state, content)
+        if "gradients" not in content:
+            content["gradients"] = [
+                entry
+                for step in sorted(config.keep_steps)
+                for entry in _gradients(config, run, dataset, device, folder, step)
+            ]
+            save_checkpoint(folder, "last", state, content)
+    return _record(content, load_checkpoint(folder, "last").sha256)
+
+
+def _start(
+    config: GanConfig, run: Run, dataset: Dataset, device: torch.device, folder: Path
+) -> tuple[State, dict[str, Any]]:
+    """Returns the state where it was left, and what its manifest says beside the tensors."""
+    data = describe_dataset(dataset, len(dataset.train))
+    settings = config.to_dict() | run._asdict()
+    generator, discriminator = _networks(config, run, dataset)
+    state = State(generator.to(device), discriminator.to(device), config)
+    content: dict[str, Any] = {
+        "config": settings,
+        "dataset": data,
+        "step": 0,
+        "seconds": 0.0,
+        "measured": [],
+        "device": device_name(device),
+        "versions": {package: version(package) for package in ("robustnorm", "torch", "numpy")},
+    }
+    manifest = read_manifest(folder, "last")
+    if manifest is None:
+        return state, content
+    odd = [name for name in settings if manifest["config"].get(name) != settings[name]]
+    if odd or manifest["dataset"]["sha256"] != dataset.sha256:
+        what = ", ".join(f"{name} {manifest['config'].get(name)}" for name in odd) or "data"
+        raise UsageError(
+            f"{folder} holds a run with other settings ({what} there); continue it with those, "
+            "choose another --name, or remove that folder"
+        )
+    restore(load_checkpoint(folder, "last"), state)
+    kept = (*content, "features", "test_images", "losses", "best", "gradients")
+    return state, {name: manifest[name] for name in kept if name in manifest}
+
+
+def _networks(config: GanConfig, run: Run, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
+    return build_networks(
+        config,
+        *run,
+        num_classes=len(dataset.classes),
+        channels=dataset.train.images.shape[1],
+    )
+
+
+def _train(
+    config: GanConfig,
+    run: Run,
+    dataset: Dataset,
+    measures: Callable[[], Measures],
+    device: torch.device,
+    should_stop: ShouldStop,
+    folder: Path,
+    state: State,
+    content: dict[str, Any],
+) -> None:
+    """Trains to the end; changes state and content, and saves both."""
+    first, saved = content["step"], time.monotonic()
+    steps = train(
+        state,
+        dataset.train.to(device),
+        config,
+        seed=run.seed,
+        num_classes=len(dataset.classes),
+        first=first,
+    )
+    began = time.monotonic()
+    with tqdm(
+        total=config.steps, initial=first, desc=run.name, unit="step", disable=None, leave=False
+    ) as bar:
+        for step in steps:
+            bar.update()
+            now = time.monotonic()
+            content["seconds"] += now - began
+            content["step"] = step
+            content["losses"] = window_means(state.losses.cpu(), step)
+            measured = step % config.eval_every == 0 or step == config.steps
+            if measured:
+                _measure(run, folder, state, measures(), content)
+            # A step that is kept is kept before the run is saved past it.
+            if step in config.keep_steps:
+                save_checkpoint(folder, f"step{step}", _pair(state), content)
+            stop = should_stop(0.0) and step < config.steps
+            if measured or stop or now - saved > 60 * config.save_minutes:
+                save_checkpoint(folder, "last", state, content)
+                saved = time.monotonic()
+            if stop:
+                raise Stopped(f"{run.name} stopped after step {step} of {config.steps}")
+            began = time.monotonic()
+
+
+def _measure(
+    run: Run, folder: Path, state: State, measures: Measures, content: dict[str, Any]
+) -> None:
+    """Measures the running mean and keeps it where it is the best so far, by distance."""
+    entry = {"step": content["step"]} | measures.of_generator(state.average)
+    content["measured"].append(entry)
+    best = min(content["measured"], key=lambda other: other["distance"])
+    content["best"] = best["step"]
+    if best is entry:
+        save_checkpoint(folder, "best", state.average, content)
+    log.info(
+        "%s: step %d, distance %.3f, score %.3f, losses %.3f and %.3f",
+        run.name, entry["step"], entry["distance"], entry["score"],
+        *state.losses[:, entry["step"] - 1].tolist(),
+    )  # fmt: skip
+
+
+def _pair(state: State) -> nn.ModuleDict:
+    """Returns generator and discriminator as they are trained."""
+    return nn.ModuleDict({"generator": state.generator, "discriminator": state.discriminator})
+
+
+def _gradients(
+    config: GanConfig, run: Run, dataset: Dataset, device: torch.device, folder: Path, step: int
+) -> list[dict[str, Any]]:
+    """Returns the comparison of the classes' gradients at a step that was kept, read both ways."""
+    generator, discriminator = _networks(config, run, dataset)
+    pair = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
+    restore(load_checkpoint(folder, f"step{step}"), pair)
+    pair.to(device)
+    random = torch.Generator().manual_seed(0)
+    shapes = {
+        "single samples": (config.gradient_latents,),
+        "class batches": (config.gradient_batches, config.batch_size),
+    }
+    entries = []
+    for reading, shape in shapes.items():
+        latents = torch.randn(*shape, config.latent_dim, generator=random)
+        stages = class_gradients(
+            generator,
+            discriminator,
+            latents,
+            num_classes=len(dataset.classes),
+            reading=reading,  # type: ignore[arg-type]
+        )
+        entries += [{"step": step, "reading": reading} | stage._asdict() for stage in stages]
+    return entries
+
+
+def _record(content: dict[str, Any], sha256: str) -> dict[str, Any]:
+    """Returns what is kept of a finished run beside its weights."""
+    return {"schema": 1, "sha256": sha256} | content

@@ -1,0 +1,72 @@
+"""All that a GAN's training needs to go on: networks, running mean, optimizers, losses."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from robustnorm.settings.gan import GanConfig
+
+
+class State(nn.Module):
+    """Networks, the generator's running mean, both optimizers and the losses so far.
+
+    What an optimizer keeps of each parameter is a buffer here, and so is every loss: a checkpoint
+    of this module holds everything, and the steps done are all that must be known beside it.
+
+    Args:
+        generator: On the device where it trains.
+        discriminator: Likewise.
+        config: Settings of the run.
+
+    Attributes:
+        average: The generator with the running mean of its parameters, in evaluation mode.
+        losses: (2, steps), the generator's and the discriminator's; 0 where a step is to come.
+    """
+
+    losses: Tensor
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, config: GanConfig) -> None:
+        super().__init__()
+        self.generator = generator
+        self.discriminator = discriminator
+        self.average = copy.deepcopy(generator).eval().requires_grad_(False)
+        device = next(generator.parameters()).device
+        self.register_buffer("losses", torch.zeros(2, config.steps, device=device))
+        self.optimizers = [_adam(part, config) for part in (generator, discriminator)]
+        for optimizer, name in zip(self.optimizers, ("generator", "discriminator"), strict=True):
+            for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
+                for key, value in optimizer.state[parameter].items():
+                    self.register_buffer(f"adam_{name}_{i}_{key}", value)
+
+    @torch.no_grad()
+    def update_average(self, weight: float) -> None:
+        """Moves the mean: ``weight`` times itself and 1 - ``weight`` times the generator.
+
+        Buffers, such as the norms' running statistics, are copied.
+        """
+        pairs = zip(self.average.parameters(), self.generator.parameters(), strict=True)
+        for mean, value in pairs:
+            mean.lerp_(value, 1 - weight)
+        buffers = zip(self.average.buffers(), self.generator.buffers(), strict=True)
+        for kept, current in buffers:
+            kept.copy_(current)
+
+    def train(self, mode: bool = True) -> State:
+        super().train(mode)
+        self.average.eval()
+        return self
+
+
+def _adam(network: nn.Module, config: GanConfig) -> torch.optim.Adam:
+    """Returns an optimizer whose state is there before the first step."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=config.betas)
+    for parameter in network.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer

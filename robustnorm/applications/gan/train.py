@@ -1,0 +1,137 @@
+"""The steps of a conditional GAN's training; saving and measuring belong to the caller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustnorm.applications.gan.losses import discriminator_loss, generator_loss
+from robustnorm.applications.gan.state import State
+from robustnorm.data.batches import Batch, epoch_batches, steps_per_epoch
+from robustnorm.data.dataset import Augmentation, Split
+from robustnorm.norms.routing import route
+from robustnorm.settings.gan import GanConfig
+from robustnorm.system.errors import UsageError
+
+
+def train(
+    state: State, split: Split, config: GanConfig, *, seed: int, num_classes: int, first: int = 0
+) -> Iterator[int]:
+    """Yields the number of steps done after each step, from ``first`` + 1 to ``config.steps``.
+
+    A step is ``config.discriminator_steps`` steps of the discriminator and one of the generator.
+    Everything random in it follows from (seed, step): a state that was saved after a step goes on
+    to the same bits. Labels of generated images are uniform over the classes.
+
+    Args:
+        state: In train mode, changed in place.
+        split: Real images of ``config.image_size``, on the device of the state.
+        config: Settings of the run.
+        seed: Of images' order, latent vectors and labels.
+        num_classes: Classes.
+        first: Steps done.
+
+    Raises:
+        DataError: When a batch is larger than the data.
+        UsageError: When a loss is not finite.
+    """
+    generator, discriminator = state.generator, state.discriminator
+    for_generator, for_discriminator = state.optimizers
+    weights = list(generator.parameters())
+    device = split.images.device
+    real = _real_batches(split, config, seed, first * config.discriminator_steps)
+    for step in range(first, config.steps):
+        random = _random(seed, step)
+
+        def latents(n: int, random: torch.Generator = random) -> tuple[Tensor, Tensor]:
+            values = torch.randn(n, config.latent_dim, generator=random)
+            labels = torch.randint(num_classes, (n,), generator=random)
+            return values.to(device), labels.to(device)
+
+        for group in (*for_generator.param_groups, *for_discriminator.param_groups):
+            group["lr"] = learning_rate(config, step)
+        for _ in range(config.discriminator_steps):
+            batch = next(real)
+            values, labels = latents(config.batch_size)
+            with torch.no_grad(), route(generator, labels):
+                fakes = generator(values)
+            # Nothing in the discriminator looks across images: one pass serves both.
+            scores = discriminator(
+                torch.cat([2 * batch.images - 1, fakes]), torch.cat([batch.labels, labels])
+            )
+            loss = discriminator_loss(*scores.chunk(2))
+            for_discriminator.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            for_discriminator.step()
+        state.losses[1, step] = loss.detach()
+        values, labels = latents(config.generator_batch)
+        with route(generator, labels):
+            fakes = generator(values)
+        loss = generator_loss(discriminator(fakes, labels))
+        for_generator.zero_grad()
+        loss.backward(inputs=weights)  # type: ignore[no-untyped-call]
+        for_generator.step()
+        state.losses[0, step] = loss.detach()
+        state.update_average(config.average if step >= config.average_from else 0.0)
+        if not state.losses[:, step].isfinite().all():
+            raise UsageError(
+                f"the losses are not finite at step {step + 1}; train from the start with a lower "
+                "--learning_rate"
+            )
+        yield step + 1
+
+
+def learning_rate(config: GanConfig, step: int) -> float:
+    """Returns the learning rate of a step, from 0.
+
+    Examples:
+        >>> config = GanConfig(steps=4, learning_rate=0.4, decay="linear")
+        >>> [round(learning_rate(config, step), 1) for step in range(4)]
+        [0.4, 0.3, 0.2, 0.1]
+    """
+    left = 1 - step / config.steps if config.decay == "linear" else 1
+    return config.learning_rate * left
+
+
+def window_means(losses: Tensor, done: int, windows: int = 200) -> list[dict[str, float]]:
+    """Returns the losses of the steps done as means over windows.
+
+    Args:
+        losses: ``State.losses``.
+        done: Steps done.
+        windows: At most, in a whole run.
+
+    Returns:
+        ``step`` (the last of the window), ``generator`` and ``discriminator``, each whole window.
+    """
+    length = math.ceil(losses.shape[1] / windows)
+    return [
+        {"step": end, "generator": mean[0], "discriminator": mean[1]}
+        for end in range(length, done + 1, length)
+        for mean in [losses[:, end - length : end].double().mean(1).tolist()]
+    ]
+
+
+def _real_batches(split: Split, config: GanConfig, seed: int, first: int) -> Iterator[Batch]:
+    """Yields batches of real images, neither cropped nor mirrored, from the ``first`` one on."""
+    epoch, step = divmod(first, steps_per_epoch(len(split), config.batch_size))
+    while True:
+        yield from epoch_batches(
+            split,
+            batch_size=config.batch_size,
+            seed=seed,
+            epoch=epoch,
+            augmentation=Augmentation(),
+            first_step=step,
+        )
+        epoch, step = epoch + 1, 0
+
+
+def _random(seed: int, step: int) -> torch.Generator:
+    # The third number sets these draws apart from those of the order of the images.
+    state = np.random.SeedSequence((seed, step, 1)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))

@@ -1,0 +1,171 @@
+"""How balanced and how alike the gradients of several groups of images are, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import t
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from robustnorm.evaluation.statistics import Interval
+
+
+class Gradient(NamedTuple):
+    """The gradient of one group: who gave it, for messages, and a tensor for each weight."""
+
+    group: str
+    parts: Sequence[Tensor]
+
+
+class StageDiversity(NamedTuple):
+    """What the groups' gradients of one stage have in common; each a mean over the batches.
+
+    Attributes:
+        stage: Name of the stage.
+        std_of_norms: Standard deviation, over the groups, of the gradients' L2 norms.
+        mean_norm: Mean of those norms, the scale on which to read it.
+        mean_cosine: Mean cosine of the pairs of gradients; of n, in [-1 / (n - 1), 1].
+        std_interval: 95 % interval of ``std_of_norms``; None from one batch.
+        cosine_interval: 95 % interval of ``mean_cosine``; None from one batch.
+    """
+
+    stage: str
+    std_of_norms: float
+    mean_norm: float
+    mean_cosine: float
+    std_interval: Interval | None
+    cosine_interval: Interval | None
+
+
+def compare_gradients(
+    stages: Mapping[str, Sequence[nn.Parameter]], batches: Iterable[Sequence[Gradient]]
+) -> list[StageDiversity]:
+    r"""Compares the gradients of several groups, stage by stage.
+
+    With :math:`v_{ij}` the gradient of group j of batch i in the weights of one stage, and m
+    batches of n groups,
+
+    .. math:: \frac{1}{m} \sum_i \mathrm{std}_j \|v_{ij}\|, \qquad
+        \frac{1}{m} \sum_i \frac{1}{n (n - 1)} \sum_j \sum_{k \ne j}
+        \frac{v_{ij} \cdot v_{ik}}{\|v_{ij}\| \|v_{ik}\|}
+
+    where std divides by n: the groups are all there are. The 95 % intervals are Student's, over the
+    choice of the batches. A group of few images has a noisy gradient, which lowers the cosine and
+    moves the norms: compare only numbers from groups of the same size.
+
+    Args:
+        stages: Names of the stages to their weights.
+        batches: Each of two or more gradients, in every batch of the same groups in the same order;
+            their parts belong to the weights of all stages, one after the other.
+
+    Raises:
+        ValueError: When there is no batch, a batch has fewer than two gradients, or a gradient is
+            zero or not finite and so has no direction.
+
+    References:
+        Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 4 and 5.
+
+    Examples:
+        >>> weight = nn.Parameter(torch.zeros(2))
+        >>> gradients = [Gradient("a", [torch.tensor([3.0, 0])]), Gradient("b", [torch.ones(2)])]
+        >>> (stage,) = compare_gradients({"conv": [weight]}, [gradients])
+        >>> round(stage.mean_cosine, 3)  # at 45 degrees
+        0.707
+    """
+    values = np.array([_of_batch(stages, gradients) for gradients in batches])
+    if not len(values):
+        raise ValueError("a comparison of gradients needs at least one batch, got none")
+    means = values.mean(0)
+    intervals = [_interval(values[:, :, column]) for column in (0, 2)]
+    return [
+        StageDiversity(stage, std, norm, cosine, intervals[0][i], intervals[1][i])
+        for i, (stage, (std, norm, cosine)) in enumerate(zip(stages, means.tolist(), strict=True))
+    ]
+
+
+def stage_weights(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Returns the shared weights of each stage: of its convolutions, or of the last linear layer.
+
+    Stages are the network's children; one that is only a wrapper around all of them is opened. No
+    other linear layer counts: ModeNorm's gates belong to its norms. Of a weight that is computed
+    from another, such as a spectrally normalized one, that other is taken.
+
+    Raises:
+        ValueError: When no such weight takes a gradient.
+    """
+    named = list(model.named_modules())
+    linear = [module for _, module in named if isinstance(module, nn.Linear)]
+    layers = {
+        tuple(name.split(".")): weight
+        for name, module in named
+        if isinstance(module, nn.Conv2d) or module in linear[-1:]
+        for weight in [_weight(module)]
+        if weight.requires_grad
+    }
+    if not layers:
+        raise ValueError(
+            "gradients need a convolution or a linear layer whose weight requires a gradient, "
+            f"{type(model).__name__} has none"
+        )
+    depth = 0
+    while len({path[: depth + 1] for path in layers}) == 1 and all(
+        len(path) > depth + 1 for path in layers
+    ):
+        depth += 1
+    stages: dict[str, list[nn.Parameter]] = {}
+    for path, weight in layers.items():
+        stages.setdefault(path[depth], []).append(weight)
+    return stages
+
+
+def _weight(module: nn.Module) -> nn.Parameter:
+    if is_parametrized(module, "weight"):
+        module = module.parametrizations["weight"]  # type: ignore[index,assignment]
+        return module.original  # type: ignore[return-value]
+    return module.weight  # type: ignore[return-value]
+
+
+def _of_batch(
+    stages: Mapping[str, Sequence[nn.Parameter]], gradients: Sequence[Gradient]
+) -> list[tuple[float, float, float]]:
+    """Returns standard deviation and mean of the norms, and the mean cosine, of each stage."""
+    if len(gradients) < 2:
+        raise ValueError(f"a batch needs at least two groups to compare, got {len(gradients)}")
+    result, first = [], 0
+    for stage, members in stages.items():
+        # Inner products of the groups' gradients, summed weight by weight.
+        products = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
+        for i in range(first, first + len(members)):
+            rows = torch.stack([gradient.parts[i].flatten() for gradient in gradients]).double()
+            products += (rows @ rows.T).cpu()
+        first += len(members)
+        norms = products.diagonal().sqrt()
+        usable = (norms > 0) & norms.isfinite()
+        if not usable.all():
+            number = int(usable.logical_not().nonzero()[0])
+            raise ValueError(
+                f"the gradient of {stage} has the norm {norms[number]:.3g} for group {number} "
+                f"({gradients[number].group}), so it has no direction; give more images, or "
+                "another checkpoint"
+            )
+        cosines = (products / norms.outer(norms)).fill_diagonal_(0)
+        pairs = len(gradients) * (len(gradients) - 1)
+        result.append(
+            (norms.std(correction=0).item(), norms.mean().item(), cosines.sum().item() / pairs)
+        )
+    return result
+
+
+def _interval(values: NDArray[np.float64]) -> list[Interval | None]:
+    """Returns Student's 95 % interval of the mean of each column, a row a batch."""
+    m = len(values)
+    if m == 1:
+        return [None] * values.shape[1]
+    mean = values.mean(0)
+    half = t.ppf(0.975, m - 1) * values.std(0, ddof=1) / np.sqrt(m)
+    return [Interval(float(a - b), float(a + b)) for a, b in zip(mean, half, strict=True)]

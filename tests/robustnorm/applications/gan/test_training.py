@@ -1,0 +1,347 @@
+"""A GAN's training: steps by hand, and a kill that changes no bit."""
+
+import copy
+import itertools
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from robustnorm import route
+from robustnorm.applications.gan.features import ClassifierFeatures, trained_classifier
+from robustnorm.applications.gan.losses import discriminator_loss, generator_loss
+from robustnorm.applications.gan.measures import Measures, balanced_labels, generate, shrunk
+from robustnorm.applications.gan.networks import build_networks
+from robustnorm.applications.gan.run import Run, folder_of, train_gan
+from robustnorm.applications.gan.state import State
+from robustnorm.applications.gan.train import train, window_means
+from robustnorm.data.dataset import Dataset, Split
+from robustnorm.data.digits import load_digits
+from robustnorm.data.errors import DataError
+from robustnorm.runs.checkpoint import load_checkpoint
+from robustnorm.settings.gan import GanConfig
+from robustnorm.system.errors import UsageError
+from robustnorm.system.stopping import Stopped, never
+
+CPU = torch.device("cpu")
+CONFIG = GanConfig(
+    data="digits",
+    image_size=8,
+    width=8,
+    discriminator_width=8,
+    latent_dim=6,
+    steps=6,
+    discriminator_steps=2,
+    batch_size=8,
+    generator_batch=10,
+    average=0.5,
+    eval_every=3,
+    eval_images=40,
+    classifier_epochs=1,
+    classifier_width=1,
+    keep_steps=(4,),
+    gradient_latents=2,
+    gradient_batches=2,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    dataset = load_digits()
+    train_part = dataset.train.take(torch.arange(20 * CONFIG.batch_size))
+    return Dataset(
+        dataset.name,
+        dataset.classes,
+        train_part,
+        dataset.test.take(torch.arange(50)),
+        dataset.augmentation,
+        dataset.sha256,
+    )
+
+
+@pytest.fixture(scope="module")
+def measures(digits, tmp_path_factory):
+    features = trained_classifier(digits, CONFIG, CPU, tmp_path_factory.mktemp("classifier"))
+    return Measures(features, digits, images=CONFIG.eval_images, latent_dim=CONFIG.latent_dim)
+
+
+def in_folder(folder, **changes):
+    values = {"output": str(folder / "checkpoints"), "reports": str(folder / "reports")}
+    return GanConfig(**{**vars(CONFIG), **values, **changes})
+
+
+def start(config=CONFIG, network="sngan", norm="sabn"):
+    networks = build_networks(config, network, norm, 0, num_classes=10, channels=1)
+    return State(*networks, config)
+
+
+def advance(state, digits, first, last, config=CONFIG):
+    steps = train(state, digits.train, config, seed=3, num_classes=10, first=first)
+    for step in itertools.takewhile(lambda step: step < last, steps):
+        assert step > first
+
+
+def test_step_is_the_hinge_losses_and_two_adams(digits):
+    config = GanConfig(**{**vars(CONFIG), "discriminator_steps": 1, "steps": 1, "keep_steps": ()})
+    state = start(config)
+    generator, discriminator = (copy.deepcopy(p) for p in (state.generator, state.discriminator))
+    seen = []
+    hook = state.generator.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0]))
+    routed = []
+    norm = state.generator.block1.norm1
+    norm.register_forward_pre_hook(
+        lambda layer, inputs: routed.append(layer.selection(len(*inputs)))
+    )
+    real = []
+    state.discriminator.register_forward_pre_hook(lambda _m, inputs: real.append(inputs))
+    advance(state, digits, 0, 2, config)
+    hook.remove()
+
+    adam = partial(torch.optim.Adam, lr=config.learning_rate, betas=config.betas)
+    for_generator, for_discriminator = (
+        adam(generator.parameters()),
+        adam(discriminator.parameters()),
+    )
+    with torch.no_grad(), route(generator, routed[0]):
+        fakes = generator(seen[0])
+    images, labels = real[0]
+    half = config.batch_size
+    assert torch.equal(labels[half:], routed[0])
+    torch.testing.assert_close(images[half:], fakes)
+    scores = discriminator(images, labels)
+    loss = discriminator_loss(scores[:half], scores[half:])
+    assert loss.item() == pytest.approx(state.losses[1, 0].item(), abs=1e-6)
+    loss.backward()
+    for_discriminator.step()
+    with route(generator, routed[1]):
+        loss = generator_loss(discriminator(generator(seen[1]), routed[1]))
+    assert loss.item() == pytest.approx(state.losses[0, 0].item(), abs=1e-6)
+    loss.backward()
+    for_generator.step()
+    for own, expected in ((state.generator, generator), (state.discriminator, discriminator)):
+        for name, value in own.named_parameters():
+            # A step of Adam is at most 2e-4 long, whatever the gradient: a small one may round.
+            torch.testing.assert_close(
+                value, expected.get_parameter(name), atol=2e-6, rtol=0, msg=name
+            )
+
+
+def test_batches_are_of_the_sizes_asked_for_and_labels_of_fakes_uniform(digits):
+    state, sizes, labels = start(), [], []
+    state.generator.register_forward_pre_hook(lambda _m, inputs: sizes.append(len(inputs[0])))
+    state.discriminator.register_forward_pre_hook(lambda _m, inputs: labels.append(inputs[1]))
+    advance(state, digits, 0, CONFIG.steps + 1)
+    assert sizes == [8, 8, 10] * CONFIG.steps
+    counts = torch.bincount(torch.cat(labels), minlength=10)
+    assert counts.min() > 0
+
+
+def test_every_real_image_is_seen_once_in_an_epoch(digits):
+    config = GanConfig(**{**vars(CONFIG), "steps": 10})  # two batches of 8 of 160 a step
+    state, seen = start(config), []
+    state.discriminator.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    advance(state, digits, 0, 11, config)
+    real = torch.cat([images[:8] for images in seen if len(images) == 16])
+    pixels = ((real + 1) / 2 * 255).round().to(torch.uint8)
+    rows = sorted(map(tuple, pixels.flatten(1).tolist()))
+    assert rows == sorted(map(tuple, digits.train.images.flatten(1).tolist()))
+
+
+def test_state_restored_after_any_step_goes_on_to_the_same_bits(digits):
+    whole, part = start(), start()
+    advance(whole, digits, 0, CONFIG.steps + 1)
+    advance(part, digits, 0, 4)
+    torch.manual_seed(123)  # the global state has no part in it
+    resumed = start()
+    assert not torch.equal(resumed.losses, part.losses)
+    resumed.load_state_dict(copy.deepcopy(part.state_dict()))
+    done = int((part.losses[0] != 0).sum())
+    advance(resumed, digits, done, CONFIG.steps + 1)
+    expected = whole.state_dict()
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("network", ["sngan", "biggan", "autogan"])
+def test_stopped_run_continues_to_the_same_bits(digits, measures, tmp_path, network):
+    run = Run(network, "sabn", 1)
+    records, weights = [], []
+    for name, stops in (
+        ("whole", [never]),
+        ("stopped", [lambda _s, n=iter(range(9)): next(n) == 1, never]),
+    ):
+        config = in_folder(tmp_path / name)
+        for should_stop in stops:
+            arguments = (config, run, digits, lambda: measures, CPU, should_stop)
+            if should_stop is never:
+                records.append(train_gan(*arguments))
+            else:
+                with pytest.raises(Stopped, match="after step 2 of 6"):
+                    train_gan(*arguments)
+        weights.append(load_checkpoint(folder_of(config, run), "last").tensors)
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+    for record in records:
+        record.pop("seconds"), record.pop("sha256")
+    assert records[0] == records[1]
+    assert [entry["step"] for entry in records[0]["measured"]] == [3, 6]
+
+
+def test_record_holds_what_the_table_and_the_figures_need(digits, measures, tmp_path):
+    config = in_folder(tmp_path)
+    record = train_gan(config, Run("sngan", "ccbn", 0), digits, lambda: measures, CPU, never)
+    assert record["step"] == config.steps
+    assert record["best"] in (3, 6)
+    assert set(record["features"]) >= {"accuracy", "sha256"}
+    assert len(record["losses"]) == config.steps
+    stages = ("linear", "block1", "block2", "block3", "output")
+    assert [(e["step"], e["reading"], e["stage"]) for e in record["gradients"]] == [
+        (4, reading, stage) for reading in ("single samples", "class batches") for stage in stages
+    ]
+    best = load_checkpoint(folder_of(config, Run("sngan", "ccbn", 0)), "best")
+    assert best.manifest["step"] == record["best"]
+
+
+def test_folder_of_a_run_with_other_settings_is_refused(digits, measures, tmp_path):
+    run = Run("sngan", "ccbn", 0)
+    arguments = (run, digits, lambda: measures, CPU, never)
+    train_gan(in_folder(tmp_path, steps=1, keep_steps=()), *arguments)
+    with pytest.raises(UsageError, match="other settings .*latent_dim 6 there"):
+        train_gan(in_folder(tmp_path, steps=1, keep_steps=(), latent_dim=7), *arguments)
+
+
+def test_running_mean_by_hand():
+    state = start()
+    parameter, mean = next(state.generator.parameters()), next(state.average.parameters())
+    with torch.no_grad():
+        parameter.fill_(1.0)
+        mean.fill_(0.0)
+    for _ in range(3):
+        state.update_average(0.9)
+    assert mean.flatten()[0].item() == pytest.approx(1 - 0.9**3, abs=1e-6)
+    norm = state.generator.block1.norm1
+    norm.running_mean.fill_(7.0)
+    state.update_average(0.9)  # running statistics are copied
+    assert state.average.block1.norm1.running_mean[0] == 7
+    state.update_average(0.0)
+    assert torch.equal(mean, parameter)
+    assert not state.average.training
+    assert not any(p.requires_grad for p in state.average.parameters())
+
+
+def test_running_mean_is_the_generator_before_its_first_step(digits):
+    config = GanConfig(**{**vars(CONFIG), "average": 0.999, "average_from": 4})
+    state = start(config)
+    steps = train(state, digits.train, config, seed=0, num_classes=10)
+
+    def alike():
+        pairs = zip(state.average.parameters(), state.generator.parameters(), strict=True)
+        return all(torch.equal(*pair) for pair in pairs)
+
+    assert [alike() for _ in steps] == [True] * 4 + [False] * 2
+
+
+def test_loss_that_is_not_finite_ends_the_training(digits):
+    state = start()
+    with torch.no_grad():
+        next(state.generator.parameters()).fill_(float("nan"))
+    with pytest.raises(UsageError, match="not finite at step 1"):
+        advance(state, digits, 0, 2)
+
+
+def test_window_means_by_hand():
+    losses = torch.tensor([[1.0, 3, 5, 7, 0], [2.0, 2, 4, 4, 0]])
+    assert window_means(losses, 4, windows=3) == [
+        {"step": 2, "generator": 2, "discriminator": 2},
+        {"step": 4, "generator": 6, "discriminator": 4},
+    ]
+
+
+def test_labels_are_balanced_and_in_random_order():
+    labels = balanced_labels(25, 10, 0)
+    assert torch.bincount(labels).tolist() == [3] * 5 + [2] * 5
+    assert not torch.equal(labels, labels.sort().values)
+
+
+def test_generate_gives_the_same_images_whatever_the_batch(monkeypatch):
+    generator = start().average
+    latents, labels = torch.randn(7, 6), torch.arange(7)
+    images = generate(generator, latents, labels)
+    assert images.dtype == torch.uint8
+    monkeypatch.setattr("robustnorm.applications.gan.measures._BATCH", 3)
+    # A value on the edge between two numbers may round to either.
+    difference = images.int() - generate(generator, latents, labels).int()
+    assert difference.abs().max() <= 1
+    with route(generator, labels), torch.no_grad():
+        expected = ((generator(latents) + 1) / 2 * 255).round()
+    assert (images - expected).abs().max() <= 1
+
+
+def test_shrunk_images_are_means_of_squares(digits):
+    images = 2 * torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8)
+    split = Split(images, torch.zeros(1, dtype=torch.int64))
+    small = shrunk(Dataset("d", ("a",), split, split, digits.augmentation, "0"), 4)
+    # 0, 2, 16 and 18 have the mean 9; the next two columns are 4 more.
+    assert small.train.images[0, 0, 0].tolist() == [9, 13, 17, 21]
+    with pytest.raises(DataError, match="images of 8x8 do not divide into 3x3"):
+        shrunk(digits, 3)
+
+
+def test_features_lead_to_the_classifiers_own_logits(digits, tmp_path):
+    features = trained_classifier(digits, CONFIG, CPU, tmp_path)
+    again = trained_classifier(digits, CONFIG, CPU, tmp_path)  # from its checkpoint
+    seen, same = features(digits.test.images), again(digits.test.images)
+    assert torch.equal(seen.logits, same.logits)
+    assert features.description == again.description
+    assert seen.features.shape == (50, 8)
+    correct = (seen.logits.argmax(1) == digits.test.labels).double().mean()
+    assert correct.item() == pytest.approx(features.description["accuracy"])
+    assert isinstance(features, ClassifierFeatures)
+    with pytest.raises(UsageError, match="classifier of other settings or data"):
+        trained_classifier(
+            digits, GanConfig(**{**vars(CONFIG), "classifier_width": 2}), CPU, tmp_path
+        )
+
+
+def test_measures_of_the_datas_own_images_are_better_than_a_generators(measures):
+    real = measures.of_test_images()
+    fake = measures.of_generator(start().average)
+    assert real["n"] == fake["n"] == 40
+    assert real["distance"] < fake["distance"]
+    assert 1 <= fake["score"] <= 10
+    assert 0 <= fake["label_accuracy"] <= 1
+
+
+def test_conditional_generator_learns_its_labels():
+    dataset = load_digits()
+    config = GanConfig(
+        data="digits",
+        image_size=8,
+        width=16,
+        discriminator_width=16,
+        latent_dim=16,
+        steps=200,
+        discriminator_steps=1,
+        batch_size=32,
+        generator_batch=32,
+        learning_rate=1e-3,
+        average=0.9,
+    )
+    state = start(config)
+    assert isinstance(state, nn.Module)
+    for _ in train(state, dataset.train, config, seed=0, num_classes=10):
+        pass
+    labels = balanced_labels(500, 10, 0)
+    latents = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
+    images = generate(state.average, latents, labels)
+    # Judged by the nearest mean image of a class, which is right for 9 of 10 real digits.
+    real, classes = dataset.train.images.float().flatten(1), dataset.train.labels
+    means = torch.stack([real[classes == label].mean(0) for label in range(10)])
+    judged = torch.cdist(dataset.test.images.float().flatten(1), means).argmin(1)
+    assert (judged == dataset.test.labels).float().mean() > 0.85
+    correct = (torch.cdist(images.float().flatten(1), means).argmin(1) == labels).float().mean()
+    print("ACC", correct)
+    # Chance is 0.1, and five standard errors above it 0.17.
+    assert correct > 0.2
