@@ -23,6 +23,7 @@ log = logging.getLogger("robustnorm")
 def table1(
     config: GanConfig, config_path: str | None = None, should_stop: ShouldStop = never
 ) -> str | None:
+    """Trains and measures each network, norm and seed that has no record yet."""
     folder = Path(config.reports) / config.name / "records"
     folder.mkdir(parents=True, exist_ok=True)
     device = resolve_device(config.device)

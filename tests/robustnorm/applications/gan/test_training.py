@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
 from robustnorm import route
 from robustnorm.applications.gan.features import ClassifierFeatures, trained_classifier
@@ -167,19 +166,15 @@ def test_state_restored_after_any_step_goes_on_to_the_same_bits(digits):
 @pytest.mark.parametrize("network", ["sngan", "biggan", "autogan"])
 def test_stopped_run_continues_to_the_same_bits(digits, measures, tmp_path, network):
     run = Run(network, "sabn", 1)
+    asked = itertools.count(1)
     records, weights = [], []
-    for name, stops in (
-        ("whole", [never]),
-        ("stopped", [lambda _s, n=iter(range(9)): next(n) == 1, never]),
-    ):
+    for name in ("whole", "stopped"):
         config = in_folder(tmp_path / name)
-        for should_stop in stops:
-            arguments = (config, run, digits, lambda: measures, CPU, should_stop)
-            if should_stop is never:
-                records.append(train_gan(*arguments))
-            else:
-                with pytest.raises(Stopped, match="after step 2 of 6"):
-                    train_gan(*arguments)
+        arguments = (config, run, digits, lambda: measures, CPU)
+        if name == "stopped":
+            with pytest.raises(Stopped, match="after step 2 of 6"):
+                train_gan(*arguments, lambda _seconds: next(asked) == 2)
+        records.append(train_gan(*arguments, never))
         weights.append(load_checkpoint(folder_of(config, run), "last").tensors)
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
@@ -208,7 +203,7 @@ def test_folder_of_a_run_with_other_settings_is_refused(digits, measures, tmp_pa
     run = Run("sngan", "ccbn", 0)
     arguments = (run, digits, lambda: measures, CPU, never)
     train_gan(in_folder(tmp_path, steps=1, keep_steps=()), *arguments)
-    with pytest.raises(UsageError, match="other settings .*latent_dim 6 there"):
+    with pytest.raises(UsageError, match=r"other settings .*latent_dim 6 there"):
         train_gan(in_folder(tmp_path, steps=1, keep_steps=(), latent_dim=7), *arguments)
 
 
@@ -320,17 +315,16 @@ def test_conditional_generator_learns_its_labels():
         data="digits",
         image_size=8,
         width=16,
-        discriminator_width=16,
+        discriminator_width=32,
         latent_dim=16,
         steps=200,
         discriminator_steps=1,
-        batch_size=32,
-        generator_batch=32,
-        learning_rate=1e-3,
+        batch_size=64,
+        generator_batch=64,
+        learning_rate=2e-3,
         average=0.9,
     )
     state = start(config)
-    assert isinstance(state, nn.Module)
     for _ in train(state, dataset.train, config, seed=0, num_classes=10):
         pass
     labels = balanced_labels(500, 10, 0)
@@ -342,6 +336,5 @@ def test_conditional_generator_learns_its_labels():
     judged = torch.cdist(dataset.test.images.float().flatten(1), means).argmin(1)
     assert (judged == dataset.test.labels).float().mean() > 0.85
     correct = (torch.cdist(images.float().flatten(1), means).argmin(1) == labels).float().mean()
-    print("ACC", correct)
-    # Chance is 0.1, and five standard errors above it 0.17.
+    # Chance is 0.1, five standard errors above it 0.17; two seeds gave 0.62 and 0.93.
     assert correct > 0.2

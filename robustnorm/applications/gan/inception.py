@@ -1,0 +1,101 @@
+"""The Inception network of FID and IS, by way of torch-fidelity and weights that the user has."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustnorm.applications.gan.features import Seen
+from robustnorm.system.errors import RefusedFileError, UsageError
+
+# Beginning of the sha256 of the weights, as their name tells it.
+SHA256 = "6726825d"
+_BATCH = 50
+_MISSING = "operator torchvision::nms does not exist"
+
+
+class InceptionFeatures:
+    """Inception's pooled features and its logits without a bias: FID and IS as published.
+
+    Args:
+        path: Of ``weights-inception-2015-12-05-6726825d.pth``, from torch-fidelity's releases.
+        device: Where to run.
+
+    Raises:
+        UsageError: When there is no such file.
+        RefusedFileError: When it is another one.
+        ImportError: Without torch-fidelity.
+    """
+
+    name = "Inception"
+    classes = False
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be read ({error.strerror}); set --inception_weights to the weights "
+                "that torch-fidelity publishes with its releases"
+            ) from error
+        digest = hashlib.sha256(data).hexdigest()
+        if not digest.startswith(SHA256):
+            raise RefusedFileError(
+                f"{path} has a sha256 of {digest[:8]}..., the weights of FID and IS have one of "
+                f"{SHA256}...; take those that torch-fidelity publishes with its releases"
+            )
+        try:
+            torch.load(path, weights_only=True, map_location="meta")  # torch-fidelity trusts a file
+        except (pickle.UnpicklingError, RuntimeError) as error:
+            raise RefusedFileError(f"{path} holds more than weights; nothing was loaded") from error
+        self._network = _extractor()(
+            "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+        ).to(device)
+        self._device = device
+        self.description: dict[str, Any] = {"network": "Inception 2015-12-05", "sha256": digest}
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Seen:
+        if images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
+        parts = [self._network(part.to(self._device)) for part in torch.split(images, _BATCH)]
+        features, logits = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
+        return Seen(features, logits)
+
+
+@cache
+def _extractor() -> Any:
+    """Returns torch-fidelity's network, whose package imports torchvision."""
+    try:
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except RuntimeError as error:
+            if _MISSING not in str(error):
+                raise
+            # A torchvision for CUDA beside a torch for the CPU: two operators are declared there
+            # and defined nowhere. Nothing here calls them.
+            for name in [name for name in sys.modules if name.split(".")[0] in _HALF_IMPORTED]:
+                del sys.modules[name]
+            library: Any = torch.library
+            _LIBRARIES.append(library.Library("torchvision", "DEF"))
+            for operator in ("nms", "qnms"):
+                arguments = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                _LIBRARIES[0].define(operator + arguments)
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'FID and IS need torch-fidelity ({error}): pip install "robustnorm[fidelity]"'
+        ) from error
+    return FeatureExtractorInceptionV3
+
+
+_HALF_IMPORTED = ("torchvision", "torch_fidelity")
+# What is defined lasts as long as this.
+_LIBRARIES: list[Any] = []
