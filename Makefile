@@ -13,17 +13,18 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce report campaign sweep test check format bench benchgpu soak audit clean
+.PHONY: help setup demo train eval reproduce report campaign sweep table2 test check format bench benchgpu soak audit clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo
 	@echo "  NORM        bn, modenorm, auxbn, saauxbn, auxstatbn, ccbn or sabn (train)"
 	@echo "  CONFIG      settings, a file or a name in configs/ (now: $(CONFIG))"
 	@echo "  DATA        digits, cifar10, or the path of an image folder or its archive"
 	@echo "  SEED        seed of the run             EPOCHS   passes over the data"
+	@echo "  SEEDS       of table2, such as SEEDS=0,1,2"
 	@echo "  CHECKPOINT  best, last or epoch190      LIMIT    test images to evaluate"
 	@echo "  BUDGET      seconds that campaign may take; the same command goes on after them"
 	@echo "  ATTACKS     further ones to evaluate    CHECKS   of the evaluation: none, quick or full"
@@ -60,6 +61,11 @@ campaign: setup ## Tables 3 and 4 at full scale in slices: make campaign BUDGET=
 
 sweep: setup ## Train and evaluate norms x seeds as jobs: make sweep ARGS='--workers 4'
 	$(BIN)/robustnorm sweep $(CONFIG) $(ARGS)
+
+table2: CONFIG = configs/nas-cpu.yaml
+table2: setup ## Search cells with four norms, print Table 2: make table2 DATA=<CIFAR-10> SEEDS=0,1
+	$(BIN)/robustnorm table2 --config $(CONFIG) $(if $(DATA),--data $(DATA)) \
+		$(if $(SEEDS),--seeds '[$(SEEDS)]') $(ARGS)
 
 test: setup ## Run the tests
 	$(BIN)/pytest -q

@@ -34,6 +34,7 @@ from robustnorm.settings.config import Config, ReportConfig, StudyConfig, Verify
 from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.settings.export import ExportSettings
 from robustnorm.settings.import_weights import ImportSettings
+from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.settings.replay import ReplaySettings
 from robustnorm.settings.style import StyleSettings, StylizeSettings
 from robustnorm.settings.sweep import SweepSettings, grids
@@ -158,6 +159,18 @@ COMMANDS = {
         "Paint one picture in the style of another with a network that figure7 trained.",
         StylizeSettings,
         "robustnorm.commands.stylize:stylize",
+    ),
+    "search": Command(
+        "Search a cell of NAS-Bench-201 with one norm by DARTS; print its ground truth.",
+        SearchSettings,
+        "robustnorm.commands.search:search",
+        stops=True,
+    ),
+    "table2": Command(
+        "Search with bn, affine, ccbn and sabn for each seed; print and write Table 2.",
+        Table2Settings,
+        "robustnorm.commands.search:table2",
+        stops=True,
     ),
     "export": Command(
         "Write one branch of a trained run as a file for other tools; check it by loading it.",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import networkx
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, permutation_test, t
 
 
 class Interval(NamedTuple):
@@ -50,6 +50,50 @@ def wilson(correct: float, n: int, confidence: float = 0.95) -> Interval:
     low = 0.0 if correct == 0 else center - half
     high = 1.0 if correct == n else center + half
     return Interval(low, high)
+
+
+def student(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
+    """Returns Student's interval of a mean, from independent values; None of fewer than two.
+
+    Args:
+        values: For example one of each seed.
+        confidence: Of the interval, in (0, 1).
+
+    Examples:
+        >>> low, high = student([1.0, 2.0, 3.0])
+        >>> round(low, 3), round(high, 3)
+        (-0.484, 4.484)
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    half = float(t.isf((1 - confidence) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    center = float(np.mean(values))
+    return Interval(center - half, center + half)
+
+
+def sign_flip(differences: Sequence[float]) -> float | None:
+    """Returns the two-sided p-value that paired values differ by chance; None of fewer than two.
+
+    The exact permutation test: each difference might as well have the other sign. It asks nothing
+    of their distribution; with n differences no p-value is below 2 / 2**n.
+
+    Args:
+        differences: Of each pair, at most 20.
+
+    References:
+        Fisher, The Design of Experiments, 1935.
+
+    Examples:
+        >>> sign_flip([1.0, 2.0, 3.0])  # one of eight, on either side
+        0.25
+    """
+    if len(differences) < 2:
+        return None
+    found = permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=2**20, batch=10_000
+    )
+    return float(found.pvalue)
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

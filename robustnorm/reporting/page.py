@@ -62,6 +62,11 @@ def write_page(
         RecordError: When the records are not of one evaluation, or hold a damaged image.
     """
     page, pictures = render_page(records, gradients=gradients, options=options)
+    return write_files(page, pictures, folder)
+
+
+def write_files(page: str, pictures: dict[str, bytes], folder: Path) -> list[Path]:
+    """Writes a page and its figures' files, name to content, in place of an earlier report's."""
     place = folder / "figures"
     place.mkdir(parents=True, exist_ok=True)
     for old in [*place.glob("*.svg"), *place.glob("*.png")]:
@@ -158,10 +163,11 @@ def render_page(
             model.name for model in models if not all(getattr(r, part) for r in model.records)
         ],
     }
-    return _environment().get_template("page.html").render(context).lstrip(), files
+    return environment().get_template("page.html").render(context).lstrip(), files
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Returns the reader of the package's templates."""
     environment = Environment(
         loader=PackageLoader("robustnorm", "reporting"),
         autoescape=True,

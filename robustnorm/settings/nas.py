@@ -1,4 +1,4 @@
-"""Settings of ``robustnorm search``; no torch."""
+"""Settings of ``robustnorm search`` and ``robustnorm table2``; no torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from robustnorm.system.errors import RefusedFileError
 
 Paths = Literal["paper", "release"]
 SearchNorm = Literal["bn", "affine", "ccbn", "sabn"]
+SEARCH_NORMS: tuple[SearchNorm, ...] = ("bn", "affine", "ccbn", "sabn")
 
 # What a search may differ in from one that it is compared with, or that it continues.
 COMPARED = frozenset({"norm", "seed"})
@@ -154,3 +155,47 @@ class SearchSettings:
             for field in mine
             if field not in ignore and mine[field] != others[field]
         )
+
+
+@dataclass(frozen=True)
+class Table2Settings(SearchSettings):
+    """Settings of the searches of Table 2, norms x seeds, and who makes them.
+
+    Args:
+        norms: To search with.
+        seeds: Each norm is searched with for each.
+        engine: local, this process or processes of this machine; ray, a Ray cluster (the one of
+            RAY_ADDRESS, else one of this machine); submitit, Slurm.
+        workers: Of local, processes, 0 for this one. Of submitit, Slurm jobs at most. Ray takes
+            what its cluster has.
+        threads: CPU threads of a search; with local, by default, the workers share those of torch.
+        gpus: GPUs of a search on Ray where it runs on one; below 1, searches share a GPU.
+        slurm: Parameters of submitit's AutoExecutor: {slurm_partition: gpu, gpus_per_node: 1,
+            timeout_min: 240, ...}.
+    """
+
+    norms: tuple[SearchNorm, ...] = SEARCH_NORMS
+    seeds: tuple[int, ...] = (0, 1)
+    engine: Literal["local", "ray", "submitit"] = "local"
+    workers: int = 0
+    threads: int | None = None
+    gpus: float = 1.0
+    # Left out of the hash, which a dictionary has not.
+    slurm: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("norms", bool(self.norms), "at least one")
+        self._require("seeds", bool(self.seeds) and min(self.seeds) >= 0, "one or more, from 0")
+        least = int(self.engine == "submitit")
+        self._require("workers", self.workers >= least, f"at least {least} with this engine")
+        self._require("threads", self.threads is None or self.threads >= 1, "at least 1, or null")
+        self._require("gpus", self.gpus > 0, "above 0")
+
+    def searches(self) -> list[SearchSettings]:
+        """Returns the settings of each search, all norms of a seed before the next seed."""
+        return [
+            SearchSettings(**self.to_dict() | {"norm": norm, "seed": seed})
+            for seed in dict.fromkeys(self.seeds)
+            for norm in dict.fromkeys(self.norms)
+        ]

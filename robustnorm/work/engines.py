@@ -12,15 +12,35 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
 
-from robustnorm.settings.sweep import SweepSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import ShouldStop, Stopped
 from robustnorm.work.attempt import ATTEMPTS, LOST, Place, attempt
 from robustnorm.work.jobs import Job
 from robustnorm.work.workers import ASKED_EVERY, Workers
+
+
+class EngineSettings(Protocol):
+    """What an engine is told; ``SweepSettings`` says what each means."""
+
+    @property
+    def engine(self) -> Literal["local", "ray", "submitit"]: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def threads(self) -> int | None: ...
+    @property
+    def gpus(self) -> float: ...
+    @property
+    def slurm(self) -> dict[str, Any]: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def reports(self) -> str: ...
+
 
 # Does jobs in any order; yields each when it is done, with None, or has failed, with the reason.
 # Raises Stopped when it is told to stop.
@@ -28,7 +48,7 @@ Results = Generator[tuple[Job, str | None], None, None]
 Engine = Callable[[Sequence[Job], ShouldStop], Results]
 
 
-def check_engine(settings: SweepSettings) -> None:
+def check_engine(settings: EngineSettings) -> None:
     """Raises before any work when the engine cannot be used here.
 
     Raises:
@@ -48,7 +68,7 @@ def check_engine(settings: SweepSettings) -> None:
 
 
 @contextmanager
-def open_engine(settings: SweepSettings) -> Iterator[Engine]:
+def open_engine(settings: EngineSettings) -> Iterator[Engine]:
     """Opens the engine that the settings name; whatever it started is ended after the block."""
     folder = str(Path.cwd())
     if settings.engine == "ray":
@@ -76,7 +96,7 @@ def _here(place: Place, jobs: Sequence[Job], should_stop: ShouldStop) -> Results
 
 
 @contextmanager
-def _ray(settings: SweepSettings, place: Place) -> Iterator[Engine]:
+def _ray(settings: EngineSettings, place: Place) -> Iterator[Engine]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
     import ray
 
@@ -118,7 +138,7 @@ def _ray(settings: SweepSettings, place: Place) -> Iterator[Engine]:
             ray.shutdown()
 
 
-def _submitit(settings: SweepSettings, place: Place) -> Engine:
+def _submitit(settings: EngineSettings, place: Place) -> Engine:
     import submitit
     from submitit.helpers import DelayedSubmission
 

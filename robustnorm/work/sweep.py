@@ -19,7 +19,7 @@ from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.sweep import Grid, SweepSettings, grids
 from robustnorm.system.errors import Status, UserError
 from robustnorm.system.stopping import ShouldStop, never
-from robustnorm.work.engines import check_engine, open_engine
+from robustnorm.work.engines import Engine, check_engine, open_engine
 from robustnorm.work.evaluate import (
     evaluate_records,
     fitting_runs,
@@ -68,19 +68,10 @@ def sweep(
             check_installed(grid.evaluation.checks)
         load_data(grid.evaluation)
     failures: Failures = {}
-    with open_engine(settings) as engine, logging_redirect_tqdm([log]), _bar() as bar:
+    with open_engine(settings) as engine, logging_redirect_tqdm([log]), job_bar() as bar:
 
         def do(jobs: Sequence[Job]) -> None:
-            """Has the jobs done that are not done yet; notes why some are not."""
-            waiting = [job for job in jobs if not job.done()]
-            bar.total = (bar.total or 0) + len(waiting)
-            bar.refresh()
-            with closing(engine(waiting, should_stop)) as results:  # closed when interrupted, too
-                for job, failure in results:
-                    bar.update()
-                    if failure is not None:
-                        failures[job] = failure
-                        log.error("failed: %s", job.name)
+            failures.update(do_jobs(jobs, engine, should_stop, bar))
 
         do([TrainJob(run) for grid in plan for run in grid.runs])
         untrained = {run_folder(job.config) for job in failures if isinstance(job, TrainJob)}
@@ -91,7 +82,7 @@ def sweep(
     if failures:
         for grid in plan:
             _report_found(grid)
-        raise SweepError(_told(failures))
+        raise SweepError(told(failures))
     texts, evaluated = [], []
     for grid in plan:
         found = evaluate_records(grid.evaluation, grid.config, should_stop=should_stop)
@@ -110,8 +101,30 @@ def sweep(
     return text
 
 
-def _bar() -> tqdm[Any]:
+def job_bar() -> tqdm[Any]:
+    """Returns a bar of jobs that ``do_jobs`` takes on."""
     return tqdm(total=0, unit="job", desc="sweep", disable=None)
+
+
+def do_jobs(
+    jobs: Sequence[Job], engine: Engine, should_stop: ShouldStop, bar: tqdm[Any]
+) -> Failures:
+    """Has the jobs done that are not done yet; returns why some are not.
+
+    Raises:
+        Stopped: When ``should_stop`` says so.
+    """
+    failures: Failures = {}
+    waiting = [job for job in jobs if not job.done()]
+    bar.total = (bar.total or 0) + len(waiting)
+    bar.refresh()
+    with closing(engine(waiting, should_stop)) as results:  # closed when interrupted, too
+        for job, failure in results:
+            bar.update()
+            if failure is not None:
+                failures[job] = failure
+                log.error("failed: %s", job.name)
+    return failures
 
 
 def _record_jobs(grid: Grid, untrained: set[Path]) -> list[RecordJob]:
@@ -134,7 +147,7 @@ def _report_found(grid: Grid) -> None:
         report(records, config, grid.config)
 
 
-def _told(failures: Failures) -> str:
+def told(failures: Failures) -> str:
     """Returns each error once, with the names of the jobs that it stopped."""
     jobs: dict[str, list[str]] = {}
     for job, reason in failures.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,9 +73,12 @@ def number(cell: Sequence[int]) -> int:
     return place
 
 
+@cache
 def all_cells() -> NDArray[np.int64]:
     """Returns every cell, (15625, 6)."""
-    return np.array(list(itertools.product(range(len(OPERATIONS)), repeat=len(EDGES))))
+    cells = np.array(list(itertools.product(range(len(OPERATIONS)), repeat=len(EDGES))))
+    cells.setflags(write=False)
+    return cells
 
 
 def leaving(source: int) -> list[int]:

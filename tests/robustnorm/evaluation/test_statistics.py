@@ -5,8 +5,16 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from robustnorm.evaluation.statistics import holm, letters, mcnemar, wilson
+from robustnorm.evaluation.statistics import (
+    holm,
+    letters,
+    mcnemar,
+    sign_flip,
+    student,
+    wilson,
+)
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
@@ -123,3 +131,25 @@ def test_letters_go_on_after_z():
     marks = letters(lambda i, j: True, 30)
     assert marks[25:28] == ["z", "a1", "b1"]
     assert len(set(marks)) == 30
+
+
+def test_student_s_interval_is_scipy_s():
+    values = [0.2, 0.5, 0.3, 0.9]
+    expected = stats.t.interval(0.9, 3, np.mean(values), stats.sem(values))
+    assert student(values, 0.9) == pytest.approx(expected)
+    assert student(values[:1]) is None
+
+
+def test_sign_flip_counts_the_signs_that_are_as_extreme():
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 6):
+        differences = rng.normal(0.5, 1, n)
+        signs = np.array(list(itertools.product((1, -1), repeat=n)))
+        sums = signs @ differences
+        expected = 2 * min(
+            (sums >= differences.sum() - 1e-12).mean(), (sums <= differences.sum() + 1e-12).mean()
+        )
+        assert sign_flip(differences.tolist()) == pytest.approx(min(1, expected))
+    assert sign_flip([1.0]) is None
+    assert sign_flip([0.0, 0.0]) == 1.0
+    assert sign_flip([0.25] * 8) == 2 / 2**8

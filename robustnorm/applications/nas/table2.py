@@ -1,0 +1,379 @@
+"""Table 2 of the paper, and what it lacks, from the records of searches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import mean, stdev
+
+from robustnorm.applications.nas.benchmark import SETS, summary
+from robustnorm.applications.nas.readout import Readout, read
+from robustnorm.applications.nas.record import SearchRecord
+from robustnorm.applications.nas.space import EDGES, num_paths, to_string
+from robustnorm.evaluation.statistics import Interval, holm, letters, sign_flip, student
+from robustnorm.reporting.comparisons import LEVEL
+from robustnorm.reporting.render import Cell, Table
+from robustnorm.settings.nas import COMPARED, SEARCH_NORMS, WHERE, SearchNorm
+from robustnorm.system.errors import UsageError
+
+NAMES: dict[SearchNorm, str] = {
+    "bn": "DARTS",
+    "affine": "DARTS-affine",
+    "ccbn": "DARTS-CCBN",
+    "sabn": "DARTS-SaBN",
+}
+# Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Table 2: mean and standard
+# deviation in percent. CIFAR-10 is not in it.
+PAPER: dict[str, dict[SearchNorm, tuple[float, float]]] = {
+    "CIFAR-100": {
+        "bn": (44.05, 7.47),
+        "affine": (63.46, 2.41),
+        "ccbn": (62.16, 2.62),
+        "sabn": (71.56, 1.39),
+    },
+    "ImageNet16-120": {
+        "bn": (36.47, 7.06),
+        "affine": (37.26, 7.65),
+        "ccbn": (31.25, 6.20),
+        "sabn": (45.85, 0.72),
+    },
+}
+_PAPER_OPTIMUM = {"CIFAR-100": 73.51, "ImageNet16-120": 47.31}
+# The paper's two sets first.
+_ORDER = [SETS.index(name) for name in ("CIFAR-100", "ImageNet16-120", "CIFAR-10")]
+_HEADLINE = SETS.index("CIFAR-100")
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The searches with one norm, in the order of their seeds."""
+
+    norm: SearchNorm
+    records: tuple[SearchRecord, ...]
+
+    @property
+    def name(self) -> str:
+        return NAMES[self.norm]
+
+    @cached_property
+    def readouts(self) -> dict[int, Readout]:
+        """What each search ended with, by seed."""
+        return {r.search.seed: read(r.history[-1].array) for r in self.records}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two norms compared on the seeds that both have: the second's value minus the first's."""
+
+    first: Searched
+    second: Searched
+    differences: tuple[float, ...]
+    p: float
+    adjusted: float = 1.0
+
+    @property
+    def distinguishable(self) -> bool:
+        return self.adjusted <= LEVEL
+
+
+# What is compared: words, and the value in a readout; fractions in percent where they are percent.
+_QUANTITIES: list[tuple[str, bool, Callable[[Readout], float]]] = [
+    ("ground truth of the cell, CIFAR-100", True, lambda r: r.truth[_HEADLINE]),
+    ("ground truth of the cell, ImageNet16-120", True, lambda r: r.truth[2]),
+    ("E[accuracy], CIFAR-100", True, lambda r: r.expected[_HEADLINE]),
+    ("rank correlation, CIFAR-100", False, lambda r: r.rank_correlation[_HEADLINE]),
+    ("skip mass", False, lambda r: r.skip_mass),
+]
+
+
+def group(records: Sequence[SearchRecord]) -> list[Searched]:
+    """Returns the searches norm by norm, in the paper's order.
+
+    Raises:
+        UsageError: When there is none, or they differ in more than norm and seed.
+    """
+    if not records:
+        raise UsageError("no searches to compare; make some with robustnorm table2")
+    first = records[0]
+    for record in records:
+        differences = first.search.differences(record.search, WHERE | COMPARED)
+        if record.dataset["sha256"] != first.dataset["sha256"]:
+            differences = f"data: {record.dataset['name']} there, {first.dataset['name']} here"
+        if differences:
+            raise UsageError(
+                f"searches to compare may differ in norm and seed alone; {record.search.run} "
+                f"differs from {first.search.run} ({differences})"
+            )
+    ordered = sorted(records, key=lambda record: record.search.seed)
+    return [
+        Searched(norm, found)
+        for norm in SEARCH_NORMS
+        if (found := tuple(r for r in ordered if r.search.norm == norm))
+    ]
+
+
+def compare(searched: Sequence[Searched], value: Callable[[Readout], float]) -> list[Pair]:
+    """Returns all pairs of norms; their p-values are adjusted together."""
+    pairs = []
+    for first, second in itertools.combinations(searched, 2):
+        one, other = first.readouts, second.readouts
+        seeds = sorted(one.keys() & other.keys())
+        differences = tuple(value(other[seed]) - value(one[seed]) for seed in seeds)
+        p = sign_flip(differences)
+        if p is not None:
+            pairs.append(Pair(first, second, differences, p))
+    adjusted = holm([pair.p for pair in pairs])
+    return [
+        Pair(pair.first, pair.second, pair.differences, pair.p, p)
+        for pair, p in zip(pairs, adjusted, strict=True)
+    ]
+
+
+def tables(records: Sequence[SearchRecord]) -> list[Table]:
+    """Returns Table 2, the exact means over all cells, the paired tests and every search.
+
+    Args:
+        records: That differ in norm and seed alone.
+
+    Raises:
+        UsageError: As ``group``.
+    """
+    searched = group(records)
+    setting = setting_note(searched)
+    return [
+        _table2(searched, setting),
+        _expected(searched, setting),
+        _paired(searched, setting),
+        _searches(searched, setting),
+    ]
+
+
+def reading(searched: Sequence[Searched]) -> str:
+    """Returns sentences: whether SaBN's cells are better than vanilla DARTS's, as the paper has it.
+
+    Args:
+        searched: From ``group``.
+    """
+    sentences = []
+    for words, percent, value in _QUANTITIES:
+        for pair in compare(searched, value):
+            if (pair.first.norm, pair.second.norm) == ("bn", "sabn"):
+                verdict = "not distinguishable"
+                if pair.distinguishable:
+                    verdict = "higher" if mean(pair.differences) > 0 else "lower"
+                sentences.append(
+                    f"{words}: {_signed(mean(pair.differences), percent)} "
+                    f"{_limits(student(pair.differences), percent)}, {verdict} "
+                    f"(p = {pair.adjusted:.3f}, {len(pair.differences)} seeds)"
+                )
+    if not sentences:
+        return "DARTS-SaBN and DARTS have fewer than two seeds in common: nothing can be said."
+    return "DARTS-SaBN minus DARTS. " + "; ".join(sentences) + "."
+
+
+def setting_note(searched: Sequence[Searched]) -> str:
+    """Returns what was searched, on what, and for how long."""
+    record = searched[0].records[0]
+    search, data = record.search, record.dataset
+    seeds = " ".join(f"{one.name} {len(one.records)}," for one in searched).rstrip(",")
+    paths = ", ".join(str(num_paths(source, search.paths)) for source in range(3))
+    half = {"train": "held-out training images", "test": "test images"}[search.alpha_split]
+    return (
+        f"Searched on {data['name']}: {data['weight_images']:,} training images for the weights, "
+        f"{data['alpha_images']:,} {half} for alpha. First-order DARTS, C = {search.channels}, "
+        f"N = {search.cells}, batch {search.batch_size}, {search.stop_step:,} of {search.steps:,} "
+        f"steps, alpha's rate {search.alpha_learning_rate:g}; affine paths '{search.paths}' "
+        f"({paths} on edges out of nodes 0, 1, 2). Seeds: {seeds}."
+    )
+
+
+_TRUTH_NOTE = (
+    "Ours: test accuracy of the cell that the last step ends with, trained alone for 200 epochs by "
+    "the authors of NAS-Bench-201, mean over seeds; it chooses nothing. Intervals: 95 %, Student's "
+    "over seeds."
+)
+_GROUP_NOTE = (
+    "Group: rows of one data set that share a letter are not distinguishable at the 5 % level "
+    "(exact sign-flip test on pairs of the same seed, Holm's adjustment); empty without two seeds."
+)
+_PAPER_NOTE = (
+    "Paper: searches at full scale (27,335 steps on CIFAR-100) on the data set of the row, alpha "
+    "trained on half of its test images, number of seeds not given. Unless the searches above are "
+    "such, the two columns compare different experiments."
+)
+
+
+def _table2(searched: Sequence[Searched], setting: str) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for place in _ORDER:
+        title = SETS[place]
+        paper = PAPER.get(title, {})
+        marks = _groups(searched, place)
+        for norm in SEARCH_NORMS:
+            published = f"{paper[norm][0]:.2f} ± {paper[norm][1]:.2f}" if norm in paper else None
+            one = next((one for one in searched if one.norm == norm), None)
+            if one is None:
+                rows.append((title, NAMES[norm], None, None, None, None, published))
+                continue
+            values = [readout.truth[place] for readout in one.readouts.values()]
+            rows.append((title, one.name, *_moments(values), marks[searched.index(one)], published))
+        cells = summary(place)
+        rows.append((title, "random cell", cells.mean, None, cells.std, None, None))
+        optimum = _PAPER_OPTIMUM.get(title)
+        published = None if optimum is None else f"{optimum:.2f}"
+        rows.append((title, "optimum", cells.best, None, None, None, published))
+    return Table(
+        "table2",
+        "Table 2: ground-truth accuracy of the cell that the search ends with",
+        ("Data set", "Search", "Ours %", "95 % interval", "SD", "Group", "Paper %"),
+        rows,
+        [setting, _TRUTH_NOTE, _GROUP_NOTE, _PAPER_NOTE, *map(_random_note, _ORDER)],
+    )
+
+
+def _random_note(place: int) -> str:
+    cells, title = summary(place), SETS[place]
+    below = sum(100 * cells.median > value for value, _ in PAPER.get(title, {}).values())
+    paper = f"; {below} of the paper's 4 rows lie below the median" if title in PAPER else ""
+    return (
+        f"Random cell, {title}: one of the 15,625, all equally probable: mean "
+        f"{100 * cells.mean:.2f}, median {100 * cells.median:.2f}, SD {100 * cells.std:.2f}, 90 % "
+        f"of them in {_limits(cells.middle, percent=True)}{paper}."
+    )
+
+
+def _groups(searched: Sequence[Searched], place: int) -> list[str | None]:
+    pairs = compare(searched, lambda readout: readout.truth[place])
+    if not pairs:
+        return [None] * len(searched)
+    differ = {(pair.first.norm, pair.second.norm) for pair in pairs if pair.distinguishable}
+    norms = [one.norm for one in searched]
+    return list(letters(lambda i, j: (norms[i], norms[j]) in differ, len(norms)))
+
+
+def _expected(searched: Sequence[Searched], setting: str) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for place in _ORDER:
+        for one in searched:
+            readouts = list(one.readouts.values())
+            correlations = [readout.rank_correlation[place] for readout in readouts]
+            masses = [readout.skip_mass for readout in readouts]
+            rows.append(
+                (
+                    SETS[place],
+                    one.name,
+                    *_moments([readout.expected[place] for readout in readouts]),
+                    f"{mean(correlations):.3f}",
+                    _limits(student(correlations)),
+                    f"{mean(masses):.3f}",
+                    _limits(student(masses)),
+                )
+            )
+        random = ("random cell", summary(place).mean, None, None, "0.000", None, "0.200", None)
+        rows.append((SETS[place], *random))
+    return Table(
+        "expected",
+        "What alpha says of all cells: expected accuracy, rank correlation, mass on skip",
+        (
+            "Data set",
+            "Search",
+            "E[accuracy] %",
+            "95 % interval",
+            "SD",
+            "Rank correlation",
+            "95 % interval of it",
+            "Skip mass",
+            "95 % interval of that",
+        ),
+        rows,
+        [
+            setting,
+            "E[accuracy]: exact mean over all 15,625 cells of their ground truth, each as probable "
+            "as softmax(alpha) makes it. Rank correlation: Spearman's of that probability and the "
+            "ground truth. Skip mass: probability of the skip connection, mean over the edges. The "
+            "cell of the largest alpha jumps between neighbours of very different accuracy; these "
+            "move little.",
+        ],
+    )
+
+
+def _paired(searched: Sequence[Searched], setting: str) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            words,
+            f"{pair.second.name} minus {pair.first.name}",
+            str(len(pair.differences)),
+            _signed(mean(pair.differences), percent),
+            _limits(student(pair.differences), percent),
+            f"{pair.p:.4f}",
+            f"{pair.adjusted:.4f}",
+        )
+        for words, percent, value in _QUANTITIES
+        for pair in compare(searched, value)
+    ]
+    return Table(
+        "paired",
+        "Paired tests: two norms on the same seeds",
+        ("Quantity", "Pair", "Seeds", "Difference", "95 % interval", "p", "p, Holm"),
+        rows,
+        [
+            setting,
+            "Norms of a seed begin with the same weights and alpha and see the same batches. "
+            "Accuracies in points of a percent. p: exact sign-flip test; Holm's adjustment over "
+            "the pairs of a quantity. Intervals: Student's, not adjusted.",
+        ],
+    )
+
+
+def _searches(searched: Sequence[Searched], setting: str) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            one.name,
+            str(seed),
+            *(readout.truth[place] for place in _ORDER),
+            str(readout.skips),
+            f"{readout.skip_mass:.3f}",
+            readout.expected[_HEADLINE],
+            f"{readout.rank_correlation[_HEADLINE]:.3f}",
+            to_string(readout.cell).replace("|", "/"),
+        )
+        for one in searched
+        for seed, readout in one.readouts.items()
+    ]
+    return Table(
+        "searches",
+        "Every search",
+        (
+            "Search",
+            "Seed",
+            *(f"{SETS[place]} %" for place in _ORDER),
+            f"Skips of {len(EDGES)}",
+            "Skip mass",
+            "E[CIFAR-100] %",
+            "Rank correlation",
+            "Cell",
+        ),
+        rows,
+        [setting, 'Cells as NAS-Bench-201 writes them, with "/" for the upright stroke.'],
+    )
+
+
+def _moments(values: Sequence[float]) -> tuple[float, Interval | None, float | None]:
+    limits = student(values)
+    if limits is not None:  # accuracies end at 0 and 1
+        limits = Interval(max(0.0, limits.low), min(1.0, limits.high))
+    return mean(values), limits, stdev(values) if len(values) > 1 else None
+
+
+def _signed(value: float, percent: bool) -> str:
+    return f"{100 * value:+.2f}" if percent else f"{value:+.3f}"
+
+
+def _limits(limits: Interval | None, percent: bool = False) -> str | None:
+    if limits is None:
+        return None
+    scale, digits = (100, 2) if percent else (1, 3)
+    low, high = (f"{scale * limit:.{digits}f}" for limit in limits)
+    return f"[{low}, {high}]"

@@ -1,0 +1,115 @@
+"""The searches of Table 2 as jobs, and its files from their records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from robustnorm.applications.nas.record import SearchRecord, find_record
+from robustnorm.applications.nas.search import run_search
+from robustnorm.applications.nas.table2 import group, reading, tables
+from robustnorm.reporting.render import save_tables, to_text
+from robustnorm.settings.nas import SearchSettings, Table2Settings
+from robustnorm.system.stopping import ShouldStop, never
+from robustnorm.work.engines import check_engine, open_engine
+from robustnorm.work.sweep import SweepError, do_jobs, job_bar, told
+
+log = logging.getLogger("robustnorm")
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """Makes a search, or goes on with it."""
+
+    settings: SearchSettings
+
+    @property
+    def name(self) -> str:
+        return f"search {self.settings.name} {self.settings.run}"
+
+    def done(self) -> bool:
+        return find_record(self.settings) is not None
+
+    def run(self, should_stop: ShouldStop = never) -> None:
+        run_search(self.settings, should_stop=should_stop)
+
+
+def search_all(settings: Table2Settings, *, should_stop: ShouldStop = never) -> list[SearchRecord]:
+    """Makes the searches that are not made, all norms of a seed before the next; returns them all.
+
+    Args:
+        settings: The searches, with a name, and who makes them.
+        should_stop: Asked between searches, and between the steps of one made in this process.
+
+    Raises:
+        ImportError: When the package of the engine is not installed.
+        SweepError: When searches failed, with the error of each, after all others are made.
+        Stopped: When ``should_stop`` says so; the next call goes on.
+    """
+    check_engine(settings)
+    jobs = [SearchJob(search) for search in settings.searches()]
+    with open_engine(settings) as engine, logging_redirect_tqdm([log]), job_bar() as bar:
+        failures = do_jobs(jobs, engine, should_stop, bar)
+    if failures:
+        raise SweepError(told(failures))
+    found = [find_record(job.settings) for job in jobs]
+    return [record for record in found if record is not None]
+
+
+def check_report() -> None:
+    """Raises an ImportError unless the packages of the extra "report" are installed."""
+    try:
+        import robustnorm.applications.nas.figure  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'a report needs matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
+        ) from error
+
+
+def write_report(records: Sequence[SearchRecord], folder: Path, command: str) -> str:
+    """Writes tables, figure and page of searches; returns reading and tables as text.
+
+    Args:
+        records: That differ in norm and seed alone.
+        folder: Where to write.
+        command: That the page names.
+
+    Raises:
+        UsageError: When they differ in more.
+        ImportError: Without the packages of the extra "report".
+    """
+    check_report()
+    from robustnorm.applications.nas.figure import LOOKS, curves
+    from robustnorm.reporting.sections import Section, write_sections
+
+    made, searched = tables(records), group(records)
+    said = reading(searched)
+    first = records[0]
+    paths = save_tables(made, folder, "tables")
+    paths += write_sections(
+        folder,
+        title="Table 2: DARTS on NAS-Bench-201",
+        reading=said,
+        facts={
+            "Data": first.dataset["name"],
+            "Searches": str(len(records)),
+            "Steps": f"{first.search.stop_step:,}",
+            "Ground truth": "NAS-Bench-201, 200 epochs",
+        },
+        sections=[
+            Section("Table 2", tables=made[:1]),
+            Section("What alpha says of all cells", tables=made[1:2]),
+            Section("Over the steps", drawings=[curves(searched)]),
+            Section("Paired tests", tables=made[2:3]),
+            Section("Every search", tables=made[3:]),
+        ],
+        looks=LOOKS,
+        command=command,
+    )
+    for path in paths:
+        log.info("wrote %s", path)
+    return f"{said}\n\n{to_text(made)}"

@@ -1,0 +1,68 @@
+"""Searches for a cell of NAS-Bench-201 with one norm, or with all norms for Table 2."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from robustnorm.applications.nas.search import run_search
+from robustnorm.applications.nas.table2 import tables
+from robustnorm.applications.nas.work import check_report, search_all, write_report
+from robustnorm.data import check_data
+from robustnorm.reporting.render import to_text
+from robustnorm.settings.nas import SearchSettings, Table2Settings
+from robustnorm.system.stopping import ShouldStop, never
+
+Settings = TypeVar("Settings", bound=SearchSettings)
+
+
+def search(
+    settings: SearchSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> str:
+    """Makes one search, or goes on with it; returns what it found as text.
+
+    Args:
+        settings: The settings.
+        config_path: Of the config file, which names the search where the settings do not.
+        should_stop: Asked between two steps.
+
+    Raises:
+        UsageError, DataError, CheckpointError, Stopped: As ``run_search``.
+    """
+    record = run_search(_ready(settings, config_path), should_stop=should_stop)
+    *_, found = tables([record])
+    return to_text([found])
+
+
+def table2(
+    settings: Table2Settings, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> str:
+    """Makes the searches that are not made, writes Table 2 and its page; returns them as text.
+
+    Args:
+        settings: The settings.
+        config_path: Of the config file.
+        should_stop: Asked between searches, and between the steps of one made in this process.
+
+    Raises:
+        ImportError, SweepError, Stopped: As ``search_all``.
+    """
+    settings = _ready(settings, config_path)
+    check_report()
+    records = search_all(settings, should_stop=should_stop)
+    config = f" --config {config_path}" if config_path else ""
+    seeds = ",".join(map(str, settings.seeds))
+    return write_report(
+        records,
+        Path(settings.reports) / str(settings.name),
+        f"robustnorm table2{config} --data {settings.data} --seeds [{seeds}]",
+    )
+
+
+def _ready(settings: Settings, config_path: str | None) -> Settings:
+    """Returns the settings with a name, their data checked."""
+    check_data(settings.data)
+    if settings.name is not None:
+        return settings
+    return replace(settings, name=Path(config_path).stem if config_path else "search")

@@ -1,0 +1,101 @@
+"""A report of tables and figures under headings, on a page that looks as ``report.html`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from robustnorm.reporting import drawing
+from robustnorm.reporting.page import Picture, environment, write_files
+from robustnorm.reporting.render import Table
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure to draw.
+
+    Args:
+        name: Of its files.
+        caption: Below it.
+        alt: What it shows, for those who do not see it.
+        draw: Makes it, in the report's style.
+    """
+
+    name: str
+    caption: str
+    alt: str
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its heading, the figures, then the tables."""
+
+    title: str
+    tables: Sequence[Table] = ()
+    drawings: Sequence[Drawing] = ()
+
+
+def write_sections(
+    folder: Path,
+    *,
+    title: str,
+    reading: str,
+    facts: dict[str, str],
+    sections: Sequence[Section],
+    looks: dict[str, drawing.Look],
+    command: str,
+) -> list[Path]:
+    """Writes ``report.html``, and under ``figures`` each figure as SVG and PNG.
+
+    The same content gives the same bytes. Nothing is loaded from elsewhere; all text is escaped. A
+    note that several tables share stands under the first.
+
+    Args:
+        folder: Where to write; the figures of an earlier report there are removed.
+        title: Of the page.
+        reading: Its first sentences.
+        facts: Name to value, below them.
+        sections: In order.
+        looks: What the figures draw, by name; tables show its color beside the name.
+        command: That makes the report.
+
+    Returns:
+        The files written, the page first.
+    """
+    files: dict[str, bytes] = {}
+    pictures: dict[str, list[Picture]] = {}
+    for section in sections:
+        pictures[section.title] = []
+        for each in section.drawings:
+            with drawing.style():
+                figure = each.draw()
+            saved = drawing.save(figure)
+            files |= {f"{each.name}.{suffix}": data for suffix, data in saved.items()}
+            svg = Markup(drawing.inline(saved["svg"], each.name, each.alt))
+            pictures[section.title].append(Picture(each.name, each.caption, svg))
+    said: dict[str, list[str]] = {}
+    before: list[str] = []
+    for table in (table for section in sections for table in section.tables):
+        said[table.name] = list(before)
+        before += table.notes
+    page = (
+        environment()
+        .get_template("sections.html")
+        .render(
+            title=title,
+            reading=reading,
+            facts=facts,
+            sections=sections,
+            pictures=pictures,
+            said=said,
+            command=command,
+            colors=drawing.variables(),
+            swatches={name: drawing.variable(look.color) for name, look in looks.items()},
+        )
+    )
+    return write_files(page.lstrip(), files, folder)
