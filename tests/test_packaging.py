@@ -63,9 +63,10 @@ def test_wheel_is_typed_and_carries_the_configs(installed):
         "print(*(p.is_file() for p in (\n"
         "    pathlib.Path(attacks.__file__).with_name('py.typed'),\n"
         "    pathlib.Path(robustnorm.__file__).with_name('py.typed'),\n"
-        "    pathlib.Path(robustnorm.__file__).with_name('configs') / 'digits.yaml')))\n"
+        "    pathlib.Path(robustnorm.__file__).with_name('configs') / 'digits.yaml',\n"
+        "    pathlib.Path(robustnorm.__file__).parent / 'applications/nas/nasbench201.npz')))\n"
     )
-    assert output(str(python), "-c", code, cwd=place).split() == ["True"] * 3
+    assert output(str(python), "-c", code, cwd=place).split() == ["True"] * 4
 
 
 def test_wheel_carries_the_report_s_template(installed):
