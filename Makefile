@@ -13,7 +13,7 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce report campaign sweep table2 test check format bench benchgpu soak audit clean
+.PHONY: help setup demo train eval reproduce report campaign sweep table2 figure7 test check format bench benchgpu soak audit clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -24,7 +24,8 @@ help: ## Show targets and variables
 	@echo "  CONFIG      settings, a file or a name in configs/ (now: $(CONFIG))"
 	@echo "  DATA        digits, cifar10, or the path of an image folder or its archive"
 	@echo "  SEED        seed of the run             EPOCHS   passes over the data"
-	@echo "  SEEDS       of table2, such as SEEDS=0,1,2"
+	@echo "  SEEDS       of table2 and figure7, such as SEEDS=0,1,2"
+	@echo "  CONTENT, STYLE  folders of pictures (figure7)"
 	@echo "  CHECKPOINT  best, last or epoch190      LIMIT    test images to evaluate"
 	@echo "  BUDGET      seconds that campaign may take; the same command goes on after them"
 	@echo "  ATTACKS     further ones to evaluate    CHECKS   of the evaluation: none, quick or full"
@@ -65,6 +66,12 @@ sweep: setup ## Train and evaluate norms x seeds as jobs: make sweep ARGS='--wor
 table2: CONFIG = configs/nas-cpu.yaml
 table2: setup ## Search cells with four norms, print Table 2: make table2 DATA=<CIFAR-10> SEEDS=0,1
 	$(BIN)/robustnorm table2 --config $(CONFIG) $(if $(DATA),--data $(DATA)) \
+		$(if $(SEEDS),--seeds '[$(SEEDS)]') $(ARGS)
+
+figure7: CONFIG = configs/style-cpu.yaml
+figure7: setup ## Style transfer, Figures 7 and 8: make figure7 DATA=<CIFAR-10> SEEDS=0,1
+	$(BIN)/robustnorm figure7 --config $(CONFIG) $(if $(DATA),--data $(DATA)) \
+		$(if $(CONTENT),--content $(CONTENT)) $(if $(STYLE),--style $(STYLE)) \
 		$(if $(SEEDS),--seeds '[$(SEEDS)]') $(ARGS)
 
 test: setup ## Run the tests

@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from robustnorm.applications.style.data import load_sources, validation_pairs
-from robustnorm.applications.style.runs import get_encoder, train_run
+from robustnorm.applications.style.encoders import get_encoder
+from robustnorm.applications.style.examples import paint
+from robustnorm.applications.style.runs import train_run
+from robustnorm.reporting.render import to_text
 from robustnorm.runs.run import resolve_device
 from robustnorm.settings.style import StyleSettings
 from robustnorm.system.stopping import ShouldStop, never
@@ -35,6 +38,12 @@ def figure7(
     """
     if settings.name is None:
         settings = replace(settings, name=Path(config_path).stem if config_path else "figure7")
+    try:
+        from robustnorm.applications.style.report import write_report
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'the figures need matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
+        ) from error
     device = resolve_device(settings.device)
     sources = load_sources(settings)
     described = get_encoder(settings, sources, device, should_stop)
@@ -42,9 +51,17 @@ def figure7(
         (content.to(device), style.to(device))
         for content, style in validation_pairs(sources, settings)
     ]
-    records = [
-        train_run(row, seed, settings, sources, described, pairs, device, should_stop)
-        for seed in settings.seeds
-        for row in settings.rows
-    ]
-    return "\n".join(map(str, records))
+    for seed in settings.seeds:
+        for row in settings.rows:
+            train_run(row, seed, settings, sources, described, pairs, device, should_stop)
+    seed = settings.seeds[0]
+    made, files = write_report(
+        Path(settings.reports) / str(settings.name),
+        paint(settings, sources, seed),
+        seed=seed,
+        command="robustnorm figure7"
+        + (f" --config {Path(config_path).stem}" if config_path else ""),
+    )
+    for path in files:
+        log.info("wrote %s", path)
+    return to_text(made)

@@ -16,12 +16,14 @@ from robustnorm.applications.style.pictures import (
     HELD_OUT_STYLES,
     PHOTOGRAPHS,
     STYLES,
+    Folder,
     Kept,
     Pictures,
-    _hash,
+    content_hash,
     embedded,
     part_of,
     read_folder,
+    scaled,
     textures,
     to_tensor,
 )
@@ -79,7 +81,7 @@ def load_sources(settings: StyleSettings) -> Sources:
     """
     root = Path(settings.data_root)
 
-    def folder(path: str) -> Any:
+    def folder(path: str) -> Folder:
         return read_folder(Path(path), settings.resize, cache=root, threads=settings.workers or 2)
 
     classes = None
@@ -108,7 +110,7 @@ def load_sources(settings: StyleSettings) -> Sources:
     return Sources(classes, content, style, held_out, held_out_style)
 
 
-def _divided(folder: Any, validation: str | None) -> tuple[Pictures, Pictures]:
+def _divided(folder: Folder, validation: str | None) -> tuple[Pictures, Pictures]:
     """Returns a folder's training and held-out pictures; all train where others are held out."""
     if validation is not None:
         return folder, folder
@@ -142,17 +144,15 @@ def embedded_classes(crop: int) -> Classes:
     random = np.random.default_rng(_FIXED)
     parts: dict[str, tuple[list[Tensor], list[int]]] = {"train": ([], []), "test": ([], [])}
     for label, image in enumerate(embedded(names)):
-        short = 4 * crop
-        factor = short / min(image.size)
-        size = (max(short, round(factor * image.width)), max(short, round(factor * image.height)))
-        picture = to_tensor(image.resize(size))
-        border = 3 * size[0] // 4
+        picture = to_tensor(scaled(image, 4 * crop))
+        height, width = picture.shape[1:]
+        border = 3 * width // 4
         for part, count, low, high in (
             ("train", _TRAIN_CROPS, 0, border),
-            ("test", _TEST_CROPS, border, size[0]),
+            ("test", _TEST_CROPS, border, width),
         ):
             for _ in range(count):
-                top = random.integers(size[1] - crop + 1)
+                top = random.integers(height - crop + 1)
                 left = low + random.integers(high - low - crop + 1)
                 parts[part][0].append(picture[:, top : top + crop, left : left + crop])
                 parts[part][1].append(label)
@@ -166,7 +166,7 @@ def embedded_classes(crop: int) -> Classes:
         train=splits["train"],
         test=splits["test"],
         augmentation=Augmentation(padding=0, flip=True),
-        sha256=_hash([splits["train"].images, splits["test"].images]),
+        sha256=content_hash([splits["train"].images, splits["test"].images]),
     )
 
 

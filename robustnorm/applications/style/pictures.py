@@ -274,21 +274,24 @@ def textures(names: Sequence[str], crop: int) -> Kept:
         crop: Side of the square that is seen of each.
     """
     made = [
-        to_tensor(_scaled(image, round(scale * crop)))
+        to_tensor(scaled(image, round(scale * crop)))
         for image in embedded(names)
         for scale in _SCALES
     ]
-    return Kept(f"{len(names)} pictures of scikit-image x {len(_SCALES)} scales", made, _hash(made))
+    return Kept(
+        f"{len(names)} pictures of scikit-image x {len(_SCALES)} scales", made, content_hash(made)
+    )
 
 
-def _scaled(image: Image.Image, short: int) -> Image.Image:
+def scaled(image: Image.Image, short: int) -> Image.Image:
     """Returns a picture whose shorter side has the given length."""
     factor = short / min(image.size)
     size = tuple(max(short, round(factor * side)) for side in image.size)
     return image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
 
 
-def _hash(pictures: Sequence[Tensor]) -> str:
+def content_hash(pictures: Sequence[Tensor]) -> str:
+    """Returns the hash of pictures' shapes and values."""
     content = hashlib.sha256()
     for picture in pictures:
         content.update(f"{tuple(picture.shape)}".encode() + picture.numpy().tobytes())

@@ -1,37 +1,20 @@
-"""Runs on disk: the encoder that all share, a network a row and seed, and their records."""
+"""Runs on disk: a network a row and seed, and its record."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_bytes
-from torch import Tensor
 
-from robustnorm.applications.style.classifier import (
-    CALIBRATION,
-    Classifier,
-    accuracy,
-    fold,
-    train_epoch,
-)
-from robustnorm.applications.style.data import Pairs, Sources, training_batches
-from robustnorm.applications.style.encoder import (
-    VGG19_DEPTHS,
-    VGG19_WIDTHS,
-    Encoder,
-    from_vgg19,
-)
+from robustnorm.applications.style.data import Sources, training_batches
+from robustnorm.applications.style.encoder import VGG19_DEPTHS, VGG19_WIDTHS, Encoder
+from robustnorm.applications.style.encoders import Described, check_same, figure_folder
 from robustnorm.applications.style.network import StyleNetwork
 from robustnorm.applications.style.training import Batch, Progress, make_optimizer, train
-from robustnorm.exchange.foreign import read_weights
 from robustnorm.runs.checkpoint import (
     load_checkpoint,
     read_manifest,
@@ -40,29 +23,9 @@ from robustnorm.runs.checkpoint import (
 )
 from robustnorm.runs.run import device_name
 from robustnorm.settings.style import WHERE, StyleSettings
-from robustnorm.system.errors import RefusedFileError, UsageError
+from robustnorm.system.errors import UsageError
 from robustnorm.system.files import exclusive, write_atomically
-from robustnorm.system.stopping import ShouldStop, Stopped
-
-log = logging.getLogger("robustnorm")
-
-
-@dataclass(frozen=True)
-class Described:
-    """An encoder and what records say of it.
-
-    Args:
-        encoder: Frozen and normalized.
-        about: Its ``name``, the ``sha256`` of its weights, and the like.
-    """
-
-    encoder: Encoder
-    about: dict[str, Any]
-
-
-def figure_folder(settings: StyleSettings) -> Path:
-    """Returns the folder of all runs of a figure."""
-    return Path(settings.output) / str(settings.name)
+from robustnorm.system.stopping import ShouldStop
 
 
 def split_row(row: str) -> tuple[str, str]:
@@ -74,127 +37,6 @@ def split_row(row: str) -> tuple[str, str]:
     """
     norm, _, target = row.partition("-")
     return norm, target or "moving"
-
-
-def get_encoder(
-    settings: StyleSettings, sources: Sources, device: torch.device, should_stop: ShouldStop
-) -> Described:
-    """Returns the frozen encoder on the device: VGG-19, or the small one, trained now or before.
-
-    Raises:
-        UsageError: When the folder holds an encoder of other settings or data.
-        RefusedFileError: When the file of weights is none of VGG-19's.
-        Stopped: When it should stop; the epochs done are saved.
-    """
-    if settings.vgg is not None:
-        encoder, about = _vgg(settings)
-    else:
-        encoder, about = _trained(settings, sources, device, should_stop)
-    encoder = encoder.to(device)
-    if not about.get("normalized"):
-        encoder.normalize(_calibration(settings, sources, device))
-    state = {name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}
-    about |= {
-        "sha256": hashlib.sha256(to_bytes(state)).hexdigest(),
-        "layer": f"relu{settings.cut}_1",
-        "parameters": sum(value.numel() for value in state.values()),
-    }
-    return Described(encoder, about)
-
-
-def _vgg(settings: StyleSettings) -> tuple[Encoder, dict[str, Any]]:
-    path = Path(str(settings.vgg))
-    state = read_weights(path)
-    try:
-        encoder = from_vgg19(state).cut(settings.cut)
-    except ValueError as error:
-        raise RefusedFileError(f"{path}: {error}") from error
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    log.info("encoder: VGG-19 of %s, sha256 %s", path, digest)
-    # The authors' file is normalized; torchvision's layout is that of weights as they were trained.
-    normalized = "features.0.weight" not in state
-    return encoder, {"name": "VGG-19", "file_sha256": digest, "normalized": normalized}
-
-
-def _trained(
-    settings: StyleSettings, sources: Sources, device: torch.device, should_stop: ShouldStop
-) -> tuple[Encoder, dict[str, Any]]:
-    """Returns the small encoder before its normalization; trains it where that is left to do."""
-    classes = sources.classes
-    assert classes is not None
-    widths, epochs = settings.encoder_widths, settings.encoder_epochs
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Classifier(widths, len(classes.classes), classes.mean, classes.std).to(device)
-    optimizer = torch.optim.SGD(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=0.1,
-        momentum=0.9,
-        weight_decay=5e-4,
-        nesterov=True,
-    )
-    folder = figure_folder(settings) / "encoder"
-    chosen = {"encoder_widths": list(widths), "encoder_epochs": epochs}
-    about: dict[str, Any] = {"epoch": 0}
-    with exclusive(folder):
-        if read_manifest(folder, "last") is not None:
-            checkpoint = load_checkpoint(folder, "last")
-            about = checkpoint.manifest
-            there = {"sha256": about["dataset"]["sha256"]} | about["config"]
-            _check_same(there, {"sha256": classes.sha256} | chosen, folder)
-            restore(checkpoint, model, optimizer)
-        for epoch in range(about["epoch"], epochs):
-            done = train_epoch(
-                model,
-                optimizer,
-                classes.train.to(device),
-                classes.augmentation,
-                epoch=epoch,
-                epochs=epochs,
-                stop=lambda: should_stop(0.0),
-            )
-            if not done:
-                raise Stopped(f"encoder: stopped in epoch {epoch + 1}, {epoch} are saved")
-            reached = accuracy(model, classes.test.to(device))
-            log.info(
-                "encoder: epoch %d/%d, %.1f %% of the test images of %s",
-                epoch + 1, epochs, 100 * reached, classes.name,
-            )  # fmt: skip
-            about = {
-                "config": chosen,
-                "dataset": {"name": classes.name, "sha256": classes.sha256},
-                "epoch": epoch + 1,
-                "test_accuracy": reached,
-                "test_images": len(classes.test),
-            }
-            save_checkpoint(folder, "last", model, about, optimizer)
-    kept = ("epoch", "test_accuracy", "test_images")
-    return fold(model, settings.cut), {
-        "name": "small VGG-like encoder",
-        "data": about["dataset"]["name"],
-        "widths": list(widths[: settings.cut]),
-    } | {name: about[name] for name in kept}
-
-
-def _calibration(settings: StyleSettings, sources: Sources, device: torch.device) -> list[Tensor]:
-    """Returns crops of content on which the mean activations become 1, in batches."""
-    pairs = Pairs(sources.content, sources.content, settings.crop, seed=0)
-    crops = torch.stack([pairs[number][0] for number in range(CALIBRATION)])
-    return list(torch.split(crops.to(device), 50))
-
-
-def _check_same(there: dict[str, Any], here: dict[str, Any], folder: Path) -> None:
-    """Raises a UsageError when a folder was begun with other settings, pictures or encoder."""
-    different = [
-        f"{name}: {there.get(name)} there, {value} here"
-        for name, value in here.items()
-        if there.get(name) != value
-    ]
-    if different:
-        raise UsageError(
-            f"{folder} was begun otherwise ({', '.join(different)}); continue it with that, choose "
-            "another --name, or remove that folder"
-        )
 
 
 def train_run(
@@ -249,18 +91,22 @@ def train_run(
         if read_manifest(folder, "last") is not None:
             checkpoint = load_checkpoint(folder, "last")
             there = checkpoint.manifest
-            _check_same(there["config"], chosen, folder)
+            # A longer training begins as a shorter one does, and goes on from its end.
+            check_same(there["config"] | {"steps": settings.steps}, chosen, folder)
             hashes = {part: of["sha256"] for part, of in sources.describe().items()}
-            _check_same(
+            check_same(
                 {part: of["sha256"] for part, of in there["dataset"].items()}, hashes, folder
             )
-            _check_same(
+            check_same(
                 {"encoder": there["encoder"]["sha256"]},
                 {"encoder": described.about["sha256"]},
                 folder,
             )
             restore(checkpoint, network, optimizer)
             progress = Progress(**there["progress"])
+            check_same(
+                {"steps": max(progress.step, settings.steps)}, {"steps": settings.steps}, folder
+            )
 
         def save() -> None:
             manifest = about | {"progress": progress.to_dict()}

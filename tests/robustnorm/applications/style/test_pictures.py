@@ -1,6 +1,7 @@
 """Pictures from folders and from scikit-image, and what is said of those that do not serve."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -127,6 +128,12 @@ def test_embedded_textures_are_seen_at_three_scales():
     found = textures(("brick", "gravel"), crop=8)
     assert [min(picture.shape[1:]) for picture in found.pictures] == [12, 20, 32] * 2
     assert found.name == "2 pictures of scikit-image x 3 scales"
+
+
+def test_embedded_pictures_name_the_extra_that_they_need(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(ImportError, match=r"robustnorm\[style\].*or give folders"):
+        textures(("brick",), crop=8)
 
 
 def test_embedded_pictures_held_out_are_not_trained_on():

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from robustnorm.applications.style import classifier
-from robustnorm.applications.style import runs as module
+from robustnorm.applications.style import classifier, encoders
 from robustnorm.applications.style.data import Sources, validation_pairs
 from robustnorm.applications.style.encoder import VGG19_DEPTHS, VGG19_WIDTHS, Encoder
+from robustnorm.applications.style.encoders import figure_folder, get_encoder
 from robustnorm.applications.style.pictures import Kept
-from robustnorm.applications.style.runs import get_encoder, load_network, split_row, train_run
+from robustnorm.applications.style.runs import load_network, split_row, train_run
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.runs.checkpoint import load_checkpoint
-from robustnorm.settings.style import ROWS, StyleSettings
+from robustnorm.settings.style import StyleSettings
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.stopping import Stopped, never
 
@@ -41,7 +41,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def sources(monkeypatch):
-    monkeypatch.setattr(module, "CALIBRATION", 20)
+    monkeypatch.setattr(encoders, "CALIBRATION", 20)
     monkeypatch.setattr(classifier, "BATCH", 8)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (24, 3, 8, 8), generator=generator, dtype=torch.uint8)
@@ -64,12 +64,12 @@ def run(row, settings, sources, should_stop=never, seed=0):
 
 
 def state(settings, name):
-    checkpoint = load_checkpoint(module.figure_folder(settings) / name, "last")
+    checkpoint = load_checkpoint(figure_folder(settings) / name, "last")
     progress = {k: v for k, v in checkpoint.manifest["progress"].items() if k != "seconds"}
     return checkpoint.tensors, progress
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", ["adain", "ilm-detached", "saadain"])
 def test_killed_run_goes_on_to_the_same_bits(settings, sources, tmp_path, row):
     run(row, settings, sources)
     expected, progress = state(settings, f"{row}-seed0")
@@ -85,6 +85,40 @@ def test_killed_run_goes_on_to_the_same_bits(settings, sources, tmp_path, row):
     # Global random states belong to whatever else the process did.
     names = [name for name in tensors if not name.startswith("random.")]
     assert all(torch.equal(tensors[name], expected[name]) for name in names)
+
+
+def test_run_killed_between_two_savings_goes_on_from_the_first(settings, sources, tmp_path):
+    run("saadain", settings, sources)
+    expected, progress = state(settings, "saadain-seed0")
+    other = replace(settings, output=str(tmp_path / "other"))
+
+    def killed(_seconds, asked=iter(range(9))):  # noqa: B008 - one count a test
+        if next(asked) == 5:  # after step 5; step 3 is saved
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        run("saadain", other, sources, killed)
+    assert state(other, "saadain-seed0")[1]["step"] == 3
+    run("saadain", other, sources)
+    tensors, continued = state(other, "saadain-seed0")
+    assert continued == progress
+    names = [name for name in tensors if not name.startswith("random.")]
+    assert all(torch.equal(tensors[name], expected[name]) for name in names)
+
+
+def test_longer_training_goes_on_from_a_shorter_one(settings, sources, tmp_path):
+    run("saadain", settings, sources)
+    expected, progress = state(settings, "saadain-seed0")
+    other = replace(settings, output=str(tmp_path / "other"))
+    run("saadain", replace(other, steps=6), sources)  # a whole number of points and validations
+    run("saadain", other, sources)
+    tensors, continued = state(other, "saadain-seed0")
+    assert continued == progress
+    names = [name for name in tensors if not name.startswith("random.")]
+    assert all(torch.equal(tensors[name], expected[name]) for name in names)
+    with pytest.raises(UsageError, match="steps: 7 there, 6 here"):
+        run("saadain", replace(other, steps=6), sources)
 
 
 def test_record_holds_curves_measures_and_origin(settings, sources):
@@ -123,7 +157,7 @@ def test_learning_rate_falls_as_the_release_has_it(settings, sources, monkeypatc
 
 def test_trained_network_is_loaded_with_its_encoder(settings, sources):
     run("ilm", settings, sources)
-    network, manifest = load_network(module.figure_folder(settings) / "ilm-seed0")
+    network, manifest = load_network(figure_folder(settings) / "ilm-seed0")
     described = get_encoder(settings, sources, CPU, never)
     image = torch.rand(1, 3, 8, 8)
     for mine, theirs in zip(network.encoder(image), described.encoder(image), strict=True):
@@ -142,7 +176,7 @@ def test_encoder_is_trained_once_and_a_stopped_one_goes_on(settings, sources, tm
 
 def test_encoders_mean_activations_on_content_are_one(settings, sources):
     described = get_encoder(settings, sources, CPU, never)
-    crops = torch.cat(module._calibration(settings, sources, CPU))
+    crops = torch.cat(encoders._calibration(settings, sources, CPU))
     mean = described.encoder(crops)[-1].mean((0, 2, 3))
     active = mean > 0
     assert active.any()

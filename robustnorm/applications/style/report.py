@@ -1,0 +1,91 @@
+"""Tables, figures and page of the records in a report's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustnorm.applications.style import figures
+from robustnorm.applications.style.results import Row, read_records
+from robustnorm.applications.style.tables import reading, tables
+from robustnorm.reporting.render import Table, save_tables, to_markdown
+from robustnorm.reporting.sections import Section, write_sections
+from robustnorm.system.files import write_atomically
+
+TITLE = "Style transfer: Figures 7 and 8"
+
+
+def write_report(
+    folder: Path, painted: Sequence[figures.Painted], *, seed: int, command: str
+) -> tuple[list[Table], list[Path]]:
+    """Writes tables.md, tables.tex, a CSV file a table, the figures and report.html.
+
+    Args:
+        folder: Whose ``records`` are read; everything is written into it.
+        painted: The pictures of Figure 8, none for a report without it.
+        seed: Whose networks painted them.
+        command: That makes the report.
+
+    Returns:
+        The tables, and the files written.
+
+    Raises:
+        UsageError, RefusedFileError: As the records tell.
+    """
+    rows = read_records(folder / "records")
+    made, said = tables(rows), reading(rows)
+    files = save_tables(made, folder, "tables")
+    text = f"# {TITLE}\n\n{said}\n\n" + "\n".join(map(to_markdown, made))
+    write_atomically(folder / "tables.md", text.encode())
+    drawings = [figures.training(rows), figures.validation(rows)]
+    eight = [figures.grid(painted, f"seed {seed}")] if painted else []
+    files += write_sections(
+        folder,
+        title=TITLE,
+        reading=said,
+        facts=_facts(rows),
+        sections=[
+            Section("Losses", made[:1], drawings),
+            Section("What the content loss measures", made[1:3]),
+            Section("Pictures", (), eight),
+            Section("Paired tests", made[3:]),
+            Section("Runs", [_runs(rows)]),
+        ],
+        looks=figures.LOOKS,
+        command=command,
+    )
+    return made, files
+
+
+def _facts(rows: Sequence[Row]) -> dict[str, str]:
+    record = rows[0].records[0]
+    dataset, encoder = record["dataset"], record["encoder"]
+    return {
+        "Content": dataset["content"]["name"],
+        "Style": dataset["style"]["name"],
+        "Encoder": f"{encoder['name']} up to {encoder['layer']}",
+        "Steps": f"{record['step']:,}",
+        "Runs": str(sum(len(row.records) for row in rows)),
+    }
+
+
+def _runs(rows: Sequence[Row]) -> Table:
+    return Table(
+        "runs",
+        "Where the numbers come from",
+        ("Norm", "Seed", "Steps", "Seconds", "Encoder's sha256", "Content's sha256", "Device"),
+        [
+            (
+                row.name,
+                str(record["seed"]),
+                f"{record['step']:,}",
+                f"{record['seconds']:.0f}",
+                record["encoder"]["sha256"][:12],
+                record["dataset"]["content"]["sha256"][:12],
+                record["device"],
+            )
+            for row in rows
+            for record in row.records
+        ],
+        ["Seconds: wall clock, other work on the machine included."],
+    )

@@ -1,0 +1,171 @@
+"""The trained rows of Figure 7, read from records, and which of their differences are chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from scipy.stats import ttest_1samp
+
+from robustnorm.evaluation.statistics import Interval, holm, student
+from robustnorm.reporting.comparisons import LEVEL
+from robustnorm.settings.style import ROWS
+from robustnorm.system.errors import RefusedFileError, UsageError
+from robustnorm.system.untrusted import parse_json
+
+NAMES = {
+    "adain": "AdaIN",
+    "ilm": "ILM+IN",
+    "saadain": "SaAdaIN",
+    "ilm-detached": "ILM+IN, target detached",
+    "saadain-detached": "SaAdaIN, target detached",
+}
+_KEYS = {"row", "seed", "config", "dataset", "encoder", "step", "curve", "validation", "seconds"}
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one row, in the order of their seeds.
+
+    Args:
+        row: Its name in the settings.
+        records: One a seed.
+    """
+
+    row: str
+    records: tuple[Record, ...]
+
+    @property
+    def name(self) -> str:
+        """As reports print it."""
+        return NAMES[self.row]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [record["seed"] for record in self.records]
+
+    def values(self, measure: str) -> dict[int, float]:
+        """Returns a measure after the last step, by seed."""
+        return {record["seed"]: record["validation"][-1][measure] for record in self.records}
+
+    def mean(self, measure: str) -> float:
+        """Returns the mean of a measure over seeds."""
+        return mean(self.values(measure).values())
+
+    def interval(self, measure: str) -> Interval | None:
+        """Returns the 95 % interval of that mean, None with one seed."""
+        return student(list(self.values(measure).values()))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A measure of one row minus that of another, on the seeds that both have.
+
+    Args:
+        measure: What is compared.
+        row: From which is subtracted.
+        other: What is subtracted.
+        values: One a seed.
+        p: Of the paired t-test, None with one seed.
+        adjusted: p after Holm's adjustment for the tests of its family.
+    """
+
+    measure: str
+    row: Row
+    other: Row
+    values: tuple[float, ...]
+    p: float | None
+    adjusted: float | None = None
+
+    @property
+    def mean(self) -> float:
+        return mean(self.values)
+
+    @property
+    def interval(self) -> Interval | None:
+        return student(self.values)
+
+    @property
+    def sign(self) -> int:
+        """-1 for lower, 1 for higher, 0 where the difference may be chance."""
+        if self.adjusted is None or self.adjusted > LEVEL:
+            return 0
+        return 1 if self.mean > 0 else -1
+
+
+def read_records(folder: Path) -> list[Row]:
+    """Returns the rows whose records a folder holds, in the order of the settings.
+
+    Raises:
+        UsageError: When there is none, or they differ in more than row and seed.
+        RefusedFileError: When a file is no record of a run.
+    """
+    records = [_read(path) for path in sorted(folder.glob("*.json"))]
+    if not records:
+        raise UsageError(f"no records in {folder}; make some with robustnorm figure7")
+    first = records[0]
+    for record in records:
+        for part, ignored in (("config", {"row", "seed"}), ("dataset", set()), ("encoder", set())):
+            mine, theirs = (
+                {k: v for k, v in r[part].items() if k not in ignored} for r in (first, record)
+            )
+            if mine != theirs:
+                raise UsageError(
+                    f"{record['row']}-seed{record['seed']} and {first['row']}-seed{first['seed']} "
+                    f"in {folder} differ in {part}; runs to compare may differ in row and seed "
+                    "alone: move the others elsewhere"
+                )
+    ordered = sorted(records, key=lambda record: int(record["seed"]))
+    return [
+        Row(row, found)
+        for row in ROWS
+        if (found := tuple(record for record in ordered if record["row"] == row))
+    ]
+
+
+def _read(path: Path) -> Record:
+    try:
+        record = parse_json(path.read_bytes())
+        whole = record.keys() >= _KEYS and record["row"] in NAMES and bool(record["validation"])
+    except (OSError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise RefusedFileError(f"{path} is no record of robustnorm figure7; remove it")
+    return dict(record)
+
+
+def differences(rows: Sequence[Row], measures: Sequence[str]) -> list[Difference]:
+    """Returns each row's difference from AdaIN, and SaAdaIN's from the others; one family.
+
+    Args:
+        rows: From ``read_records``.
+        measures: To compare.
+    """
+    there = {row.row: row for row in rows}
+    wanted = [(row, "adain") for row in ROWS if row != "adain"]
+    wanted += [("saadain", row) for row in ("ilm", "saadain-detached")]
+    found = [
+        _difference(measure, there[row], there[other])
+        for measure in measures
+        for row, other in wanted
+        if row in there and other in there
+    ]
+    tested = [difference for difference in found if difference.p is not None]
+    adjusted = dict(
+        zip(map(id, tested), holm([d.p for d in tested if d.p is not None]), strict=True)
+    )
+    return [replace(d, adjusted=adjusted.get(id(d))) for d in found]
+
+
+def _difference(measure: str, row: Row, other: Row) -> Difference:
+    mine, theirs = row.values(measure), other.values(measure)
+    values = tuple(mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys()))
+    p = None
+    if len(set(values)) > 1:
+        p = float(ttest_1samp(values, 0.0).pvalue)
+    return Difference(measure, row, other, values, p)
