@@ -38,8 +38,7 @@ from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.settings.replay import ReplaySettings
 from robustnorm.settings.style import StyleSettings, StylizeSettings
 from robustnorm.settings.sweep import SweepSettings, grids
-from robustnorm.system.errors import CheckFailed, Status, UserError
-from robustnorm.system.packing import PackSettings, UnpackSettings
+from robustnorm.system.errors import CheckFailed, Status, UsageError, UserError
 from robustnorm.system.registry import unknown
 from robustnorm.system.stopping import SignalStop, Stopped
 from robustnorm.system.untrusted import check_yaml, parse_fraction
@@ -98,16 +97,6 @@ COMMANDS = {
         Campaign,
         "robustnorm.work.campaign:run_campaign",
         stops=True,
-    ),
-    "pack": Command(
-        "Cut a folder of runs into pieces small enough to travel.",
-        PackSettings,
-        "robustnorm.commands.pack:pack_files",
-    ),
-    "unpack": Command(
-        "Put packed runs back in their place, every hash checked.",
-        UnpackSettings,
-        "robustnorm.commands.pack:unpack_files",
     ),
     "demo": Command(
         "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
@@ -179,6 +168,11 @@ COMMANDS = {
     ),
 }
 
+# What was a command once, and what does its work now.
+REMOVED = dict.fromkeys(
+    ("pack", "unpack"), "move runs with tar, split and sha256sum as docs/moving-runs.md shows"
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status.
@@ -248,10 +242,13 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
 
     Raises:
         ArgumentError, ValueError: On anything unknown, of a wrong type, or out of range.
+        UsageError: On a command that is there no longer.
     """
     words = list(arguments)
     if words[:1] == ["demo"] and not any(word.startswith("--config") for word in words):
         words.insert(1, "--config=digits")
+    if words and words[0] in REMOVED:
+        raise UsageError(f"'{words[0]}' is no longer a command: {REMOVED[words[0]]}")
     parser = _parser()
     words = [_find_config(word) for word in _joined(words)]
     for word in words:

@@ -1,9 +1,7 @@
-"""Settings, records, checkpoints and packs that must be refused."""
+"""Settings, records and checkpoints that must be refused."""
 
-import hashlib
 import json
 import sys
-import tarfile
 
 from malicious_case import case, write
 from manifests import rewrite_manifest
@@ -14,7 +12,6 @@ from robustnorm.records.record import Record
 from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import load_model
 from robustnorm.settings.config import Config
-from robustnorm.system.packing import pack, unpack
 
 # Settings
 
@@ -68,7 +65,7 @@ def fraction_of_a_billion_digits(folder):
     return settings(folder, "epsilon: '1e-999999999'\n")
 
 
-# Records, checkpoints and packs
+# Records and checkpoints
 
 
 def record(folder, **changes):
@@ -146,33 +143,3 @@ def manifest_with_a_key_twice(folder):
     path = folder / "run" / "best.json"
     write(path, path.read_text().replace('"file"', '"file": "", "file"', 1))
     return read
-
-
-@case
-def pack_with_a_sparse_file_of_a_terabyte(folder):
-    # The header of GNU tar's sparse format: one piece of no bytes, of a file of 2^40.
-    header = tarfile.TarInfo("a")
-    header.type = tarfile.GNUTYPE_SPARSE
-    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
-    block[386:410] = b"00000000000\x0000000000000\x00"
-    block[483:495] = b"\x80" + (2**40).to_bytes(11, "big")
-    block[148:156] = b" " * 8
-    block[148:156] = b"%06o\x00 " % sum(block)
-    stream = bytes(block) + bytes(1024)
-    (folder / "pack").mkdir()
-    write(folder / "pack" / "piece-0000", stream)
-    entry = {"bytes": len(stream), "sha256": hashlib.sha256(stream).hexdigest()}
-    empty = {"name": "a", "bytes": 2**40, "sha256": hashlib.sha256(b"").hexdigest()}
-    manifest = {"format": 1, "pieces": [{"name": "piece-0000"} | entry], "files": [empty]}
-    write(folder / "pack" / "manifest.json", json.dumps(manifest))
-    return lambda: unpack(folder / "pack", folder / "there")
-
-
-@case
-def pack_of_a_file_outside(folder):
-    (folder / "runs").mkdir()
-    write(folder / "runs" / "a", b"x")
-    pack(folder / "runs", folder / "pack", 10_000)
-    path = folder / "pack" / "manifest.json"
-    write(path, path.read_text().replace("runs/a", "../../owned"))
-    return lambda: unpack(folder / "pack", folder / "there")

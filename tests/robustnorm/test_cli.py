@@ -489,3 +489,10 @@ def test_l2_is_recorded_as_the_threat_model(capsys):
         == "l2"
     )
     assert "PGD, L2, epsilon 3/2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", cli.REMOVED)
+def test_removed_command_says_what_does_its_work(capsys, name):
+    assert cli.main([name, "anything", "--into", "x"]) == Status.USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"'{name}' is no longer a command: {cli.REMOVED[name]}" in line
