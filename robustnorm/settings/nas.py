@@ -40,8 +40,8 @@ class SearchSettings:
         data_root: Folder for downloads, unpacked archives and decoded images.
         download: Let torchvision download CIFAR-10 into ``data_root``.
         image_size: Height to which images are averaged; it divides theirs. As they are by default.
-        padding: Pixels of zero padding before the random crop; an eighth of the height by default.
-        flip: Mirror images at random; as suits the dataset by default.
+        padding: Pixels of zero padding before the random crop; as suits the data set by default.
+        flip: Mirror images at random; as suits the data set by default.
         channels: Of the first of three stages; each later one has twice as many.
         cells: Of each stage.
         batch_size: Images of a step on the weights, and of a step on alpha.
@@ -160,6 +160,8 @@ class SearchSettings:
 @dataclass(frozen=True)
 class Table2Settings(SearchSettings):
     """Settings of the searches of Table 2, norms x seeds, and who makes them.
+
+    ``norm`` and ``seed`` count for nothing.
 
     Args:
         norms: To search with.

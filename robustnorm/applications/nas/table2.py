@@ -170,7 +170,7 @@ def reading(searched: Sequence[Searched]) -> str:
                 )
     if not sentences:
         return "DARTS-SaBN and DARTS have fewer than two seeds in common: nothing can be said."
-    return "DARTS-SaBN minus DARTS. " + "; ".join(sentences) + "."
+    return "DARTS-SaBN minus DARTS: " + "; ".join(sentences) + "."
 
 
 def setting_note(searched: Sequence[Searched]) -> str:

@@ -68,7 +68,7 @@ def test_report_has_tables_figure_and_page(table2, tmp_path):
         *("tables.md", "tables.tex", "table2.csv", "expected.csv", "paired.csv", "searches.csv"),
         *("report.html", "figures/search.svg", "figures/search.png"),
     }
-    assert text.startswith("DARTS-SaBN minus DARTS.")
+    assert text.startswith("DARTS-SaBN minus DARTS:")
     page = (folder / "report.html").read_text()
     for said in ("random cell", "scikit-learn digits", "robustnorm table2 &lt;x&gt;", "<svg"):
         assert said in page
