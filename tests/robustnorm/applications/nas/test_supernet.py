@@ -22,6 +22,15 @@ def test_supernet_has_three_stages_of_cells_and_two_blocks():
     assert network(torch.rand(4, 3, 8, 8), SAMPLED * 5).shape == (4, 3)
 
 
+def test_parameters_are_as_many_as_the_release_s():
+    counts = {
+        norm: sum(p.numel() for p in make(norm, num_classes=100, channels=16, cells=5).parameters())
+        for norm in ("bn", "affine", "ccbn", "sabn")
+    }
+    # Counted in its TinyNetworkDarts of each norm.
+    assert counts == {"bn": 1691986, "affine": 1705426, "ccbn": 1777106, "sabn": 1790546}
+
+
 def test_norms_of_a_seed_share_convolutions_and_alpha():
     states = {norm: make(norm, seed=1).state_dict() for norm in ("bn", "affine", "ccbn", "sabn")}
     for name, value in states["bn"].items():
