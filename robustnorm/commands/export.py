@@ -101,6 +101,7 @@ def _description(
     branch: str,
 ) -> Description:
     config = Config.from_dict(manifest["config"])
+    attack = config.adversarial_branches.get(branch, config.attack)
     arguments = network_arguments(config, manifest["dataset"])
     if branches_of(model):
         arguments["norm"] = "bn"  # what a branch folds into
@@ -112,8 +113,8 @@ def _description(
         "trained_norm": config.norm,
         "adversarial": config.adversarial,
         "classes": manifest["dataset"]["classes"],
-        "threat_model": "linf",
-        "epsilon": str(config.epsilon),
+        "threat_model": attack.threat_model,
+        "epsilon": str(attack.epsilon),
         "checkpoint_sha256": manifest["sha256"],
         "robustnorm_version": version("robustnorm"),
     }

@@ -55,15 +55,16 @@ def make_examples(
         if not len(rows):
             continue
         chosen, classes = place(branch.score, images, labels, rows)
+        own = search.of(branch.name)
         adv_images = pgd(
             branch.search,
             chosen,
             classes,
-            epsilon=search.epsilon,
-            step_size=search.step_size,
-            steps=max(search.steps),
-            threat_model=search.threat_model,
-            start=random_start(chosen, image_ids.cpu()[rows], search),
+            epsilon=own.epsilon,
+            step_size=own.step_size,
+            steps=max(own.steps),
+            threat_model=own.threat_model,
+            start=random_start(chosen, image_ids.cpu()[rows], own),
         )
         before, after = (branch.score(x).argmax(1).tolist() for x in (chosen, adv_images))
         for row, one, other, image, adv_image in zip(

@@ -59,11 +59,12 @@ class Search(NamedTuple):
     own: Mapping[str, BranchAttack] = MappingProxyType({})
 
     def of(self, branch: str) -> Search:
-        """Returns the settings with which that branch is attacked."""
+        """Returns the settings with which that branch, or serving rule, is attacked: for all."""
+        alone = self._replace(own={})
         if branch not in self.own:
-            return self
+            return alone
         attack = self.own[branch]
-        return self._replace(
+        return alone._replace(
             epsilon=float(attack.epsilon),
             step_size=float(attack.step_size),
             threat_model=attack.threat_model,

@@ -193,6 +193,15 @@ class Record:
         """Names of all that was attacked and scored: the branches, then the serving rules."""
         return tuple(v.score_branch for v in self.verdicts if v.attack == "none")
 
+    def attack_on(self, answer: str) -> dict[str, Any]:
+        """Returns threat_model, epsilon and step_size of the attacks on a branch or serving rule.
+
+        A branch without an attack of its own, such as "clean", and a serving rule, which may use
+        any branch, are attacked as the first adversarial branch is.
+        """
+        attack: dict[str, Any] = self.protocol.get("branches", {}).get(answer, self.protocol)
+        return attack
+
     def has(self, attack: str) -> bool:
         """Returns whether the attack was run."""
         return any(verdict.attack == attack for verdict in self.verdicts)

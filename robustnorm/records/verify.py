@@ -78,8 +78,9 @@ def verify(
     """Re-checks every verdict of clean images, and of every adversarial image that was kept.
 
     Ball and range are arithmetic on the files, in float64; predictions are those of the network
-    given. A prediction is not judged where two classes differ by rounding. Verdicts of transferred
-    images are not checked: those lie beside the record of their own run.
+    given. The ball is that of the branch attacked. A prediction is not judged where two classes
+    differ by rounding. Verdicts of transferred images are not checked: those lie beside the record
+    of their own run.
 
     Args:
         record: The record.
@@ -126,8 +127,6 @@ def _check_kept(
     files, complete = Finding("files of images"), Finding("every image was kept")
     ball, in_range = Finding("images in the ball"), Finding("images in [0, 1]")
     predictions = Finding("predictions on adversarial images")
-    threat_model = record.protocol["threat_model"]
-    radius = float(Fraction(record.protocol["epsilon"])) + _EXCESS[threat_model]
     ids = np.asarray(record.image_ids)
     row_of = {image_id: row for row, image_id in enumerate(record.image_ids)}
     attacked = [
@@ -151,7 +150,9 @@ def _check_kept(
             continue
         for key, adv_images in chunk.images.items():
             what = f"{key.attack} ({key.rule}) on {key.attack_branch}"
-            distance = _distance(adv_images, originals, threat_model)
+            attack = record.attack_on(key.attack_branch)
+            radius = float(Fraction(attack["epsilon"])) + _EXCESS[attack["threat_model"]]
+            distance = _distance(adv_images, originals, attack["threat_model"])
             # What is not a number compares as false, and so fails.
             ball.add_images(distance <= radius, chunk.image_ids, what)
             values = adv_images.reshape(len(rows), -1)

@@ -8,6 +8,7 @@ from robustnorm.records.record import Record
 from robustnorm.reporting.models import NAMES
 from robustnorm.reporting.render import to_markdown
 from robustnorm.reporting.tables import tables
+from robustnorm.settings.config import Config
 
 _CARD = """\
 ---
@@ -59,9 +60,15 @@ def _training(content: dict[str, Any], manifest: dict[str, Any]) -> str:
     data = f"{manifest['dataset']['name']} ({len(content['classes'])} classes)"
     if imported := manifest.get("imported"):
         return f"Weights imported from {imported['file']} for {data}, of a training not known"
-    attack = f"against Linf attacks of epsilon {content['epsilon']}"
-    how = f"with AdvProp {attack}" if content["adversarial"] else "on clean images only"
+    config = Config.from_dict(manifest["config"])
+    attacks = [
+        f"{attack.threat_model.capitalize()} attacks of epsilon {attack.epsilon}"
+        + (f" (branch {branch})" if config.branches else "")
+        for branch, attack in config.adversarial_branches.items()
+    ]
+    against = f"with AdvProp against {' and '.join(attacks)}"
+    how = against if config.adversarial else "on clean images only"
     return (
         f"Trained {how} on {manifest['dataset']['train_images']:,} images of {data}, "
-        f"{manifest['epoch']} of {manifest['config']['epochs']} epochs"
+        f"{manifest['epoch']} of {config.epochs} epochs"
     )

@@ -52,7 +52,7 @@ def accuracy_over_epsilon(models: Sequence[Model], looks: Looks) -> Figure | Non
                 x, _percent(low), _percent(high), color=look.color, alpha=0.15, linewidth=0
             )
         panel.set_title(titles.get(answer, answer.capitalize()))
-        radius = 255 * float(Fraction(models[0].records[0].protocol["epsilon"]))
+        radius = 255 * float(Fraction(models[0].records[0].attack_on(answer)["epsilon"]))
         panel.axvline(radius, color=INK, linewidth=0.8, linestyle=":")
     # Square roots: small radii, where curves differ, are not squeezed into a corner.
     axes[0].set_xscale("function", functions=(_root, np.square))

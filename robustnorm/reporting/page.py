@@ -102,6 +102,7 @@ def render_page(
     names = ", ".join(model.name for model in models)
     first = models[0].records[0]
     deployment = next((table for table in made if table.name == "deployment"), None)
+    radius = first.protocol["epsilon"]
     context = {
         "title": _distinct(record.name for record in records),
         "protocols": _distinct(record.protocol["name"] for record in records),
@@ -119,7 +120,8 @@ def render_page(
         "curve": draw(
             "accuracy-over-epsilon",
             "Accuracy under PGD as the attack's radius grows. Bands: 95 % Wilson intervals; "
-            f"dotted: the radius of the tables, {first.protocol['epsilon']}.",
+            "dotted: the radius of the tables"
+            + (", the branch's." if first.protocol.get("branches") else f", {radius}."),
             f"Accuracy over the attack radius for {names}; falling curves, a panel a branch.",
             lambda: figures.accuracy_over_epsilon(models, looks),
         ),

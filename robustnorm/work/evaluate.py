@@ -265,7 +265,7 @@ def _checks(
     config: Config,
     should_stop: ShouldStop,
 ) -> tuple[list[Check], list[CurvePoint]]:
-    """Checks the evaluation; branches with an attack of their own against the first one's."""
+    """Checks the evaluation."""
     if config.checks == "none":
         return [], []
     try:
@@ -274,7 +274,7 @@ def _checks(
             test.images,
             test.labels,
             image_ids=ids,
-            search=search._replace(own={}),
+            search=search,
             tier=config.checks,
             serving=config.serving,
             progress=f"checking {name}",

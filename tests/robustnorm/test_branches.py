@@ -269,6 +269,7 @@ def test_three_branches_from_the_command_line_to_the_tables(tmp_path, monkeypatc
         "train_steps": 1,
         "validation_steps": 1,
         "test_limit": 20,
+        "keep_images": True,
         "study_batches": 1,
         "device": "cpu",
     }
@@ -289,6 +290,10 @@ def test_three_branches_from_the_command_line_to_the_tables(tmp_path, monkeypatc
     assert "branch l2: L2, epsilon 1/2, step 1/8" in " ".join(shown.split())
     record = Record.load(Path("reports/three/records/saauxbn-seed0-best.json"))
     assert record.protocol["branches"] == settings["branches"]
+    assert {p.epsilon for p in record.curve if p.answer == "l2"} == {"0", "0.5", "1.5", "4"}
+    assert {c.verdict for c in record.checks if c.name == "valid perturbations"} == {"reliable"}
+    assert cli.main(("verify", "reports/three/records/saauxbn-seed0-best.json")) == 0
+    assert "Everything holds" in capsys.readouterr().out
     matrix = _rows("branch-matrix")
     attacked = [row for row in matrix if row["Attacked branch"] != "no attack"]
     pairs = {(row["Attacked branch"], row["Scoring branch"]) for row in attacked}

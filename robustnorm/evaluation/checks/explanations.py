@@ -81,17 +81,18 @@ CHECKS: dict[str, str] = {
         "al., arXiv:1912.00049; Croce & Hein, arXiv:2003.01690."
     ),
     "transfer": (
-        "Images that attacks on the other branches break here and PGD on this branch, its longer "
-        "run and its restarts do not. More than 0.2 % makes the branch unreliable: a borrowed "
-        "attack must not beat one that sees the network. Count an image as robust only if it "
-        "withstands both. Source: Athalye et al., arXiv:1802.00420; Carlini et al., "
-        "arXiv:1902.06705."
+        "Images that attacks on the other branches, in this branch's ball, break here and PGD on "
+        "this branch, its longer run and its restarts do not. More than 0.2 % makes the branch "
+        "unreliable: a borrowed attack must not beat one that sees the network. Count an image as "
+        "robust only if it withstands both. Source: Athalye et al., arXiv:1802.00420; Carlini et "
+        "al., arXiv:1902.06705."
     ),
     "own branch": (
-        "The accuracy of this branch under attacks on it, less that under attacks on another. "
-        "Above 0 beyond chance (exact McNemar test, 1 % level) the branch is unreliable: its own "
-        "gradients are worth less than a stranger's, as when it is detached or attacked through "
-        "the wrong route. Source: Carlini et al., arXiv:1902.06705, for transfer in general."
+        "The accuracy of this branch under attacks on it, less that under attacks on another in "
+        "the same ball. Above 0 beyond chance (exact McNemar test, 1 % level) the branch is "
+        "unreliable: its own gradients are worth less than a stranger's, as when it is detached "
+        "or attacked through the wrong route. Source: Carlini et al., arXiv:1902.06705, for "
+        "transfer in general."
     ),
     "binarization test": (
         "Around each of a few images, the last linear layer is replaced by one that tells points "

@@ -131,28 +131,54 @@ def measure(
         images: (N, C, H, W), floating point in [0, 1], on the network's device.
         labels: int64 (N,), likewise.
         image_ids: int64 (N,), on the CPU.
-        search: The attack to check, with one number of steps.
+        search: The attack to check, with one number of steps. Each branch is measured in its own
+            ball, in which the others are attacked for what transfers to it.
         tier: How much to measure.
         generator: Of the random points and of Square, on the CPU.
-        done: Called after each of ``attacks_of(tier)`` attacks.
+        done: Called after each of ``attacks_of`` attacks.
     """
-    branches, (steps,) = [branch for branch, _ in attacked], search.steps
+    searches = [search.of(branch.name) for branch, _ in attacked]
+    evidence: dict[str, Evidence] = {}
+    for own in _distinct(searches):
+        alike = [of for of, its in zip(attacked, searches, strict=True) if its == own]
+        evidence |= _measure_within(
+            own, alike, attacked, images, labels, image_ids, tier, generator, done
+        )
+    return evidence
+
+
+def _measure_within(
+    search: Search,
+    measured: Sequence[tuple[Branch, Watched]],
+    attacked: Sequence[tuple[Branch, Watched]],
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    tier: Tier,
+    generator: torch.Generator,
+    done: Callable[[], object],
+) -> dict[str, Evidence]:
+    """Returns the evidence on the branches of one ball; all are attacked in it, for transfers."""
+    everyone, (steps,) = [branch for branch, _ in attacked], search.steps
+    branches = [branch for branch, _ in measured]
     evidence: dict[str, Evidence] = {branch.name: {} for branch in branches}
 
-    def attack(name: str, changed: Search, rule: str = "any") -> dict[Key, Tensor]:
-        outcomes = attack_chunk(branches, images, labels, image_ids, changed)
+    def attack(
+        name: str, changed: Search, rule: str = "any", of: Sequence[Branch] = branches
+    ) -> dict[Key, Tensor]:
+        outcomes = attack_chunk(of, images, labels, image_ids, changed)
         for branch in branches:
             key = Key(f"pgd-{max(changed.steps)}", rule, branch.name, branch.name)
             evidence[branch.name][name] = outcomes[key].correct
         done()
         return {key: outcome.correct for key, outcome in outcomes.items()}
 
-    for _, watched in attacked:
+    for _, watched in measured:
         watched.watch(images, search)
-    first = attack("longer", search._replace(steps=(steps, 2 * steps)))
+    first = attack("longer", search._replace(steps=(steps, 2 * steps)), of=everyone)
     for restart in range(1, RESTARTS):
         attack(f"restart {restart}", search._replace(seed=search.seed + restart))
-    for branch, watched in attacked:
+    for branch, watched in measured:
         evidence[branch.name]["valid"] = watched.stop()
     for place in tier.radii:
         if place:
@@ -166,7 +192,7 @@ def measure(
         found = evidence[branch.name]
         found["clean"] = first[Key("none", "final", branch.name, branch.name)]
         found["pgd"] = first[Key(f"pgd-{steps}", "any", branch.name, branch.name)]
-        for other in branches:
+        for other in everyone:
             if other is not branch:
                 key = Key(f"pgd-{2 * steps}", "final", other.name, branch.name)
                 found[f"from {other.name}"] = first[key]
@@ -175,9 +201,14 @@ def measure(
     return evidence
 
 
-def attacks_of(tier: Tier, branches: int) -> int:
-    """Returns the number of attacks that ``measure`` runs on a chunk."""
-    return 1 + RESTARTS + len(tier.radii) + branches
+def attacks_of(tier: Tier, search: Search, branches: Sequence[str]) -> int:
+    """Returns the number of attacks that ``measure`` runs on a chunk: of each ball, each branch."""
+    balls = len(_distinct([search.of(branch) for branch in branches]))
+    return balls * (1 + RESTARTS + len(tier.radii)) + len(branches)
+
+
+def _distinct(searches: Sequence[Search]) -> list[Search]:
+    return [search for n, search in enumerate(searches) if search not in searches[:n]]
 
 
 def _scaled(search: Search, epsilon: float) -> Search:

@@ -48,7 +48,8 @@ def run_checks(
         images: (N, C, H, W), uint8 or floating point in [0, 1].
         labels: int64 (N,).
         image_ids: int64 (N,), the images' places in their data set.
-        search: The attack whose results are reported; its largest number of steps is checked.
+        search: The attack whose results are reported; its largest number of steps is checked, on
+            each branch in the branch's own ball.
         tier: ``"quick"``, at most 100 images and a few attacks each, or ``"full"``, at most 1,000
             images, the whole curve, and Square with AutoAttack's 5,000 queries.
         serving: Also check each serving rule.
@@ -87,7 +88,7 @@ def run_checks(
     labels, ids = labels[places.to(labels.device)].to(device), image_ids.cpu()[places]
     with torch.no_grad():
         classes = attacked[0][0].score(images[:2]).shape[1]
-    steps = max(search.steps)
+    names, steps = [branch.name for branch, _ in attacked], max(search.steps)
     search = search._replace(steps=(steps,))
     generator = torch.Generator().manual_seed(search.seed)
     parts = torch.split(torch.arange(n), CHUNK)
@@ -95,7 +96,7 @@ def run_checks(
     checks: list[Check] = []
     curve: list[CurvePoint] = []
     with tqdm(
-        total=len(parts) * attacks_of(size, len(attacked)) + len(attacked),
+        total=len(parts) * attacks_of(size, search, names) + len(names),
         desc=progress,
         unit="attack",
         disable=None if progress else True,
@@ -111,17 +112,18 @@ def run_checks(
             measure(attacked, images[p], labels[p], ids[p], search, size, generator, on_attack)
             for p in parts
         ]
-        for name in [branch.name for branch, _ in attacked]:
+        for name in names:
+            own = search.of(name)
             found = [chunk[name] for chunk in chunks]
             evidence = {key: torch.cat([part[key] for part in found]).cpu() for key in found[0]}
             binarized = None
             if name not in RULES:
-                binarized = binarize(model, name, images[few], ids[few], search, size, generator)
+                binarized = binarize(model, name, images[few], ids[few], own, size, generator)
             on_attack()
             findings = judge(evidence, binarized, steps, classes, size)
             checks += [Check(check, name, *finding) for check, finding in findings.items()]
             curve += [
-                CurvePoint(name, written(place, search), int(evidence[f"radius {place}"].sum()), n)
+                CurvePoint(name, written(place, own), int(evidence[f"radius {place}"].sum()), n)
                 for place in size.radii
             ]
     return checks, curve

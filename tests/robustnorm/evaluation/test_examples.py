@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from robustnorm import bind, evaluate
 from robustnorm.attacks import pgd
 from robustnorm.evaluation.examples import decode_png, encode_png, make_examples
 from robustnorm.evaluation.search import Search, random_start
+from robustnorm.settings.config import BranchAttack
 
 SEARCH = Search(3 / 16, 3 / 64, (5,))
 
@@ -68,6 +71,20 @@ def test_examples_show_the_image_and_the_attack_s_result(case):
         correct = final[ids.tolist().index(place)]
         assert (example.adv_prediction == label.item()) == correct
     assert any(e.adv_prediction != e.clean_prediction for e in examples)
+
+
+def test_examples_of_a_branch_with_its_own_attack_lie_in_its_ball(case):
+    model, images, labels, ids, verdicts, _ = case
+    own = {"adv": BranchAttack("linf", Fraction(4, 255), Fraction(1, 255))}
+    examples = make_examples(
+        model, images[ids], labels[ids], verdicts, image_ids=ids, search=SEARCH._replace(own=own)
+    )
+    largest = {"clean": 0, "adv": 0}
+    for example in examples:
+        pair = (decode_png(png).astype(int) for png in (example.image, example.adv_image))
+        change = np.abs(np.subtract(*pair)).max()
+        largest[example.answer] = max(largest[example.answer], change)
+    assert largest == {"clean": 48, "adv": 4}  # of 255; the first one's radius is 3/16
 
 
 def test_branch_that_is_never_right_has_no_examples(case):

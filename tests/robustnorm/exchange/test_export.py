@@ -4,6 +4,7 @@ import json
 import sys
 import types
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,17 @@ from robustnorm.norms import NORMS
 from robustnorm.records.record import Record, Verdict
 from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import build_model, describe_dataset
-from robustnorm.settings.config import Config
+from robustnorm.settings.config import BranchAttack, Config
 
 SAAUXBN = {"network": "resnet18", "arguments": {"norm": "bn", "width": 4}}
+TWO = {
+    "linf": BranchAttack("linf", Fraction(1, 10), Fraction(1, 20)),
+    "l2": BranchAttack("l2", Fraction(3, 4), Fraction(1, 4)),
+}
+BOTH = (
+    "against Linf attacks of epsilon 1/10 (branch linf) and "
+    "L2 attacks of epsilon 3/4 (branch l2) on 100"
+)
 IMAGES = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
@@ -253,6 +262,31 @@ def test_hugging_face_card_prints_the_tables_of_its_own_record(run, evaluated):
     assert ("has not been evaluated" in card) != evaluated
     config = json.loads((folder / "config.json").read_text())
     assert (config["branch"], config["arguments"]["norm"]) == ("adv", "bn")
+
+
+@pytest.mark.parametrize(
+    ("settings", "branch", "threat_model", "epsilon", "against"),
+    [
+        (
+            {"threat_model": "l2", "epsilon": Fraction(1, 2)},
+            "adv", "l2", "1/2", "against L2 attacks of epsilon 1/2 on 100",
+        ),
+        ({"branches": TWO}, "l2", "l2", "3/4", BOTH),
+        ({"branches": TWO}, "linf", "linf", "1/10", BOTH),
+        ({"branches": TWO}, "clean", "linf", "1/10", BOTH),  # as it is evaluated
+    ],
+)  # fmt: skip
+def test_card_and_config_say_what_the_branch_was_trained_against(
+    tmp_path, monkeypatch, settings, branch, threat_model, epsilon, against
+):
+    monkeypatch.chdir(tmp_path)
+    run = save_run(Config(name="digits", data="digits", width=4, epochs=3, **settings))
+    words = ("--to", "huggingface", "--branch", branch, "--check_images", "1")
+    assert cli.main(["export", str(run), *words]) == 0
+    folder = run / "export" / f"best-{branch}-huggingface"
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["threat_model"], config["epsilon"]) == (threat_model, epsilon)
+    assert against in (folder / "README.md").read_text()
 
 
 def test_push_uploads_the_folder_that_was_written(run, monkeypatch, capsys):

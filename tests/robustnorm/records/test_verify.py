@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from robustnorm.records.images import hashes, read_chunk
 from robustnorm.records.journal import Key
 from robustnorm.records.record import Record, RecordError
 from robustnorm.records.verify import verify
+from robustnorm.settings.config import BranchAttack, Config
 
 N, IDS = 130, torch.arange(140, 10, -1)  # two files; not from 0, not ascending
 
@@ -43,7 +45,7 @@ def make_dataset():
     return Dataset("test", ("a", "b", "c", "d"), split, split, Augmentation(), "data")
 
 
-def make_record(folder, threat_model="linf", **options):
+def make_record(folder, threat_model="linf", branches=None, **options):
     test = make_dataset().test
     settings = {"epsilon": 0.125, "step_size": 0.0625, "threat_model": threat_model}
     verdicts = evaluate(
@@ -53,6 +55,7 @@ def make_record(folder, threat_model="linf", **options):
         image_ids=IDS,
         steps=(1, 3),
         keep=folder,
+        branch_attacks=branches,
         **settings,
         **options,
     )
@@ -60,7 +63,9 @@ def make_record(folder, threat_model="linf", **options):
         name="test", norm="auxbn", seed=0, adversarial=True, config={}, config_hash="",
         checkpoint={"tag": "best", "sha256": "weights"}, history=[], dataset={"sha256": "data"},
         image_ids=IDS.tolist(), labels=test.labels[IDS].tolist(),
-        protocol={"epsilon": "1/8", "threat_model": threat_model}, protocol_hash="",
+        protocol={"epsilon": "1/8", "threat_model": threat_model}
+        | ({"branches": Config(branches=branches).to_dict()["branches"]} if branches else {}),
+        protocol_hash="",
         verdicts=verdicts, checks=[], curve=[], examples=[], versions={}, device="",
         wall_seconds=0.0, images={"folder": folder.name, "files": hashes(folder)},
     )  # fmt: skip
@@ -106,6 +111,19 @@ def test_good_record_holds_and_everything_was_looked_at(kept):
 
 def test_good_l2_record_holds(tmp_path):
     assert failed(check(make_record(tmp_path / "x.images", "l2"), tmp_path / "x.images")) == {}
+
+
+def test_each_branch_is_held_to_its_own_ball(tmp_path):
+    own = {"adv": BranchAttack("l2", Fraction(1, 2), Fraction(1, 4))}
+    folder = tmp_path / "x.images"
+    record = make_record(folder, branches=own)
+    assert failed(check(record, folder)) == {}
+    smaller = {"adv": {"threat_model": "l2", "epsilon": "2/5", "step_size": "1/4"}}
+    told = replace(record, protocol=record.protocol | {"branches": smaller})
+    (failures,) = failed(check(told, folder)).values()
+    assert all(failure.endswith("on adv") for failure in failures)
+    in_the_first = replace(record, protocol=record.protocol | {"branches": {}})
+    assert list(failed(check(in_the_first, folder))) == ["images in the ball"]
 
 
 def changed(record, folder, target, change):

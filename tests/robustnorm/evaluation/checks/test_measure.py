@@ -1,7 +1,10 @@
+from fractions import Fraction
+
 import pytest
 import torch
 from torch import nn
 
+from robustnorm import resnet18
 from robustnorm.evaluation import search as search_module
 from robustnorm.evaluation.checks import measure as measure_module
 from robustnorm.evaluation.checks.measure import (
@@ -13,6 +16,7 @@ from robustnorm.evaluation.checks.measure import (
     surface,
 )
 from robustnorm.evaluation.search import Search, attack_chunk, branches
+from robustnorm.settings.config import BranchAttack
 
 SEARCH = Search(0.01, 0.005, (2,))
 N = 6
@@ -44,7 +48,7 @@ def evidence(search=SEARCH, model=None):
         generator(),
         lambda: calls.append(1),
     )
-    assert len(calls) == attacks_of(TIERS["quick"], 1)
+    assert len(calls) == attacks_of(TIERS["quick"], search, ["single"])
     return found["single"]
 
 
@@ -100,6 +104,39 @@ def test_attacks_are_those_that_the_checks_name(monkeypatch):
     assert radii == pytest.approx([0, 8 / 255, 24 / 255, 64 / 255, 1])
     # Steps grow with the radius, so that they reach as far into the ball.
     assert [search.step_size for search in asked[6:]] == pytest.approx([r / 2 for r in radii[1:]])
+
+
+def test_other_branches_are_attacked_in_the_ball_of_the_one_measured(monkeypatch):
+    asked = []
+
+    def spy(attacked, images, labels, image_ids, search):
+        asked.append(([branch.name for branch in attacked], search.threat_model, search.steps))
+        return attack_chunk(attacked, images, labels, image_ids, search)
+
+    monkeypatch.setattr(measure_module, "attack_chunk", spy)
+    _, images, labels = setting()
+    names = ("clean", "linf", "l2")
+    model = resnet18("auxbn", width=4, num_classes=3, in_channels=1, branches=names).eval()
+    search = SEARCH._replace(own={"l2": BranchAttack("l2", Fraction(1, 2), Fraction(1, 8))})
+    attacked = [prepare(branch) for branch in branches(model)]
+    done = []
+    found = measure(
+        attacked, images, labels, torch.arange(N), search, TIERS["quick"], generator(),
+        lambda: done.append(1),
+    )  # fmt: skip
+    assert len(done) == attacks_of(TIERS["quick"], search, names)
+    assert [call for call in asked if call[2] == (2, 4)] == [
+        (list(names), "linf", (2, 4)),
+        (list(names), "l2", (2, 4)),
+    ]
+    alone = {("l2",): "l2", ("clean", "linf"): "linf"}
+    assert all(alone[tuple(of)] == ball for of, ball, steps in asked if steps != (2, 4))
+    assert {name: [key for key in found[name] if key.startswith("from")] for name in names} == {
+        "clean": ["from linf", "from l2"],
+        "linf": ["from clean", "from l2"],
+        "l2": ["from clean", "from linf"],
+    }
+    assert all(found[name]["valid"].all() for name in names)
 
 
 def test_attack_that_leaves_the_ball_is_noticed(monkeypatch):

@@ -1,4 +1,5 @@
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 from robustnorm import resnet18
 from robustnorm.evaluation.checks import CHECKS, run_checks
 from robustnorm.evaluation.search import Search
+from robustnorm.settings.config import BranchAttack
 
 SEARCH = Search(0.5, 0.25, (1, 2))  # so large a radius that Square needs few queries
 N = 4
@@ -41,6 +43,32 @@ def test_full_tier_makes_the_whole_curve_and_the_same_checks():
 def test_radii_of_l2_are_parts_of_epsilon():
     _, curve = run(Search(2.0, 0.5, (2,), "l2"))
     assert [point.epsilon for point in curve] == ["0", "2", "6", "16"]
+
+
+def test_each_branch_is_checked_in_its_own_ball():
+    torch.manual_seed(0)
+    branches = ("clean", "linf", "l2")
+    model = resnet18("auxbn", width=4, num_classes=4, in_channels=1, branches=branches).eval()
+    own = {
+        "linf": BranchAttack("linf", Fraction(1, 10), Fraction(1, 10)),
+        "l2": BranchAttack("l2", Fraction(2), Fraction(1)),
+    }
+    checks, curve = run(Search(0.1, 0.1, (1,), own=own), model=model, serving=True)
+    radii = {answer: [p.epsilon for p in curve if p.answer == answer] for answer in branches}
+    assert radii["l2"] == ["0", "2", "6", "16"]
+    assert radii["linf"] == radii["clean"] == ["0", "8/255", "24/255", "64/255"]
+    valid = {c.answer: c.verdict for c in checks if c.name == "valid perturbations"}
+    assert list(valid) == [*branches, "mean logits", "more confident branch"]
+    assert set(valid.values()) == {"reliable"}
+    # What is drawn comes from one generator for all branches. All else is as if the ball of l2 were
+    # everyone's: the other branches are attacked in it, too, for what transfers.
+    drawn = ("random noise", "Square", "binarization test")
+    alone, _ = run(Search(2.0, 1.0, (1,), "l2"), model=model, serving=True)
+    found, expected = (
+        [check for check in made if check.answer == "l2" and check.name not in drawn]
+        for made in (checks, alone)
+    )
+    assert found == expected
 
 
 def test_checks_are_the_same_a_second_time():
