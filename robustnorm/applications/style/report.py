@@ -37,6 +37,10 @@ def write_report(
     files = save_tables(made, folder, "tables")
     text = f"# {TITLE}\n\n{said}\n\n" + "\n".join(map(to_markdown, made))
     write_atomically(folder / "tables.md", text.encode())
+
+    def named(*names: str) -> list[Table]:
+        return [table for table in made if table.name in names]
+
     drawings = [figures.training(rows), figures.validation(rows)]
     eight = [figures.grid(painted, f"seed {seed}")] if painted else []
     files += write_sections(
@@ -45,11 +49,15 @@ def write_report(
         reading=said,
         facts=_facts(rows),
         sections=[
-            Section("Losses", made[:1], drawings),
-            Section("What the content loss measures", made[1:3]),
-            Section("Pictures", (), eight),
-            Section("Paired tests", made[3:]),
-            Section("Runs", [_runs(rows)]),
+            section
+            for section in (
+                Section("Losses", named("figure7"), drawings),
+                Section("What the content loss measures", named("measured", "claims")),
+                Section("Pictures", (), eight),
+                Section("Paired tests", named("paired")),
+                Section("Runs", [_runs(rows)]),
+            )
+            if section.tables or section.drawings
         ],
         looks=figures.LOOKS,
         command=command,

@@ -23,19 +23,22 @@ _NEARER = {-1: "nearer than", 0: "not distinguishable from", 1: "farther than"}
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """Returns the losses of Figure 7, what the content loss measures, the tests and the claims.
+    """Returns the losses of Figure 7, what the content loss measures, the claims and the tests.
+
+    The last two are there when the rows to be compared are.
 
     Args:
         rows: From ``read_records``.
     """
     setting = setting_note(rows)
     tested = differences(rows, list(MEASURES))
-    return [
+    made = [
         _losses(rows, setting),
         _measured(rows, setting),
         _claims(tested, setting),
         _tests(tested, setting),
     ]
+    return [table for table in made if table.rows]
 
 
 def _losses(rows: Sequence[Row], setting: str) -> Table:

@@ -56,6 +56,25 @@ def test_checkpoint_round_trips_weights_buffers_and_momentum(tmp_path):
     assert MANIFEST.items() <= loaded.manifest.items()
 
 
+def test_checkpoint_round_trips_what_adam_keeps_of_each_parameter(tmp_path):
+    model, _ = make(steps=0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.rand(4, 1, 4, 4)).square().sum().backward()
+        optimizer.step()
+    save_checkpoint(tmp_path / "run", "last", model, MANIFEST, optimizer)
+    other, _ = make(seed=1, steps=0)
+    other_optimizer = torch.optim.Adam(other.parameters(), lr=0.1)
+    restore(load_checkpoint(tmp_path / "run", "last"), other, other_optimizer)
+    batch = torch.rand(4, 1, 4, 4)
+    for of, its in ((model, optimizer), (other, other_optimizer)):
+        its.zero_grad()
+        of(batch).square().sum().backward()
+        its.step()  # whose size depends on the moments and on the count of steps
+    assert equal(other, model)
+
+
 def test_save_keeps_two_of_last_one_of_best_and_nothing_else(tmp_path):
     for seed in (0, 1, 2):
         save_checkpoint(tmp_path, "last", make(seed)[0], MANIFEST)

@@ -167,6 +167,13 @@ def test_file_that_is_no_record_is_refused(tmp_path, text):
         read_records(tmp_path)
 
 
+def test_report_of_one_row_leaves_out_what_compares(tmp_path):
+    write(tmp_path / "records", [made_record("adain", 0, 1.6)])
+    made, _ = write_report(tmp_path, [], seed=0, command="robustnorm figure7")
+    assert [table.name for table in made] == ["figure7", "measured"]
+    assert "Paired tests" not in (tmp_path / "report.html").read_text()
+
+
 def test_report_has_the_same_bytes_every_time(folder):
     contents = []
     for _ in range(2):
