@@ -13,7 +13,7 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce report campaign sweep table2 figure7 test check format bench benchgpu soak audit clean
+.PHONY: help setup demo train eval reproduce report campaign sweep table1 table2 figure7 test check format bench benchgpu soak audit clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -24,7 +24,7 @@ help: ## Show targets and variables
 	@echo "  CONFIG      settings, a file or a name in configs/ (now: $(CONFIG))"
 	@echo "  DATA        digits, cifar10, or the path of an image folder or its archive"
 	@echo "  SEED        seed of the run             EPOCHS   passes over the data"
-	@echo "  SEEDS       of table2 and figure7, such as SEEDS=0,1,2"
+	@echo "  SEEDS       of table1, table2 and figure7, such as SEEDS=0,1,2"
 	@echo "  CONTENT, STYLE  folders of pictures (figure7)"
 	@echo "  CHECKPOINT  best, last or epoch190      LIMIT    test images to evaluate"
 	@echo "  BUDGET      seconds that campaign may take; the same command goes on after them"
@@ -62,6 +62,11 @@ campaign: setup ## Tables 3 and 4 at full scale in slices: make campaign BUDGET=
 
 sweep: setup ## Train and evaluate norms x seeds as jobs: make sweep ARGS='--workers 4'
 	$(BIN)/robustnorm sweep $(CONFIG) $(ARGS)
+
+table1: CONFIG = configs/gan-cpu.yaml
+table1: setup ## Train three GANs with two norms, print Table 1: make table1 DATA=<CIFAR-10> SEEDS=0,1
+	$(BIN)/robustnorm table1 --config $(CONFIG) $(if $(DATA),--data $(DATA)) \
+		$(if $(SEEDS),--seeds '[$(SEEDS)]') $(ARGS)
 
 table2: CONFIG = configs/nas-cpu.yaml
 table2: setup ## Search cells with four norms, print Table 2: make table2 DATA=<CIFAR-10> SEEDS=0,1

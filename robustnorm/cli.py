@@ -33,6 +33,7 @@ from robustnorm.settings.campaign import Campaign, ready_plans
 from robustnorm.settings.config import Config, ReportConfig, StudyConfig, VerifySettings
 from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.settings.export import ExportSettings
+from robustnorm.settings.gan import GanConfig
 from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.settings.replay import ReplaySettings
@@ -153,6 +154,12 @@ COMMANDS = {
         "Search a cell of NAS-Bench-201 with one norm by DARTS; print its ground truth.",
         SearchSettings,
         "robustnorm.commands.search:search",
+        stops=True,
+    ),
+    "table1": Command(
+        "Train SNGAN, AutoGAN and BigGAN with ccbn and sabn; write Table 1, Figures 2 and 3.",
+        GanConfig,
+        "robustnorm.commands.table1:table1",
         stops=True,
     ),
     "table2": Command(

@@ -1,50 +1,110 @@
-"""Trains and measures the GANs of Table 1, and prints it."""
+"""Trains and measures the GANs of Table 1, and writes it with its figures and page."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 from functools import cache
 from pathlib import Path
 
-from robustnorm.applications.gan.features import trained_classifier
+from robustnorm.applications.gan.features import Features, trained_classifier
+from robustnorm.applications.gan.inception import InceptionFeatures
 from robustnorm.applications.gan.measures import Measures, shrunk
+from robustnorm.applications.gan.record import GanRecord
+from robustnorm.applications.gan.report import check_report, write_grid, write_report
 from robustnorm.applications.gan.run import Run, train_gan
-from robustnorm.data import load_dataset
+from robustnorm.data import check_data, load_dataset
 from robustnorm.runs.run import resolve_device
 from robustnorm.settings.gan import GanConfig
-from robustnorm.system.files import write_atomically
+from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import ShouldStop, never
 
 log = logging.getLogger("robustnorm")
 
 
 def table1(
-    config: GanConfig, config_path: str | None = None, should_stop: ShouldStop = never
-) -> str | None:
-    """Trains and measures each network, norm and seed that has no record yet."""
-    folder = Path(config.reports) / config.name / "records"
-    folder.mkdir(parents=True, exist_ok=True)
-    device = resolve_device(config.device)
-    dataset = shrunk(
-        load_dataset(config.data, root=Path(config.data_root), download=config.download),
-        config.image_size,
+    config: GanConfig, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> str:
+    """Trains each network, norm and seed that has no record; writes Table 1 from all that have one.
+
+    Both norms of a seed are trained before the next seed.
+
+    Args:
+        config: The settings.
+        config_path: Of the config file, for the command that the page names.
+        should_stop: Asked after every step; the same command continues.
+
+    Returns:
+        Reading and tables as text.
+
+    Raises:
+        UsageError, DataError, CheckpointError, RecordError, Stopped: As ``train_gan``, and when a
+            record is of other settings.
+        ImportError: Without the packages of the extra "report", or with Inception those of
+            "fidelity".
+    """
+    check_report()
+    folder = Path(config.reports) / config.name
+    runs = [
+        Run(network, norm, seed)
+        for network, seed, norm in itertools.product(config.networks, config.seeds, config.norms)
+    ]
+    missing = [run for run in runs if not _path(folder, run).exists()]
+    found = {run: _load(folder, run, config) for run in runs if run not in missing}
+    if config.train and missing:
+        found |= _trained(config, missing, folder, should_stop)
+    options = f" --config {config_path}" if config_path else ""
+    return write_report(
+        [found[run] for run in runs if run in found],
+        folder,
+        f"robustnorm table1{options} --data {Path(config.data).name} "
+        f"--seeds '{list(config.seeds)}'",
     )
+
+
+def _path(folder: Path, run: Run) -> Path:
+    return folder / "records" / f"{run.name}.json"
+
+
+def _load(folder: Path, run: Run, config: GanConfig) -> GanRecord:
+    path = _path(folder, run)
+    record = GanRecord.load(path)
+    settings = config.to_dict() | run._asdict()
+    odd = [name for name, value in settings.items() if record.config.get(name) != value]
+    if odd:
+        there = ", ".join(f"{name} {record.config.get(name)}" for name in odd)
+        raise UsageError(
+            f"{path} is of other settings ({there} there); choose another --name, or remove it"
+        )
+    return record
+
+
+def _trained(
+    config: GanConfig, runs: list[Run], folder: Path, should_stop: ShouldStop
+) -> dict[Run, GanRecord]:
+    """Trains runs one after the other and writes the record and the images of each."""
+    check_data(config.data)
+    device = resolve_device(config.device)
+    whole = load_dataset(config.data, root=Path(config.data_root), download=config.download)
+    dataset = shrunk(whole, config.image_size)
 
     @cache
     def measures() -> Measures:
-        features = trained_classifier(
-            dataset, config, device, Path(config.output) / config.name / "classifier"
-        )
+        features: Features
+        if config.features == "inception":
+            features = InceptionFeatures(Path(str(config.inception_weights)), device)
+        else:
+            place = Path(config.output) / config.name / "classifier"
+            features = trained_classifier(dataset, config, device, place)
         return Measures(features, dataset, images=config.eval_images, latent_dim=config.latent_dim)
 
-    for network, seed, norm in itertools.product(config.networks, config.seeds, config.norms):
-        run = Run(network, norm, seed)
-        path = folder / f"{run.name}.json"
-        if path.exists():
-            continue
-        record = train_gan(config, run, dataset, measures, device, should_stop)
-        write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
-        log.info("wrote %s", path)
-    return None
+    (folder / "records").mkdir(parents=True, exist_ok=True)
+    made = {}
+    for number, run in enumerate(runs, 1):
+        log.info("run %d of %d: %s", number, len(runs), run.name)
+        finished = train_gan(config, run, dataset, measures, device, should_stop)
+        write_grid(finished.images, folder / "images" / f"{run.name}.png")
+        finished.record.save(_path(folder, run))
+        log.info("wrote %s", _path(folder, run))
+        made[run] = finished.record
+    return made

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from robustnorm.applications.gan.gradients import class_gradients
-from robustnorm.applications.gan.measures import Measures
+from robustnorm.applications.gan.measures import Measures, generate
 from robustnorm.applications.gan.networks import build_networks
+from robustnorm.applications.gan.record import ClassGradients, GanRecord
 from robustnorm.applications.gan.state import State
 from robustnorm.applications.gan.train import train, window_means
 from robustnorm.data.dataset import Dataset
+from robustnorm.evaluation.diversity import StageDiversity
 from robustnorm.runs.checkpoint import load_checkpoint, read_manifest, restore, save_checkpoint
 from robustnorm.runs.run import describe_dataset, device_name
 from robustnorm.settings.gan import GanConfig
@@ -27,6 +29,14 @@ from robustnorm.system.files import exclusive
 from robustnorm.system.stopping import ShouldStop, Stopped
 
 log = logging.getLogger("robustnorm")
+
+# Of a checkpoint's manifest, in its record.
+_RECORDED = (
+    *("config", "dataset", "features", "test_images", "measured", "best", "losses"),
+    *("seconds", "device", "versions"),
+)
+# Of a grid of images.
+_ROWS = 6
 
 
 class Run(NamedTuple):
@@ -42,6 +52,16 @@ class Run(NamedTuple):
         return f"{self.network}-{self.norm}-seed{self.seed}"
 
 
+class Finished(NamedTuple):
+    """A trained run: its record, and images of its running mean, uint8 (_ROWS, K, C, H, W).
+
+    An image's column is its class; the images of a row have one latent vector.
+    """
+
+    record: GanRecord
+    images: Tensor
+
+
 def folder_of(config: GanConfig, run: Run) -> Path:
     """Returns the folder of a run's checkpoints."""
     return Path(config.output) / config.name / run.name
@@ -54,7 +74,7 @@ def train_gan(
     measures: Callable[[], Measures],
     device: torch.device,
     should_stop: ShouldStop,
-) -> dict[str, Any]:
+) -> Finished:
     """Trains a run, or what is left of it; measures it at every ``config.eval_every`` steps.
 
     Args:
@@ -64,9 +84,6 @@ def train_gan(
         measures: Gives the measures; called if there is something to measure.
         device: Where to train.
         should_stop: Asked after every step.
-
-    Returns:
-        The run's record.
 
     Raises:
         UsageError: When the folder holds a run of other settings, data or features, or the losses
@@ -92,7 +109,10 @@ def train_gan(
                 for entry in _gradients(config, run, dataset, device, folder, step)
             ]
             save_checkpoint(folder, "last", state, content)
-    return _record(content, load_checkpoint(folder, "last").sha256)
+    return Finished(
+        _record(content, load_checkpoint(folder, "last").sha256),
+        _grid(state.average, len(dataset.classes), config.latent_dim),
+    )
 
 
 def _start(
@@ -231,6 +251,22 @@ def _gradients(
     return entries
 
 
-def _record(content: dict[str, Any], sha256: str) -> dict[str, Any]:
+def _grid(generator: nn.Module, num_classes: int, latent_dim: int) -> Tensor:
+    latents = torch.randn(_ROWS, latent_dim, generator=torch.Generator().manual_seed(1))
+    images = generate(
+        generator,
+        latents.repeat_interleave(num_classes, 0),
+        torch.arange(num_classes).repeat(_ROWS),
+    )
+    return images.view(_ROWS, num_classes, *images.shape[1:])
+
+
+def _record(content: dict[str, Any], sha256: str) -> GanRecord:
     """Returns what is kept of a finished run beside its weights."""
-    return {"schema": 1, "sha256": sha256} | content
+    given: dict[str, Any] = {name: content[name] for name in _RECORDED}
+    found: dict[tuple[int, str], list[StageDiversity]] = {}
+    for entry in content["gradients"]:
+        stage = {name: entry[name] for name in StageDiversity._fields}
+        found.setdefault((entry["step"], entry["reading"]), []).append(StageDiversity(**stage))
+    gradients = [ClassGradients(*key, stages) for key, stages in found.items()]
+    return GanRecord(**given, gradients=gradients, sha256=sha256)

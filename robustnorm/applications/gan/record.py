@@ -1,0 +1,132 @@
+"""The record of a trained GAN: all that tables and figures need, without its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from robustnorm.evaluation.diversity import StageDiversity
+from robustnorm.evaluation.statistics import Interval
+from robustnorm.records.record import RecordError
+from robustnorm.system.files import write_atomically
+from robustnorm.system.untrusted import parse_json
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ClassGradients:
+    """The classes' gradients at a step, read in one way, stage by stage."""
+
+    step: int
+    reading: str
+    stages: list[StageDiversity]
+
+
+@dataclass(frozen=True)
+class GanRecord:
+    """What a run reached.
+
+    Args:
+        config: ``GanConfig.to_dict`` and the run's ``network``, ``norm`` and ``seed``.
+        dataset: From ``describe_dataset``.
+        features: What the measures look through; a classifier's ``accuracy``, its ``sha256``.
+        test_images: Measures of the data's own test images.
+        measured: Measures of the generator's running mean, in the order of ``step``.
+        best: Step of the lowest distance.
+        losses: Means over windows: ``step`` (the last), ``generator`` and ``discriminator``.
+        gradients: At the steps that were kept.
+        seconds: Of all steps, measuring and saving left out.
+        device: Where it was trained.
+        versions: Of packages.
+        sha256: Of the last checkpoint.
+    """
+
+    config: dict[str, Any]
+    dataset: dict[str, Any]
+    features: dict[str, Any]
+    test_images: dict[str, Any]
+    measured: list[dict[str, Any]]
+    best: int
+    losses: list[dict[str, float]]
+    gradients: list[ClassGradients]
+    seconds: float
+    device: str
+    versions: dict[str, str]
+    sha256: str
+
+    @property
+    def network(self) -> str:
+        """Name of the GAN."""
+        return str(self.config["network"])
+
+    @property
+    def norm(self) -> str:
+        """Name of the generator's norm."""
+        return str(self.config["norm"])
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return int(self.config["seed"])
+
+    def at(self, when: str) -> dict[str, Any]:
+        """Returns the measures ``"last"``, or those of the step with the ``"best"`` distance."""
+        if when == "last":
+            return self.measured[-1]
+        return next(entry for entry in self.measured if entry["step"] == self.best)
+
+    def save(self, path: Path) -> None:
+        """Writes the record whole or not at all."""
+        content = {"schema": _SCHEMA} | asdict(self)
+        for entry, gradients in zip(content["gradients"], self.gradients, strict=True):
+            entry["stages"] = [stage._asdict() for stage in gradients.stages]
+        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path) -> GanRecord:
+        """Returns a record from its file.
+
+        Raises:
+            RecordError: When the file does not hold one.
+        """
+        try:
+            content: dict[str, Any] = parse_json(path.read_text())
+            schema = content.pop("schema")
+            if schema != _SCHEMA:
+                raise ValueError(f"schema {_SCHEMA} is required, got {schema}")
+            content["gradients"] = [
+                ClassGradients(
+                    int(entry["step"]),
+                    str(entry["reading"]),
+                    [_stage(stage) for stage in entry["stages"]],
+                )
+                for entry in content["gradients"]
+            ]
+            record = cls(**content)
+            record.at("last"), record.at("best")
+            for name in ("network", "norm", "seed"):
+                record.config[name]
+        except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
+            raise RecordError(f"{path} holds no record of a GAN ({error!r}); remove it") from error
+        return record
+
+
+def _stage(values: dict[str, Any]) -> StageDiversity:
+    for name in ("std_interval", "cosine_interval"):
+        values[name] = values[name] and Interval(*map(float, values[name]))
+    return StageDiversity(**values)
+
+
+def pairs(records: Sequence[GanRecord], network: str) -> list[tuple[GanRecord, GanRecord]]:
+    """Returns the records of a network with CCBN and with SaBN that have a seed in common."""
+    of = {(r.norm, r.seed): r for r in records if r.network == network}
+    seeds = sorted({seed for _, seed in of})
+    return [
+        (of["ccbn", seed], of["sabn", seed])
+        for seed in seeds
+        if ("ccbn", seed) in of and ("sabn", seed) in of
+    ]

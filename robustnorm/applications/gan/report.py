@@ -1,0 +1,98 @@
+"""Table 1's files from its records: tables, figures, page."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from robustnorm.applications.gan.record import GanRecord
+from robustnorm.applications.gan.tables import group, reading, tables
+from robustnorm.reporting.render import save_tables, to_text
+from robustnorm.system.files import write_atomically
+
+_OF_GRADIENTS = ("places", "gradients")
+
+log = logging.getLogger("robustnorm")
+
+
+def write_grid(images: Tensor, path: Path) -> None:
+    """Writes images uint8 (rows, columns, C, H, W) as one PNG."""
+    rows, columns, channels, height, width = images.shape
+    picture = images.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
+    file = io.BytesIO()
+    array = picture.numpy()
+    Image.fromarray(array if channels == 3 else array[:, :, 0]).save(file, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, file.getvalue())
+
+
+def check_report() -> None:
+    """Raises an ImportError unless the packages of the extra "report" are installed."""
+    try:
+        import robustnorm.applications.gan.figures  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'a report needs matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
+        ) from error
+
+
+def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> str:
+    """Writes tables, figures and page; returns reading and tables as text.
+
+    Args:
+        records: That differ in network, norm and seed alone.
+        folder: Where to write; ``images/<run>.png`` in it are the grids that the page shows, those
+            of the first seed that has one.
+        command: That the page names.
+
+    Raises:
+        UsageError: When they differ in more, or there is none.
+        ImportError: Without the packages of the extra "report".
+    """
+    check_report()
+    from robustnorm.applications.gan.figures import LOOKS, figure2, figure3, grids
+    from robustnorm.reporting.sections import Section, write_sections
+
+    made, grouped = tables(records), group(records)
+    said = reading(records)
+    first = records[0]
+    pictures = {}
+    for (network, norm), found in grouped.items():
+        paths = [folder / "images" / f"{network}-{norm}-seed{record.seed}.png" for record in found]
+        for path in [path for path in paths if path.exists()][:1]:
+            with Image.open(path) as image:
+                array = np.asarray(image)
+            pictures[network, norm] = array if array.ndim == 3 else array[:, :, None]
+    sections = [
+        Section("Table 1", [table for table in made if table.name not in _OF_GRADIENTS]),
+        Section("Figure 3: losses and scores over the steps", drawings=[figure3(records)]),
+    ]
+    if pictures:
+        sections.append(Section("Images", drawings=[grids(records, pictures)]))
+    compared = [table for table in made if table.name in _OF_GRADIENTS]
+    if compared:
+        sections.append(Section("Figure 2: gradients of the classes", compared, figure2(records)))
+    written = save_tables(made, folder, "tables")
+    written += write_sections(
+        folder,
+        title="Table 1: conditional GANs with CCBN and SaBN",
+        reading=said,
+        facts={
+            "Data": first.dataset["name"],
+            "Runs": str(len(records)),
+            "Steps": f"{first.config['steps']:,}",
+            "Measured through": first.features["network"],
+        },
+        sections=sections,
+        looks=LOOKS,
+        command=command,
+    )
+    for path in written:
+        log.info("wrote %s", path)
+    return f"{said}\n\n{to_text(made)}"
