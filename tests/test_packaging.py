@@ -46,7 +46,7 @@ def installed(tmp_path_factory):
 def test_wheel_imports_from_outside_the_checkout(installed):
     place, python = installed
     code = (
-        "import robustnorm.attacks as attacks, robustnorm, robustnorm.norms\n"
+        "import attacks, robustnorm, robustnorm.norms\n"
         "print(attacks.__file__, robustnorm.__file__)\n"
         "for package in (attacks, robustnorm, robustnorm.norms):\n"
         "    for name in package.__all__:\n"
@@ -59,7 +59,7 @@ def test_wheel_imports_from_outside_the_checkout(installed):
 def test_wheel_is_typed_and_carries_the_configs(installed):
     place, python = installed
     code = (
-        "import robustnorm.attacks as attacks, robustnorm, pathlib\n"
+        "import attacks, robustnorm, pathlib\n"
         "print(*(p.is_file() for p in (\n"
         "    pathlib.Path(attacks.__file__).with_name('py.typed'),\n"
         "    pathlib.Path(robustnorm.__file__).with_name('py.typed'),\n"

@@ -2,61 +2,134 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
+from robustnorm.data.cifar100 import as_split
 from robustnorm.data.dataset import Augmentation, Dataset, Split
-from robustnorm.data.errors import DataError
+from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.data.pickles import read_pickle
+from robustnorm.data.unpacking import unpacked_folder
+
+_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+# Files of the training images, then that of the test images, with the published md5.
+_PYTHON = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+_FOLDERS = {
+    "cifar-10-batches-py": "cifar-10-python.tar.gz",
+    "cifar-10-batches-bin": "cifar-10-binary.tar.gz",
+}
 
 
 def load_cifar10(root: Path, *, download: bool = False) -> Dataset:
-    """Returns CIFAR-10 as torchvision reads it: 50,000 images to train, 10,000 to test.
+    """Returns CIFAR-10: 50,000 images to train, 10,000 to test.
+
+    Reads the python or the binary version, from its folder or its archive, and executes nothing of
+    either. Reports name python files other than the published ones, and all binary files, for which
+    no hash is published, as such.
 
     Args:
-        root: Folder that holds, or is to hold, ``cifar-10-batches-py``.
-        download: Fetch the archive when it is not there.
+        root: Folder that holds, or is to hold, ``cifar-10-batches-py``, ``cifar-10-batches-bin``,
+            ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz``.
+        download: Let torchvision fetch the python version when none of them is there.
 
     Raises:
-        DataError: When the files are missing or damaged, the download fails, or torchvision cannot
-            be imported.
+        DataError: When the files are missing or the download fails; a RefusedDataError when they
+            are damaged.
 
     References:
         Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    try:
-        from torchvision.datasets import CIFAR10
-    except (ImportError, RuntimeError) as error:
+    if download and not _there(root):
+        _download(root)
+    there = _there(root)
+    if not there:
         raise DataError(
-            f"torchvision cannot be imported ({error}). It must match torch {torch.__version__}: "
-            "install the pair from one source. Or give CIFAR-10 as a folder of images: --data PATH"
-        ) from error
-    try:
-        parts = [CIFAR10(str(root), train=train, download=download) for train in (True, False)]
-    except RuntimeError as error:
-        raise DataError(
-            f"CIFAR-10 is not in {root}, or damaged ({error}). Let it be fetched with "
-            "--download true, put cifar-10-batches-py there, or give a folder: --data PATH"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"CIFAR-10 could not be fetched ({error}). Put cifar-10-batches-py into {root}, or "
-            "give a folder of images: --data PATH"
-        ) from error
-    train, test = (_split(part) for part in parts)
+            f"CIFAR-10 is not in {root}. Let it be fetched with --download true, put one of "
+            f"{', '.join(_FOLDERS.values())} there, or give a folder of images: --data PATH"
+        )
+    found = unpacked_folder(root, *there[0])
+    parts, note = _read_python(found) if found.name.endswith("-py") else _read_binary(found)
+    train = Split(
+        torch.cat([part.images for part in parts[:-1]]),
+        torch.cat([part.labels for part in parts[:-1]]),
+    )
     content = hashlib.sha256()
-    for split in (train, test):
+    for split in (train, parts[-1]):
         content.update(split.images.numpy().tobytes() + split.labels.numpy().tobytes())
     return Dataset(
-        name="CIFAR-10",
-        classes=tuple(parts[0].classes),
+        name=f"CIFAR-10{note}",
+        classes=_CLASSES,
         train=train,
-        test=test,
+        test=parts[-1],
         augmentation=Augmentation(padding=4, flip=True),
         sha256=content.hexdigest(),
     )
 
 
-def _split(part: Any) -> Split:
-    images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-    return Split(images, torch.tensor(part.targets))
+def _there(root: Path) -> list[tuple[str, str]]:
+    return [
+        (folder, archive)
+        for folder, archive in _FOLDERS.items()
+        if (root / folder).is_dir() or (root / archive).is_file()
+    ]
+
+
+def _read_python(folder: Path) -> tuple[list[Split], str]:
+    """Returns the parts, the test images last, and what a report says of them."""
+    parts, published = [], True
+    for name, md5 in _PYTHON.items():
+        path = _existing(folder / name)
+        parts.append(as_split(path, read_pickle(path), "labels", 32))
+        published &= hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
+    return parts, "" if published else " (not the published files)"
+
+
+def _read_binary(folder: Path) -> tuple[list[Split], str]:
+    """Returns the parts likewise; each image is a byte of its label, then 3 x 32 x 32 bytes."""
+    parts = []
+    for name in _PYTHON:
+        path = _existing(folder / f"{name}.bin")
+        rows = np.fromfile(path, np.uint8)
+        if not len(rows) or len(rows) % 3073:
+            raise RefusedDataError(
+                f"{path} must hold 3073 bytes for each image, it has {len(rows)}; fetch it again"
+            )
+        rows = rows.reshape(-1, 3073)
+        images = torch.from_numpy(rows[:, 1:].reshape(-1, 3, 32, 32).copy())
+        parts.append(Split(images, torch.from_numpy(rows[:, 0].astype(np.int64))))
+    return parts, " (binary files, unverified)"
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"{path} is missing; fetch the archive again into {path.parents[1]}")
+    return path
+
+
+def _download(root: Path) -> None:
+    try:
+        from torchvision.datasets import CIFAR10
+    except (ImportError, RuntimeError) as error:
+        raise DataError(
+            f"torchvision, which downloads CIFAR-10, cannot be imported ({error}). It must match "
+            f"torch {torch.__version__}: install the pair from one source. Or put one of "
+            f"{', '.join(_FOLDERS.values())} into {root}, or give a folder of images: --data PATH"
+        ) from error
+    try:
+        CIFAR10(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"CIFAR-10 could not be fetched ({error}). Put one of {', '.join(_FOLDERS.values())} "
+            f"into {root}, or give a folder of images: --data PATH"
+        ) from error

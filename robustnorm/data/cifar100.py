@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,7 @@ import torch
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.data.pickles import read_pickle
-from robustnorm.system.archives import unpack_tar
-from robustnorm.system.errors import RefusedFileError
+from robustnorm.data.unpacking import unpacked_folder
 
 _FOLDER = "cifar-100-python"
 _CLASSES = 100
@@ -39,9 +36,7 @@ def load_cifar100(root: Path) -> Dataset:
     References:
         Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    folder = root / _FOLDER
-    if not folder.is_dir():
-        _unpack(root)
+    folder = unpacked_folder(root, _FOLDER, f"{_FOLDER}.tar.gz")
     parts, content, published = {}, hashlib.sha256(), True
     for part, md5 in _PUBLISHED.items():
         path = folder / part
@@ -59,24 +54,6 @@ def load_cifar100(root: Path) -> Dataset:
         augmentation=Augmentation(padding=4, flip=True),
         sha256=content.hexdigest(),
     )
-
-
-def _unpack(root: Path) -> None:
-    archive = root / f"{_FOLDER}.tar.gz"
-    if not archive.is_file():
-        raise DataError(
-            f"CIFAR-100 is not in {root}: put {_FOLDER}.tar.gz or the folder {_FOLDER} there, or "
-            "give another --data_root"
-        )
-    with tempfile.TemporaryDirectory(dir=root) as temporary:
-        unpacked = Path(temporary) / "unpacked"
-        try:
-            unpack_tar(archive, unpacked)
-        except RefusedFileError as error:
-            raise RefusedDataError(str(error)) from error
-        if not (unpacked / _FOLDER).is_dir():
-            raise RefusedDataError(f"{archive} holds no folder {_FOLDER}; fetch it again")
-        shutil.move(unpacked / _FOLDER, root / _FOLDER)
 
 
 def as_split(path: Path, values: dict[str, Any], labels: str, size: int) -> Split:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import errno
-import fcntl
+import logging
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from robustnorm.system.errors import DiskError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("robustnorm")
 
 _DISK = {
     errno.ENOSPC: "the disk is full",
@@ -78,7 +86,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         file = path.open("a+")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -91,6 +99,14 @@ def exclusive(folder: Path) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
         yield
+
+
+def _lock(file: IO[str]) -> None:
+    """Locks a file without waiting; where the system has no such locks, says so and goes on."""
+    if fcntl is None:
+        log.warning("%s is not locked on this system: start no second run there", file.name)
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
@@ -119,7 +135,9 @@ def _free(folder: Path) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder last."""
+    """Makes a rename in the folder last; Windows cannot open a folder, and needs no such thing."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
-import resource
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _T = TypeVar("_T")
 
@@ -74,6 +78,8 @@ def peak_memory(device: torch.device) -> str:
     """Returns the largest memory held so far, in words: of a GPU's tensors, or of the process."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB on {device}"
+    if resource is None:
+        return "an unknown amount of this process"
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return f"{peak / 2**30:.1f} GiB of this process"

@@ -17,6 +17,7 @@ from robustnorm.system.errors import Status
 # True stops the work there.
 ShouldStop = Callable[[float], bool]
 
+_SIGNALS = ("SIGTERM", "SIGUSR1")
 # A scheduler may signal a process twice for one reason: by itself and by way of its parent.
 _SAME_SIGNAL = 1.0
 
@@ -86,7 +87,8 @@ class SignalStop:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        signals = (signal.SIGTERM, signal.SIGUSR1)
+        # Windows has no SIGUSR1.
+        signals = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
         before = [signal.signal(each, self._handle) for each in signals]
         try:
             yield

@@ -1,15 +1,17 @@
 """Data sets by name: digits and CIFAR-10."""
 
+import hashlib
 import pickle
-import subprocess
+import shutil
 import sys
+import tarfile
 
 import numpy as np
 import pytest
 import torch
 
-from robustnorm.data import DATASETS, check_data, load_dataset
-from robustnorm.data.errors import DataError
+from robustnorm.data import DATASETS, check_data, cifar10, load_dataset
+from robustnorm.data.errors import DataError, RefusedDataError
 
 
 def test_digits_are_scikit_learn_s():
@@ -63,56 +65,107 @@ def test_data_sets_are_listed():
     assert list(DATASETS) == ["digits", "cifar10", "cifar100", "imagenet16-120", "image_folder"]
 
 
+NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+
+
 @pytest.fixture
-def cifar10(tmp_path, torchvision_library, monkeypatch):
-    """A small CIFAR-10 in the format and under the checks of the real one."""
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import calculate_md5
-
-    folder = tmp_path / CIFAR10.base_folder
-    folder.mkdir()
+def batches():
+    """Name of each file to pixels (4, 3072) and labels, as CIFAR-10 has them."""
     generator = np.random.default_rng(0)
-    names = [f"class{i}" for i in range(10)]
-
-    def write(name, content):
-        (folder / name).write_bytes(pickle.dumps(content))
-        return [name, calculate_md5(folder / name)]
-
-    def batch(n):
-        pixels = generator.integers(0, 256, (n, 3072), np.uint8)
-        return {"data": pixels, "labels": generator.integers(0, 10, n).tolist()}
-
-    monkeypatch.setattr(
-        CIFAR10, "train_list", [write(f"data_batch_{i}", batch(4)) for i in range(1, 6)]
-    )
-    test = batch(6)
-    monkeypatch.setattr(CIFAR10, "test_list", [write("test_batch", test)])
-    name, md5 = write("batches.meta", {"label_names": names})
-    meta = {"filename": name, "key": "label_names", "md5": md5}
-    monkeypatch.setattr(CIFAR10, "meta", meta)
-    return tmp_path, test
+    return {
+        name: (generator.integers(0, 256, (4, 3072), np.uint8), generator.integers(0, 10, 4))
+        for name in NAMES
+    }
 
 
-def test_cifar10_is_read_from_torchvision_s_files(cifar10):
-    root, test = cifar10
-    dataset = load_dataset("cifar10", root=root)
-    assert dataset.name == "CIFAR-10"
-    assert dataset.train.images.shape == (20, 3, 32, 32)
-    assert np.array_equal(dataset.test.images.flatten(1).numpy(), test["data"])
-    assert dataset.test.labels.tolist() == test["labels"]
+def write_python(root, batches):
+    (root / "cifar-10-batches-py").mkdir()
+    for name, (pixels, labels) in batches.items():
+        content = pickle.dumps({"data": pixels, "labels": labels.tolist()}, protocol=2)
+        (root / "cifar-10-batches-py" / name).write_bytes(content)
+
+
+def write_binary(root, batches):
+    (root / "cifar-10-batches-bin").mkdir()
+    for name, (pixels, labels) in batches.items():
+        rows = np.concatenate([labels[:, None].astype(np.uint8), pixels], axis=1)
+        (root / "cifar-10-batches-bin" / f"{name}.bin").write_bytes(rows.tobytes())
+
+
+VERSIONS = [
+    (write_python, "cifar-10-python.tar.gz", "CIFAR-10 (not the published files)"),
+    (write_binary, "cifar-10-binary.tar.gz", "CIFAR-10 (binary files, unverified)"),
+]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("write", "archive", "name"), VERSIONS)
+def test_cifar10_is_read_from_either_version(tmp_path, batches, write, archive, name, packed):
+    write(tmp_path, batches)
+    if packed:
+        [folder] = tmp_path.iterdir()
+        with tarfile.open(tmp_path / archive, "w:gz") as tar:
+            tar.add(folder, folder.name)
+        shutil.rmtree(folder)
+    dataset = load_dataset("cifar10", root=tmp_path)
+    assert dataset.name == name
+    assert dataset.classes[3] == "cat"
+    assert len(dataset.train) == 20
+    for split, names in ((dataset.train, NAMES[:5]), (dataset.test, NAMES[5:])):
+        pixels = np.concatenate([batches[each][0] for each in names])
+        assert np.array_equal(split.images.flatten(1).numpy(), pixels)
+        assert np.array_equal(split.labels.numpy(), np.concatenate([batches[n][1] for n in names]))
     assert (dataset.augmentation.padding, dataset.augmentation.flip) == (4, True)
 
 
-def test_missing_cifar10_says_how_to_fetch_it(tmp_path, torchvision_library):
+def test_both_versions_of_cifar10_have_one_content(tmp_path, batches):
+    hashes = []
+    for write, *_ in VERSIONS:
+        root = tmp_path / write.__name__
+        root.mkdir()
+        write(root, batches)
+        hashes.append(load_dataset("cifar10", root=root).sha256)
+    assert hashes[0] == hashes[1]
+
+
+def test_published_files_of_cifar10_are_named_as_such(tmp_path, batches, monkeypatch):
+    write_python(tmp_path, batches)
+    md5 = {
+        name: hashlib.md5((tmp_path / "cifar-10-batches-py" / name).read_bytes()).hexdigest()
+        for name in NAMES
+    }
+    monkeypatch.setattr(cifar10, "_PYTHON", md5)
+    assert load_dataset("cifar10", root=tmp_path).name == "CIFAR-10"
+
+
+def test_hashes_of_cifar10_are_torchvision_s(torchvision_library):
+    from torchvision.datasets import CIFAR10
+
+    assert list(cifar10._PYTHON.items()) == [
+        tuple(entry) for entry in (*CIFAR10.train_list, *CIFAR10.test_list)
+    ]
+
+
+def test_missing_cifar10_says_how_to_get_it(tmp_path):
     with pytest.raises(DataError, match=r"CIFAR-10 is not in .*--download true.*--data PATH"):
         load_dataset("cifar10", root=tmp_path)
 
 
-def test_damaged_cifar10_is_refused(cifar10):
-    root, _ = cifar10
-    (root / "cifar-10-batches-py" / "data_batch_2").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"CIFAR-10 is not in .*, or damaged"):
-        load_dataset("cifar10", root=root)
+@pytest.mark.parametrize(
+    ("write", "file", "message"),
+    [
+        (write_python, "cifar-10-batches-py/data_batch_2", "is no pickle of plain arrays"),
+        (write_binary, "cifar-10-batches-bin/test_batch.bin", "must hold 3073 bytes for each"),
+    ],
+)
+def test_damaged_cifar10_is_refused(tmp_path, batches, write, file, message):
+    write(tmp_path, batches)
+    (tmp_path / file).write_bytes(b"damaged")
+    with pytest.raises(RefusedDataError, match=message):
+        load_dataset("cifar10", root=tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(DataError, match="is missing"):
+        load_dataset("cifar10", root=tmp_path)
 
 
 def test_failed_download_is_one_message(tmp_path, torchvision_library, monkeypatch):
@@ -123,21 +176,7 @@ def test_failed_download_is_one_message(tmp_path, torchvision_library, monkeypat
         load_dataset("cifar10", root=tmp_path, download=True)
 
 
-def test_torchvision_that_does_not_fit_torch_is_one_message(tmp_path):
-    (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision" / "__init__.py").write_text(
-        "raise RuntimeError('operator torchvision::nms does not exist')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "robustnorm", "train", "--data", "cifar10", "--norm", "bn"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert (
-        "torchvision cannot be imported (operator torchvision::nms does not exist)" in done.stderr
-    )
-    assert "--data PATH" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_torchvision_that_does_not_fit_torch_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
+    with pytest.raises(DataError, match=r"torchvision.*cannot be imported.*--data PATH"):
+        load_dataset("cifar10", root=tmp_path, download=True)
