@@ -79,15 +79,18 @@ figure7: setup ## Style transfer, Figures 7 and 8: make figure7 DATA=<CIFAR-10> 
 		$(if $(CONTENT),--content $(CONTENT)) $(if $(STYLE),--style $(STYLE)) \
 		$(if $(SEEDS),--seeds '[$(SEEDS)]') $(ARGS)
 
-test: setup ## Run the tests
-	$(BIN)/pytest -q
+# A worker a core, of one thread each; tests of one file share what it sets up.
+PYTEST = $(BIN)/pytest -q -n auto --dist loadfile
 
-check: setup ## Format check, lint, types, tests: what CI runs
+test: setup ## Run the tests but the slow ones (4 minutes on two cores)
+	$(PYTEST) -m 'not slow'
+
+check: setup ## Format, lint, types, order of imports, all tests: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 format: setup ## Format the code and apply safe fixes
 	$(BIN)/ruff format .

@@ -10,6 +10,8 @@ from torch import nn
 from robustnorm import evaluate, resnet18
 from robustnorm.evaluation.search import Search, attack_chunk, branches
 
+pytestmark = pytest.mark.slow
+
 # torch's own, of what it imports and of how it traces an autograd.Function.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -28,6 +28,8 @@ from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import build_model, describe_dataset
 from robustnorm.settings.config import BranchAttack, Config
 
+pytestmark = pytest.mark.slow
+
 SAAUXBN = {"network": "resnet18", "arguments": {"norm": "bn", "width": 4}}
 TWO = {
     "linf": BranchAttack("linf", Fraction(1, 10), Fraction(1, 20)),

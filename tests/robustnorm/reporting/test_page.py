@@ -320,6 +320,7 @@ addEventListener("message", event => { document.title = JSON.stringify(event.dat
 <iframe src="page.html" width="360" height="800" style="border: 0"></iframe>"""
 
 
+@pytest.mark.slow
 def test_page_fits_a_phone_in_a_browser(rendered, tmp_path):
     browser = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -16,6 +16,8 @@ from robustnorm.work.attempt import ATTEMPTS, LOST
 from robustnorm.work.engines import open_engine
 from robustnorm.work.merge import digest
 
+pytestmark = pytest.mark.slow
+
 
 def run(jobs, **settings):
     """Returns name to reason of each job that failed; each is told of once."""
