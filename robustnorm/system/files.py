@@ -9,15 +9,15 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 from robustnorm.system.errors import DiskError, UsageError
 
-try:
+_HAS_LOCKS = find_spec("fcntl") is not None  # Windows has none
+if _HAS_LOCKS:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("robustnorm")
 
@@ -103,7 +103,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 def _lock(file: IO[str]) -> None:
     """Locks a file without waiting; where the system has no such locks, says so and goes on."""
-    if fcntl is None:
+    if not _HAS_LOCKS:
         log.warning("%s is not locked on this system: start no second run there", file.name)
         return
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

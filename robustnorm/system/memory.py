@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TypeVar
 
 import torch
 
-try:
+_HAS_LIMITS = find_spec("resource") is not None  # Windows has none
+if _HAS_LIMITS:
     import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 _T = TypeVar("_T")
 
@@ -78,7 +78,7 @@ def peak_memory(device: torch.device) -> str:
     """Returns the largest memory held so far, in words: of a GPU's tensors, or of the process."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB on {device}"
-    if resource is None:
+    if not _HAS_LIMITS:
         return "an unknown amount of this process"
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -9,7 +9,7 @@ from robustnorm.system.stopping import SignalStop
 
 
 def test_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(files, "_HAS_LOCKS", False)
     with caplog.at_level(logging.WARNING), exclusive(tmp_path):
         write_atomically(tmp_path / "file", b"content")
     assert (tmp_path / "file").read_bytes() == b"content"
@@ -19,7 +19,7 @@ def test_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capl
 def test_peak_memory_is_unknown_without_resource(monkeypatch):
     import torch
 
-    monkeypatch.setattr(memory, "resource", None)
+    monkeypatch.setattr(memory, "_HAS_LIMITS", False)
     assert memory.peak_memory(torch.device("cpu")) == "an unknown amount of this process"
 
 
