@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
 # More than a dozen checks run on each branch: at 5 % each, an honest one would often be flagged.
@@ -27,24 +28,6 @@ class Finding(NamedTuple):
     n: int
 
 
-def binomial_tail(count: int, n: int, fraction: float) -> float:
-    """Returns the probability of at least ``count`` hits in n trials of a fraction in (0, 1).
-
-    Examples:
-        >>> round(binomial_tail(2, 2, 0.5), 12)
-        0.25
-    """
-    log, rest = math.log(fraction), math.log1p(-fraction)
-    tail = 0.0
-    for i in range(count, n + 1):
-        ways = math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1)
-        term = math.exp(ways + i * log + (n - i) * rest)
-        tail += term
-        if i > n * fraction and term <= 1e-17 * tail:  # what follows is smaller still
-            break
-    return min(1.0, tail)
-
-
 def allowed(n: int, limit: float) -> int:
     """Returns how many of n images may fail under a limit, a fraction in (0, 1).
 
@@ -52,10 +35,7 @@ def allowed(n: int, limit: float) -> int:
         >>> allowed(100, 0.002), allowed(1000, 0.002), allowed(10_000, 0.002)
         (2, 6, 31)
     """
-    count = math.floor(limit * n)
-    while count < n and binomial_tail(count + 1, n, limit) >= LEVEL:
-        count += 1
-    return count
+    return max(math.floor(limit * n), int(binom.isf(LEVEL, n, limit)))
 
 
 def none_may(failing: Tensor, what: str) -> Finding:
@@ -103,7 +83,7 @@ def never_above(pairs: Sequence[tuple[Tensor, Tensor]], what: str) -> Finding:
     for first, second in pairs:
         more, fewer = int((first & ~second).sum()), int((second & ~first).sum())
         excesses.append(100 * (more - fewer) / len(first))
-        beyond |= more > fewer and binomial_tail(more, more + fewer, 0.5) < LEVEL
+        beyond |= more > fewer and binom.sf(more - 1, more + fewer, 0.5) < LEVEL
     verdict = "unreliable" if beyond else "reliable"
     figure = f"points, {what}; more than 0 beyond chance fails (exact McNemar test)"
     return Finding(verdict, max(excesses), figure, len(pairs[0][0]))
