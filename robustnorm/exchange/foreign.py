@@ -12,9 +12,7 @@ import pickletools
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -80,32 +78,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        _check_safetensors(path)
+        _check_header(path)
         return load_file(path)
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
         raise RefusedFileError(
             f"{path} is no sound safetensors file ({error}) and no zip archive of torch.save; a "
             "pickle or a file of another kind is never read: save its state_dict anew"
         ) from error
 
 
-def _check_safetensors(path: Path) -> None:
-    """Raises a ValueError unless the tensors that the header tells are the file, end to end."""
-    size = path.stat().st_size
+def _check_header(path: Path) -> None:
+    """Raises a ValueError on what safetensors lets pass: a name that is there twice."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(_MOST_HEADER_BYTES, size - 8):
-            raise ValueError(
-                f"its header should have {length} bytes, of at most {_MOST_HEADER_BYTES}, the file "
-                f"has {size}"
-            )
-        header: dict[str, Any] = parse_json(file.read(length))
-    header.pop("__metadata__", None)
-    places = sorted((*entry["data_offsets"], name) for name, entry in header.items())
-    bounds = [(0, 0, "the header"), *places, (size - 8 - length, 0, "the end of the file")]
-    for (_, end, before), (start, _, after) in pairwise(bounds):
-        if start != end:
-            raise ValueError(f"{before[:80]} ends at {end}, {after[:80]} starts at {start}")
+        if length > _MOST_HEADER_BYTES:  # which the next line would take long to read
+            raise ValueError(f"its header has {length} bytes, of at most {_MOST_HEADER_BYTES}")
+        parse_json(file.read(length))
 
 
 def _read_zip(path: Path) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ def test_malicious_file_is_refused_with_no_side_effect_within_the_bounds(outcome
         ("pickle-that-runs-a-command", "its pickle names posix system"),
         ("pickle-of-a-gigabyte", "bytearray"),
         ("zip-bomb", "data.pkl is compressed"),
-        ("safetensors-with-tensors-that-overlap", "a ends at 8, b starts at 4"),
+        ("safetensors-with-tensors-that-overlap", "invalid offset for tensor `b`"),
         ("weights-not-a-number", "layer1.0.conv1.weight must be finite"),
         ("negative-variance", "bn1.running_var must be at least 0, got -0.001"),
         ("xz-bomb", "it holds more than"),
