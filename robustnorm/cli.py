@@ -36,7 +36,6 @@ from robustnorm.settings.export import ExportSettings
 from robustnorm.settings.gan import GanConfig
 from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.settings.nas import SearchSettings, Table2Settings
-from robustnorm.settings.replay import ReplaySettings
 from robustnorm.settings.style import StyleSettings, StylizeSettings
 from robustnorm.settings.sweep import SweepSettings, grids
 from robustnorm.system.errors import CheckFailed, Status, UsageError, UserError
@@ -123,11 +122,6 @@ COMMANDS = {
         StudyConfig,
         "robustnorm.commands.study:study_runs",
     ),
-    "replay": Command(
-        "Take a training step again whose loss or gradient was not finite; say where it begins.",
-        ReplaySettings,
-        "robustnorm.commands.replay:replay_step",
-    ),
     "import": Command(
         "Make a run of weights that other code trained, to evaluate them like our own.",
         ImportSettings,
@@ -178,7 +172,7 @@ COMMANDS = {
 # What was a command once, and what does its work now.
 REMOVED = dict.fromkeys(
     ("pack", "unpack"), "move runs with tar, split and sha256sum as docs/moving-runs.md shows"
-)
+) | {"replay": "training that diverges names the layer where it begins; give its command again"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -36,13 +36,13 @@ from robustnorm.system.stopping import ShouldStop, interrupted, never
 from robustnorm.training import distributed
 from robustnorm.training.advprop import train
 from robustnorm.training.metrics import TensorBoard
+from robustnorm.training.origin import origin
 from robustnorm.training.progress import (
     EpochRecord,
     NonFiniteLossError,
     Position,
     TrainingStopped,
 )
-from robustnorm.training.replay import write_replay
 from robustnorm.training.saving import Saver
 
 log = logging.getLogger("robustnorm")
@@ -203,8 +203,9 @@ def _train(
                 raise  # which ends whatever called this, too
             log.info("%s: %s; the same command continues", config.run, stop)
         except NonFiniteLossError as error:
-            kept = write_replay(folder, error, saver.model, saver.optimizer, config, saver.data)
-            raise UsageError(_diverged(error, folder, len(saver.history), kept)) from error
+            step_of_run = (error.epoch - 1) * steps + error.step - 1
+            begin = origin(saver.model, saver.optimizer, error.batch, config, step_of_run)
+            raise UsageError(_diverged(error, begin, folder, len(saver.history))) from error
 
 
 def _followed(dataset: Dataset, count: int, device: torch.device) -> Split | None:
@@ -242,15 +243,15 @@ def _epoch_line(config: Config, record: EpochRecord) -> str:
     )
 
 
-def _diverged(error: NonFiniteLossError, folder: Path, epochs_done: int, replay: Path) -> str:
+def _diverged(error: NonFiniteLossError, begin: str, folder: Path, epochs_done: int) -> str:
     kept = (
         f"the checkpoint of epoch {epochs_done} in {folder} is good"
         if epochs_done
         else "no epoch was finished, so there is no checkpoint"
     )
     return (
-        f"{error}; {kept}. Try a lower --learning_rate, --gradient_clipping 1, more "
-        f"--warmup_steps, or --precision fp32; 'robustnorm replay {replay}' says where it begins"
+        f"{error}; {begin}; {kept}. Try a lower --learning_rate, "
+        "--gradient_clipping 1, more --warmup_steps, or --precision fp32"
     )
 
 
