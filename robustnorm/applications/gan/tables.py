@@ -346,12 +346,13 @@ def _places(records: Sequence[GanRecord], setting: str) -> Table:
 
 
 _GRADIENT_NOTE = (
-    "Gradients of the generator's loss in its shared weights, class against class, for the same "
-    "latent vectors (Gong et al., Eq. 4 and 5, Figure 2). Eq. 4 can be read in two ways. Single "
-    "samples: of one image, the generator's norms with running statistics. Class batches: of a "
-    "batch of one class, the norms with that batch's own. Std over mean: the standard deviation of "
-    "the norms over their mean, which does not depend on how large a checkpoint's gradients are; "
-    "the paper shows the standard deviation alone."
+    "Gradients of the generator's loss in its convolutions (the paper: those right before a norm) "
+    "and its first linear layer, class against class, for the same latent vectors (Gong et al., "
+    "Eq. 4 and 5, Figure 2). Eq. 4 can be read in two ways. Single samples: of one image, the "
+    "generator's norms with running statistics. Class batches: of a batch of one class, the norms "
+    "with that batch's own. Std over mean: the standard deviation of the norms over their mean, "
+    "which does not depend on how large a checkpoint's gradients are; the paper shows the standard "
+    "deviation alone."
 )
 
 
