@@ -184,6 +184,30 @@ def test_stopped_run_continues_to_the_same_bits(digits, measures, tmp_path, netw
     assert [entry["step"] for entry in records[0]["measured"]] == [3, 6]
 
 
+def test_killed_run_goes_on_from_what_was_saved_to_the_same_bits(digits, measures, tmp_path):
+    run, weights = Run("sngan", "ccbn", 1), []
+    asked = itertools.count(1)
+
+    def killed(_seconds):
+        if next(asked) == 5:  # of 6 steps, measured and saved after the third, kept the fourth
+            raise KeyboardInterrupt
+        return False
+
+    for name in ("whole", "killed"):
+        config = in_folder(tmp_path / name)
+        arguments = (config, run, digits, lambda: measures, CPU)
+        if name == "killed":
+            with pytest.raises(KeyboardInterrupt):
+                train_gan(*arguments, killed)
+            assert load_checkpoint(folder_of(config, run), "last").manifest["step"] == 3
+        train_gan(*arguments, never)
+        tags = ("last", "best", "step4")
+        weights.append({tag: load_checkpoint(folder_of(config, run), tag).tensors for tag in tags})
+    for tag, tensors in weights[0].items():
+        for name, value in tensors.items():
+            assert torch.equal(value, weights[1][tag][name]), (tag, name)
+
+
 def test_record_holds_what_the_table_and_the_figures_need(digits, measures, tmp_path):
     config = in_folder(tmp_path)
     record = train_gan(config, Run("sngan", "ccbn", 0), digits, lambda: measures, CPU, never)
