@@ -79,6 +79,7 @@ def load_sources(settings: StyleSettings) -> Sources:
         DataError: With the file and the repair, when pictures are missing or damaged.
         ImportError: When the embedded pictures are wanted and scikit-image is not installed.
     """
+    _check_places(settings)
     root = Path(settings.data_root)
 
     def folder(path: str) -> Folder:
@@ -108,6 +109,16 @@ def load_sources(settings: StyleSettings) -> Sources:
     if settings.validation_style is not None:
         held_out_style = folder(settings.validation_style)
     return Sources(classes, content, style, held_out, held_out_style)
+
+
+def _check_places(settings: StyleSettings) -> None:
+    """Raises a DataError unless what is named is there, before any of it is looked through."""
+    for name in ("content", "style", "validation_content", "validation_style"):
+        place = getattr(settings, name)
+        if place is not None and not Path(place).is_dir():
+            raise DataError(f"--{name} must be a folder of pictures; {place} is none")
+    if settings.vgg is not None and not Path(settings.vgg).is_file():
+        raise DataError(f"--vgg must be a file of VGG-19's weights; {settings.vgg} is none")
 
 
 def _divided(folder: Folder, validation: str | None) -> tuple[Pictures, Pictures]:

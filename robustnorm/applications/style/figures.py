@@ -54,6 +54,7 @@ def _training(rows: Sequence[Row]) -> Figure:
         tops = [np.percentile(np.asarray(line.get_ydata()), 97) for line in panel.lines]
         panel.set_ylim(0, 1.2 * max(tops))
     legend(figure, {row.name: LOOKS[row.name]._replace(marker="") for row in rows})
+    _name_setting(figure, rows)
     return figure
 
 
@@ -97,6 +98,7 @@ def _validation(rows: Sequence[Row]) -> Figure:
     axes[3].axhline(1, color=INK, linewidth=0.8, linestyle=":")
     plain = Line2D([], [], color=INK, linewidth=0.8, linestyle=":", label="AdaIN's weight")
     legend(figure, {row.name: LOOKS[row.name] for row in rows}, [plain])
+    _name_setting(figure, rows)
     return figure
 
 
@@ -117,18 +119,18 @@ def _band(panel: Axes, row: Row, measure: str) -> None:
         panel.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)
 
 
-def grid(painted: Sequence[Painted], about: str) -> Drawing:
+def grid(rows: Sequence[Row], painted: Sequence[Painted], seed: int) -> Drawing:
     """Returns Figure 8: content and style, and what each row makes of them."""
     return Drawing(
         "figure8",
-        f"Figure 8: held-out styles on photographs, {about}. Pictures of training have the same "
-        "grain; these are larger.",
+        f"Figure 8: held-out styles, painted by the networks of seed {seed}. The pictures are half "
+        "as large again as those of training.",
         f"A grid of pictures: style, content, then the outputs of {', '.join(painted[0][2])}.",
-        partial(_grid, painted),
+        partial(_grid, rows, painted, f"seed {seed}"),
     )
 
 
-def _grid(painted: Sequence[Painted]) -> Figure:
+def _grid(rows: Sequence[Row], painted: Sequence[Painted], seeds: str) -> Figure:
     columns = ["Style", "Content", *(name.replace(", ", ",\n") for name in painted[0][2])]
     figure, axes = panels(len(painted), len(columns), 1.22)
     for i, (content, style, outputs) in enumerate(painted):
@@ -138,4 +140,18 @@ def _grid(painted: Sequence[Painted]) -> Figure:
             panel.set_axis_off()
             if i == 0:
                 panel.set_title(columns[j])
+    _name_setting(figure, rows, seeds)
     return figure
+
+
+def _name_setting(figure: Figure, rows: Sequence[Row], seeds: str | None = None) -> None:
+    """Writes below a figure what it was measured with, so that it says so wherever it is shown."""
+    record, most = rows[0].records[0], max(len(row.seeds) for row in rows)
+    seeds = seeds or f"{most} {'seed' if most == 1 else 'seeds'}"
+    figure.supxlabel(
+        f"{record['encoder']['name']} up to {record['encoder']['layer']}; "
+        f"{record['dataset']['content']['name']}; {record['step']:,} steps; {seeds}",
+        fontsize=7,
+        x=0.01,
+        horizontalalignment="left",
+    )

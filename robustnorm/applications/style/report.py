@@ -42,7 +42,7 @@ def write_report(
         return [table for table in made if table.name in names]
 
     drawings = [figures.training(rows), figures.validation(rows)]
-    eight = [figures.grid(painted, f"seed {seed}")] if painted else []
+    eight = [figures.grid(rows, painted, seed)] if painted else []
     files += write_sections(
         folder,
         title=TITLE,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from robustnorm.applications.style import data
 from robustnorm.applications.style.data import (
     Pairs,
     embedded_classes,
@@ -75,10 +76,11 @@ def folder_settings(tmp_path, **changes):
             random = np.random.default_rng(i)
             pixels = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{i}.png")
+    (tmp_path / "vgg.safetensors").touch()  # with it no classes are read
     values = {
         "content": str(tmp_path / "content"),
         "style": str(tmp_path / "style"),
-        "vgg": "vgg.safetensors",
+        "vgg": str(tmp_path / "vgg.safetensors"),
         "data_root": str(tmp_path / "cache"),
         "crop": 8,
         "resize": 16,
@@ -102,6 +104,15 @@ def test_folders_take_the_place_of_every_other_picture(tmp_path):
         "pictures": 3,
         "sha256": sources.style.sha256,
     }
+
+
+def test_missing_places_are_told_before_pictures_are_looked_through(tmp_path, monkeypatch):
+    settings = folder_settings(tmp_path, validation_style=str(tmp_path / "missing"))
+    monkeypatch.setattr(data, "read_folder", lambda *_, **__: pytest.fail("looked through"))
+    with pytest.raises(DataError, match=r"--validation_style must be a folder .*missing is none"):
+        load_sources(settings)
+    with pytest.raises(DataError, match=r"--vgg must be a file .*vgg\.pth is none"):
+        load_sources(replace(settings, validation_style=None, vgg=str(tmp_path / "vgg.pth")))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
