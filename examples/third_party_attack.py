@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from robustnorm import fold, resnet18
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
-from robustnorm.runs.run import load_model
-from robustnorm.settings.config import Config
+from robustnorm.runs import Run
 
 
 def attack_all(
@@ -61,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     elif options.run is None:
         parser.error("give the folder of a run, such as checkpoints/digits/saauxbn-seed0")
     else:
-        model, manifest = load_model(options.run)
-        config = Config.from_dict(manifest["config"])
-        network, epsilon = fold(model, options.branch), float(config.epsilon)
+        run = Run.open(options.run)
+        config = run.config
+        network, epsilon = fold(run.network(), options.branch), float(config.epsilon)
         _, test = subset(load_dataset(config.data, root=options.data_root).test, options.limit)
         images, labels = test.images / 255, test.labels
     accuracies = {}

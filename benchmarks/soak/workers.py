@@ -27,7 +27,8 @@ from tabulate import tabulate
 from benchmarks.workload import machine
 from robustnorm.evaluation.protocol import record_path, reports_folder
 from robustnorm.records.record import Record
-from robustnorm.runs.run import find_runs, run_folder
+from robustnorm.runs import Run
+from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.sweep import SweepSettings
 from robustnorm.system.stopping import never
@@ -108,7 +109,7 @@ def evaluate_by(
 ) -> tuple[Record, int, int]:
     """Evaluates as jobs; returns the record, the kills, and jobs that a second sweep had to do."""
     folder = run_folder(config)
-    job = record_job(folder, find_runs(config)[folder], config)
+    job = record_job(Run.open(folder, config.checkpoint), config)
     killer = Killer(job.attacks[0].path.parent, kills, dice)
     again = 0
     with open_engine(settings) as engine:

@@ -13,13 +13,8 @@ from robustnorm.evaluation.search import Search
 from robustnorm.reporting.gradients import gradient_results, gradient_table
 from robustnorm.reporting.models import Model
 from robustnorm.reporting.render import to_text
-from robustnorm.runs.run import (
-    check_same_dataset,
-    device_name,
-    load_model,
-    place_model,
-    resolve_device,
-)
+from robustnorm.runs import Run
+from robustnorm.runs.run import device_name, resolve_device
 from robustnorm.settings.config import Config
 from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.studies.diagnosis import diagnose
@@ -50,9 +45,8 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
         ) from error
     device = resolve_device(settings.device)
     folders = [Path(run) for run in settings.runs]
-    loaded = [load_model(folder, settings.checkpoint) for folder in folders]
-    manifests = [manifest for _, manifest in loaded]
-    configs = [Config.from_dict(manifest["config"]) for manifest in manifests]
+    runs = [Run.open(folder, settings.checkpoint) for folder in folders]
+    configs = [run.config for run in runs]
     threats = {_threat(config) for config in configs}
     if len(threats) > 1:
         raise UsageError(
@@ -62,8 +56,8 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
     dataset = load_dataset(
         first.data if settings.data is None else settings.data, root=Path(settings.data_root)
     )
-    for folder, manifest in zip(folders, manifests, strict=True):
-        check_same_dataset(manifest, dataset, folder)
+    for run in runs:
+        run.check_data(dataset)
     ids, test = subset(dataset.test, min(settings.test_limit, len(dataset.test)))
     search = Search(
         float(first.attack.epsilon),
@@ -76,11 +70,10 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
     models = _models(configs, folders)
     names = [model.name for model in models]
     found = {}
-    for name, (model, _), config in zip(names, loaded, configs, strict=True):
-        place_model(model, config, device)
+    for name, run in zip(names, runs, strict=True):
         try:
             found[name] = diagnose(
-                model,
+                run.network(device),
                 test.images,
                 test.labels,
                 num_classes=len(dataset.classes),
@@ -102,12 +95,12 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
     provenance = {
         "checkpoints": {
             name: {
-                "run": folder.name,
+                "run": run.folder.name,
                 "tag": settings.checkpoint,
-                "epoch": manifest["epoch"],
-                "sha256": manifest["sha256"],
+                "epoch": run.epoch,
+                "sha256": run.sha256,
             }
-            for name, folder, manifest in zip(names, folders, manifests, strict=True)
+            for name, run in zip(names, runs, strict=True)
         },
         "dataset": {"name": dataset.name, "sha256": dataset.sha256},
         "versions": {package: version(package) for package in ("robustnorm", "torch", "numpy")},

@@ -15,8 +15,8 @@ from robustnorm.exchange.export import FORMATS, Description, export
 from robustnorm.norms.routing import branches_of
 from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.card import model_card
-from robustnorm.runs.run import check_same_dataset, load_model, network_arguments
-from robustnorm.settings.config import Config
+from robustnorm.runs import Run
+from robustnorm.runs.run import network_arguments
 from robustnorm.settings.export import ExportSettings
 from robustnorm.system.errors import UsageError
 
@@ -36,11 +36,12 @@ def export_run(settings: ExportSettings, config_path: str | None = None) -> str:
     """
     upload = _uploader(settings.push) if settings.push else None
     folder = Path(settings.run)
-    model, manifest = load_model(folder, settings.checkpoint)
+    run = Run.open(folder, settings.checkpoint)
+    model = run.network()
     branch = _branch(model, settings.branch)
-    images = _images(settings, manifest, folder)
+    images = _images(settings, run)
     path = _path(settings, folder, branch)
-    description = _description(settings, folder, model, manifest, branch)
+    description = _description(settings, run, model, branch)
     difference = export(model, branch, path, to=settings.to, images=images, description=description)
     text = (
         f"{path}: branch '{branch}' of {folder}, checkpoint '{settings.checkpoint}'. Loaded again: "
@@ -70,14 +71,13 @@ def _path(settings: ExportSettings, folder: Path, branch: str) -> Path:
     return folder / "export" / name
 
 
-def _images(settings: ExportSettings, manifest: dict[str, Any], folder: Path) -> Tensor:
+def _images(settings: ExportSettings, run: Run) -> Tensor:
     """Returns the random images to compare on, then as many test images where data are given."""
-    channels = manifest["dataset"]["channels"]
-    size = manifest["dataset"].get("image_size")
+    channels, size = run.dataset["channels"], run.dataset.get("image_size")
     test: list[Tensor] = []
     if settings.data is not None:
         dataset = load_dataset(settings.data, root=Path(settings.data_root))
-        check_same_dataset(manifest, dataset, folder)
+        run.check_data(dataset)
         size = list(dataset.test.images.shape[2:])
         _, sample = subset(dataset.test, min(settings.check_images, len(dataset.test)))
         test.append(sample.images / 255)
@@ -85,7 +85,7 @@ def _images(settings: ExportSettings, manifest: dict[str, Any], folder: Path) ->
         size = [settings.image_size] * 2
     if size is None:
         raise UsageError(
-            f"the checkpoint in {folder} does not say how large its images are; "
+            f"the checkpoint in {run.folder} does not say how large its images are; "
             "give --image_size 32, or the data with --data"
         )
     generator = torch.Generator().manual_seed(0)
@@ -93,16 +93,10 @@ def _images(settings: ExportSettings, manifest: dict[str, Any], folder: Path) ->
     return torch.cat([noise, *test])
 
 
-def _description(
-    settings: ExportSettings,
-    folder: Path,
-    model: nn.Module,
-    manifest: dict[str, Any],
-    branch: str,
-) -> Description:
-    config = Config.from_dict(manifest["config"])
+def _description(settings: ExportSettings, run: Run, model: nn.Module, branch: str) -> Description:
+    config = run.config
     attack = config.adversarial_branches.get(branch, config.attack)
-    arguments = network_arguments(config, manifest["dataset"])
+    arguments = network_arguments(config, run.dataset)
     if branches_of(model):
         arguments["norm"] = "bn"  # what a branch folds into
     content = {
@@ -112,18 +106,18 @@ def _description(
         "branch": branch,
         "trained_norm": config.norm,
         "adversarial": config.adversarial,
-        "classes": manifest["dataset"]["classes"],
+        "classes": run.dataset["classes"],
         "threat_model": attack.threat_model,
         "epsilon": str(attack.epsilon),
-        "checkpoint_sha256": manifest["sha256"],
+        "checkpoint_sha256": run.sha256,
         "robustnorm_version": version("robustnorm"),
     }
-    name = f"{folder.name}-{settings.checkpoint}.json"
+    name = f"{run.folder.name}-{settings.checkpoint}.json"
     path = Path(settings.reports) / str(config.name) / "records" / name
     record = Record.load(path) if path.exists() else None
-    if record is not None and record.checkpoint["sha256"] != manifest["sha256"]:
+    if record is not None and record.checkpoint["sha256"] != run.sha256:
         record = None
-    return Description(content, model_card(content, manifest, record))
+    return Description(content, model_card(content, run, record))
 
 
 def _uploader(repository: str) -> Any:

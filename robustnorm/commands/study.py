@@ -23,11 +23,10 @@ from robustnorm.norms.mode import ModeNorm
 from robustnorm.norms.routing import bind, branches_of
 from robustnorm.records.record import Record
 from robustnorm.reporting.render import Table, save_tables, to_text
+from robustnorm.runs import Run
 from robustnorm.runs.run import (
     augmentation,
     load_data,
-    load_model,
-    place_model,
     resolve_device,
     run_folder,
 )
@@ -36,7 +35,7 @@ from robustnorm.studies.gates import GateUsage, gates
 from robustnorm.studies.reestimate import Drift, drift, reestimate
 from robustnorm.studies.swap import split_layers, swapped
 from robustnorm.studies.tables import drift_table, gate_tables, reestimation_table, swap_table
-from robustnorm.studies.variants import Run, Variant, evaluate_variants
+from robustnorm.studies.variants import Studied, Variant, evaluate_variants
 from robustnorm.system.errors import UsageError
 from robustnorm.work.evaluate import evaluate_records
 
@@ -77,15 +76,13 @@ def study_runs(config: StudyConfig, config_path: str | None = None) -> str:
     return to_text(made)
 
 
-def _load(record: Record, config: Config, dataset: Dataset, device: torch.device) -> Run:
+def _load(record: Record, config: Config, dataset: Dataset, device: torch.device) -> Studied:
     settings = {key: record.config[key] for key in ("norm", "seed", "adversarial")}
-    model, manifest = load_model(run_folder(replace(config, **settings)), config.checkpoint)
-    trained = Config.from_dict(manifest["config"])
-    place_model(model, trained, device)
-    return Run(model, trained, record, dataset, device)
+    run = Run.open(run_folder(replace(config, **settings)), config.checkpoint)
+    return Studied(run.network(device), run.config, record, dataset, device)
 
 
-def _swap(runs: list[Run], config: StudyConfig) -> list[Table]:
+def _swap(runs: list[Studied], config: StudyConfig) -> list[Table]:
     records = []
     for run in runs:
         pairs = itertools.product(branches_of(run.model), repeat=2)
@@ -103,7 +100,7 @@ def _swap(runs: list[Run], config: StudyConfig) -> list[Table]:
     return [swap_table(records)]
 
 
-def _reestimate(runs: list[Run], config: StudyConfig) -> list[Table]:
+def _reestimate(runs: list[Studied], config: StudyConfig) -> list[Table]:
     records: list[Record] = []
     drifts: dict[tuple[str, str], list[Drift]] = {}
     for run in runs:
@@ -124,7 +121,7 @@ def _reestimate(runs: list[Run], config: StudyConfig) -> list[Table]:
     ]
 
 
-def _training_images(run: Run, branch: str, most: int) -> Iterator[Tensor]:
+def _training_images(run: Studied, branch: str, most: int) -> Iterator[Tensor]:
     """Yields images as they are in training, of the epoch that would follow."""
     trained = run.trained
     training, _ = split_validation(run.dataset.train, trained.validation, trained.train_limit)
@@ -159,7 +156,7 @@ def _training_images(run: Run, branch: str, most: int) -> Iterator[Tensor]:
             )
 
 
-def _gates(runs: list[Run], config: StudyConfig) -> list[Table]:
+def _gates(runs: list[Studied], config: StudyConfig) -> list[Table]:
     usages = {}
     for run in runs:
         images = min(config.study_images, len(run.dataset.test))
@@ -171,7 +168,7 @@ def _gates(runs: list[Run], config: StudyConfig) -> list[Table]:
 
 
 def _before_and_after(
-    run: Run, config: Config, ids: Tensor, test: Split
+    run: Studied, config: Config, ids: Tensor, test: Split
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields test images and what PGD makes of them, with the starts of an evaluation."""
     attack = config.attack
@@ -198,16 +195,16 @@ def _before_and_after(
         yield images, adv_images
 
 
-def _has_statistics(run: Run) -> bool:
+def _has_statistics(run: Studied) -> bool:
     return run.trained.adversarial and bool(split_layers(run.model))
 
 
-def _has_statistics_and_affine(run: Run) -> bool:
+def _has_statistics_and_affine(run: Studied) -> bool:
     layers = split_layers(run.model).values()
     return run.trained.adversarial and any(layer.affine != "shared" for layer in layers)
 
 
-def _has_gates(run: Run) -> bool:
+def _has_gates(run: Studied) -> bool:
     return any(isinstance(module, ModeNorm) for module in run.model.modules())
 
 

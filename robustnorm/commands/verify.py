@@ -9,7 +9,8 @@ from tabulate import tabulate
 from robustnorm.data import load_dataset
 from robustnorm.records.record import Record
 from robustnorm.records.verify import verify
-from robustnorm.runs.run import load_model, resolve_device, run_folder
+from robustnorm.runs import Run
+from robustnorm.runs.run import resolve_device, run_folder
 from robustnorm.settings.config import Config, VerifySettings
 from robustnorm.system.errors import CheckFailed
 
@@ -27,14 +28,12 @@ def verify_record(settings: VerifySettings, config_path: str | None = None) -> s
     path = Path(settings.record)
     record = Record.load(path)
     trained = Config.from_dict(record.config | {"name": record.name, "output": settings.output})
-    model, manifest = load_model(run_folder(trained), record.checkpoint["tag"])
-    dataset = load_dataset(
-        settings.data or manifest["config"]["data"], root=Path(settings.data_root)
-    )
+    run = Run.open(run_folder(trained), record.checkpoint["tag"])
+    dataset = load_dataset(settings.data or run.config.data, root=Path(settings.data_root))
     findings = verify(
         record,
-        model.to(resolve_device(settings.device)),
-        manifest["sha256"],
+        run.network().to(resolve_device(settings.device)),
+        run.sha256,
         dataset,
         path.parent / Path(record.images.get("folder", "")).name,
         progress=f"verifying {path.name}",

@@ -9,7 +9,7 @@ from robustnorm.data.dataset import Dataset, subset
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.search import Search
 from robustnorm.records.record import Record, fingerprint
-from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs import Run
 from robustnorm.settings.config import Config
 
 # PGD steps of Table 4.
@@ -91,22 +91,22 @@ def identity(record: Record) -> dict[str, Any]:
     }
 
 
-def identity_wanted(manifest: dict[str, Any], config: Config, dataset: Dataset) -> dict[str, Any]:
+def identity_wanted(run: Run, config: Config, dataset: Dataset) -> dict[str, Any]:
     """Returns the ``identity`` of the record that ``config`` asks for, before there is one."""
     return {
-        "checkpoint": manifest["sha256"],
+        "checkpoint": run.sha256,
         "dataset": dataset.sha256,
         "protocol": fingerprint(protocol_of(config)),
         "image_ids": subset(dataset.test, config.test_limit)[0].tolist(),
     }
 
 
-def find_record(folder: Path, config: Config, dataset: Dataset, reports: Path) -> Record | None:
-    """Returns the record of a run's checkpoint, evaluated as ``config`` says; None without one."""
-    path, manifest = record_path(reports, folder, config), read_manifest(folder, config.checkpoint)
-    if manifest is None or not path.exists():
+def find_record(run: Run, config: Config, dataset: Dataset, reports: Path) -> Record | None:
+    """Returns the record of a run, evaluated as ``config`` says; None without one."""
+    path = record_path(reports, run.folder, config)
+    if not path.exists():
         return None
     record = Record.load(path)
     if keeps_images(config) and not _has_images(record, images_folder(path)):
         return None
-    return record if identity(record) == identity_wanted(manifest, config, dataset) else None
+    return record if identity(record) == identity_wanted(run, config, dataset) else None

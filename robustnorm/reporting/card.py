@@ -8,7 +8,7 @@ from robustnorm.records.record import Record
 from robustnorm.reporting.models import NAMES
 from robustnorm.reporting.render import to_markdown
 from robustnorm.reporting.tables import tables
-from robustnorm.settings.config import Config
+from robustnorm.runs import Run
 
 _CARD = """\
 ---
@@ -36,19 +36,19 @@ logits = network(images)
 {results}"""
 
 
-def model_card(content: dict[str, Any], manifest: dict[str, Any], record: Record | None) -> str:
+def model_card(content: dict[str, Any], run: Run, record: Record | None) -> str:
     """Returns the Markdown of a model card.
 
     Args:
         content: What config.json says.
-        manifest: Of the checkpoint.
+        run: Whose checkpoint was exported.
         record: Of the checkpoint's evaluation, whose tables the card prints.
     """
     return _CARD.format(
         network=content["network"],
         norm=NAMES.get(content["trained_norm"], content["trained_norm"]),
         branch=content["branch"],
-        training=_training(content, manifest),
+        training=_training(content, run),
         channels=content["arguments"]["in_channels"],
         results="\n".join(map(to_markdown, tables([record])))
         if record
@@ -56,11 +56,11 @@ def model_card(content: dict[str, Any], manifest: dict[str, Any], record: Record
     )
 
 
-def _training(content: dict[str, Any], manifest: dict[str, Any]) -> str:
-    data = f"{manifest['dataset']['name']} ({len(content['classes'])} classes)"
-    if imported := manifest.get("imported"):
-        return f"Weights imported from {imported['file']} for {data}, of a training not known"
-    config = Config.from_dict(manifest["config"])
+def _training(content: dict[str, Any], run: Run) -> str:
+    data = f"{run.dataset['name']} ({len(content['classes'])} classes)"
+    if run.imported:
+        return f"Weights imported from {run.imported['file']} for {data}, of a training not known"
+    config = run.config
     attacks = [
         f"{attack.threat_model.capitalize()} attacks of epsilon {attack.epsilon}"
         + (f" (branch {branch})" if config.branches else "")
@@ -69,6 +69,6 @@ def _training(content: dict[str, Any], manifest: dict[str, Any]) -> str:
     against = f"with AdvProp against {' and '.join(attacks)}"
     how = against if config.adversarial else "on clean images only"
     return (
-        f"Trained {how} on {manifest['dataset']['train_images']:,} images of {data}, "
-        f"{manifest['epoch']} of {config.epochs} epochs"
+        f"Trained {how} on {run.dataset['train_images']:,} images of {data}, "
+        f"{run.epoch} of {config.epochs} epochs"
     )

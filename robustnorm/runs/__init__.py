@@ -1,5 +1,5 @@
 """One training run on disk."""
 
-from robustnorm.runs.run import load_model
+from robustnorm.runs.run import Run, load_model
 
-__all__ = ["load_model"]
+__all__ = ["Run", "load_model"]

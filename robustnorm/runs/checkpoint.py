@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from robustnorm.models.weights import check_weights
@@ -38,7 +38,10 @@ class CheckpointError(RefusedFileError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved: ``tensors`` by name and ``manifest``, with the file's ``sha256``."""
+    """What was saved: ``tensors`` by name, mapped from their file, ``manifest`` and ``sha256``.
+
+    The tensors stay as they were checked, though a training that goes on replaces the file.
+    """
 
     tensors: dict[str, Tensor]
     manifest: dict[str, Any]
@@ -94,36 +97,28 @@ def manifest_bytes(content: dict[str, Any]) -> bytes:
 
 
 def read_manifest(folder: Path, tag: str) -> dict[str, Any] | None:
-    """Returns the manifest of ``tag``, its tensors checked too; None when there is none.
-
-    A damaged "last" is named in a warning, and the one before it is taken.
-
-    Raises:
-        CheckpointError: When none is whole.
-    """
-    whole = _newest_whole(folder, tag)
-    return None if whole is None else whole[0]
+    """Returns the manifest of ``tag``, its tensors checked too; as ``find_checkpoint``."""
+    checkpoint = find_checkpoint(folder, tag)
+    return None if checkpoint is None else checkpoint.manifest
 
 
 def load_checkpoint(folder: Path, tag: str) -> Checkpoint:
-    """Returns the checkpoint ``tag`` of a run, its size and hash checked.
-
-    A damaged "last" is named in a warning, and the one before it is taken.
-
-    Raises:
-        UsageError: When there is none.
-        CheckpointError: When none is whole.
-    """
-    whole = _newest_whole(folder, tag)
-    if whole is None:
+    """As ``find_checkpoint``, but raises a UsageError when there is none."""
+    checkpoint = find_checkpoint(folder, tag)
+    if checkpoint is None:
         raise UsageError(f"no checkpoint '{tag}' in {folder}")
-    manifest, data = whole
-    try:
-        return Checkpoint(load(data), manifest, manifest["sha256"])
-    except SafetensorError as error:  # its hash is right: it was not written here
-        raise CheckpointError(
-            f"{folder / manifest['file']} is not in the safetensors format ({error}); train again"
-        ) from error
+    return checkpoint
+
+
+def read_history(folder: Path) -> list[dict[str, Any]] | None:
+    """Returns the history in the newest manifest of "last" that is whole; None without one."""
+    for path in _manifests(folder, "last"):
+        try:
+            history: list[dict[str, Any]] = _read_manifest(path)["history"]
+        except (CheckpointError, KeyError):
+            continue
+        return history
+    return None
 
 
 def check_fits(checkpoint: Checkpoint, model: nn.Module) -> None:
@@ -167,20 +162,31 @@ def _manifests(folder: Path, tag: str) -> list[Path]:
     return [*paths, folder / f"{tag}-previous.json"] if tag == "last" else paths
 
 
-def _newest_whole(folder: Path, tag: str) -> tuple[dict[str, Any], bytes] | None:
-    """Returns manifest and tensors' bytes of the newest checkpoint that is whole."""
+def find_checkpoint(folder: Path, tag: str) -> Checkpoint | None:
+    """Returns the checkpoint ``tag`` of a run, its size and hash checked; None when there is none.
+
+    A damaged "last" is named in a warning, and the one before it is taken.
+
+    Raises:
+        CheckpointError: When none is whole.
+    """
     paths = [path for path in _manifests(folder, tag) if path.exists()]
     damages = []
     for path in paths:
         try:
-            whole = _read(path)
+            manifest, tensors = _check(path)
         except CheckpointError as error:
             damages.append(str(error))
             continue
         if damages:
-            epoch = whole[0].get("epoch")
+            epoch = manifest.get("epoch")
             _warn_once(f"{damages[0]}; the one before it, of epoch {epoch}, is used instead")
-        return whole
+        try:
+            return Checkpoint(load_file(tensors), manifest, manifest["sha256"])
+        except (SafetensorError, OSError) as error:  # its hash is right: it was not written here
+            raise CheckpointError(
+                f"{tensors} cannot be read as safetensors ({error}); train again"
+            ) from error
     if not paths:
         return None
     raise CheckpointError(
@@ -190,8 +196,8 @@ def _newest_whole(folder: Path, tag: str) -> tuple[dict[str, Any], bytes] | None
     )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Returns a manifest and the bytes of the tensors that it names.
+def _check(path: Path) -> tuple[dict[str, Any], Path]:
+    """Returns a manifest and the file of the tensors that it names, both checked.
 
     Raises:
         CheckpointError: When one of them is not what was written.
@@ -199,16 +205,18 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     manifest = _read_manifest(path)
     tensors = path.parent / Path(str(manifest["file"])).name
     try:
-        data = tensors.read_bytes()
+        size = tensors.stat().st_size
+        if size != manifest["bytes"]:
+            raise CheckpointError(
+                f"{tensors} is damaged: {manifest['bytes']:,} bytes were written, it has {size:,}"
+            )
+        with tensors.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{tensors} cannot be read ({error.strerror})") from error
-    if len(data) != manifest["bytes"]:
-        raise CheckpointError(
-            f"{tensors} is damaged: {manifest['bytes']:,} bytes were written, it has {len(data):,}"
-        )
-    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+    if digest != manifest["sha256"]:
         raise CheckpointError(f"{tensors} is damaged: its sha256 is not the one in {path.name}")
-    return manifest, data
+    return manifest, tensors
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -235,7 +243,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _is_whole(path: Path) -> bool:
     try:
-        _read(path)
+        _check(path)
     except CheckpointError:
         return False
     return True

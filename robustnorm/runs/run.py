@@ -1,7 +1,9 @@
-"""A run as its settings describe it: its folder, its data, its network."""
+"""A run: what its settings describe, and what a checkpoint of it on disk holds."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from robustnorm.models.resnet import preact_resnet18, resnet18
 from robustnorm.runs.checkpoint import (
     Checkpoint,
     check_fits,
+    find_checkpoint,
     load_checkpoint,
-    read_manifest,
+    read_history,
     restore,
 )
 from robustnorm.settings.config import COMPARED, WHAT_TO_EVALUATE, WHERE, Config
@@ -135,6 +138,134 @@ def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
         return preact_resnet18(**arguments)
 
 
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run at one of its checkpoints, which is read and hashed once, when it is opened.
+
+    Args:
+        folder: Of the run, such as ``checkpoints/digits/saauxbn-seed0``.
+        tag: ``"best"``, ``"last"`` or ``"epoch"`` and a number.
+        checkpoint: What lies there under that tag.
+    """
+
+    folder: Path
+    tag: str
+    checkpoint: Checkpoint = field(repr=False)
+
+    @classmethod
+    def open(cls, folder: Path, tag: str = "best") -> Run:
+        """Opens a checkpoint.
+
+        Raises:
+            UsageError: When there is none.
+            CheckpointError: When it is damaged.
+        """
+        return cls(folder, tag, load_checkpoint(folder, tag))
+
+    @classmethod
+    def find(cls, folder: Path, tag: str = "best") -> Run | None:
+        """Opens a checkpoint if there is one.
+
+        Raises:
+            CheckpointError: When it is damaged.
+        """
+        checkpoint = find_checkpoint(folder, tag)
+        return None if checkpoint is None else cls(folder, tag, checkpoint)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """All that the checkpoint holds beside its tensors, as JSON values."""
+        return self.checkpoint.manifest
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings with which the run was started."""
+        return Config.from_dict(self.manifest["config"])
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """What it was trained on, as ``describe_dataset`` says it."""
+        data: dict[str, Any] = self.manifest["dataset"]
+        return data
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that were finished."""
+        return int(self.manifest["epoch"])
+
+    @property
+    def within_epoch(self) -> dict[str, Any]:
+        """Losses and seconds of the steps of an epoch that is not finished; empty after one."""
+        within: dict[str, Any] = self.manifest.get("within_epoch", {})
+        return within
+
+    @property
+    def best(self) -> float:
+        """Highest selection score of its epochs."""
+        return float(self.manifest["best"])
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """An entry for each epoch up to this checkpoint."""
+        entries: list[dict[str, Any]] = self.manifest["history"]
+        return entries
+
+    @property
+    def whole_history(self) -> list[dict[str, Any]]:
+        """An entry for each epoch of the run, those after this checkpoint too."""
+        newest = None if self.tag == "last" else read_history(self.folder)
+        return self.history if newest is None else newest
+
+    @property
+    def sha256(self) -> str:
+        """Of the file of the tensors."""
+        return self.checkpoint.sha256
+
+    @property
+    def imported(self) -> dict[str, str]:
+        """File, sha256 and layout of weights that other code trained; empty for our own."""
+        imported: dict[str, str] = self.manifest.get("imported", {})
+        return imported
+
+    @property
+    def processes(self) -> int:
+        """How many trained it."""
+        return int(self.manifest.get("processes", {}).get("world_size", 1))
+
+    def network(self, device: torch.device | None = None) -> nn.Module:
+        """Returns the trained network in evaluation mode.
+
+        Args:
+            device: Where, in the memory format of its settings; the CPU and the usual one if None.
+
+        Raises:
+            CheckpointError: When the weights do not fit the settings.
+        """
+        model = build_saved(self.checkpoint).eval()
+        if device is not None:
+            place_model(model, self.config, device)
+        return model
+
+    def check_data(self, dataset: Dataset) -> None:
+        """Raises a UsageError when it was trained on other data."""
+        mine = self.dataset
+        if mine["sha256"] != dataset.sha256:
+            raise UsageError(
+                f"{self.folder} was trained on {mine['name']} (content {mine['sha256'][:12]}), "
+                f"the data given is {dataset.name} ({dataset.sha256[:12]}); give the same data "
+                "with --data, or another --name"
+            )
+
+    def check_settings(self, config: Config) -> None:
+        """Raises a UsageError when it was started with other settings."""
+        differences = _differences(config, self.config, WHERE | WHAT_TO_EVALUATE)
+        if differences:
+            raise UsageError(
+                f"{self.folder} holds a run with other settings ({differences}); continue it with "
+                "those, choose another --name, or remove that folder"
+            )
+
+
 def load_model(folder: Path, tag: str = "best") -> tuple[nn.Module, dict[str, Any]]:
     """Returns the trained network of a run in evaluation mode, on the CPU, and its manifest.
 
@@ -145,8 +276,8 @@ def load_model(folder: Path, tag: str = "best") -> tuple[nn.Module, dict[str, An
     Raises:
         CheckpointError: When it is missing or damaged.
     """
-    checkpoint = load_checkpoint(folder, tag)
-    return build_saved(checkpoint).eval(), checkpoint.manifest
+    run = Run.open(folder, tag)
+    return run.network(), run.manifest
 
 
 def build_saved(checkpoint: Checkpoint) -> nn.Module:
@@ -163,33 +294,28 @@ def build_saved(checkpoint: Checkpoint) -> nn.Module:
     return model
 
 
-def find_runs(config: Config) -> dict[Path, dict[str, Any]]:
-    """Returns the runs under the config's name that have the checkpoint to evaluate.
+def find_runs(config: Config) -> list[Run]:
+    """Returns the runs under the config's name that have the checkpoint ``config.checkpoint``.
 
     A run that was stopped within an epoch has no "last" until it has finished that epoch.
 
     Returns:
-        Folder to manifest of the tag ``config.checkpoint``, in alphabetical order.
+        In alphabetical order of their folders.
     """
     parent = Path(config.output) / str(config.name)
     folders = sorted(path for path in parent.glob("*") if path.is_dir())
-    manifests = {folder: read_manifest(folder, config.checkpoint) for folder in folders}
-    return {
-        folder: manifest
-        for folder, manifest in manifests.items()
-        if manifest is not None and "within_epoch" not in manifest
-    }
+    found = [Run.find(folder, config.checkpoint) for folder in folders]
+    return [run for run in found if run is not None and not run.within_epoch]
 
 
-def misfit(config: Config, manifest: dict[str, Any]) -> str:
-    """Returns how a checkpoint's settings differ from the config's, "" when it fits.
+def misfit(config: Config, run: Run) -> str:
+    """Returns how a run's settings differ from the config's, "" when it fits.
 
     Runs that a config compares differ in norm and seed; a shortened run fits too and is reported
     with its number of epochs.
     """
-    saved = Config.from_dict(manifest["config"])
     ignore = WHERE | WHAT_TO_EVALUATE | COMPARED | {"epochs", "keep_epochs"}
-    return _differences(config, saved, ignore)
+    return _differences(config, run.config, ignore)
 
 
 def is_trained(config: Config, dataset: Dataset | None = None) -> bool:
@@ -203,35 +329,13 @@ def is_trained(config: Config, dataset: Dataset | None = None) -> bool:
         UsageError: When its folder holds a run of other settings or data.
         CheckpointError: When its checkpoint is damaged.
     """
-    folder = run_folder(config)
-    manifest = read_manifest(folder, "last")
-    if manifest is None:
+    run = Run.find(run_folder(config), "last")
+    if run is None:
         return False
-    check_same_run(config, manifest, folder)
+    run.check_settings(config)
     if dataset is not None:
-        check_same_dataset(manifest, dataset, folder)
-    return bool(manifest["epoch"] == config.epochs)
-
-
-def check_same_run(config: Config, manifest: dict[str, Any], folder: Path) -> None:
-    """Raises a UsageError when the folder's run was started with other settings."""
-    saved = Config.from_dict(manifest["config"])
-    differences = _differences(config, saved, WHERE | WHAT_TO_EVALUATE)
-    if differences:
-        raise UsageError(
-            f"{folder} holds a run with other settings ({differences}); continue it with those, "
-            "choose another --name, or remove that folder"
-        )
-
-
-def check_same_dataset(manifest: dict[str, Any], dataset: Dataset, folder: Path) -> None:
-    """Raises a UsageError when a checkpoint was trained on other data."""
-    if manifest["dataset"]["sha256"] != dataset.sha256:
-        raise UsageError(
-            f"{folder} was trained on {manifest['dataset']['name']} "
-            f"(content {manifest['dataset']['sha256'][:12]}), the data given is {dataset.name} "
-            f"({dataset.sha256[:12]}); give the same data with --data, or another --name"
-        )
+        run.check_data(dataset)
+    return run.epoch == config.epochs
 
 
 def _differences(config: Config, saved: Config, ignore: frozenset[str]) -> str:

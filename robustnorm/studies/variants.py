@@ -20,7 +20,7 @@ from robustnorm.settings.config import Config
 log = logging.getLogger("robustnorm")
 
 
-class Run(NamedTuple):
+class Studied(NamedTuple):
     """A trained network, how it was trained, and its evaluation."""
 
     model: nn.Module
@@ -46,7 +46,7 @@ class Variant(NamedTuple):
 
 
 def evaluate_variants(
-    run: Run,
+    run: Studied,
     config: Config,
     variants: list[Variant],
     protocol: dict[str, Any],

@@ -12,7 +12,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from robustnorm.runs.checkpoint import Checkpoint, restore, save_checkpoint
+from robustnorm.runs import Run
+from robustnorm.runs.checkpoint import restore, save_checkpoint
 from robustnorm.settings.config import Config
 from robustnorm.system.files import write_atomically
 from robustnorm.training import distributed
@@ -59,16 +60,15 @@ class Saver:
         settings = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
         write_atomically(self.folder / "config.yaml", settings.encode())
 
-    def restore(self, checkpoint: Checkpoint) -> Position:
-        """Puts a checkpoint's state into model, optimizer and random states.
+    def restore(self, run: Run) -> Position:
+        """Puts a run's state into model, optimizer and random states.
 
         Returns:
             Where the run stands.
         """
-        restore(checkpoint, self.model, self.optimizer)
-        manifest = checkpoint.manifest
-        self.history, self.best = list(manifest["history"]), manifest["best"]
-        return Position(manifest["epoch"], **manifest.get("within_epoch", {}))
+        restore(run.checkpoint, self.model, self.optimizer)
+        self.history, self.best = list(run.history), run.best
+        return Position(run.epoch, **run.within_epoch)
 
     def save_epoch(self, record: EpochRecord, device: str) -> None:
         """Saves what an epoch reached.

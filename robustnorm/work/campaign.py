@@ -14,6 +14,7 @@ from robustnorm.records.record import Record
 from robustnorm.reporting.reading import reading
 from robustnorm.reporting.readme import show_results
 from robustnorm.reporting.tables import write_tables
+from robustnorm.runs import Run
 from robustnorm.runs.run import (
     device_name,
     is_trained,
@@ -22,7 +23,7 @@ from robustnorm.runs.run import (
     run_folder,
 )
 from robustnorm.settings.campaign import Campaign, ReadyPlan, ready_plans
-from robustnorm.settings.config import ReportConfig
+from robustnorm.settings.config import Config, ReportConfig
 from robustnorm.system.files import write_atomically
 from robustnorm.system.stopping import Budget, Either, ShouldStop, Stopped, interrupted, never
 from robustnorm.work.evaluate import evaluate_run
@@ -92,16 +93,20 @@ def _work(plan: ReadyPlan, dataset: Dataset, device: torch.device, should_stop: 
                 raise Stopped(f"{plan.name}, {run.run} is not trained to its end")
         for title, evaluation in plan.evaluations.items():
             for run in runs:
-                folder, reports = run_folder(run), plan.reports(title)
-                if find_record(folder, evaluation, dataset, reports) is None:
-                    evaluate_run(folder, evaluation, dataset, device, reports, should_stop)
+                trained, reports = _open(run, evaluation), plan.reports(title)
+                if find_record(trained, evaluation, dataset, reports) is None:
+                    evaluate_run(trained, evaluation, dataset, device, reports, should_stop)
+
+
+def _open(run: Config, evaluation: Config) -> Run:
+    return Run.open(run_folder(run), evaluation.checkpoint)
 
 
 def _write_tables(plan: ReadyPlan, title: str, dataset: Dataset, command: str) -> list[Record]:
     """Writes the tables of what is evaluated of a plan; returns its records."""
     folder, evaluation = plan.reports(title), plan.evaluations[title]
     found = [
-        find_record(run_folder(run), evaluation, dataset, folder)
+        find_record(_open(run, evaluation), evaluation, dataset, folder)
         for run in plan.all_runs()
         if is_trained(run, dataset)
     ]

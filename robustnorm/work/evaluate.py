@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +36,12 @@ from robustnorm.records.journal import Journal
 from robustnorm.records.record import TRANSFER, Check, CurvePoint, Record, fingerprint
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
-from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs import Run
 from robustnorm.runs.run import (
-    check_same_dataset,
     device_name,
     find_runs,
     load_data,
-    load_model,
     misfit,
-    place_model,
     resolve_device,
     run_folder,
 )
@@ -113,27 +109,26 @@ def evaluate_records(
         )
     device = resolve_device(config.device)
     dataset = load_data(config)
-    for folder, manifest in runs.items():
-        check_same_dataset(manifest, dataset, folder)
+    for run in runs:
+        run.check_data(dataset)
     reports = reports_folder(config)
-    records = [
-        evaluate_run(folder, config, dataset, device, reports, should_stop) for folder in runs
-    ]
+    records = [evaluate_run(run, config, dataset, device, reports, should_stop) for run in runs]
     if config.transfer:
         evaluated = dict(zip(runs, records, strict=True))
         records = _transfer(evaluated, config, dataset, device, reports, should_stop)
     return records
 
 
-def fitting_runs(config: Config) -> dict[Path, dict[str, Any]]:
-    """Returns folder and manifest of each run that ``config`` evaluates; names those left out."""
-    runs = find_runs(config)
-    for folder, manifest in list(runs.items()):
-        difference = misfit(config, manifest)
+def fitting_runs(config: Config) -> list[Run]:
+    """Returns the runs that ``config`` evaluates; names those left out."""
+    fitting = []
+    for run in find_runs(config):
+        difference = misfit(config, run)
         if difference:
-            log.warning("%s is left out, its settings differ: %s", folder, difference)
-            del runs[folder]
-    return runs
+            log.warning("%s is left out, its settings differ: %s", run.folder, difference)
+        else:
+            fitting.append(run)
+    return fitting
 
 
 def _train_command(config_path: str | None) -> str:
@@ -141,17 +136,17 @@ def _train_command(config_path: str | None) -> str:
 
 
 def evaluate_run(
-    folder: Path,
+    run: Run,
     config: Config,
     dataset: Dataset,
     device: torch.device,
     reports: Path,
     should_stop: ShouldStop = never,
 ) -> Record:
-    """Evaluates the checkpoint ``config.checkpoint`` of a run, unless it is evaluated already.
+    """Evaluates a run, unless it is evaluated already.
 
     Args:
-        folder: Of the run.
+        run: Opened at the checkpoint ``config.checkpoint``.
         config: What to evaluate and how; norm and seed do not matter.
         dataset: Its test images are attacked.
         device: Where.
@@ -159,23 +154,21 @@ def evaluate_run(
         should_stop: As ``evaluate`` asks it.
 
     Raises:
-        CheckpointError, RecordError: When a file is missing or damaged.
+        CheckpointError, RecordError: When a file is damaged.
         Stopped: When ``should_stop`` says so; the next call goes on.
     """
-    path = record_path(reports, folder, config)
-    found = find_record(folder, config, dataset, reports)
+    name, path = run.folder.name, record_path(reports, run.folder, config)
+    found = find_record(run, config, dataset, reports)
     if found is not None:
-        log.info("%s: evaluated before, in %s", folder.name, path)
+        log.info("%s: evaluated before, in %s", name, path)
         return found
     if config.checks != "none":
         check_installed(config.checks)  # not after minutes of attacks
-    model, manifest = load_model(folder, config.checkpoint)
-    trained = Config.from_dict(manifest["config"])
+    model, trained = run.network(device), run.config
     ids, test = subset(dataset.test, config.test_limit)
     protocol = protocol_of(config)
-    wanted = fingerprint(identity_wanted(manifest, config, dataset))
+    wanted = fingerprint(identity_wanted(run, config, dataset))
     keep = images_folder(path) if keeps_images(config) else None
-    place_model(model, trained, device)
     search = search_of(config)
     journal = journal_path(path)
     verdicts = evaluate(
@@ -196,7 +189,7 @@ def evaluate_run(
         keep=keep,
         journal=journal,
         fingerprint=wanted,
-        progress=f"evaluating {folder.name}",
+        progress=f"evaluating {name}",
         should_stop=should_stop,
     )
     clock = time.perf_counter()
@@ -209,12 +202,11 @@ def evaluate_run(
         search=search,
         precision=config.eval_precision,
     )
-    checks, curve = _checks(folder.name, model, test, ids, search, config, should_stop)
+    checks, curve = _checks(name, model, test, ids, search, config, should_stop)
     seconds = Journal(journal, wanted).seconds + time.perf_counter() - clock
     # Paths and devices are left out: they decide nothing, and a record may be published.
     settings = {key: value for key, value in trained.to_dict().items() if key not in WHERE}
-    imported = manifest.get("imported")
-    if imported:
+    if run.imported:
         settings = {key: settings[key] for key in sorted(COMPARED | KNOWN_OF_IMPORTED)}
     record = Record(
         name=str(config.name),
@@ -223,16 +215,16 @@ def evaluate_run(
         adversarial=trained.adversarial,
         checkpoint={
             "tag": config.checkpoint,
-            "epoch": manifest["epoch"],
-            "epochs": 0 if imported else trained.epochs,
-            "sha256": manifest["sha256"],
+            "epoch": run.epoch,
+            "epochs": 0 if run.imported else trained.epochs,
+            "sha256": run.sha256,
         }
-        | ({"imported": imported} if imported else {}),
+        | ({"imported": run.imported} if run.imported else {}),
         config=settings,
         config_hash=fingerprint(settings),
-        history=(read_manifest(folder, "last") or manifest)["history"],
+        history=run.whole_history,
         dataset={
-            key: manifest["dataset"][key]
+            key: run.dataset[key]
             for key in ("name", "sha256", "classes", "train_images", "test_images")
         },
         image_ids=ids.tolist(),
@@ -252,7 +244,7 @@ def evaluate_run(
     )
     record.save(path)
     journal.unlink(missing_ok=True)
-    log.info("%s: %d images in %.0f s", folder.name, record.n, record.wall_seconds)
+    log.info("%s: %d images in %.0f s", name, record.n, record.wall_seconds)
     return record
 
 
@@ -290,7 +282,7 @@ def _checks(
 
 
 def _transfer(
-    records: dict[Path, Record],
+    records: dict[Run, Record],
     config: Config,
     dataset: Dataset,
     device: torch.device,
@@ -300,12 +292,11 @@ def _transfer(
     """Scores the images of each run by each other one; returns the records with these verdicts."""
     ids, test = subset(dataset.test, config.test_limit)
     done: list[Record] = []
-    for folder, record in records.items():
-        others = {other: r for other, r in records.items() if other != folder}
+    for run, record in records.items():
+        others = {other.folder: r for other, r in records.items() if other is not run}
         sources = {other.name: r.checkpoint["sha256"] for other, r in others.items()}
         if record.sources != sources:
-            model, manifest = load_model(folder, config.checkpoint)
-            place_model(model, Config.from_dict(manifest["config"]), device)
+            model = run.network(device)
             verdicts = [v for v in record.verdicts if not v.attack.startswith(TRANSFER)]
             for other, source in others.items():
                 if interrupted(should_stop):
@@ -319,9 +310,9 @@ def _transfer(
                     run=other.name,
                     attack=f"pgd-{max(STEPS)}",
                     serving=config.serving,
-                    progress=f"{other.name} to {folder.name}",
+                    progress=f"{other.name} to {run.folder.name}",
                 )
             record = replace(record, verdicts=verdicts, sources=sources)
-            record.save(record_path(reports, folder, config))
+            record.save(record_path(reports, run.folder, config))
         done.append(record)
     return done

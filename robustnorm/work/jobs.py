@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -33,15 +33,8 @@ from robustnorm.evaluation.search import CHUNK, Branch, branches, scorers
 from robustnorm.records.images import chunk_file, read_chunk, write_chunk
 from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.records.record import fingerprint
-from robustnorm.runs.checkpoint import read_manifest
-from robustnorm.runs.run import (
-    check_same_dataset,
-    is_trained,
-    load_data,
-    load_model,
-    place_model,
-    resolve_device,
-)
+from robustnorm.runs import Run
+from robustnorm.runs.run import is_trained, load_data, resolve_device
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import UsageError
@@ -225,13 +218,15 @@ class RecordJob:
         return f"record of {self.config.name} {self.folder.name}"
 
     def done(self) -> bool:
-        reports = reports_folder(self.config)
-        return find_record(self.folder, self.config, _dataset(self.config), reports) is not None
+        run, reports = Run.find(self.folder, self.config.checkpoint), reports_folder(self.config)
+        return run is not None and (
+            find_record(run, self.config, _dataset(self.config), reports) is not None
+        )
 
     def run(self, should_stop: ShouldStop = never) -> None:
         dataset, reports = _dataset(self.config), reports_folder(self.config)
-        manifest = read_manifest(self.folder, self.config.checkpoint)
-        if manifest is None or manifest["sha256"] != self.attacks[0].checkpoint:
+        run = Run.find(self.folder, self.config.checkpoint)
+        if run is None or run.sha256 != self.attacks[0].checkpoint:
             raise _changed(self.folder, self.config)
         results = [read_result(job.path) for job in self.attacks]
         image_ids = sorted(subset(dataset.test, self.config.test_limit)[0].tolist())
@@ -239,7 +234,7 @@ class RecordJob:
         path = record_path(reports, self.folder, self.config)
         if keeps_images(self.config):
             self._merge_images(results, image_ids, images_folder(path))
-        wanted = fingerprint(identity_wanted(manifest, self.config, dataset))
+        wanted = fingerprint(identity_wanted(run, self.config, dataset))
         journal_path(path).unlink(missing_ok=True)
         journal = Journal(journal_path(path), wanted)
         seconds = sum(job.seconds for job in self.attacks)
@@ -248,7 +243,7 @@ class RecordJob:
             verdicts = {key: Part(p.correct[part], p.agrees[part]) for key, p in merged.items()}
             journal.add(number, verdicts, seconds if number == 0 else 0.0)
         device = resolve_device(self.config.device)
-        evaluate_run(self.folder, self.config, dataset, device, reports, should_stop)
+        evaluate_run(run, self.config, dataset, device, reports, should_stop)
 
     def _merge_images(
         self, results: Sequence[Result], image_ids: Sequence[int], folder: Path
@@ -266,28 +261,27 @@ class RecordJob:
             write_chunk(chunk_file(folder, number), torch.tensor(chunk), adv_images)
 
 
-def record_job(folder: Path, manifest: dict[str, Any], config: Config) -> RecordJob:
+def record_job(run: Run, config: Config) -> RecordJob:
     """Returns the job that writes a run's record, with the jobs that come before it.
 
     Args:
-        folder: Of the run.
-        manifest: Of its checkpoint.
+        run: Opened at the checkpoint ``config.checkpoint``.
         config: What to evaluate and how.
 
     Raises:
         UsageError: When the run was trained on other data.
-        CheckpointError: When the checkpoint is damaged.
+        CheckpointError: When the weights do not fit the settings.
     """
     dataset = _dataset(config)
-    check_same_dataset(manifest, dataset, folder)
-    model, manifest = load_model(folder, config.checkpoint)
+    run.check_data(dataset)
+    model = run.network()
     ids = subset(dataset.test, config.test_limit)[0].sort().values
     chunks = [tuple(chunk.tolist()) for chunk in torch.split(ids, CHUNK)]
     attacks = [
         AttackJob(
-            folder,
+            run.folder,
             config,
-            manifest["sha256"],
+            run.sha256,
             dataset.sha256,
             SEARCH if attack is None else attack.name,
             branch,
@@ -297,7 +291,7 @@ def record_job(folder: Path, manifest: dict[str, Any], config: Config) -> Record
         for branch in scorers(model, serving=config.serving)
         for chunk in chunks
     ]
-    return RecordJob(folder, config, tuple(attacks))
+    return RecordJob(run.folder, config, tuple(attacks))
 
 
 def _dataset(config: Config) -> Dataset:
@@ -312,10 +306,10 @@ def _load_data(data: str, data_root: str, download: bool) -> Dataset:
 @lru_cache(maxsize=1)
 def _attacked(folder: Path, config: Config, sha256: str) -> list[Branch]:
     """Returns the branches of a run's checkpoint, checked and ready to be attacked."""
-    model, manifest = load_model(folder, config.checkpoint)
-    if manifest["sha256"] != sha256:
+    run = Run.open(folder, config.checkpoint)
+    if run.sha256 != sha256:
         raise _changed(folder, config)
-    place_model(model, Config.from_dict(manifest["config"]), resolve_device(config.device))
+    model = run.network(resolve_device(config.device))
     attacked = branches(
         model, config.eval_precision, serving=config.serving, compile=config.compile
     )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
-from typing import Any
 
 from tabulate import tabulate
 from tqdm import tqdm
 
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.records.record import Record
-from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs import Run
 from robustnorm.runs.run import run_folder
 from robustnorm.settings.campaign import ReadyPlan
 from robustnorm.settings.config import Config
@@ -33,13 +32,13 @@ def remaining(
     """
     rows, complete = [], True
     for plan in plans:
-        manifests = {run: read_manifest(run_folder(run), "last") for run in plan.all_runs()}
-        done = {run: epochs_done(run, manifest) for run, manifest in manifests.items()}
+        saved = {run: Run.find(run_folder(run), "last") for run in plan.all_runs()}
+        done = {run: epochs_done(last) for run, last in saved.items()}
         total = sum(run.epochs for run in done)
         count = sum(map(len, evaluated[plan.name].values()))
         wanted = len(done) * len(plan.evaluations)
         times = [
-            *_training(done, manifests, device),
+            *_training(done, saved, device),
             *_evaluating(plan, evaluated[plan.name], device),
         ]
         complete &= count == wanted
@@ -55,22 +54,21 @@ def remaining(
     return f"{table}\n\n" + ("All is done." if complete else f"To go on: {command}")
 
 
-def epochs_done(run: Config, manifest: dict[str, Any] | None) -> float:
+def epochs_done(run: Run | None) -> float:
     """Returns the epochs that a run has done, with the fraction of the one it is in."""
-    if manifest is None:
+    if run is None:
         return 0.0
-    steps = steps_per_epoch(manifest["dataset"]["train_images"], run.batch_size)
-    within: int = len(manifest.get("within_epoch", {}).get("losses", ()))
-    return float(manifest["epoch"] + within / steps)
+    steps = steps_per_epoch(run.dataset["train_images"], run.config.batch_size)
+    return float(run.epoch + len(run.within_epoch.get("losses", ())) / steps)
 
 
 def _training(
-    done: Mapping[Config, float], manifests: Mapping[Config, dict[str, Any] | None], device: str
+    done: Mapping[Config, float], saved: Mapping[Config, Run | None], device: str
 ) -> list[float | None]:
     """Returns the seconds that each run needs yet, None where no epoch of its kind was measured."""
     measured: dict[tuple[str, bool], list[float]] = {}
-    for run, manifest in manifests.items():
-        for entry in manifest["history"] if manifest else ():
+    for run, last in saved.items():
+        for entry in last.history if last else ():
             if entry.get("device") == device:
                 seconds = entry["seconds"] + entry["validation_seconds"]
                 measured.setdefault((run.norm, run.adversarial), []).append(seconds)

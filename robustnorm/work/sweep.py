@@ -130,9 +130,9 @@ def do_jobs(
 def _record_jobs(grid: Grid, untrained: set[Path]) -> list[RecordJob]:
     """Returns the jobs of all runs that the config evaluates and that have no record yet."""
     jobs = [
-        record_job(folder, manifest, grid.evaluation)
-        for folder, manifest in fitting_runs(grid.evaluation).items()
-        if folder not in untrained
+        record_job(run, grid.evaluation)
+        for run in fitting_runs(grid.evaluation)
+        if run.folder not in untrained
     ]
     return [job for job in jobs if not job.done()]
 
@@ -141,7 +141,7 @@ def _report_found(grid: Grid) -> None:
     """Writes the tables of the records that are there."""
     config, dataset = grid.evaluation, load_data(grid.evaluation)
     reports = reports_folder(config)
-    found = [find_record(folder, config, dataset, reports) for folder in fitting_runs(config)]
+    found = [find_record(run, config, dataset, reports) for run in fitting_runs(config)]
     records = [record for record in found if record is not None]
     if records:
         report(records, config, grid.config)

@@ -15,14 +15,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from robustnorm.attacks.contract import seeded
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
-from robustnorm.runs.checkpoint import load_checkpoint, read_manifest
+from robustnorm.runs import Run
 from robustnorm.runs.run import (
     augmentation,
     build_model,
-    check_same_dataset,
     describe_dataset,
     device_name,
-    is_trained,
     load_data,
     place_model,
     resolve_device,
@@ -77,11 +75,13 @@ def _train_or_continue(config: Config, device: torch.device, should_stop: Should
         log.setLevel(logging.ERROR)
     distributed.per_process(config.batch_size)  # refuses what does not divide
     folder = run_folder(config)
-    if is_trained(config):
-        log.info("%s: already trained, in %s", config.run, folder)
-        return
-    started = read_manifest(folder, "last") is not None
-    if not started and (read_manifest(folder, "best") or {}).get("imported"):
+    run = Run.find(folder, "last")
+    if run is not None:
+        run.check_settings(config)
+        if run.epoch == config.epochs:
+            log.info("%s: already trained, in %s", config.run, folder)
+            return
+    elif (best := Run.find(folder, "best")) is not None and best.imported:
         raise UsageError(f"{folder} holds imported weights; choose another --name or --seed")
     # What is random in a user's layers follows from the seed, too.
     generator = torch.Generator().manual_seed(config.seed)
@@ -131,25 +131,18 @@ def _start(
         weight_decay=config.weight_decay,
     )
     saver, position = Saver(folder, config, info, model, optimizer), Position()
-    if read_manifest(folder, "last") is not None:
-        checkpoint = load_checkpoint(folder, "last")
-        check_same_dataset(checkpoint.manifest, dataset, folder)
-        position = saver.restore(checkpoint)
-        _tell_other_processes(checkpoint.manifest)
+    if (run := Run.find(folder, "last")) is not None:  # anew: it was not locked before
+        run.check_data(dataset)
+        position = saver.restore(run)
+        if run.processes != distributed.world_size():
+            log.warning(
+                "continued with %d process(es) after %d; without --sync_norm true each normalizes "
+                "another number of images",
+                distributed.world_size(), run.processes,
+            )  # fmt: skip
     check_free_space(folder, saver.bytes_needed())
     saver.save_settings()
     return saver, position
-
-
-def _tell_other_processes(manifest: dict[str, Any]) -> None:
-    """Logs that a run goes on with another number of processes, which is allowed."""
-    before, now = manifest.get("processes", {}).get("world_size", 1), distributed.world_size()
-    if before != now:
-        log.warning(
-            "continued with %d process(es) after %d; without --sync_norm true each normalizes "
-            "another number of images",
-            now, before,
-        )  # fmt: skip
 
 
 def _train(

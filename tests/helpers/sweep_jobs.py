@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robustnorm.evaluation.protocol import record_path, reports_folder
 from robustnorm.records.record import Record
-from robustnorm.runs.run import find_runs
+from robustnorm.runs import Run
 from robustnorm.settings.sweep import SweepSettings, grids
 from robustnorm.work.jobs import Job, record_job
 
@@ -31,7 +31,7 @@ def read_config(**changes):
 def make_record_job(**changes):
     """Returns the job of the record in the working folder."""
     config = read_config(**changes)
-    return record_job(RUN, find_runs(config)[RUN], config)
+    return record_job(Run.open(RUN, config.checkpoint), config)
 
 
 def load_record(config):

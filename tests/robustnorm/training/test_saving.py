@@ -12,6 +12,7 @@ from torch import nn
 
 from benchmarks.soak.killing import TINY, steps_saved
 from robustnorm.data.dataset import Augmentation, Split
+from robustnorm.runs import Run
 from robustnorm.runs.checkpoint import load_checkpoint, read_manifest, save_checkpoint
 from robustnorm.runs.run import find_runs, run_folder
 from robustnorm.system.errors import DiskError, UsageError
@@ -73,7 +74,7 @@ def test_run_continues_with_another_interval_between_savings():
 def test_state_within_an_epoch_is_not_evaluated():
     config = replace(OFTEN, checkpoint="last")
     killed_after(6, config)
-    assert find_runs(config) == {}
+    assert find_runs(config) == []
 
 
 def test_run_whose_newest_state_is_damaged_continues_from_the_one_before(caplog):
@@ -189,7 +190,7 @@ def test_network_with_dropout_continues_bit_for_bit(tmp_path):
     np.random.seed(2)
     random.seed(2)
     continued = saver("stopped")
-    position = continued.restore(load_checkpoint(continued.folder, "last"))
+    position = continued.restore(Run.open(continued.folder, "last"))
     assert (position.epoch, position.step) == (1, 2)
     run(continued, position)
     ends = [load_checkpoint(each.folder, "last").sha256 for each in (kept, continued)]

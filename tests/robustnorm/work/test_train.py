@@ -103,9 +103,9 @@ def test_seconds_of_a_stopped_epoch_are_added_up():
 def test_state_within_an_epoch_is_not_taken_for_a_checkpoint_to_evaluate():
     config = replace(SMALL, checkpoint="last")
     stopped_at(3, config)
-    assert find_runs(config) == {}
+    assert find_runs(config) == []
     train_run(config)
-    assert list(find_runs(config)) == [run_folder(config)]
+    assert [run.folder for run in find_runs(config)] == [run_folder(config)]
 
 
 def test_epochs_name_the_device_that_trained_them():
