@@ -8,7 +8,27 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-API, GROUP_NORM = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+EVERYTHING = "\n".join([README, *PAGES.values()])
+BLOCKS = re.findall(r"<!-- reports/(\S+) -->\n(.*?)\n<!-- end -->", EVERYTHING, re.DOTALL)
+
+
+def examples(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+(API,) = examples(README)
+GROUP_NORM = examples(PAGES["python.md"])[-1]
+
+
+def test_readme_fits_on_a_few_screens():
+    assert len(README.splitlines()) <= 150
+
+
+def test_links_lead_somewhere():
+    for folder, text in [(ROOT, README), *((ROOT / "docs", text) for text in PAGES.values())]:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (folder / link).exists(), link
 
 
 def test_example_of_the_api_runs(capsys):
@@ -28,20 +48,19 @@ def test_example_of_a_norm_builds_a_layer():
 
 
 def test_every_config_is_listed():
-    rows = re.findall(r"^\| (`[\w-]+\.yaml`.*?) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| (`[\w-]+\.yaml`.*?) \|", PAGES["training.md"], re.MULTILINE)
     listed = set(re.findall(r"[\w-]+\.yaml", " ".join(rows)))
     assert listed == {path.name for path in (ROOT / "configs").glob("*.yaml")}
 
 
 def test_every_make_target_exists():
     targets = set(re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    used = set(re.findall(r"(?:^ {4}|`)make ([a-z0-9]+)", README, re.MULTILINE))
+    used = set(re.findall(r"(?:^ {4}|`)make ([a-z0-9]+)", EVERYTHING, re.MULTILINE))
     assert {"demo", "test", "check", "train", "eval", "reproduce"} <= used <= targets
 
 
-@pytest.mark.parametrize("report", re.findall(r"<!-- reports/(.*) -->", README))
-def test_results_are_those_of_the_committed_report(report):
-    shown = re.search(rf"<!-- reports/{report} -->\n(.*?)\n<!-- end -->", README, re.DOTALL)[1]
+@pytest.mark.parametrize(("report", "shown"), BLOCKS)
+def test_results_are_those_of_the_committed_report(report, shown):
     rows = [line for line in shown.splitlines() if line.startswith("|")]
     assert len(rows) > 6
     assert set(rows) <= set((ROOT / f"reports/{report}/tables.md").read_text().splitlines())
