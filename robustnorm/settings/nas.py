@@ -15,8 +15,7 @@ SEARCH_NORMS: tuple[SearchNorm, ...] = ("bn", "affine", "ccbn", "sabn")
 # What a search may differ in from one that it is compared with, or that it continues.
 COMPARED = frozenset({"norm", "seed"})
 WHERE = frozenset(
-    {"name", "data", "data_root", "download", "record_every", "save_minutes", "device", "output"}
-    | {"reports"}
+    {"name", "data", "data_root", "download", "save_minutes", "device", "output", "reports"}
 )
 
 

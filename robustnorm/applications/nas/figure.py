@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from robustnorm.applications.nas.benchmark import SETS, summary
+from robustnorm.applications.nas.benchmark import summary
+from robustnorm.applications.nas.comparison import HEADLINE, NAMES, Searched
 from robustnorm.applications.nas.readout import Readout, read
-from robustnorm.applications.nas.table2 import NAMES, Searched
 from robustnorm.reporting.drawing import INK, PALETTE, Look, legend, panels
 from robustnorm.reporting.sections import Drawing
 
@@ -20,7 +20,6 @@ LOOKS = {
     name: Look(*colors, marker)
     for name, colors, marker in zip(NAMES.values(), PALETTE, _MARKERS, strict=False)
 }
-_CIFAR100 = SETS.index("CIFAR-100")
 
 
 def curves(searched: Sequence[Searched]) -> Drawing:
@@ -39,10 +38,10 @@ def curves(searched: Sequence[Searched]) -> Drawing:
 
 def _draw(searched: Sequence[Searched]) -> Figure:
     figure, axes = panels(3, 1, 1.9, sharex=True)
-    random = 100 * summary(_CIFAR100).mean
+    random = 100 * summary(HEADLINE).mean
     shown: list[tuple[str, Callable[[Readout], float], float]] = [
-        ("Ground truth, %", lambda readout: 100 * readout.truth[_CIFAR100], random),
-        ("E[accuracy], %", lambda readout: 100 * readout.expected[_CIFAR100], random),
+        ("Ground truth, %", lambda readout: 100 * readout.truth[HEADLINE], random),
+        ("E[accuracy], %", lambda readout: 100 * readout.expected[HEADLINE], random),
         ("Skip mass", lambda readout: readout.skip_mass, 0.2),
     ]
     history = {

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from statistics import mean, stdev
 
 from robustnorm.applications.nas.benchmark import SETS, summary
-from robustnorm.applications.nas.readout import Readout, read
+from robustnorm.applications.nas.comparison import (
+    HEADLINE,
+    NAMES,
+    QUANTITIES,
+    Searched,
+    compare,
+    group,
+)
 from robustnorm.applications.nas.record import SearchRecord
 from robustnorm.applications.nas.space import EDGES, num_paths, to_string
-from robustnorm.evaluation.statistics import Interval, holm, letters, sign_flip, student
-from robustnorm.reporting.comparisons import LEVEL
+from robustnorm.evaluation.statistics import Interval, letters, student
 from robustnorm.reporting.render import Cell, Table
-from robustnorm.settings.nas import COMPARED, SEARCH_NORMS, WHERE, SearchNorm
-from robustnorm.system.errors import UsageError
+from robustnorm.settings.nas import SEARCH_NORMS, SearchNorm
 
-NAMES: dict[SearchNorm, str] = {
-    "bn": "DARTS",
-    "affine": "DARTS-affine",
-    "ccbn": "DARTS-CCBN",
-    "sabn": "DARTS-SaBN",
-}
 # Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Table 2: mean and standard
 # deviation in percent. CIFAR-10 is not in it.
 PAPER: dict[str, dict[SearchNorm, tuple[float, float]]] = {
@@ -43,92 +39,6 @@ PAPER: dict[str, dict[SearchNorm, tuple[float, float]]] = {
 _PAPER_OPTIMUM = {"CIFAR-100": 73.51, "ImageNet16-120": 47.31}
 # The paper's two sets first.
 _ORDER = [SETS.index(name) for name in ("CIFAR-100", "ImageNet16-120", "CIFAR-10")]
-_HEADLINE = SETS.index("CIFAR-100")
-
-
-@dataclass(frozen=True)
-class Searched:
-    """The searches with one norm, in the order of their seeds."""
-
-    norm: SearchNorm
-    records: tuple[SearchRecord, ...]
-
-    @property
-    def name(self) -> str:
-        return NAMES[self.norm]
-
-    @cached_property
-    def readouts(self) -> dict[int, Readout]:
-        """What each search ended with, by seed."""
-        return {r.search.seed: read(r.history[-1].array) for r in self.records}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two norms compared on the seeds that both have: the second's value minus the first's."""
-
-    first: Searched
-    second: Searched
-    differences: tuple[float, ...]
-    p: float
-    adjusted: float = 1.0
-
-    @property
-    def distinguishable(self) -> bool:
-        return self.adjusted <= LEVEL
-
-
-# What is compared: words, and the value in a readout; fractions in percent where they are percent.
-_QUANTITIES: list[tuple[str, bool, Callable[[Readout], float]]] = [
-    ("ground truth of the cell, CIFAR-100", True, lambda r: r.truth[_HEADLINE]),
-    ("ground truth of the cell, ImageNet16-120", True, lambda r: r.truth[2]),
-    ("E[accuracy], CIFAR-100", True, lambda r: r.expected[_HEADLINE]),
-    ("rank correlation, CIFAR-100", False, lambda r: r.rank_correlation[_HEADLINE]),
-    ("skip mass", False, lambda r: r.skip_mass),
-]
-
-
-def group(records: Sequence[SearchRecord]) -> list[Searched]:
-    """Returns the searches norm by norm, in the paper's order.
-
-    Raises:
-        UsageError: When there is none, or they differ in more than norm and seed.
-    """
-    if not records:
-        raise UsageError("no searches to compare; make some with robustnorm table2")
-    first = records[0]
-    for record in records:
-        differences = first.search.differences(record.search, WHERE | COMPARED)
-        if record.dataset["sha256"] != first.dataset["sha256"]:
-            differences = f"data: {record.dataset['name']} there, {first.dataset['name']} here"
-        if differences:
-            raise UsageError(
-                f"searches to compare may differ in norm and seed alone; {record.search.run} "
-                f"differs from {first.search.run} ({differences})"
-            )
-    ordered = sorted(records, key=lambda record: record.search.seed)
-    return [
-        Searched(norm, found)
-        for norm in SEARCH_NORMS
-        if (found := tuple(r for r in ordered if r.search.norm == norm))
-    ]
-
-
-def compare(searched: Sequence[Searched], value: Callable[[Readout], float]) -> list[Pair]:
-    """Returns all pairs of norms; their p-values are adjusted together."""
-    pairs = []
-    for first, second in itertools.combinations(searched, 2):
-        one, other = first.readouts, second.readouts
-        seeds = sorted(one.keys() & other.keys())
-        differences = tuple(value(other[seed]) - value(one[seed]) for seed in seeds)
-        p = sign_flip(differences)
-        if p is not None:
-            pairs.append(Pair(first, second, differences, p))
-    adjusted = holm([pair.p for pair in pairs])
-    return [
-        Pair(pair.first, pair.second, pair.differences, pair.p, p)
-        for pair, p in zip(pairs, adjusted, strict=True)
-    ]
 
 
 def tables(records: Sequence[SearchRecord]) -> list[Table]:
@@ -157,7 +67,7 @@ def reading(searched: Sequence[Searched]) -> str:
         searched: From ``group``.
     """
     sentences = []
-    for words, percent, value in _QUANTITIES:
+    for words, percent, value in QUANTITIES:
         for pair in compare(searched, value):
             if (pair.first.norm, pair.second.norm) == ("bn", "sabn"):
                 verdict = "not distinguishable"
@@ -310,7 +220,7 @@ def _paired(searched: Sequence[Searched], setting: str) -> Table:
             f"{pair.p:.4f}",
             f"{pair.adjusted:.4f}",
         )
-        for words, percent, value in _QUANTITIES
+        for words, percent, value in QUANTITIES
         for pair in compare(searched, value)
     ]
     return Table(
@@ -335,8 +245,8 @@ def _searches(searched: Sequence[Searched], setting: str) -> Table:
             *(readout.truth[place] for place in _ORDER),
             str(readout.skips),
             f"{readout.skip_mass:.3f}",
-            readout.expected[_HEADLINE],
-            f"{readout.rank_correlation[_HEADLINE]:.3f}",
+            readout.expected[HEADLINE],
+            f"{readout.rank_correlation[HEADLINE]:.3f}",
             to_string(readout.cell).replace("|", "/"),
         )
         for one in searched

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from robustnorm.applications.nas.comparison import group
 from robustnorm.applications.nas.record import SearchRecord, find_record
 from robustnorm.applications.nas.search import run_search
-from robustnorm.applications.nas.table2 import group, reading, tables
+from robustnorm.applications.nas.table2 import reading, tables
 from robustnorm.reporting.render import save_tables, to_text
 from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.system.stopping import ShouldStop, never

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from robustnorm.applications.nas.benchmark import SETS, accuracies
+from robustnorm.applications.nas.comparison import compare, group
 from robustnorm.applications.nas.readout import read
 from robustnorm.applications.nas.record import Entry, SearchRecord
 from robustnorm.applications.nas.space import CONV_3X3, NONE, SKIP, number, to_string
-from robustnorm.applications.nas.table2 import PAPER, compare, group, reading, tables
+from robustnorm.applications.nas.table2 import PAPER, reading, tables
 from robustnorm.evaluation.statistics import student
 from robustnorm.system.errors import UsageError
 
