@@ -1,23 +1,18 @@
 """Branches of a network's routed layers: choosing one for a ``with`` block, or for good.
 
 A routed layer keeps several sets of statistics or affines, one per branch, and none of them is a
-default. ``route`` says which one applies, for one network, in one thread, inside one block.
+default. ``route`` says which one applies, for one network, for what is called inside one block.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-# One branch for the whole batch, one per equal consecutive part of it, or one per sample.
-Selection = int | tuple[int, ...] | Tensor
-
-# Outside a backward pass torch reports this number for the running graph task.
-_NO_BACKWARD = -1
+from robustnorm.norms.scope import Selection, active, close_route, open_route
 
 
 class RoutingError(RuntimeError):
@@ -49,13 +44,14 @@ class RoutedLayer(nn.Module):
 
     def selection(self, batch_size: int) -> Selection:
         """Returns what the active route selects for a batch of ``batch_size`` samples."""
-        active = _ROUTES.active.get(self)
-        if active is None:
+        found = active(self)
+        if found is None:
             raise RoutingError(
                 f"{type(self).__name__} has branches {_names(self)} and no default: run the model "
-                "inside `with route(model, branch):` in this thread, or use `bind(model, branch)`"
+                "inside `with route(model, branch):`, opened in this thread, task or generator, or "
+                "use `bind(model, branch)`"
             )
-        selected, graph_task = active
+        selected, graph_task = found
         # Activation checkpointing runs a forward again inside backward. Whatever route happens to
         # be open around backward() is not the one of the first forward.
         if not torch.compiler.is_compiling() and graph_task != torch._C._current_graph_task_id():
@@ -78,27 +74,15 @@ class RoutedLayer(nn.Module):
         return selected
 
 
-class _Routes(threading.local):
-    """The open routes of one thread; ``active`` is what they amount to, layer by layer."""
-
-    def __init__(self) -> None:
-        self.stack: list[dict[RoutedLayer, tuple[Selection, int]]] = []
-        self.active: dict[RoutedLayer, tuple[Selection, int]] = {}
-
-    def refresh(self) -> None:
-        self.active = {layer: entry for routes in self.stack for layer, entry in routes.items()}
-
-
-_ROUTES = _Routes()
-
-
 @contextmanager
 def route(model: nn.Module, branch: str | Sequence[str] | Tensor) -> Iterator[None]:
     """Selects the branch of every routed layer of ``model`` for the block.
 
     Blocks nest, and whatever held before a block holds again after it, however it is left. Other
     models, deep copies and other threads are not touched: a thread that runs the model opens its
-    own route. On a model without routed layers nothing happens, so BN runs through the same code.
+    own route, and so does a task that a coroutine starts. While a generator or coroutine waits
+    inside a block, the block does not hold for those who run meanwhile. On a model without routed
+    layers nothing happens, so BN runs through the same code.
 
     Args:
         model: Any module tree.
@@ -122,16 +106,11 @@ def route(model: nn.Module, branch: str | Sequence[str] | Tensor) -> Iterator[No
         Traceback (most recent call last):
         robustnorm.norms.routing.RoutingError: no branch 'adversarial': AuxBN has 'clean', 'adv'
     """
-    graph_task = torch._C._current_graph_task_id()
-    routes = {layer: (_select(layer, branch), graph_task) for layer in routed_layers(model)}
-    _ROUTES.stack.append(routes)
-    _ROUTES.refresh()
+    opened = open_route({layer: _select(layer, branch) for layer in routed_layers(model)})
     try:
         yield
     finally:
-        # By identity, so that blocks left out of order (generators) do not revive each other.
-        _ROUTES.stack[:] = [other for other in _ROUTES.stack if other is not routes]
-        _ROUTES.refresh()
+        close_route(opened)
 
 
 class Bound(nn.Module):

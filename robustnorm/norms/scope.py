@@ -1,0 +1,135 @@
+"""Which open routes hold for the code that runs now: those inside whose blocks it was called.
+
+Tasks and threads are told apart by a context variable. A generator or coroutine that is suspended
+inside a block leaves that block open, though its caller runs on outside of it. So a route also
+knows the generator or coroutine that opened it, and holds only while that one runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from robustnorm.norms.routing import RoutedLayer
+
+# One branch for the whole batch, one per equal consecutive part of it, or one per sample.
+Selection = int | tuple[int, ...] | Tensor
+
+_CAN_SUSPEND = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_CONTEXTLIB = contextlib.contextmanager.__code__.co_filename
+
+
+class OpenRoute:
+    """One block of ``route``, from its beginning to its end.
+
+    Attributes:
+        selections: What it selects, layer by layer; empty after its end.
+        graph_task: The backward pass during which it began, if any.
+        opener: The innermost generator or coroutine that it began in, None when there is none.
+        can_be_left_open: Whether the block stands in that function itself.
+    """
+
+    def __init__(self, selections: dict[RoutedLayer, Selection]) -> None:
+        self.selections = selections
+        self.graph_task = torch._C._current_graph_task_id()
+        self.thread = threading.get_ident()
+        callers = list(_callers())
+        suspendable = [frame for frame in callers if _can_suspend(frame)]
+        self.opener = suspendable[0] if suspendable else None
+        self.can_be_left_open = callers[0] is self.opener
+
+
+_OPEN: ContextVar[tuple[OpenRoute, ...]] = ContextVar("open routes", default=())
+
+
+class _Traceable(threading.local):
+    """What holds for compiled code, which reads and guards a thread's attributes, no contexts.
+
+    A layer is missing where only the frames tell what holds; compiled code then asks Python.
+    """
+
+    def __init__(self) -> None:
+        self.stack: list[OpenRoute] = []
+        self.active: dict[RoutedLayer, tuple[Selection, int]] = {}
+
+    def refresh(self) -> None:
+        unsure = {layer for r in self.stack if r.can_be_left_open for layer in r.selections}
+        self.active = {
+            layer: (selected, route.graph_task)
+            for route in self.stack
+            for layer, selected in route.selections.items()
+            if layer not in unsure
+        }
+
+
+_TRACEABLE = _Traceable()
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def open_route(selections: dict[RoutedLayer, Selection]) -> OpenRoute:
+    """Begins the block of a function with ``contextlib.contextmanager``, for its user."""
+    route = OpenRoute(selections)
+    _OPEN.set((*(other for other in _OPEN.get() if other.selections), route))
+    _TRACEABLE.stack.append(route)
+    _TRACEABLE.refresh()
+    return route
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def close_route(route: OpenRoute) -> None:
+    """Ends a block, wherever it was begun: contexts copied inside it lose it too."""
+    route.selections, route.opener = {}, None
+    # By identity, so that blocks left out of order do not revive each other.
+    _OPEN.set(tuple(other for other in _OPEN.get() if other is not route))
+    _TRACEABLE.stack[:] = [other for other in _TRACEABLE.stack if other is not route]
+    _TRACEABLE.refresh()
+
+
+def active(layer: RoutedLayer) -> tuple[Selection, int] | None:
+    """Returns what is selected for ``layer``, and in which backward pass; None outside a block."""
+    if torch.compiler.is_compiling() and layer in _TRACEABLE.active:
+        return _TRACEABLE.active[layer]
+    route = _holding(layer)
+    return None if route is None else (route.selections[layer], route.graph_task)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _holding(layer: RoutedLayer) -> OpenRoute | None:
+    thread = threading.get_ident()
+    routes = [r for r in reversed(_OPEN.get()) if layer in r.selections and r.thread == thread]
+    frame: FrameType | None = sys._getframe() if any(r.opener for r in routes) else None
+    while frame is not None:
+        for route in routes:
+            if route.opener is frame:
+                return route
+        frame = frame.f_back
+    return next((route for route in routes if route.opener is None), None)
+
+
+def _callers() -> Iterator[FrameType]:
+    """Yields the frames of a context manager's user and of those that called it, no manager's."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename != _CONTEXTLIB:
+        frame = frame.f_back  # this module, and torch.compile's
+    while frame is not None:
+        caller = frame.f_back
+        is_manager = frame.f_code.co_name == "__aenter__" or (
+            caller is not None and caller.f_code.co_filename == _CONTEXTLIB and _can_suspend(frame)
+        )
+        if not is_manager and frame.f_code.co_filename != _CONTEXTLIB:
+            yield frame
+        frame = caller
+
+
+def _can_suspend(frame: FrameType) -> bool:
+    return bool(frame.f_code.co_flags & _CAN_SUSPEND)
