@@ -1,5 +1,18 @@
+"""The program ``robustnorm``, also where Ctrl-C comes while it is still being loaded."""
+
 import sys
 
-from robustnorm.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Runs the command line; returns the exit status."""
+    try:
+        from robustnorm.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        sys.stderr.write("robustnorm: interrupted before anything was done\n")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

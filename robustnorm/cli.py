@@ -1,47 +1,32 @@
-"""The command line: reads settings, refuses unsound ones before torch is loaded, runs commands."""
+"""The command line: words become settings, before torch is loaded, and settings a command's run."""
 
 from __future__ import annotations
 
-import difflib
-import json
 import logging
 import os
-import re
 import sys
-from argparse import RawDescriptionHelpFormatter
+import textwrap
 from collections.abc import Sequence
-from dataclasses import fields, replace
-from fractions import Fraction
-from functools import cache
 from importlib import import_module
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, NamedTuple
+from importlib.metadata import version
+from typing import Any, NamedTuple, TextIO
 
-from jsonargparse import (
-    ArgumentError,
-    ArgumentParser,
-    DefaultHelpFormatter,
-    set_parsing_settings,
-)
-from jsonargparse.typing import register_type
+import yaml
 
-from robustnorm.data import check_data
-from robustnorm.norms import NORMS
-from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.campaign import Campaign, ready_plans
 from robustnorm.settings.config import Config, ReportConfig, StudyConfig, VerifySettings
 from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.settings.export import ExportSettings
 from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.help import help_of
 from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.settings.nas import SearchSettings, Table2Settings
+from robustnorm.settings.reading import read_words
 from robustnorm.settings.style import StyleSettings, StylizeSettings
 from robustnorm.settings.sweep import SweepSettings, grids
 from robustnorm.system.errors import CheckFailed, Status, UsageError, UserError
-from robustnorm.system.registry import unknown
+from robustnorm.system.registry import did_you_mean
 from robustnorm.system.stopping import SignalStop, Stopped
-from robustnorm.system.untrusted import check_yaml, parse_fraction
 
 
 class Command(NamedTuple):
@@ -175,6 +160,14 @@ REMOVED = dict.fromkeys(
 ) | {"replay": "training that diverges names the layer where it begins; give its command again"}
 
 
+_ABOUT = """usage: robustnorm COMMAND [--config FILE] [--SETTING VALUE ...]
+
+Adversarial training and evaluation of normalization layers.
+
+commands, each with settings of its own (robustnorm COMMAND --help):
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status.
 
@@ -184,23 +177,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         A ``robustnorm.system.errors.Status``.
     """
-    stop = SignalStop()
+    stop, status = SignalStop(), Status.DONE
     with stop.installed():
         try:
-            command, settings, path = parse(sys.argv[1:] if arguments is None else arguments)
-        except UserError as error:
-            return _fail(str(error), error.status)
-        except (ArgumentError, ValueError) as error:
-            return _fail(_with_nearest(str(error)))
-        status = _run(command, settings, path, stop)
+            try:
+                text = _run(sys.argv[1:] if arguments is None else arguments, stop)
+            except CheckFailed as failed:
+                text, status = str(failed), failed.status
+            if text is not None:
+                print(text, flush=True)
+        except (Exception, KeyboardInterrupt) as error:
+            status = _fail(*_explain(error))
     # What was finished after the signal came is done, too; whoever sent it asked for this status.
     return Status.PREEMPTED if stop.received and status == Status.DONE else status
 
 
-def _run(command: Command, settings: Any, path: str | None, stop: SignalStop) -> int:
-    """Runs a command; returns the exit status."""
+def _run(words: Sequence[str], stop: SignalStop) -> str | None:
+    """Runs a command; returns the text to print."""
+    command, settings, path = parse(words)
     if os.environ.get("WORLD_SIZE", "1") != "1" and command is not COMMANDS["train"]:
-        return _fail("torchrun's many processes serve 'train' alone; run this command without it")
+        raise UsageError(
+            "torchrun's many processes serve 'train' alone; run this command without it"
+        )
 
     from robustnorm.system.allocator import keep_freed_memory
 
@@ -211,168 +209,109 @@ def _run(command: Command, settings: Any, path: str | None, stop: SignalStop) ->
     module, _, function = command.run.partition(":")
     options = {"should_stop": stop} if command.stops else {}
     try:
-        text = getattr(import_module(module), function)(settings, path, **options)
-        if text is not None:
-            print(text)
-    except CheckFailed as failed:
-        print(failed)
-        return failed.status
-    except UserError as error:
-        return _fail(str(error), error.status)
-    except ImportError as error:
-        return _fail(str(error))
-    except Stopped as stopped:
-        return _fail(f"{stopped}; the same command continues", Status.PREEMPTED)
-    except (MemoryError, RuntimeError) as error:
-        from robustnorm.system.memory import is_out_of_memory
-
-        if not is_out_of_memory(error):
-            raise
-        return _fail(f"out of memory ({_first_line(error)})", Status.MEMORY)
-    except KeyboardInterrupt:
-        return _fail(
-            "interrupted; the same command continues from the last epoch", Status.INTERRUPTED
-        )
+        text: str | None = getattr(import_module(module), function)(settings, path, **options)
     finally:
         log.removeHandler(handler)
-    return Status.DONE
+    return text
 
 
 def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     """Returns command, settings and the config file's path; imports no torch.
 
     Raises:
-        ArgumentError, ValueError: On anything unknown, of a wrong type, or out of range.
-        UsageError: On a command that is there no longer.
+        UserError: On anything unknown, of a wrong type, or out of range.
+        SystemExit: After help, the version or the settings themselves were asked for and printed.
     """
-    words = list(arguments)
-    if words[:1] == ["demo"] and not any(word.startswith("--config") for word in words):
-        words.insert(1, "--config=digits")
-    if words and words[0] in REMOVED:
-        raise UsageError(f"'{words[0]}' is no longer a command: {REMOVED[words[0]]}")
-    parser = _parser()
-    words = [_find_config(word) for word in _joined(words)]
-    for word in words:
-        if word.startswith("--config="):
-            check_yaml(Path(word.removeprefix("--config=")))
-    parsed = parser.parse_args(words)
-    command, values = COMMANDS[parsed.command], parser.instantiate(parsed)[parsed.command]
-    names = [field.name for field in fields(command.settings)]
-    settings = command.settings(**{name: values[name] for name in names})
-    path = str(values.config[-1]) if values.config else None
-    if isinstance(settings, Config):
-        NORMS.check(settings.norm)
-        check_data(settings.data)
-        parse_attacks(settings.attacks)
-        if settings.name is None:
-            settings = replace(settings, name=Path(path).stem if path else "default")
-    if isinstance(settings, Campaign):
-        ready_plans(settings)
-    if isinstance(settings, SweepSettings):
-        grids(settings)
+    name, *words = list(arguments) or ["--help"]
+    if name == "help":
+        name, *words = [*words, "--help"]
+    if {"-v", "--version"} & {name, *words}:
+        _show(f"robustnorm {version('robustnorm')}")
+    if name in ("-h", "--help"):
+        _show(_overview())
+    if name in REMOVED:
+        raise UsageError(f"'{name}' is no longer a command: {REMOVED[name]}")
+    if name not in COMMANDS:
+        raise UsageError(
+            f"unknown command '{name}'{did_you_mean(name, COMMANDS)} All of them: robustnorm help"
+        )
+    command = COMMANDS[name]
+    if {"-h", "--help"} & set(words):
+        _show(help_of(name, command.help, command.settings))
+    if name == "demo" and not any(word.startswith("--config") for word in words):
+        words.insert(0, "--config=digits")
+    try:
+        shown = issubclass(command.settings, Config) and "--print_config" in words
+        if shown:
+            words.remove("--print_config")
+        settings, path = read_words(command.settings, words)
+        if isinstance(settings, Campaign):
+            ready_plans(settings)
+        if isinstance(settings, SweepSettings):
+            grids(settings)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if shown:
+        _show(yaml.safe_dump(settings.to_dict(), sort_keys=False).rstrip())
     return command, settings, path
 
 
-def read_config(config: str, changes: dict[str, Any]) -> Config:
-    """Returns the settings of a config file, by path or name, with changes; imports no torch.
-
-    Raises:
-        ArgumentError, ValueError: On anything unknown, of a wrong type, or out of range.
-    """
-    words = [
-        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in changes.items()
+def _overview() -> str:
+    commands = [
+        textwrap.fill(f"  {name:<12}{command.help}", 100, subsequent_indent=" " * 14)
+        for name, command in COMMANDS.items()
     ]
-    _, settings, _ = parse(["train", f"--config={config}", *words])
-    assert isinstance(settings, Config)
-    return settings
+    statuses = [f"  {status.value:<4}{status.meaning}" for status in Status]
+    return _ABOUT + "\n".join([*commands, "", "exit statuses:", *statuses])
 
 
-class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the lines of the table of exit statuses."""
+def _show(text: str) -> None:
+    print(text, flush=True)
+    raise SystemExit(Status.DONE)
 
 
-# The types of the settings that are dataclasses themselves.
-_NAMED_TYPES = ("robustnorm.settings.config.BranchAttack", "robustnorm.settings.campaign.Plan")
+def _explain(error: BaseException) -> tuple[str, Status]:
+    """Returns what to tell the user, and the exit status; raises an error that nobody expects."""
+    match error:
+        case UserError():
+            return str(error), error.status
+        case Stopped():
+            return f"{error}; the same command continues", Status.PREEMPTED
+        case KeyboardInterrupt():
+            text = "interrupted; what was saved is kept, and the same command continues from there"
+            return text, Status.INTERRUPTED
+        case BrokenPipeError():
+            _forget(sys.stdout)
+            return "whoever read the output closed it; the same command shows it", Status.CLOSED
+        case OSError():
+            place = error.filename or "the working folder"
+            question = f"is {place} still there, and may you read and write there?"
+            return f"{error.strerror or error}: {question}", Status.DISK
+        case ImportError():
+            return str(error), Status.USAGE
+        case MemoryError() | RuntimeError() if _is_out_of_memory(error):
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            return f"out of memory ({reason})", Status.MEMORY
+    raise error
 
 
-@cache  # a campaign reads many configs
-def _parser() -> ArgumentParser:
-    # A value may name a subclass of its type by its module, which would be imported to look at it.
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(_NAMED_TYPES))
-    register_type(Fraction, serializer=str, deserializer=parse_fraction)
-    parser = ArgumentParser(
-        prog="robustnorm",
-        description="Adversarial training and evaluation of normalization layers.",
-        epilog="exit statuses:\n"
-        + "\n".join(f"  {status.value:<4}{status.meaning}" for status in Status),
-        formatter_class=_HelpFormatter,
-        exit_on_error=False,
-    )
-    commands = parser.add_subcommands(dest="command")
-    for name, command in COMMANDS.items():
-        options = ArgumentParser(description=command.help, exit_on_error=False)
-        options.add_argument(
-            "--config",
-            action="config",
-            help="YAML file of the settings below, or the name of one that comes with the package "
-            "(digits, cifar10, ...); settings given after it win.",
-        )
-        by_place = {
-            field.name: field.metadata["by_place"]
-            for field in fields(command.settings)
-            if "by_place" in field.metadata
-        }
-        options.add_class_arguments(command.settings, as_positional=True, skip=set(by_place))
-        for field_name, text in by_place.items():
-            options.add_argument(field_name, nargs="*", type=str, help=text)
-        commands.add_subcommand(name, options, help=command.help)
-    return parser
+def _is_out_of_memory(error: BaseException) -> bool:
+    from robustnorm.system.memory import is_out_of_memory  # torch's errors, too
+
+    return is_out_of_memory(error)
 
 
-def _joined(words: list[str]) -> list[str]:
-    """Returns the words with "--config FILE" written as "--config=FILE"."""
-    joined: list[str] = []
-    for word in words:
-        if joined and joined[-1] == "--config":
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
+def _forget(stream: TextIO) -> None:
+    """Sends what a closed pipe did not take nowhere, for Python writes it again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _find_config(word: str) -> str:
-    """Returns "--config=name" with the path of the packaged config of that name."""
-    option, _, name = word.partition("=")
-    if option != "--config" or not re.fullmatch(r"[\w-]+", name):
-        return word
-    checkout = Path(__file__).parents[1] / "configs"
-    folder = checkout if checkout.is_dir() else Path(str(files("robustnorm"))) / "configs"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        raise ValueError(unknown("config", name, known) + " Or give the path of a YAML file.")
-    path = folder / f"{name}.yaml"
-    here = Path.cwd()
-    return f"--config={path.relative_to(here) if path.is_relative_to(here) else path}"
-
-
-def _with_nearest(message: str) -> str:
-    """Returns the message on one line, with the nearest setting where it names an unknown one."""
-    names = {field.name for command in COMMANDS.values() for field in fields(command.settings)}
-    names |= set(COMMANDS)
-    message = " ".join(re.sub(r'Parser key "(\w+)":', r"\1:", message).split())
-    for word in re.findall(r"--(\w+)|'(\w+)'|\"(\w+)\"", message):
-        name = next(filter(None, word))
-        nearest = difflib.get_close_matches(name, names, n=1)
-        if nearest and name not in names | {"config"}:
-            return f"{message}; did you mean '{nearest[0]}'?"
-    return message
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _fail(message: str, status: Status = Status.USAGE) -> int:
-    sys.stderr.write(f"robustnorm: {message}\n")
+def _fail(message: str, status: Status) -> Status:
+    try:
+        sys.stderr.write(f"robustnorm: {message}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        _forget(sys.stderr)
     return status

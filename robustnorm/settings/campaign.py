@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustnorm.norms import NORMS
 from robustnorm.settings.config import COMPARED, WHAT_TO_EVALUATE, Config
+from robustnorm.settings.reading import read_config
 
 if TYPE_CHECKING:
     from robustnorm.settings.sweep import SweepSettings
@@ -161,8 +162,6 @@ def ready_plans(campaign: Campaign) -> list[ReadyPlan]:
     Raises:
         ValueError: On an unknown config, setting or norm, or one of a wrong type or out of range.
     """
-    from robustnorm.cli import read_config  # which reads the settings of a campaign, too
-
     where = places(campaign)
     plans = []
     for name, plan in campaign.plans.items():

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from robustnorm.settings.campaign import PAPER_NORMS, compared_runs, places
 from robustnorm.settings.config import COMPARED, Config
+from robustnorm.settings.reading import read_config
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,6 @@ def grids(settings: SweepSettings) -> list[Grid]:
         ValueError: On an unknown config, setting or norm, or one of a wrong type or out of range,
             and on two configs that share a name.
     """
-    from robustnorm.cli import read_config  # which reads the settings of a sweep, too
-
     where = places(settings)
     found = []
     for config in settings.configs:

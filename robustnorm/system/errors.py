@@ -28,6 +28,7 @@ class Status(IntEnum):
     REFUSED = 5, "a file is damaged, foreign, or not to be trusted"
     UNRELIABLE = 6, "a check found the evaluation unreliable, with --strict true"
     INTERRUPTED = 130, "Ctrl-C"
+    CLOSED = 141, "whoever read the output closed it"
     PREEMPTED = 143, "SIGTERM or SIGUSR1; the state is saved, the same command continues"
 
 

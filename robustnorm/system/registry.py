@@ -8,10 +8,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns "; did you mean '...'?" with the nearest known name, "" where none is near.
+
+    Examples:
+        >>> did_you_mean("evaluate", ["ablate", "eval"])
+        "; did you mean 'eval'?"
+    """
+    typed, names = name.lower(), sorted(known)
+    begins = [each for each in names if each.startswith(typed) or typed.startswith(each)]
+    nearest = begins if len(typed) > 1 and begins else difflib.get_close_matches(typed, names, n=1)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+
+
 def unknown(subject: str, name: str, known: list[str]) -> str:
     """Says that ``name`` is no known ``subject``, and which one is nearest."""
-    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+    hint = did_you_mean(name, known) or "."
     return f"unknown {subject} '{name}'{hint} Known: {', '.join(known)}."
 
 
@@ -41,7 +53,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
         3.14
         >>> numbers.check("ty")
         Traceback (most recent call last):
-        ValueError: unknown constant 'ty' Known: pi, tau.
+        ValueError: unknown constant 'ty'. Known: pi, tau.
     """
 
     def __init__(self, subject: str, places: dict[str, str]) -> None:

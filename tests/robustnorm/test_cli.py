@@ -75,16 +75,22 @@ def tensors(folder, tag="last"):
     ("words", "message"),
     [
         (["train", "--norm", "saauxbm"], "unknown norm 'saauxbm'; did you mean 'saauxbn'?"),
-        (["train", "--epsilon", "eight"], "a number such as 8/255 or 0.03 is required"),
-        (["train", "--epsilon", "8/0"], "a number such as 8/255 or 0.03 is required"),
+        (["train", "--epsilon", "eight"], "must be a number such as 8/255 or 0.03, got eight"),
+        (["train", "--epsilon", "8/0"], "epsilon must be a number such as 8/255 or 0.03, got 8/0"),
+        (["train", "--epsilon", "-8/255"], "epsilon must be in (0, 1], such as 8/255, got -8/255"),
         (["train", "--epsilon", "8"], "epsilon must be in (0, 1], such as 8/255, got 8"),
         (["train", "--epochz", "3"], "did you mean 'epochs'?"),
-        (["train", "--epochs", "many"], "epochs: "),
-        (["train", "--precision", "fp16"], "precision: "),
+        (["train", "--epochs", "ten"], "robustnorm: epochs must be a whole number, got ten\n"),
+        (["train", "--precision", "fp16"], "precision must be fp32 or bf16, got fp16"),
         (["train", "--data", "digit"], "did you mean 'digits'?"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "--config", "cifar"], "unknown config 'cifar'; did you mean 'cifar10'?"),
         (["trian"], "did you mean 'train'?"),
+        (["evaluate"], "did you mean 'eval'?"),
+        (["train", "--epochs"], "--epochs needs a value"),
+        (["train", "--conf", "digits"], "unknown setting '--conf'"),
+        (["train", "digits"], "unexpected word 'digits'"),
+        (["verify"], "record is required"),
         (["eval", "--checkpoint", "newest"], "checkpoint must be best, last, or epoch"),
     ],
 )
@@ -409,7 +415,7 @@ def test_strict_evaluation_shows_its_tables_and_then_tells_that_it_is_unreliable
 
 
 def test_lack_of_memory_anywhere_has_a_status_of_its_own(capsys, monkeypatch):
-    from robustnorm.commands import report
+    from robustnorm.work import report
 
     def allocate(*_):
         raise MemoryError("Unable to allocate 7.45 GiB")
@@ -420,7 +426,7 @@ def test_lack_of_memory_anywhere_has_a_status_of_its_own(capsys, monkeypatch):
 
 
 def test_error_that_nobody_expects_keeps_its_traceback(monkeypatch):
-    from robustnorm.commands import report
+    from robustnorm.work import report
 
     def fail(*_):
         raise RuntimeError("size mismatch")

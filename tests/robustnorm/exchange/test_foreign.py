@@ -54,7 +54,8 @@ def outcomes(tmp_path_factory):
 def test_malicious_file_is_refused_with_no_side_effect_within_the_bounds(outcomes, name):
     found = outcomes[name]
     if name in NOT_SETTINGS:
-        assert found["error"] == "ArgumentError"
+        assert found["error"] == "UsageError"
+        assert len(found["message"].splitlines()) == 1
     else:
         assert found["status"] == Status.REFUSED, found
         assert len(found["message"].splitlines()) == 1

@@ -3,6 +3,7 @@
 import pytest
 
 from robustnorm import cli
+from robustnorm.settings.reading import read_config
 from robustnorm.settings.sweep import SweepSettings, grids
 
 
@@ -20,7 +21,7 @@ def test_grids_are_norms_and_control_times_seeds_of_each_config():
 
 def test_grids_are_read_as_train_reads_them():
     [grid] = grids(SweepSettings(configs=["digits"], norms=("bn",), control=False))
-    assert grid.runs[0] == cli.read_config("digits", {"norm": "bn"})
+    assert grid.runs[0] == read_config("digits", {"norm": "bn"})
 
 
 @pytest.mark.parametrize(

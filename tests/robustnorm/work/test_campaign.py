@@ -18,6 +18,7 @@ from manifests import rewrite_manifest
 from robustnorm import cli
 from robustnorm.records.record import Record
 from robustnorm.runs.run import run_folder
+from robustnorm.settings.campaign import ready_plans
 from robustnorm.work import campaign as module
 
 # Two steps and one epoch a run; evaluations of two parts.
@@ -243,7 +244,7 @@ def test_time_left_follows_from_what_was_measured_on_this_device(place, monkeypa
     ("plan", "message"),
     [
         ({"settings": {"epochz": 3}}, "did you mean 'epochs'?"),
-        ({"settings": {"epochs": "many"}}, "epochs: "),
+        ({"settings": {"epochs": "many"}}, "epochs must be a whole number, got many"),
         ({"settings": {"seed": 3}}, "settings of plan small cannot have seed; norms, seeds and"),
         ({"norms": ["saauxbm"]}, "unknown norm 'saauxbm'; did you mean 'saauxbn'?"),
         ({"norms": []}, "plan small needs norms, got none"),
@@ -284,7 +285,7 @@ def test_campaign_is_refused_before_torch_is_imported():
 def test_packaged_campaign_is_read_by_name(tmp_path, name):
     words = ["campaign", "--config", name] + ["--data", str(tmp_path)] * (name == "campaign")
     _, settings, _ = cli.parse(words)
-    plans = cli.ready_plans(settings)
+    plans = ready_plans(settings)
     for plan in plans:
         assert [run.run for run in plan.of_seed(0)] == [
             "bn-seed0",

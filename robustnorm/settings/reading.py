@@ -1,0 +1,208 @@
+"""Reads settings: those of a YAML file first, then those given in words, which win."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+
+from robustnorm.data import check_data
+from robustnorm.norms import NORMS
+from robustnorm.settings.attack_names import parse_attacks
+from robustnorm.settings.config import Config
+from robustnorm.settings.values import make, mapping
+from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.registry import did_you_mean, unknown
+from robustnorm.system.untrusted import check_yaml
+
+_S = TypeVar("_S")
+
+
+def read_words(kind: type[_S], words: Sequence[str]) -> tuple[_S, str | None]:
+    """Returns the settings that the words of a command give, and the path of the config file.
+
+    Args:
+        kind: The dataclass of the settings.
+        words: ``--config FILE``, ``--name value`` or ``--name=value``, ``--name.key=value`` for an
+            entry of a mapping, and what is given by position.
+
+    Raises:
+        ValueError: On anything unknown, missing, of a wrong type or out of range.
+        RefusedFileError: On a config file that is not to be trusted.
+    """
+    options, given = split_words(kind, words)
+    values: dict[str, Any] = {}
+    path = None
+    for name, text in options:
+        if name == "config":
+            path = find_config(text)
+            values |= read_file(kind, path)
+    for name, text in options:
+        if name != "config":
+            _put(kind, values, name, text)
+    return _finished(kind, values | given, path), None if path is None else str(path)
+
+
+def read_config(config: str, changes: dict[str, Any]) -> Config:
+    """Returns the settings of a config file, by path or name, with changes; imports no torch.
+
+    Raises:
+        ValueError: On anything unknown, of a wrong type, or out of range.
+        RefusedFileError: On a config file that is not to be trusted.
+    """
+    path = find_config(config)
+    return _finished(Config, read_file(Config, path) | changes, path)
+
+
+def split_words(
+    kind: type[Any], words: Sequence[str]
+) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """Returns the options, as pairs of name and text, and the values given by position.
+
+    Raises:
+        ValueError: On an option without a value, and on too few or too many other words.
+    """
+    switches = {name for name, of in get_type_hints(kind).items() if of is bool}
+    options: list[tuple[str, str]] = []
+    given: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or word == "-":
+            given.append(word)
+            continue
+        name, equals, text = word.lstrip("-").partition("=")
+        name = name.replace("-", "_")
+        if not equals:
+            follows = bool(rest) and not rest[0].startswith("--")
+            if name in switches and not (
+                follows and re.fullmatch("(?i)true|false|yes|no", rest[0])
+            ):
+                text = "true"
+            elif follows:
+                text = rest.pop(0)
+            else:
+                _check_offered(kind, name)
+                raise ValueError(f"--{name} needs a value")
+        options.append((name, text))
+    return options, _by_position(kind, given)
+
+
+def by_position(kind: type[Any]) -> dict[str, str]:
+    """Returns the settings given by position, as name to help: "" for one without a default."""
+    return {
+        field.name: field.metadata.get("by_place", "")
+        for field in fields(kind)
+        if "by_place" in field.metadata
+        or (field.default is MISSING and field.default_factory is MISSING)
+    }
+
+
+def _by_position(kind: type[Any], given: list[str]) -> dict[str, Any]:
+    names = by_position(kind)
+    if any(names.values()):  # one takes all words
+        return {name: given for name in names if given}
+    if len(given) > len(names):
+        raise ValueError(
+            f"unexpected word '{given[len(names)]}'; a setting is given as --name value"
+        )
+    return dict(zip(names, given, strict=False))
+
+
+def _check_offered(kind: type[Any], name: str) -> None:
+    own, elsewhere = {field.name for field in fields(kind)}, only_in_files(kind)
+    if name in elsewhere:
+        raise ValueError(
+            f"--{name} is no setting of this command; it may stand in a config file, which several "
+            "commands share"
+        )
+    if name not in own:
+        raise ValueError(f"unknown setting '--{name}'{did_you_mean(name, {*own, 'config'})}")
+
+
+def only_in_files(kind: type[Any]) -> frozenset[str]:
+    """Returns the settings that a config file may hold, but the command's words may not."""
+    return getattr(kind, "only_in_files", frozenset[str]())
+
+
+def _put(kind: type[Any], values: dict[str, Any], option: str, text: str) -> None:
+    """Sets a value, or with "name.key" an entry of a mapping."""
+    name, *keys = option.split(".")
+    _check_offered(kind, name)
+    if not keys:
+        values[name] = text
+        return
+    place = values
+    for key in (name, *keys[:-1]):
+        place[key] = dict(mapping(place.get(key, {}), key))
+        place = place[key]
+    try:
+        place[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        place[keys[-1]] = text
+
+
+def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
+    """Returns the values of a config file that ``kind`` has.
+
+    Raises:
+        ValueError: When there is no such file, or it holds an unknown setting.
+        RefusedFileError: When it is not to be trusted.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"there is no config file {path}; give the path of a YAML file, or a name: "
+            f"{', '.join(_packaged())}"
+        )
+    check_yaml(path)
+    try:
+        values = yaml.safe_load(path.read_bytes()) or {}
+    except ValueError as error:  # such as the 32nd of a month
+        raise RefusedFileError(f"{path} is no YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{path} must hold lines such as 'epochs: 30', got {type(values).__name__}"
+        )
+    own = {field.name for field in fields(kind)}
+    for name in values:
+        if name not in own | only_in_files(kind):
+            raise ValueError(f"{path} has the unknown setting '{name}'{did_you_mean(name, own)}")
+    return {name: value for name, value in values.items() if name in own}
+
+
+def find_config(name: str) -> Path:
+    """Returns the path of the packaged config of that name, or the path that is given.
+
+    Raises:
+        ValueError: On an unknown name.
+    """
+    if not re.fullmatch(r"[\w-]+", name):
+        return Path(name)
+    known = _packaged()
+    if name not in known:
+        raise ValueError(unknown("config", name, list(known)) + " Or give the path of a YAML file.")
+    here = Path.cwd()
+    return known[name].relative_to(here) if known[name].is_relative_to(here) else known[name]
+
+
+def _packaged() -> dict[str, Path]:
+    checkout = Path(__file__).parents[2] / "configs"
+    folder = checkout if checkout.is_dir() else Path(str(files("robustnorm"))) / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _finished(kind: type[_S], values: dict[str, Any], path: Path | None) -> _S:
+    """Returns the settings, with what they name looked up."""
+    settings = make(kind, values)
+    if isinstance(settings, Config):
+        NORMS.check(settings.norm)
+        check_data(settings.data)
+        parse_attacks(settings.attacks)
+        if settings.name is None:
+            settings = replace(settings, name=path.stem if path else "default")
+    return settings
