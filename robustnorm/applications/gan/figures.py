@@ -25,6 +25,7 @@ from robustnorm.evaluation.statistics import Interval, student
 from robustnorm.reporting.drawing import PALETTE, Look, legend, panels
 from robustnorm.reporting.sections import Drawing
 
+_WINDOWS = 40
 LOOKS = {
     name: Look(*PALETTE[place], marker)
     for name, place, marker in zip(NORMS.values(), (0, 3), "os", strict=True)
@@ -36,7 +37,8 @@ def figure3(records: Sequence[GanRecord]) -> Drawing:
     distance, score = measure_names(records[0])
     return Drawing(
         "figure3",
-        "Figure 3: the generator's loss (Eq. 6), and the running mean's measures, over the steps. "
+        "Figure 3: the generator's loss (Eq. 6; means over a fortieth of the steps), and the "
+        "running mean's measures, over the steps. "
         "Thin: a seed; thick: mean over the seeds.",
         f"Generator loss, {score} and {distance} over the steps with CCBN and SaBN.",
         partial(_figure3, records),
@@ -94,7 +96,7 @@ def _figure3(records: Sequence[GanRecord]) -> Figure:
         for norm, name in NORMS.items():
             found = grouped.get((network, norm), [])
             curves = {
-                loss: [[(e["step"], e["generator"]) for e in r.losses] for r in found],
+                loss: [_smoothed(r.losses) for r in found],
                 scores: [[(e["step"], e["score"]) for e in r.measured] for r in found],
                 distances: [[(e["step"], e["distance"]) for e in r.measured] for r in found],
             }
@@ -113,6 +115,13 @@ def _figure3(records: Sequence[GanRecord]) -> Figure:
         panel.set_xlabel("Steps of the generator")
     legend(figure, LOOKS)
     return figure
+
+
+def _smoothed(losses: Sequence[dict[str, float]]) -> list[tuple[float, float]]:
+    """Returns steps and the generator's losses, means over at most _WINDOWS windows."""
+    length = -(-len(losses) // _WINDOWS)
+    parts = [losses[start : start + length] for start in range(0, len(losses), length)]
+    return [(part[-1]["step"], mean(entry["generator"] for entry in part)) for part in parts]
 
 
 def _figure2(found: Sequence[tuple[GanRecord, GanRecord]], step: int) -> Figure:

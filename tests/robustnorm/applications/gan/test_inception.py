@@ -14,6 +14,7 @@ from robustnorm.system.errors import RefusedFileError, UsageError
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the packages themselves, as they are imported
 def test_features_are_those_of_torch_fidelity(tmp_path, monkeypatch, torchvision_library):
     extractor = inception._extractor()
@@ -47,6 +48,7 @@ def test_file_that_is_missing_or_holds_more_than_weights_is_refused(tmp_path, mo
         InceptionFeatures(path, CPU)
 
 
+@pytest.mark.slow
 def test_import_beside_a_torch_for_the_cpu_takes_no_help():
     """In a process of its own: torchvision's first import decides."""
     code = "from robustnorm.applications.gan.inception import _extractor; print(_extractor())"

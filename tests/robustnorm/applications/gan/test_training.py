@@ -333,6 +333,7 @@ def test_measures_of_the_datas_own_images_are_better_than_a_generators(measures)
     assert 0 <= fake["label_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_conditional_generator_learns_its_labels():
     dataset = load_digits()
     config = GanConfig(
