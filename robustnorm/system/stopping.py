@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -13,9 +14,10 @@ from types import FrameType
 
 from robustnorm.system.errors import Status
 
-# Asked between two pieces of work, with the seconds that the next one takes as far as is known;
-# True stops the work there.
+# Asked between two pieces of work, with the seconds that the next one takes as far as is known, and
+# with ``WITHIN`` in the midst of one, where work would be lost; True stops the work there.
 ShouldStop = Callable[[float], bool]
+WITHIN = -math.inf  # no budget is so far overdrawn: a signal alone stops the work
 
 _SIGNALS = ("SIGTERM", "SIGUSR1")
 # A scheduler may signal a process twice for one reason: by itself and by way of its parent.
@@ -32,28 +34,13 @@ def never(_seconds: float) -> bool:
 
 
 def interrupted(should_stop: ShouldStop) -> bool:
-    """Returns whether a signal came: it stops also what is under way, which a budget does not."""
-    return bool(getattr(should_stop, "interrupted", False))
+    """Returns whether what is under way must stop: for a signal it must, for a budget not."""
+    return should_stop(WITHIN)
 
 
-class Either:
-    """A ``ShouldStop`` that stops the work as soon as one of two does.
-
-    Args:
-        one: Asked first.
-        other: Asked where the first goes on.
-    """
-
-    def __init__(self, one: ShouldStop, other: ShouldStop) -> None:
-        self._both = (one, other)
-
-    def __call__(self, seconds: float) -> bool:
-        return any(should_stop(seconds) for should_stop in self._both)
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a signal stops one of them."""
-        return any(map(interrupted, self._both))
+def either(one: ShouldStop, other: ShouldStop) -> ShouldStop:
+    """Returns what stops the work as soon as one of two does."""
+    return lambda seconds: one(seconds) or other(seconds)
 
 
 class SignalStop:
@@ -73,11 +60,6 @@ class SignalStop:
         self._first = 0.0
 
     def __call__(self, _seconds: float = 0.0) -> bool:
-        return self.interrupted
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a signal came; to read it is to ask."""
         self._asked = True
         return self.received
 

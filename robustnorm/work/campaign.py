@@ -25,7 +25,7 @@ from robustnorm.runs.run import (
 from robustnorm.settings.campaign import Campaign, ReadyPlan, ready_plans
 from robustnorm.settings.config import Config, ReportConfig
 from robustnorm.system.files import write_atomically
-from robustnorm.system.stopping import Budget, Either, ShouldStop, Stopped, interrupted, never
+from robustnorm.system.stopping import Budget, ShouldStop, Stopped, either, interrupted, never
 from robustnorm.work.evaluate import evaluate_run
 from robustnorm.work.remaining import remaining
 from robustnorm.work.report import report
@@ -53,7 +53,7 @@ def run_campaign(
         Stopped: When a signal came.
     """
     if campaign.budget is not None:
-        should_stop = Either(should_stop, Budget(campaign.budget))
+        should_stop = either(should_stop, Budget(campaign.budget))
     plans, device = ready_plans(campaign), resolve_device(campaign.device)
     datasets: dict[str, Dataset] = {}
     for plan in plans:

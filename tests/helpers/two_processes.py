@@ -101,22 +101,18 @@ def run_layer(layer, batch, grad, branch):
 def stop_after(step):
     """Says on process 0 alone that it is time to stop after a step."""
     asked = count(1)
-    return lambda _seconds: next(asked) == step and distributed.rank() == 0
+    return lambda seconds: seconds >= 0 and next(asked) == step and distributed.rank() == 0
 
 
-class SignalAfter:
-    """A signal that comes to process 1 alone during a step."""
+def signal_after(step):
+    """A signal that comes to process 1 alone during a step, counted from 1."""
+    taken = []
 
-    def __init__(self, step):
-        self.step, self.asked = step, 0
+    def should_stop(seconds):
+        taken.extend([seconds] * (seconds >= 0))  # asked after a step
+        return len(taken) >= step and distributed.rank() == 1
 
-    def __call__(self, _seconds):
-        self.asked += 1
-        return self.interrupted
-
-    @property
-    def interrupted(self):
-        return self.asked >= self.step and distributed.rank() == 1
+    return should_stop
 
 
 def training(model, images, **options):
@@ -206,7 +202,7 @@ def synchronized_layers():
 
 def stopped_by_signal(config):
     try:
-        train_run(config, should_stop=SignalAfter(3))
+        train_run(config, should_stop=signal_after(3))
     except TrainingStopped as stop:
         return str(stop)
     raise AssertionError("the signal was not heeded")
@@ -231,8 +227,8 @@ def die_after(step):
     """Ends process 1 as a failing machine does."""
     asked = count(1)
 
-    def should_stop(_seconds):
-        if next(asked) == step and distributed.rank() == 1:
+    def should_stop(seconds):
+        if seconds >= 0 and next(asked) == step and distributed.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return False
 

@@ -17,7 +17,7 @@ import yaml
 from robustnorm import cli
 from robustnorm.evaluation import evaluate
 from robustnorm.evaluation.checks import measure
-from robustnorm.system.stopping import Budget, Either, SignalStop, interrupted, never
+from robustnorm.system.stopping import Budget, SignalStop, either, interrupted, never
 from robustnorm.training import advprop
 from robustnorm.work import report
 
@@ -231,7 +231,13 @@ def test_handlers_are_left_alone_in_a_thread():
 
 def test_either_stops_for_a_budget_and_tells_of_a_signal():
     signals = SignalStop()
-    stop = Either(signals, Budget(10, clock=lambda: 0.0))
+    stop = either(signals, Budget(10, clock=lambda: 0.0))
     assert (stop(5), stop(20), interrupted(stop)) == (False, True, False)
     signals.received = True
     assert (stop(5), interrupted(stop), interrupted(never)) == (True, True, False)
+
+
+def test_overdrawn_budget_does_not_interrupt_what_is_under_way():
+    seconds = iter([0.0, 99.0, 99.0])
+    budget = Budget(10, clock=lambda: next(seconds))
+    assert (budget(0.0), interrupted(budget)) == (True, False)

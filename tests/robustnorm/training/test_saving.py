@@ -38,8 +38,8 @@ def killed_after(step, config):
     """Trains until the given step, counted from 1, and ends with nothing saved after it."""
     asked = itertools.count(1)
 
-    def kill(_seconds):
-        if next(asked) == step:
+    def kill(seconds):
+        if seconds >= 0 and next(asked) == step:
             raise KeyboardInterrupt
         return False
 

@@ -62,8 +62,8 @@ class StopsAt:
         self._questions = itertools.count(1)
         self._question = question
 
-    def __call__(self, _seconds):
-        return next(self._questions) >= self._question
+    def __call__(self, seconds):
+        return seconds >= 0 and next(self._questions) >= self._question
 
 
 @pytest.fixture(autouse=True)
