@@ -29,7 +29,6 @@ from robustnorm.evaluation.chunks import (
 )
 from robustnorm.models.serving import RULES, Served
 from robustnorm.models.surgery import fold
-from robustnorm.models.winograd import WinogradConv2d, use_winograd
 from robustnorm.norms.routing import bind, branches_of
 from robustnorm.records.journal import Key
 from robustnorm.records.record import SINGLE
@@ -123,8 +122,6 @@ def _searcher(
     model: nn.Module, branch: str, precision: Precision, compile: bool
 ) -> Callable[[Tensor], Tensor]:
     copy = fold(model, branch, fuse=True).requires_grad_(False)
-    if all(parameter.device.type == "cpu" for parameter in copy.parameters()):
-        copy = use_winograd(copy)
     copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Not mode="reduce-overhead": a serving rule calls several copies before it reads the logits,
     # which CUDA graphs would have overwritten.
@@ -132,7 +129,7 @@ def _searcher(
     if precision == "fp32":
         return network
     for module in copy.modules():
-        if isinstance(module, nn.Conv2d | WinogradConv2d):
+        if isinstance(module, nn.Conv2d):
             module.to(torch.bfloat16)  # once, not in every forward
 
     def search(images: Tensor) -> Tensor:
