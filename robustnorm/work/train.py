@@ -66,51 +66,34 @@ def train_run(
         Stopped: When a signal came; the state is saved.
     """
     device = resolve_device(distributed.own_device(config.device))
-    with distributed.process_group(device):
-        _train_or_continue(config, device, should_stop)
-
-
-def _train_or_continue(config: Config, device: torch.device, should_stop: ShouldStop) -> None:
-    if distributed.rank():
-        log.setLevel(logging.ERROR)
-    distributed.per_process(config.batch_size)  # refuses what does not divide
     folder = run_folder(config)
-    run = Run.find(folder, "last")
-    if run is not None:
-        run.check_settings(config)
-        if run.epoch == config.epochs:
-            log.info("%s: already trained, in %s", config.run, folder)
-            return
-    elif (best := Run.find(folder, "best")) is not None and best.imported:
-        raise UsageError(f"{folder} holds imported weights; choose another --name or --seed")
-    # What is random in a user's layers follows from the seed, too.
-    generator = torch.Generator().manual_seed(config.seed)
-    lock = nullcontext() if distributed.rank() else exclusive(folder)
-    with lock:
-        # Before the seed: a package that is imported to read data may draw a number.
-        with distributed.one_a_node_first():
-            dataset = load_data(config)
-        splits = split_validation(dataset.train, config.validation, config.train_limit)
-        with seeded(generator, device):
-            saver, position = _start(config, folder, dataset, len(splits[0]), device)
-            _check_same_start(dataset, position, folder)
-            try:
-                _train(config, dataset, splits, device, saver, position, should_stop)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise OutOfMemoryError(_too_large(config, device, folder)) from error
-
-
-def _check_same_start(dataset: Dataset, position: Position, folder: Path) -> None:
-    """Raises a UsageError unless all processes start from the same data and state."""
-    starts = distributed.gather((dataset.sha256[:12], position.epoch, position.step))
-    if len(set(starts)) > 1:
-        raise UsageError(
-            "all processes must read the same data and continue from the same state, got (data, "
-            f"epochs, steps) {', '.join(map(str, sorted(set(starts))))}; every node needs the same "
-            f"--data, and {folder} on a disk that all of them share"
-        )
+    with distributed.process_group(device):
+        if distributed.rank():
+            log.setLevel(logging.ERROR)
+        distributed.per_process(config.batch_size)  # refuses what does not divide
+        run = Run.find(folder, "last")
+        if run is not None:
+            run.check_settings(config)
+            if run.epoch == config.epochs:
+                log.info("%s: already trained, in %s", config.run, folder)
+                return
+        elif (best := Run.find(folder, "best")) is not None and best.imported:
+            raise UsageError(f"{folder} holds imported weights; choose another --name or --seed")
+        # What is random in a user's layers follows from the seed, too.
+        generator = torch.Generator().manual_seed(config.seed)
+        with nullcontext() if distributed.rank() else exclusive(folder):
+            # Before the seed: a package that is imported to read data may draw a number.
+            with distributed.one_a_node_first():
+                dataset = load_data(config)
+            splits = split_validation(dataset.train, config.validation, config.train_limit)
+            with seeded(generator, device):
+                saver, position = _start(config, folder, dataset, len(splits[0]), device)
+                try:
+                    _train(config, dataset, splits, device, saver, position, should_stop)
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise OutOfMemoryError(_too_large(config, device, folder)) from error
 
 
 def _start(
@@ -142,6 +125,13 @@ def _start(
             )  # fmt: skip
     check_free_space(folder, saver.bytes_needed())
     saver.save_settings()
+    starts = distributed.gather((dataset.sha256[:12], position.epoch, position.step))
+    if len(set(starts)) > 1:
+        raise UsageError(
+            "all processes must read the same data and continue from the same state, got (data, "
+            f"epochs, steps) {', '.join(map(str, sorted(set(starts))))}; every node needs the same "
+            f"--data, and {folder} on a disk that all of them share"
+        )
     return saver, position
 
 
@@ -158,6 +148,8 @@ def _train(
     training, validation = splits
     steps = steps_per_epoch(len(training), config.batch_size)
     folder = saver.folder
+    count = config.test_curve
+    followed = subset(dataset.test, count)[1].to(device) if count else None
     log.info(
         "%s: epochs %d to %d on %d images of %s, %s, into %s",
         config.run, position.epoch + 1, config.epochs, len(training), dataset.name, device, folder,
@@ -177,7 +169,7 @@ def _train(
             config=config,
             augmentation=augmentation(config, dataset),
             optimizer=saver.optimizer,
-            test=_followed(dataset, config.test_curve, device),
+            test=followed,
             position=position,
             bar=bar,
             should_stop=should_stop,
@@ -199,11 +191,6 @@ def _train(
             step_of_run = (error.epoch - 1) * steps + error.step - 1
             begin = origin(saver.model, saver.optimizer, error.batch, config, step_of_run)
             raise UsageError(_diverged(error, begin, folder, len(saver.history))) from error
-
-
-def _followed(dataset: Dataset, count: int, device: torch.device) -> Split | None:
-    """Returns the test images that are followed during training."""
-    return subset(dataset.test, count)[1].to(device) if count else None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from robustnorm.data.batches import epoch_batches, steps_per_epoch, to_float
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.models.resnet import ResNet, resnet18
-from robustnorm.runs.checkpoint import load_checkpoint, read_manifest, restore, save_checkpoint
+from robustnorm.runs.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
 from robustnorm.runs.run import describe_dataset, to_channels_last
 from robustnorm.settings.gan import GanConfig
 from robustnorm.system.errors import UsageError
@@ -104,18 +104,18 @@ def trained_classifier(
     }
     model = _build(dataset, config)
     with exclusive(folder):
-        manifest = read_manifest(folder, "last")
-        if manifest is not None:
-            there = (manifest["config"], manifest["dataset"]["sha256"])
+        checkpoint = find_checkpoint(folder, "last")
+        if checkpoint is not None:
+            there = (checkpoint.manifest["config"], checkpoint.manifest["dataset"]["sha256"])
             if there != (settings, dataset.sha256):
                 raise UsageError(
                     f"{folder} holds a classifier of other settings or data ({there[0]}); choose "
                     "another --name, or remove that folder"
                 )
-        if manifest is None or manifest["epoch"] < config.classifier_epochs:
+        if checkpoint is None or checkpoint.manifest["epoch"] < config.classifier_epochs:
             model.to(device)
             _train(model, dataset, config, device, folder, settings, data)
-        checkpoint = load_checkpoint(folder, "last")
+            checkpoint = load_checkpoint(folder, "last")
     restore(checkpoint, model)
     model.eval().to(device)
     return ClassifierFeatures(
@@ -161,8 +161,7 @@ def _train(
         model.parameters(), lr=_LEARNING_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
     first = 0
-    if read_manifest(folder, "last") is not None:
-        checkpoint = load_checkpoint(folder, "last")
+    if (checkpoint := find_checkpoint(folder, "last")) is not None:
         restore(checkpoint, model, optimizer)
         first = checkpoint.manifest["epoch"]
     flip = dataset.augmentation.flip

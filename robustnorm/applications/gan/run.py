@@ -21,7 +21,7 @@ from robustnorm.applications.gan.state import State
 from robustnorm.applications.gan.train import train, window_means
 from robustnorm.data.dataset import Dataset
 from robustnorm.evaluation.diversity import StageDiversity
-from robustnorm.runs.checkpoint import load_checkpoint, read_manifest, restore, save_checkpoint
+from robustnorm.runs.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
 from robustnorm.runs.run import describe_dataset, device_name
 from robustnorm.settings.gan import GanConfig
 from robustnorm.system.errors import UsageError
@@ -132,9 +132,10 @@ def _start(
         "device": device_name(device),
         "versions": {package: version(package) for package in ("robustnorm", "torch", "numpy")},
     }
-    manifest = read_manifest(folder, "last")
-    if manifest is None:
+    checkpoint = find_checkpoint(folder, "last")
+    if checkpoint is None:
         return state, content
+    manifest = checkpoint.manifest
     odd = [name for name in settings if manifest["config"].get(name) != settings[name]]
     if odd or manifest["dataset"]["sha256"] != dataset.sha256:
         what = ", ".join(f"{name} {manifest['config'].get(name)}" for name in odd) or "data"
@@ -142,7 +143,7 @@ def _start(
             f"{folder} holds a run with other settings ({what} there); continue it with those, "
             "choose another --name, or remove that folder"
         )
-    restore(load_checkpoint(folder, "last"), state)
+    restore(checkpoint, state)
     kept = (*content, "features", "test_images", "losses", "best", "gradients")
     return state, {name: manifest[name] for name in kept if name in manifest}
 

@@ -28,8 +28,7 @@ from robustnorm.applications.nas.supernet import Supernet
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Dataset
 from robustnorm.runs.checkpoint import (
-    load_checkpoint,
-    read_manifest,
+    find_checkpoint,
     restore,
     save_checkpoint,
 )
@@ -250,9 +249,10 @@ class Search:
             UsageError: When it is of other settings or data.
             CheckpointError: When it is damaged.
         """
-        manifest = read_manifest(self.folder, "last")
-        if manifest is None:
+        checkpoint = find_checkpoint(self.folder, "last")
+        if checkpoint is None:
             return
+        manifest = checkpoint.manifest
         saved = SearchSettings.from_dict(manifest["config"])
         differences = self.settings.differences(saved, WHERE)
         if differences:
@@ -266,7 +266,6 @@ class Search:
                 f"{self.dataset['name']} of another content; give the same data with --data, or "
                 "another --name"
             )
-        checkpoint = load_checkpoint(self.folder, "last")
         state = _State(self.network, self.alpha_optimizer)
         restore(checkpoint, state, self.weight_optimizer)
         state.give_back(self.alpha_optimizer, manifest["step"])

@@ -23,8 +23,7 @@ from robustnorm.applications.style.data import Pairs, Sources
 from robustnorm.applications.style.encoder import Encoder, from_vgg19
 from robustnorm.exchange.foreign import read_weights
 from robustnorm.runs.checkpoint import (
-    load_checkpoint,
-    read_manifest,
+    find_checkpoint,
     restore,
     save_checkpoint,
 )
@@ -115,8 +114,7 @@ def _trained(
     chosen = {"encoder_widths": list(widths), "encoder_epochs": epochs}
     about: dict[str, Any] = {"epoch": 0}
     with exclusive(folder):
-        if read_manifest(folder, "last") is not None:
-            checkpoint = load_checkpoint(folder, "last")
+        if (checkpoint := find_checkpoint(folder, "last")) is not None:
             about = checkpoint.manifest
             there = {"sha256": about["dataset"]["sha256"]} | about["config"]
             check_same(there, {"sha256": classes.sha256} | chosen, folder)

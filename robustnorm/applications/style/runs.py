@@ -16,8 +16,8 @@ from robustnorm.applications.style.encoders import Described, check_same, figure
 from robustnorm.applications.style.network import StyleNetwork
 from robustnorm.applications.style.training import Batch, Progress, make_optimizer, train
 from robustnorm.runs.checkpoint import (
+    find_checkpoint,
     load_checkpoint,
-    read_manifest,
     restore,
     save_checkpoint,
 )
@@ -88,8 +88,7 @@ def train_run(
     }
     with exclusive(folder):
         progress = Progress()
-        if read_manifest(folder, "last") is not None:
-            checkpoint = load_checkpoint(folder, "last")
+        if (checkpoint := find_checkpoint(folder, "last")) is not None:
             there = checkpoint.manifest
             # A longer training begins as a shorter one does, and goes on from its end.
             check_same(there["config"] | {"steps": settings.steps}, chosen, folder)
