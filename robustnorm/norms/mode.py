@@ -5,9 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
 from robustnorm.norms.synchronized import sum_over_processes
+
+# The backward passes below are written in differentiable operations, so that there are derivatives
+# of any order; ``once_differentiable`` would give zeros wherever the incoming gradient is constant.
 
 # Values of which a float32 copy, 1 MB, stays in the second-level cache of a core.
 _CACHED = 1 << 18
@@ -29,7 +32,6 @@ class _Moments(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (input,) = ctx.saved_tensors
         size = input.shape[2] * input.shape[3]
@@ -51,7 +53,6 @@ class _ScaleAndShift(torch.autograd.Function):
         ctx.save_for_backward(input, scale)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         input, scale = ctx.saved_tensors
         (factor,) = _maps(input, scale)
@@ -60,6 +61,16 @@ class _ScaleAndShift(torch.autograd.Function):
             wide = wide.to(scale.dtype)
             sums.append(torch.stack([(wide * part).sum((2, 3)), wide.sum((2, 3))]))
         return grad * factor, *torch.cat(sums, 1)
+
+
+def _apply(function: type[_Moments | _ScaleAndShift], *inputs: Tensor) -> Tensor:
+    """Runs ``function``; under vmap and forward-mode derivatives its operations as they are."""
+    if not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    ):
+        return function.forward(*inputs)
+    output: Tensor = function.apply(*inputs)  # type: ignore[no-untyped-call]
+    return output
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -168,7 +179,7 @@ class ModeNorm(nn.Module):
             )
         with torch.autocast(input.device.type, enabled=False):
             if self.training:
-                moments = _Moments.apply(input)  # type: ignore[no-untyped-call]
+                moments = _apply(_Moments, input)
                 gates = self._gates(moments[0])
                 mean, variance = self._batch_statistics(moments, gates)
             else:
@@ -181,8 +192,7 @@ class ModeNorm(nn.Module):
                 [self.weight * inverse, -self.weight * inverse * mean]
             )
             shift = shift + self.bias
-            output: Tensor = _ScaleAndShift.apply(input, scale, shift)  # type: ignore[no-untyped-call]
-        return output
+            return _apply(_ScaleAndShift, input, scale, shift)
 
     def _gates(self, means: Tensor) -> Tensor:
         gates: Tensor = self.gate(means.to(self.gate.weight.dtype))

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 def synchronize(model: nn.Module) -> None:
@@ -120,8 +119,12 @@ class _Standardize(torch.autograd.Function):
         return output, mean, variance, count
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():  # ``once_differentiable`` is silent when ``grad`` is constant
+            raise RuntimeError(
+                "batch statistics over all processes have first derivatives only, got "
+                "create_graph=True; train without sync_norm, or without the second derivative"
+            )
         output, inverse, count = ctx.saved_tensors
         sums = torch.stack([grad.sum(_dims(grad)), (grad * output).sum(_dims(grad))])
         dist.all_reduce(sums)
@@ -138,10 +141,8 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        total: Tensor = sum_over_processes(grad)
         return total
 
 

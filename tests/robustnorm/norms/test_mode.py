@@ -73,6 +73,21 @@ def test_modenorm_equals_formula(training, num_modes):
     assert layer.num_batches_tracked == int(training)
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_modenorm_has_the_formulas_second_derivative(memory_format, training):
+    layer = make_layer(2).train(training)
+    inputs = make_input(3).contiguous(memory_format=memory_format).requires_grad_()
+
+    def penalty(output):
+        # Linear in the output: what reaches the layer's backward is a constant.
+        (grad,) = torch.autograd.grad(output[:, :, 1].sum(), inputs, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), [inputs, layer.weight, layer.gate.weight])
+
+    expected = penalty(formula(layer, inputs)[0])
+    torch.testing.assert_close(penalty(layer(inputs)), expected, rtol=1e-9, atol=1e-9)
+
+
 def test_modenorm_with_one_mode_equals_batch_norm():
     layer, peer = ModeNorm(5, num_modes=1).double(), nn.BatchNorm2d(5).double()
     torch.testing.assert_close(layer(make_input()), peer(make_input()), **EXACT)
