@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TextIO
 
 import yaml
 
-from robustnorm.settings.campaign import Campaign, ready_plans
-from robustnorm.settings.config import Config, ReportConfig, StudyConfig, VerifySettings
+from robustnorm.settings.campaign import CampaignSettings, ready_plans
+from robustnorm.settings.config import Config
 from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.settings.export import ExportSettings
 from robustnorm.settings.gan import GanConfig
@@ -22,6 +22,7 @@ from robustnorm.settings.help import help_of
 from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.settings.reading import read_words
+from robustnorm.settings.results import ReportSettings, StudySettings, VerifySettings
 from robustnorm.settings.style import StyleSettings, StylizeSettings
 from robustnorm.settings.sweep import SweepSettings, grids
 from robustnorm.system.errors import CheckFailed, Status, UsageError, UserError
@@ -74,12 +75,12 @@ COMMANDS = {
     ),
     "report": Command(
         "Write one HTML page, with its figures, from result records.",
-        ReportConfig,
+        ReportSettings,
         "robustnorm.work.report:report",
     ),
     "campaign": Command(
         "Train and evaluate the plans of a campaign, in slices of time.",
-        Campaign,
+        CampaignSettings,
         "robustnorm.work.campaign:run_campaign",
         stops=True,
     ),
@@ -104,7 +105,7 @@ COMMANDS = {
     "study": Command(
         "Study every checkpoint that fits the config: swapped branches, statistics measured "
         "again, gates.",
-        StudyConfig,
+        StudySettings,
         "robustnorm.commands.study:study_runs",
     ),
     "import": Command(
@@ -245,7 +246,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
         if shown:
             words.remove("--print_config")
         settings, path = read_words(command.settings, words)
-        if isinstance(settings, Campaign):
+        if isinstance(settings, CampaignSettings):
             ready_plans(settings)
         if isinstance(settings, SweepSettings):
             grids(settings)

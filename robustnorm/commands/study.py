@@ -30,7 +30,8 @@ from robustnorm.runs.run import (
     resolve_device,
     run_folder,
 )
-from robustnorm.settings.config import Config, StudyConfig
+from robustnorm.settings.config import Config
+from robustnorm.settings.results import StudySettings
 from robustnorm.studies.gates import GateUsage, gates
 from robustnorm.studies.reestimate import Drift, drift, reestimate
 from robustnorm.studies.swap import split_layers, swapped
@@ -42,7 +43,7 @@ from robustnorm.work.evaluate import evaluate_records
 log = logging.getLogger("robustnorm")
 
 
-def study_runs(config: StudyConfig, config_path: str | None = None) -> str:
+def study_runs(config: StudySettings, config_path: str | None = None) -> str:
     """Studies every checkpoint that fits ``config``, writes the tables, returns them as text.
 
     Networks are evaluated first as ``evaluate_runs`` does. What was evaluated before under the same
@@ -82,7 +83,7 @@ def _load(record: Record, config: Config, dataset: Dataset, device: torch.device
     return Studied(run.network(device), run.config, record, dataset, device)
 
 
-def _swap(runs: list[Studied], config: StudyConfig) -> list[Table]:
+def _swap(runs: list[Studied], config: StudySettings) -> list[Table]:
     records = []
     for run in runs:
         pairs = itertools.product(branches_of(run.model), repeat=2)
@@ -100,7 +101,7 @@ def _swap(runs: list[Studied], config: StudyConfig) -> list[Table]:
     return [swap_table(records)]
 
 
-def _reestimate(runs: list[Studied], config: StudyConfig) -> list[Table]:
+def _reestimate(runs: list[Studied], config: StudySettings) -> list[Table]:
     records: list[Record] = []
     drifts: dict[tuple[str, str], list[Drift]] = {}
     for run in runs:
@@ -156,7 +157,7 @@ def _training_images(run: Studied, branch: str, most: int) -> Iterator[Tensor]:
             )
 
 
-def _gates(runs: list[Studied], config: StudyConfig) -> list[Table]:
+def _gates(runs: list[Studied], config: StudySettings) -> list[Table]:
     usages = {}
     for run in runs:
         images = min(config.study_images, len(run.dataset.test))

@@ -11,7 +11,8 @@ from robustnorm.records.record import Record
 from robustnorm.records.verify import verify
 from robustnorm.runs import Run
 from robustnorm.runs.run import resolve_device, run_folder
-from robustnorm.settings.config import Config, VerifySettings
+from robustnorm.settings.config import Config
+from robustnorm.settings.results import VerifySettings
 from robustnorm.system.errors import CheckFailed
 
 

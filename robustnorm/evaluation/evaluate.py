@@ -28,7 +28,7 @@ from robustnorm.records.images import chunk_file, write_chunk
 from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.records.record import Verdict
 from robustnorm.settings.attack_names import EvaluationAttack, parse_attacks
-from robustnorm.settings.config import BranchAttack
+from robustnorm.settings.groups import BranchAttack
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 
 # Images of a part. Where fallen images are replaced, a part is long: at its end slots stay empty.

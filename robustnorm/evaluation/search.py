@@ -32,7 +32,7 @@ from robustnorm.models.surgery import fold
 from robustnorm.norms.routing import bind, branches_of
 from robustnorm.records.journal import Key
 from robustnorm.records.record import SINGLE
-from robustnorm.settings.config import BranchAttack
+from robustnorm.settings.groups import BranchAttack
 from robustnorm.system.memory import in_smaller_batches
 
 Precision = Literal["fp32", "bf16"]

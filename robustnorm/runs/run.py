@@ -21,7 +21,9 @@ from robustnorm.runs.checkpoint import (
     read_history,
     restore,
 )
-from robustnorm.settings.config import COMPARED, WHAT_TO_EVALUATE, WHERE, Config
+from robustnorm.settings.base import names
+from robustnorm.settings.config import Config
+from robustnorm.settings.groups import Compared, Evaluation, Where
 from robustnorm.system.errors import UsageError
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -258,7 +260,7 @@ class Run:
 
     def check_settings(self, config: Config) -> None:
         """Raises a UsageError when it was started with other settings."""
-        differences = _differences(config, self.config, WHERE | WHAT_TO_EVALUATE)
+        differences = _differences(config, self.config, names(Where, Evaluation))
         if differences:
             raise UsageError(
                 f"{self.folder} holds a run with other settings ({differences}); continue it with "
@@ -314,7 +316,7 @@ def misfit(config: Config, run: Run) -> str:
     Runs that a config compares differ in norm and seed; a shortened run fits too and is reported
     with its number of epochs.
     """
-    ignore = WHERE | WHAT_TO_EVALUATE | COMPARED | {"epochs", "keep_epochs"}
+    ignore = names(Where, Evaluation, Compared) | {"epochs", "keep_epochs"}
     return _differences(config, run.config, ignore)
 
 

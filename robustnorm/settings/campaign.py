@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from robustnorm.norms import NORMS
-from robustnorm.settings.config import COMPARED, WHAT_TO_EVALUATE, Config
+from robustnorm.settings.base import names
+from robustnorm.settings.config import Config
+from robustnorm.settings.groups import Compared, Evaluation, Places
 from robustnorm.settings.reading import read_config
-
-if TYPE_CHECKING:
-    from robustnorm.settings.sweep import SweepSettings
 
 PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")
 
@@ -41,7 +40,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Campaign:
+class CampaignSettings(Places):
     """Plans to work on in order, and where.
 
     Args:
@@ -50,11 +49,6 @@ class Campaign:
             the command is given again.
         readme: Markdown file whose first block of results is replaced by the tables of the best
             finished plan; none by default.
-        data: cifar10, or the path of an image folder or its archive; the configs' by default.
-        data_root: Folder for unpacked archives and decoded images.
-        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
-        output: Folder of checkpoints.
-        reports: Folder of tables and result records.
 
     Raises:
         ValueError: On a plan that cannot be carried out, before any work.
@@ -63,13 +57,9 @@ class Campaign:
     plans: dict[str, Plan] = field(default_factory=dict)
     budget: float | None = None
     readme: str | None = None
-    data: str | None = None
-    data_root: str = "data"
-    device: str = "auto"
-    output: str = "checkpoints"
-    reports: str = "reports"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.plans:
             raise ValueError("plans must name at least one plan; give --config campaign")
         if self.budget is not None and self.budget <= 0:
@@ -84,9 +74,9 @@ class Campaign:
             for part in ("norms", "seeds", "evaluations"):
                 if not getattr(plan, part):
                     raise ValueError(f"plan {name} needs {part}, got none")
-            _refuse(name, "settings", COMPARED & plan.settings.keys())
+            _refuse(name, "settings", names(Compared) & plan.settings.keys())
             for changes in plan.evaluations.values():
-                _refuse(name, "evaluations", changes.keys() - WHAT_TO_EVALUATE)
+                _refuse(name, "evaluations", changes.keys() - names(Evaluation))
 
 
 def _refuse(plan: str, part: str, fields: set[str] | frozenset[str]) -> None:
@@ -94,7 +84,7 @@ def _refuse(plan: str, part: str, fields: set[str] | frozenset[str]) -> None:
         allowed = (
             "norms, seeds and control are listed beside them"
             if part == "settings"
-            else f"allowed: {', '.join(sorted(WHAT_TO_EVALUATE))}"
+            else f"allowed: {', '.join(sorted(names(Evaluation)))}"
         )
         raise ValueError(
             f"{part} of plan {plan} cannot have {', '.join(sorted(fields))}; {allowed}"
@@ -136,16 +126,6 @@ class ReadyPlan:
             yield from self.of_seed(seed)
 
 
-def places(settings: Campaign | SweepSettings) -> dict[str, Any]:
-    """Returns where data and results are, and the device, as changes of a config.
-
-    The config's own data are kept where none are set.
-    """
-    names = ("data_root", "device", "output", "reports")
-    where = {name: getattr(settings, name) for name in names}
-    return where if settings.data is None else where | {"data": settings.data}
-
-
 def compared_runs(run: Config, norms: Sequence[str], control: bool) -> list[Config]:
     """Returns the settings of each norm and, if asked for, the plainly trained control.
 
@@ -156,13 +136,13 @@ def compared_runs(run: Config, norms: Sequence[str], control: bool) -> list[Conf
     return [*runs, replace(run, norm="bn", adversarial=False)] if control else runs
 
 
-def ready_plans(campaign: Campaign) -> list[ReadyPlan]:
+def ready_plans(campaign: CampaignSettings) -> list[ReadyPlan]:
     """Returns the plans with the settings of their configs.
 
     Raises:
         ValueError: On an unknown config, setting or norm, or one of a wrong type or out of range.
     """
-    where = places(campaign)
+    where = campaign.places
     plans = []
     for name, plan in campaign.plans.items():
         changes = plan.settings | where | {"name": name}

@@ -14,7 +14,7 @@ from robustnorm.settings.reading import by_position, only_in_files
 # What most people set; of these, the first ten that a command has stand first in its help.
 _OFTEN = (
     *("norm", "norms", "rows", "seed", "seeds", "data", "epochs", "steps", "width", "epsilon"),
-    *("attacks", "test_limit", "checkpoint", "device", "name", "output", "reports"),
+    *("attacks", "checkpoint", "device", "name", "test_limit", "output", "reports"),
 )
 _COLUMN = 24
 
@@ -44,7 +44,7 @@ def help_of(command: str, summary: str, kind: type[Any]) -> str:
     lines += ["", "most used:", _row("--config FILE", _CONFIG)]
     first = [name for name in _OFTEN if name in entries][:10]
     lines += [entries.pop(name) for name in first]
-    for group in kind.__mro__:
+    for group in reversed(kind.__mro__):
         own = [name for name in vars(group).get("__annotations__", {}) if name in entries]
         if own:
             lines += ["", _title(group, kind), *(entries.pop(name) for name in own)]
@@ -59,8 +59,8 @@ _CONFIG = (
 
 def _title(group: type[Any], kind: type[Any]) -> str:
     if group is kind:
-        return "more settings:"
-    return inspect.cleandoc(group.__doc__ or "").partition("\n")[0].rstrip(".").lower() + ":"
+        return "of this command:"
+    return re.split("[.:\n]", inspect.cleandoc(group.__doc__ or ""))[0].lower() + ":"
 
 
 def _entry(field: Field[Any], kind: Any, text: str) -> str:
@@ -90,5 +90,5 @@ def _descriptions(kind: type[Any]) -> dict[str, str]:
         for name, text in re.findall(
             r"^    (\w+): (.+(?:\n {8}.+)*)", section.partition("\n\n")[0], re.MULTILINE
         ):
-            found[name] = " ".join(text.split())
+            found[name] = " ".join(text.replace("``", "").split())
     return found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
+from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
+from robustnorm.settings.groups import Data, Evaluation, Training
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class ImportSettings(Config):
         file: One .safetensors file, or one that torch.save wrote.
         layout: Whose names the file uses: plain is this package's.
     """
+
+    only_in_files: ClassVar[frozenset[str]] = names(Data, Training, Evaluation)
 
     file: list[str] = field(
         default_factory=list,

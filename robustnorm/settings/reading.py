@@ -15,6 +15,7 @@ from robustnorm.data import check_data
 from robustnorm.norms import NORMS
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
+from robustnorm.settings.groups import Named
 from robustnorm.settings.values import make, mapping
 from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.registry import did_you_mean, unknown
@@ -115,8 +116,8 @@ def _by_position(kind: type[Any], given: list[str]) -> dict[str, Any]:
 
 
 def _check_offered(kind: type[Any], name: str) -> None:
-    own, elsewhere = {field.name for field in fields(kind)}, only_in_files(kind)
-    if name in elsewhere:
+    own = {field.name for field in fields(kind)}
+    if name in only_in_files(kind):
         raise ValueError(
             f"--{name} is no setting of this command; it may stand in a config file, which several "
             "commands share"
@@ -203,6 +204,6 @@ def _finished(kind: type[_S], values: dict[str, Any], path: Path | None) -> _S:
         NORMS.check(settings.norm)
         check_data(settings.data)
         parse_attacks(settings.attacks)
-        if settings.name is None:
-            settings = replace(settings, name=path.stem if path else "default")
+    if isinstance(settings, Named) and settings.name is None:
+        settings = replace(settings, name=path.stem if path else "default")
     return settings

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from robustnorm.settings.campaign import PAPER_NORMS, compared_runs, places
-from robustnorm.settings.config import COMPARED, Config
+from robustnorm.settings.base import names
+from robustnorm.settings.campaign import PAPER_NORMS, compared_runs
+from robustnorm.settings.config import Config
+from robustnorm.settings.groups import Compared, Places
 from robustnorm.settings.reading import read_config
 
 
 @dataclass(frozen=True)
-class SweepSettings:
+class SweepSettings(Places):
     """Runs to train and to evaluate as jobs, and who does them.
 
     Args:
@@ -30,11 +32,6 @@ class SweepSettings:
         gpus: GPUs of a job on Ray where it runs on one; below 1, jobs share a GPU.
         slurm: Parameters of submitit's AutoExecutor: {slurm_partition: gpu, gpus_per_node: 1,
             timeout_min: 240, ...}.
-        data: digits, cifar10, or a path; the configs' by default.
-        data_root: Folder for downloads, unpacked archives and decoded images.
-        device: cpu, cuda, ...; a GPU where the job finds one by default.
-        output: Folder of checkpoints.
-        reports: Folder of tables and result records.
 
     Raises:
         ValueError: On a value out of range.
@@ -53,13 +50,9 @@ class SweepSettings:
     threads: int | None = None
     gpus: float = 1.0
     slurm: dict[str, Any] = field(default_factory=dict)
-    data: str | None = None
-    data_root: str = "data"
-    device: str = "auto"
-    output: str = "checkpoints"
-    reports: str = "reports"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.configs or len(set(self.configs)) < len(self.configs):
             raise ValueError(
                 "sweep needs one or more different training configs, such as digits, got "
@@ -77,7 +70,7 @@ class SweepSettings:
                 "threads must be at least 1 and gpus above 0, "
                 f"got threads {self.threads} and gpus {self.gpus}"
             )
-        compared = sorted(COMPARED & self.settings.keys())
+        compared = sorted(names(Compared) & self.settings.keys())
         if compared:
             raise ValueError(
                 f"settings cannot have {', '.join(compared)}; norms, seeds and control are listed "
@@ -106,7 +99,7 @@ def grids(settings: SweepSettings) -> list[Grid]:
         ValueError: On an unknown config, setting or norm, or one of a wrong type or out of range,
             and on two configs that share a name.
     """
-    where = places(settings)
+    where = settings.places
     found = []
     for config in settings.configs:
         base = read_config(config, settings.settings | where)

@@ -31,7 +31,7 @@ def make(kind: type[_S], values: Mapping[str, Any], where: str = "") -> _S:
             range; the message says what is required and what was received.
 
     Examples:
-        >>> from robustnorm.settings.config import BranchAttack
+        >>> from robustnorm.settings.groups import BranchAttack
         >>> make(BranchAttack, {"threat_model": "Linf", "epsilon": "8/255", "step_size": 0.5})
         BranchAttack(threat_model='linf', epsilon=Fraction(8, 255), step_size=Fraction(1, 2))
     """

@@ -22,8 +22,9 @@ from robustnorm.runs.run import (
     resolve_device,
     run_folder,
 )
-from robustnorm.settings.campaign import Campaign, ReadyPlan, ready_plans
-from robustnorm.settings.config import Config, ReportConfig
+from robustnorm.settings.campaign import CampaignSettings, ReadyPlan, ready_plans
+from robustnorm.settings.config import Config
+from robustnorm.settings.results import ReportSettings
 from robustnorm.system.files import write_atomically
 from robustnorm.system.stopping import Budget, ShouldStop, Stopped, either, interrupted, never
 from robustnorm.work.evaluate import evaluate_run
@@ -35,7 +36,7 @@ log = logging.getLogger("robustnorm")
 
 
 def run_campaign(
-    campaign: Campaign, config_path: str | None = None, *, should_stop: ShouldStop = never
+    campaign: CampaignSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
 ) -> str:
     """Trains and evaluates until all is done or the budget is spent; says what is left.
 
@@ -130,7 +131,7 @@ def _write_pages(plan: ReadyPlan, evaluated: dict[str, list[Record]]) -> None:
         folder = plan.reports(title)
         if len(records) == len(list(plan.all_runs())) and not (folder / "report.html").exists():
             try:
-                report(ReportConfig(name=title, reports=str(folder.parent)))
+                report(ReportSettings(name=title, reports=str(folder.parent)))
             except ImportError as error:  # the numbers do not wait for a picture
                 log.warning("%s", error)
 

@@ -45,7 +45,9 @@ from robustnorm.runs.run import (
     resolve_device,
     run_folder,
 )
-from robustnorm.settings.config import COMPARED, KNOWN_OF_IMPORTED, WHERE, Config
+from robustnorm.settings.base import names
+from robustnorm.settings.config import Config
+from robustnorm.settings.groups import Compared, Network, Where
 from robustnorm.system.errors import OutOfMemoryError, Unreliable, UsageError
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.source import source_commit
@@ -205,9 +207,9 @@ def evaluate_run(
     checks, curve = _checks(name, model, test, ids, search, config, should_stop)
     seconds = Journal(journal, wanted).seconds + time.perf_counter() - clock
     # Paths and devices are left out: they decide nothing, and a record may be published.
-    settings = {key: value for key, value in trained.to_dict().items() if key not in WHERE}
+    settings = {key: value for key, value in trained.to_dict().items() if key not in names(Where)}
     if run.imported:
-        settings = {key: settings[key] for key in sorted(COMPARED | KNOWN_OF_IMPORTED)}
+        settings = {key: settings[key] for key in sorted(names(Compared, Network))}
     record = Record(
         name=str(config.name),
         norm=trained.norm,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from robustnorm.records.record import Record
 from robustnorm.reporting.gradients import read_gradients
-from robustnorm.settings.config import ReportConfig
+from robustnorm.settings.results import ReportSettings
 from robustnorm.system.errors import UsageError
 
 log = logging.getLogger("robustnorm")
 
 
-def report(config: ReportConfig, config_path: str | None = None) -> None:
+def report(config: ReportSettings, config_path: str | None = None) -> None:
     """Writes ``report.html``, and its figures as files, into the config's folder of reports.
 
     Args:

@@ -21,7 +21,8 @@ from robustnorm.evaluation.search import Search, random_start
 from robustnorm.norms.routing import branches_of
 from robustnorm.records.record import Record
 from robustnorm.runs.run import load_model
-from robustnorm.settings.config import BranchAttack, Config
+from robustnorm.settings.config import Config
+from robustnorm.settings.groups import BranchAttack
 from robustnorm.training.advprop import step_generator, train, validate
 from robustnorm.training.losses import advprop_losses
 from robustnorm.training.progress import BranchValidation

@@ -8,7 +8,7 @@ from robustnorm import bind, evaluate
 from robustnorm.attacks import pgd
 from robustnorm.evaluation.examples import decode_png, encode_png, make_examples
 from robustnorm.evaluation.search import Search, random_start
-from robustnorm.settings.config import BranchAttack
+from robustnorm.settings.groups import BranchAttack
 
 SEARCH = Search(3 / 16, 3 / 64, (5,))
 

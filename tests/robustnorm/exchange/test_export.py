@@ -26,7 +26,8 @@ from robustnorm.norms import NORMS
 from robustnorm.records.record import Record, Verdict
 from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import build_model, describe_dataset
-from robustnorm.settings.config import BranchAttack, Config
+from robustnorm.settings.config import Config
+from robustnorm.settings.groups import BranchAttack
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,8 @@ from robustnorm.records.images import hashes, read_chunk
 from robustnorm.records.journal import Key
 from robustnorm.records.record import Record, RecordError
 from robustnorm.records.verify import verify
-from robustnorm.settings.config import BranchAttack, Config
+from robustnorm.settings.config import Config
+from robustnorm.settings.groups import BranchAttack
 
 N, IDS = 130, torch.arange(140, 10, -1)  # two files; not from 0, not ascending
 

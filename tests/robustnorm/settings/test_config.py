@@ -2,7 +2,9 @@ from fractions import Fraction
 
 import pytest
 
-from robustnorm.settings.config import COMPARED, Config
+from robustnorm.settings.base import names
+from robustnorm.settings.config import Config
+from robustnorm.settings.groups import Compared
 
 
 def test_config_round_trips_through_plain_values():
@@ -22,7 +24,7 @@ def test_config_writes_fractions_as_people_do():
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"train_limit": 0}, "train_limit must be at least 1, or null for all, got 0"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": -1}, r"seed must be at least 0 and below 2\^64, got -1"),
         ({"epsilon": Fraction(8)}, r"epsilon must be in \(0, 1\], such as 8/255, got 8"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
@@ -57,4 +59,4 @@ def test_config_names_the_run():
 
 def test_config_differences_leave_out_what_is_to_be_ignored():
     first, second = Config(norm="bn", seed=1, width=16), Config(norm="auxbn", width=32)
-    assert first.differences(second, ignore=COMPARED) == {"width": (16, 32)}
+    assert first.differences(second, ignore=names(Compared)) == {"width": (16, 32)}

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import pytest
 
 from robustnorm.settings.campaign import Plan
-from robustnorm.settings.config import BranchAttack
+from robustnorm.settings.groups import BranchAttack
 from robustnorm.settings.values import convert, make
 
 

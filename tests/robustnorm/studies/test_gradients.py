@@ -18,7 +18,7 @@ from robustnorm.evaluation.diversity import stage_weights
 from robustnorm.evaluation.search import CHUNK, Search, random_start
 from robustnorm.norms import ModeNorm
 from robustnorm.norms.routing import routed_layers
-from robustnorm.settings.config import BranchAttack
+from robustnorm.settings.groups import BranchAttack
 from robustnorm.studies.diagnosis import diagnose
 from robustnorm.studies.gradients import Group, gradient_diversity
 

@@ -16,7 +16,7 @@ from robustnorm.evaluation.checks.measure import (
     surface,
 )
 from robustnorm.evaluation.search import Search, attack_chunk, branches
-from robustnorm.settings.config import BranchAttack
+from robustnorm.settings.groups import BranchAttack
 
 SEARCH = Search(0.01, 0.005, (2,))
 N = 6

@@ -9,7 +9,7 @@ from torch import nn
 from robustnorm import resnet18
 from robustnorm.evaluation.checks import CHECKS, run_checks
 from robustnorm.evaluation.search import Search
-from robustnorm.settings.config import BranchAttack
+from robustnorm.settings.groups import BranchAttack
 
 SEARCH = Search(0.5, 0.25, (1, 2))  # so large a radius that Square needs few queries
 N = 4

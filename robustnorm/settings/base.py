@@ -1,0 +1,59 @@
+"""What all settings share: they check themselves, and are written as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar
+
+# The range of torch's generators.
+MOST_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a command, or a group of them that several commands share.
+
+    Attributes:
+        only_in_files: Settings that a config file may hold without being offered by the command:
+            one file serves several commands.
+    """
+
+    only_in_files: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Raises a ValueError on a value out of range; a group checks its own fields."""
+
+    def _require(self, field: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(f"{field} must be {what}, got {getattr(self, field)}")
+
+    def _least(self, least: float, *names: str) -> None:
+        for name in names:
+            self._require(name, getattr(self, name) >= least, f"at least {least}")
+
+    def _seed(self, name: str) -> None:
+        value = getattr(self, name)
+        for seed in value if isinstance(value, tuple) else (value,):
+            if not 0 <= seed <= MOST_SEED:
+                raise ValueError(f"{name} must be at least 0 and below 2^64, got {seed}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fractions as people write them ("8/255")."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+def names(*groups: type[Settings]) -> frozenset[str]:
+    """Returns the names of the settings of the groups."""
+    return frozenset(field.name for group in groups for field in dataclasses.fields(group))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, Fraction):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,332 @@
+"""Groups of the settings of a run; what may differ between two runs follows from the groups."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+from robustnorm.settings.base import Settings
+
+# Names that no adversarial branch has: the first branch, and that of a network without branches.
+_NO_BRANCHES = ("clean", "single")
+_MOST_NAME = 200  # bytes: file systems take 255, and temporary files add to a name
+
+
+@dataclass(frozen=True)
+class BranchAttack:
+    """The attack that makes an adversarial branch's images, in training and evaluation.
+
+    Args:
+        threat_model: Ball of the attack.
+        epsilon: Radius of that ball on the [0, 1] scale.
+        step_size: Size of one attack step on that scale.
+
+    Raises:
+        ValueError: On a value out of range.
+    """
+
+    threat_model: Literal["linf", "l2"]
+    epsilon: Fraction
+    step_size: Fraction
+
+    def __post_init__(self) -> None:
+        # An L2 ball reaches beyond 1: every pixel may change a little.
+        most = 1 if self.threat_model == "linf" else 100
+        for name in ("epsilon", "step_size"):
+            value = getattr(self, name)
+            if not 0 < value <= most:
+                raise ValueError(f"{name} must be in (0, {most}], such as 8/255, got {value}")
+
+
+@dataclass(frozen=True)
+class Named(Settings):
+    """Name.
+
+    Args:
+        name: Name of the folders under ``output`` and ``reports``; the config file's by default.
+    """
+
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is None:
+            return
+        size = max(len(part.encode(errors="replace")) for part in self.name.split("/"))
+        if "\0" in self.name or not 0 < size <= _MOST_NAME or self.name in (".", ".."):
+            raise ValueError(
+                f"name must be a folder's name of 1 to {_MOST_NAME} bytes, got {self.name[:40]!r} "
+                f"of {len(self.name)} characters"
+            )
+
+
+@dataclass(frozen=True)
+class Compared(Settings):
+    """What differs between the runs of one config.
+
+    Args:
+        norm: Normalization layer: bn, modenorm, auxbn, saauxbn, auxstatbn, ccbn or sabn.
+        seed: Seed of the weights, the order of the images, their augmentation and the attack's
+            starts.
+        adversarial: False trains on clean images only: the control.
+    """
+
+    norm: str = "saauxbn"
+    seed: int = 0
+    adversarial: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._seed("seed")
+
+
+@dataclass(frozen=True)
+class Data(Settings):
+    """Images of training.
+
+    Args:
+        train_limit: Training images to use; all by default.
+        validation: Training images held out to choose the best epoch; never test images.
+        padding: Pixels of zero padding before the random crop; the data set's by default.
+        flip: Mirror images at random; as suits the data set by default.
+    """
+
+    train_limit: int | None = None
+    validation: int = 128
+    padding: int | None = None
+    flip: bool | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        limit = self.train_limit
+        self._require("train_limit", limit is None or limit >= 1, "at least 1, or null for all")
+        self._least(1, "validation")
+        self._require("padding", self.padding is None or self.padding >= 0, "at least 0, or null")
+
+
+@dataclass(frozen=True)
+class Network(Settings):
+    """Network: all that must be known of weights that other code trained.
+
+    Args:
+        network: Architecture: resnet18 or preact_resnet18.
+        final_norm: Norm and ReLU before the pooling of preact_resnet18.
+        width: Channels of the first stage; 64 is the paper's ResNet-18.
+        input_normalization: Mean and deviation inside the model: of the training images (dataset),
+            of ImageNet (imagenet) as the authors' release does, or none.
+        branches: Adversarial branches beside "clean", by name, each with an attack of its own:
+            {linf: {threat_model: linf, epsilon: 8/255, step_size: 2/255}, l2: ...}. By default one,
+            "adv", with the attack of threat_model, epsilon and step_size.
+    """
+
+    network: Literal["resnet18", "preact_resnet18"] = "resnet18"
+    final_norm: bool = True
+    width: int = 64
+    input_normalization: Literal["dataset", "imagenet", "none"] = "dataset"
+    # A dictionary has no hash; equal settings still have equal ones.
+    branches: dict[str, BranchAttack] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._least(1, "width")
+        for name in self.branches:
+            if name in _NO_BRANCHES or not re.fullmatch(r"\w+", name):
+                raise ValueError(
+                    "the name of an adversarial branch must be a word other than "
+                    f"{' and '.join(_NO_BRANCHES)}, got '{name}'"
+                )
+
+
+@dataclass(frozen=True)
+class Training(Settings):
+    """Training.
+
+    Args:
+        protocol: Name printed with every result: paper, released-code, or one of your own.
+        epochs: Passes over the training images.
+        batch_size: Clean images a step, of all processes together; each also gives one adversarial
+            image.
+        sync_norm: With many processes, take batch statistics over the images of all of them; by
+            default each process normalizes its own part of the batch.
+        learning_rate: Highest learning rate of SGD.
+        momentum: Momentum of SGD.
+        weight_decay: L2 penalty on all parameters.
+        schedule: Drops at milestones, or one-cycle (linear up, then linear down to zero).
+        milestones: Epochs at which the learning rate is multiplied by ``decay``.
+        decay: Factor at each milestone.
+        warmup_steps: Steps of linear warm-up, for schedule milestones.
+        warmup_from: Learning rate at the first step of the warm-up.
+        peak: Fraction of the run at which one-cycle reaches ``learning_rate``.
+        loss: The sum of clean and adversarial loss (Eq. 7) or their mean (the release).
+        label_smoothing: Label smoothing of both losses.
+        gradient_clipping: Largest gradient norm; none by default.
+        precision: fp32 or bf16, in training; verdicts of an evaluation are always fp32.
+        channels_last: Memory format of images and weights.
+        keep_epochs: Epochs whose weights are kept besides best and last.
+    """
+
+    protocol: str = "short"
+    epochs: int = 30
+    batch_size: int = 128
+    sync_norm: bool = False
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["milestones", "one-cycle"] = "one-cycle"
+    milestones: tuple[int, ...] = (50, 150)
+    decay: float = 0.1
+    warmup_steps: int = 0
+    warmup_from: float = 0.01
+    peak: float = 0.3
+    loss: Literal["sum", "mean"] = "sum"
+    label_smoothing: float = 0.0
+    gradient_clipping: float | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    keep_epochs: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._least(1, "epochs", "batch_size")
+        self._least(0, "warmup_steps", "weight_decay")
+        for name in ("learning_rate", "decay", "warmup_from"):
+            self._require(name, getattr(self, name) > 0, "above 0")
+        for name in ("momentum", "label_smoothing", "peak"):
+            self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        clipping = self.gradient_clipping
+        self._require("gradient_clipping", clipping is None or clipping > 0, "above 0, or null")
+
+
+@dataclass(frozen=True)
+class Attack(Settings):
+    """Attack of the training.
+
+    Args:
+        threat_model: Ball of the attack, in training and evaluation: linf or l2.
+        epsilon: Radius of the attack's ball on the [0, 1] scale, such as 8/255.
+        step_size: Size of one attack step on that scale; with linf the change of a pixel.
+        train_steps: PGD steps of the training attack.
+        attack_norm_mode: Statistics during the training attack: the batch's, leaving the running
+            ones alone (batch); the batch's, moving them, as released (batch-update); or the running
+            ones (eval).
+        validation_steps: PGD steps of the validation after each epoch.
+    """
+
+    threat_model: Literal["linf", "l2"] = "linf"
+    epsilon: Fraction = Fraction(8, 255)
+    step_size: Fraction = Fraction(2, 255)
+    train_steps: int = 10
+    attack_norm_mode: Literal["batch", "batch-update", "eval"] = "batch"
+    validation_steps: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._least(1, "train_steps", "validation_steps")
+
+
+@dataclass(frozen=True)
+class Evaluation(Settings):
+    """Evaluation: it may differ for one run.
+
+    Args:
+        checkpoint: Which weights to evaluate: best, last, or epoch followed by a number.
+        test_limit: Test images to evaluate; all by default.
+        test_curve: Test images whose losses and accuracies are recorded after each epoch, for
+            Figure 6; they choose nothing. 0 for none.
+        eval_seed: Seed of the random starts of the evaluation attack.
+        eval_precision: Precision of the gradients of that attack; bf16 is faster than fp32.
+        serving: Also evaluate serving rules, which choose a branch themselves; three times as long.
+        attacks: Further attacks on each branch, such as pgd-50x5-margin, fgsm, autoattack or
+            torchattacks:DeepFool; those of other packages need the extra "peers".
+        transfer: Also score each run's branches on the PGD-20 images of every other run; keeps the
+            images.
+        keep_images: Keep the adversarial images beside the record, for ``robustnorm verify``: 4
+            bytes a value, for each attack and branch.
+        checks: Of the evaluation itself: quick (seconds), full (minutes), or none.
+    """
+
+    checkpoint: str = "best"
+    test_limit: int | None = None
+    test_curve: int = 0
+    eval_seed: int = 0
+    eval_precision: Literal["fp32", "bf16"] = "fp32"
+    serving: bool = False
+    attacks: tuple[str, ...] = ()
+    transfer: bool = False
+    keep_images: bool = False
+    checks: Literal["none", "quick", "full"] = "quick"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        limit = self.test_limit
+        self._require("test_limit", limit is None or limit >= 1, "at least 1, or null for all")
+        self._least(0, "test_curve")
+        self._seed("eval_seed")
+        tag = self.checkpoint.removeprefix("epoch")
+        self._require(
+            "checkpoint",
+            self.checkpoint in ("best", "last") or (tag != self.checkpoint and tag.isdigit()),
+            "best, last, or epoch and a number such as epoch190",
+        )
+
+
+@dataclass(frozen=True)
+class Where(Settings):
+    """Places and execution: no result depends on them.
+
+    Args:
+        data: digits, cifar10, or the path of an image folder or its archive.
+        data_root: Folder for downloads, unpacked archives and decoded images.
+        download: Let torchvision download CIFAR-10 into ``data_root``.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        output: Folder of checkpoints.
+        reports: Folder of tables and result records.
+        tensorboard: Write TensorBoard files too (needs the extra "track").
+        compile: Run the network in training, and the copies whose gradients the attacks of an
+            evaluation follow, through torch.compile; verdicts stay as they are.
+        save_minutes: Minutes after which the state is saved within an epoch, besides after each.
+        strict: End with exit status 6, after the tables, when a check found an evaluation
+            unreliable.
+    """
+
+    data: str = "digits"
+    data_root: str = "data"
+    download: bool = False
+    device: str = "auto"
+    output: str = "checkpoints"
+    reports: str = "reports"
+    tensorboard: bool = False
+    compile: bool = False
+    save_minutes: float = 10.0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._least(0, "save_minutes")
+
+
+@dataclass(frozen=True)
+class Places(Settings):
+    """Places, of work on several configs.
+
+    Args:
+        data: digits, cifar10, or a path; the configs' by default.
+        data_root: Folder for downloads, unpacked archives and decoded images.
+        device: cpu, cuda, ...; a GPU where there is one by default.
+        output: Folder of checkpoints.
+        reports: Folder of tables and result records.
+    """
+
+    data: str | None = None
+    data_root: str = "data"
+    device: str = "auto"
+    output: str = "checkpoints"
+    reports: str = "reports"
+
+    @property
+    def places(self) -> dict[str, Any]:
+        """What they change in a config, whose own data are kept where none are set."""
+        own = {name: getattr(self, name) for name in ("data_root", "device", "output", "reports")}
+        return own if self.data is None else own | {"data": self.data}

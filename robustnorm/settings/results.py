@@ -1,0 +1,70 @@
+"""Settings of the commands that read what was trained or evaluated: report, verify, study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from robustnorm.settings.base import Settings, names
+from robustnorm.settings.config import Config
+from robustnorm.settings.groups import Named
+
+
+@dataclass(frozen=True)
+class ReportSettings(Named):
+    """Settings of a report.
+
+    Args:
+        records: Result records or folders of them; those of the config by default.
+        reports: Folder of tables and result records.
+    """
+
+    only_in_files: ClassVar[frozenset[str]] = names(Config) - {"name", "reports"}
+
+    records: list[str] = field(
+        default_factory=list,
+        metadata={"by_place": "Result records or folders of them; the config's by default."},
+    )
+    reports: str = "reports"
+
+
+@dataclass(frozen=True)
+class VerifySettings(Settings):
+    """Settings of a re-check.
+
+    Args:
+        record: Path of the record, reports/<config>/records/<run>-<checkpoint>.json.
+        data: digits, cifar10, or a path; by default that with which the run was trained.
+        data_root: Folder of downloads and decoded images.
+        output: Folder of checkpoints.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+    """
+
+    only_in_files: ClassVar[frozenset[str]] = names(Config) - {
+        *("data", "data_root", "output", "device"),
+    }
+
+    record: str
+    data: str | None = None
+    data_root: str = "data"
+    output: str = "checkpoints"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class StudySettings(Config):
+    """Studies of the trained network.
+
+    Args:
+        what: Study to make: swap, reestimate, gates, or all that suit a network.
+        study_batches: Training batches from which running statistics are measured again.
+        study_images: Test images on which ModeNorm's gates are read.
+    """
+
+    what: Literal["all", "swap", "reestimate", "gates"] = "all"
+    study_batches: int = 50
+    study_images: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._least(1, "study_batches", "study_images")
