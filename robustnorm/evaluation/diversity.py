@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.stats import t
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from robustnorm.evaluation.statistics import Interval
+from robustnorm.evaluation.statistics import Interval, student
 
 
 class Gradient(NamedTuple):
@@ -80,11 +78,9 @@ def compare_gradients(
     values = np.array([_of_batch(stages, gradients) for gradients in batches])
     if not len(values):
         raise ValueError("a comparison of gradients needs at least one batch, got none")
-    means = values.mean(0)
-    intervals = [_interval(values[:, :, column]) for column in (0, 2)]
     return [
-        StageDiversity(stage, std, norm, cosine, intervals[0][i], intervals[1][i])
-        for i, (stage, (std, norm, cosine)) in enumerate(zip(stages, means.tolist(), strict=True))
+        StageDiversity(stage, *of_stage.mean(0).tolist(), *map(student, of_stage.T[[0, 2]]))
+        for stage, of_stage in zip(stages, values.swapaxes(0, 1), strict=True)
     ]
 
 
@@ -159,13 +155,3 @@ def _of_batch(
             (norms.std(correction=0).item(), norms.mean().item(), cosines.sum().item() / pairs)
         )
     return result
-
-
-def _interval(values: NDArray[np.float64]) -> list[Interval | None]:
-    """Returns Student's 95 % interval of the mean of each column, a row a batch."""
-    m = len(values)
-    if m == 1:
-        return [None] * values.shape[1]
-    mean = values.mean(0)
-    half = t.ppf(0.975, m - 1) * values.std(0, ddof=1) / np.sqrt(m)
-    return [Interval(float(a - b), float(a + b)) for a, b in zip(mean, half, strict=True)]

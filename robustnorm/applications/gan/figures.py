@@ -10,17 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from robustnorm.applications.gan.gradient_tables import COSINE, QUANTITIES, stage_differences
 from robustnorm.applications.gan.record import GanRecord, pairs
-from robustnorm.applications.gan.tables import (
-    COSINE,
-    NETWORKS,
-    NORMS,
-    QUANTITIES,
-    group,
-    measure_names,
-    model_name,
-    stage_differences,
-)
+from robustnorm.applications.gan.tables import NETWORKS, NORMS, group, measure_names, model_name
 from robustnorm.evaluation.statistics import Interval, student
 from robustnorm.reporting.drawing import PALETTE, Look, legend, panels
 from robustnorm.reporting.sections import Drawing

@@ -25,6 +25,17 @@ class ClassGradients:
     reading: str
     stages: list[StageDiversity]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        stages = [stage._asdict() for stage in self.stages]
+        return {"step": self.step, "reading": self.reading, "stages": stages}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ClassGradients:
+        """Returns what ``to_dict`` gave."""
+        stages = [_stage(stage) for stage in values["stages"]]
+        return cls(int(values["step"]), str(values["reading"]), stages)
+
 
 @dataclass(frozen=True)
 class GanRecord:
@@ -82,8 +93,7 @@ class GanRecord:
     def save(self, path: Path) -> None:
         """Writes the record whole or not at all."""
         content = {"schema": _SCHEMA} | asdict(self)
-        for entry, gradients in zip(content["gradients"], self.gradients, strict=True):
-            entry["stages"] = [stage._asdict() for stage in gradients.stages]
+        content["gradients"] = [entry.to_dict() for entry in self.gradients]
         write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
     @classmethod
@@ -99,12 +109,7 @@ class GanRecord:
             if schema != _SCHEMA:
                 raise ValueError(f"schema {_SCHEMA} is required, got {schema}")
             content["gradients"] = [
-                ClassGradients(
-                    int(entry["step"]),
-                    str(entry["reading"]),
-                    [_stage(stage) for stage in entry["stages"]],
-                )
-                for entry in content["gradients"]
+                ClassGradients.from_dict(entry) for entry in content["gradients"]
             ]
             record = cls(**content)
             record.at("last"), record.at("best")
@@ -116,9 +121,11 @@ class GanRecord:
 
 
 def _stage(values: dict[str, Any]) -> StageDiversity:
-    for name in ("std_interval", "cosine_interval"):
-        values[name] = values[name] and Interval(*map(float, values[name]))
-    return StageDiversity(**values)
+    intervals = {
+        name: values[name] and Interval(*map(float, values[name]))
+        for name in ("std_interval", "cosine_interval")
+    }
+    return StageDiversity(**(values | intervals))
 
 
 def pairs(records: Sequence[GanRecord], network: str) -> list[tuple[GanRecord, GanRecord]]:

@@ -11,12 +11,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from robustnorm.applications.gan.gradient_tables import gradient_tables
 from robustnorm.applications.gan.record import GanRecord
-from robustnorm.applications.gan.tables import group, reading, tables
+from robustnorm.applications.gan.tables import group, reading, setting_note, tables
 from robustnorm.reporting.render import save_tables, to_text
 from robustnorm.system.files import write_atomically
-
-_OF_GRADIENTS = ("places", "gradients")
 
 log = logging.getLogger("robustnorm")
 
@@ -59,8 +58,8 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
     from robustnorm.applications.gan.figures import LOOKS, figure2, figure3, grids
     from robustnorm.reporting.sections import Section, write_sections
 
-    made, grouped = tables(records), group(records)
-    said = reading(records)
+    made, grouped, said = tables(records), group(records), reading(records)
+    compared = gradient_tables(records, setting_note(grouped))
     first = records[0]
     pictures = {}
     for (network, norm), found in grouped.items():
@@ -70,15 +69,14 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
                 array = np.asarray(image)
             pictures[network, norm] = array if array.ndim == 3 else array[:, :, None]
     sections = [
-        Section("Table 1", [table for table in made if table.name not in _OF_GRADIENTS]),
+        Section("Table 1", made),
         Section("Figure 3: losses and scores over the steps", drawings=[figure3(records)]),
     ]
     if pictures:
         sections.append(Section("Images", drawings=[grids(records, pictures)]))
-    compared = [table for table in made if table.name in _OF_GRADIENTS]
     if compared:
         sections.append(Section("Figure 2: gradients of the classes", compared, figure2(records)))
-    written = save_tables(made, folder, "tables")
+    written = save_tables([*made, *compared], folder, "tables")
     written += write_sections(
         folder,
         title="Table 1: conditional GANs with CCBN and SaBN",
@@ -95,4 +93,4 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
     )
     for path in written:
         log.info("wrote %s", path)
-    return f"{said}\n\n{to_text(made)}"
+    return f"{said}\n\n{to_text([*made, *compared])}"

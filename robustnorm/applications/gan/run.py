@@ -20,7 +20,6 @@ from robustnorm.applications.gan.record import ClassGradients, GanRecord
 from robustnorm.applications.gan.state import State
 from robustnorm.applications.gan.train import train, window_means
 from robustnorm.data.dataset import Dataset
-from robustnorm.evaluation.diversity import StageDiversity
 from robustnorm.runs.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
 from robustnorm.runs.run import describe_dataset, device_name
 from robustnorm.settings.gan import GanConfig
@@ -104,9 +103,9 @@ def train_gan(
             _train(config, run, dataset, measures, device, should_stop, folder, state, content)
         if "gradients" not in content:
             content["gradients"] = [
-                entry
+                gradients.to_dict()
                 for step in sorted(config.keep_steps)
-                for entry in _gradients(config, run, dataset, device, folder, step)
+                for gradients in _gradients(config, run, dataset, device, folder, step)
             ]
             save_checkpoint(folder, "last", state, content)
     return Finished(
@@ -227,7 +226,7 @@ def _pair(state: State) -> nn.ModuleDict:
 
 def _gradients(
     config: GanConfig, run: Run, dataset: Dataset, device: torch.device, folder: Path, step: int
-) -> list[dict[str, Any]]:
+) -> list[ClassGradients]:
     """Returns the comparison of the classes' gradients at a step that was kept, read both ways."""
     generator, discriminator = _networks(config, run, dataset)
     pair = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
@@ -238,7 +237,7 @@ def _gradients(
         "single samples": (config.gradient_latents,),
         "class batches": (config.gradient_batches, config.batch_size),
     }
-    entries = []
+    found = []
     for reading, shape in shapes.items():
         latents = torch.randn(*shape, config.latent_dim, generator=random)
         stages = class_gradients(
@@ -248,8 +247,8 @@ def _gradients(
             num_classes=len(dataset.classes),
             reading=reading,  # type: ignore[arg-type]
         )
-        entries += [{"step": step, "reading": reading} | stage._asdict() for stage in stages]
-    return entries
+        found.append(ClassGradients(step, reading, stages))
+    return found
 
 
 def _grid(generator: nn.Module, num_classes: int, latent_dim: int) -> Tensor:
@@ -265,9 +264,5 @@ def _grid(generator: nn.Module, num_classes: int, latent_dim: int) -> Tensor:
 def _record(content: dict[str, Any], sha256: str) -> GanRecord:
     """Returns what is kept of a finished run beside its weights."""
     given: dict[str, Any] = {name: content[name] for name in _RECORDED}
-    found: dict[tuple[int, str], list[StageDiversity]] = {}
-    for entry in content["gradients"]:
-        stage = {name: entry[name] for name in StageDiversity._fields}
-        found.setdefault((entry["step"], entry["reading"]), []).append(StageDiversity(**stage))
-    gradients = [ClassGradients(*key, stages) for key, stages in found.items()]
+    gradients = [ClassGradients.from_dict(entry) for entry in content["gradients"]]
     return GanRecord(**given, gradients=gradients, sha256=sha256)

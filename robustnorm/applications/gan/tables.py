@@ -1,10 +1,9 @@
-"""Table 1 beside the paper's, its paired differences, and Figure 2's numbers, from records."""
+"""Table 1 beside the paper's, further measures and paired differences, from records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
 from robustnorm.applications.gan.record import GanRecord, pairs
 from robustnorm.evaluation.statistics import Interval, student
@@ -22,15 +21,7 @@ PAPER = {
     ("autogan", "ccbn"): (8.43, 10.51),
     ("autogan", "sabn"): (8.72, 9.11),
 }
-# A stage's numbers, as Figure 2 and its tables show them.
-SPREAD, RELATIVE, COSINE = "Std of norms", "Std over mean", "Mean cosine"
-QUANTITIES: dict[str, Callable[[Any], float]] = {
-    RELATIVE: lambda stage: stage.std_of_norms / stage.mean_norm,
-    SPREAD: lambda stage: stage.std_of_norms,
-    COSINE: lambda stage: stage.mean_cosine,
-}
-
-_PAIRED_NOTE = (
+PAIRED_NOTE = (
     "SaBN minus CCBN, runs of one seed against each other: they see the same images, latent "
     "vectors and labels, from other initial weights. Intervals: 95 %, Student's over seeds, not "
     "adjusted for the number of comparisons."
@@ -88,17 +79,14 @@ def group(records: Sequence[GanRecord]) -> dict[tuple[str, str], list[GanRecord]
 
 
 def tables(records: Sequence[GanRecord]) -> list[Table]:
-    """Returns Table 1, further measures, paired differences and the gradients' comparison.
+    """Returns Table 1, further measures, and the paired differences where there are pairs.
 
     Raises:
         UsageError: As ``group``.
     """
     grouped = group(records)
     setting = setting_note(grouped)
-    made = [_table1(grouped, setting), _further(grouped, setting), _differences(records, setting)]
-    if records[0].gradients:
-        made += [_places(records, setting), _gradients(records, setting)]
-    return [table for table in made if table.rows]  # without a pair of runs some have none
+    return [_table1(grouped, setting), _further(grouped, setting), *_differences(records, setting)]
 
 
 def setting_note(grouped: dict[tuple[str, str], list[GanRecord]]) -> str:
@@ -137,7 +125,7 @@ def reading(records: Sequence[GanRecord]) -> str:
         if limits.low > 0 or limits.high < 0:
             verdict = "SaBN is better" if limits.high < 0 else "CCBN is better"
         sentences.append(
-            f"{name}: SaBN minus CCBN in {distance} {mean(values):+.2f} {_limits(limits)}, "
+            f"{name}: SaBN minus CCBN in {distance} {mean(values):+.2f} {limits_text(limits)}, "
             f"{verdict} ({len(values)} seeds)"
         )
     if not sentences:
@@ -154,7 +142,7 @@ def _table1(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> Ta
         for measure in ("distance", "score"):
             last = [record.at("last")[measure] for record in found]
             best = [record.at("best")[measure] for record in found]
-            cells += [f"{mean(last):.2f}", _limits(student(last)), f"{mean(best):.2f}"]
+            cells += [f"{mean(last):.2f}", limits_text(student(last)), f"{mean(best):.2f}"]
         score, distance = PAPER[key]
         paper = (f"{distance:.2f}", f"{score:.2f}")
         rows.append((model_name(*key), str(len(found)), *cells, *paper))
@@ -242,7 +230,7 @@ def _further(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> T
     )
 
 
-def _differences(records: Sequence[GanRecord], setting: str) -> Table:
+def _differences(records: Sequence[GanRecord], setting: str) -> list[Table]:
     distance, score = measure_names(records[0])
     wanted = {"distance": (distance, -1), "score": (score, 1)}
     if records[0].test_images["label_accuracy"] is not None:
@@ -262,18 +250,19 @@ def _differences(records: Sequence[GanRecord], setting: str) -> Table:
                         name,
                         f"{title}, {when}",
                         f"{mean(values):+.3f}",
-                        _limits(student(values), 3),
+                        limits_text(student(values), 3),
                         f"{better} of {len(values)}",
                         paper,
                     )
                 )
-    return Table(
+    table = Table(
         "differences",
         "SaBN minus CCBN, paired by seed",
         ("GAN", "Measure", "Difference", "95 % interval", "SaBN better", "Paper (FID, IS)"),
         rows,
-        [setting, _PAIRED_NOTE],
+        [setting, PAIRED_NOTE],
     )
+    return [table] if rows else []
 
 
 def _paper_difference(network: str, measure: str) -> str | None:
@@ -283,109 +272,6 @@ def _paper_difference(network: str, measure: str) -> str | None:
     return f"{PAPER[network, 'sabn'][place] - PAPER[network, 'ccbn'][place]:+.2f}"
 
 
-def stage_differences(
-    found: Sequence[tuple[GanRecord, GanRecord]], place: int, stage: int, quantity: str
-) -> tuple[list[float], list[float]]:
-    """Returns a quantity of a stage with CCBN and with SaBN, for each pair of runs.
-
-    Args:
-        found: From ``pairs``.
-        place: Index into ``GanRecord.gradients``.
-        stage: Index of the stage.
-        quantity: A key of ``QUANTITIES``.
-    """
-    value = QUANTITIES[quantity]
-    ccbn, sabn = (
-        [value(record.gradients[place].stages[stage]) for record in side]
-        for side in zip(*found, strict=True)
-    )
-    return ccbn, sabn
-
-
-def _places(records: Sequence[GanRecord], setting: str) -> Table:
-    """Returns in how many stages SaBN's number is the lower one, for each step and reading."""
-    rows: list[tuple[Cell, ...]] = []
-    for network, name in NETWORKS.items():
-        found = pairs(records, network)
-        for place, gradients in enumerate(found[0][0].gradients if found else ()):
-            cells: list[Cell] = []
-            for quantity in QUANTITIES:
-                lower = surely = higher = 0
-                for stage in range(len(gradients.stages)):
-                    ccbn, sabn = stage_differences(found, place, stage, quantity)
-                    values = [b - a for a, b in zip(ccbn, sabn, strict=True)]
-                    limits = student(values)
-                    lower += mean(values) < 0
-                    surely += limits is not None and limits.high < 0
-                    higher += limits is not None and limits.low > 0
-                cells += [f"{lower} of {len(gradients.stages)}", f"{surely} / {higher}"]
-            rows.append((name, gradients.reading, str(gradients.step), str(len(found)), *cells))
-    return Table(
-        "places",
-        "Stages of the generator in which SaBN's number is the lower one",
-        (
-            "GAN",
-            "Reading",
-            "Step",
-            "Seeds",
-            *(
-                column
-                for quantity in QUANTITIES
-                for column in (quantity, f"sure, {quantity.lower()}")
-            ),
-        ),
-        rows,
-        [
-            setting,
-            "A stage counts as lower by the mean over pairs of runs of one seed. Sure: stages with "
-            "SaBN lower / higher whose 95 % interval (Student's over seeds, not adjusted) leaves "
-            "out 0; one in twenty does so by chance, and the stages of a run are not independent.",
-            _GRADIENT_NOTE,
-        ],
-    )
-
-
-_GRADIENT_NOTE = (
-    "Gradients of the generator's loss in its convolutions (the paper: those right before a norm) "
-    "and its first linear layer, class against class, for the same latent vectors (Gong et al., "
-    "Eq. 4 and 5, Figure 2). Eq. 4 can be read in two ways. Single samples: of one image, the "
-    "generator's norms with running statistics. Class batches: of a batch of one class, the norms "
-    "with that batch's own. Std over mean: the standard deviation of the norms over their mean, "
-    "which does not depend on how large a checkpoint's gradients are; the paper shows the standard "
-    "deviation alone."
-)
-
-
-def _gradients(records: Sequence[GanRecord], setting: str) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    for network, name in NETWORKS.items():
-        found = pairs(records, network)
-        for place, gradients in enumerate(found[0][0].gradients if found else ()):
-            for number, stage in enumerate(gradients.stages):
-                cells: list[Cell] = []
-                for quantity in QUANTITIES:
-                    ccbn, sabn = stage_differences(found, place, number, quantity)
-                    values = [b - a for a, b in zip(ccbn, sabn, strict=True)]
-                    cells += [f"{mean(ccbn):.3f}", f"{mean(sabn):.3f}", _limits(student(values), 3)]
-                where = f"{gradients.reading}, step {gradients.step}"
-                rows.append((name, where, stage.stage, *cells))
-    return Table(
-        "gradients",
-        "Gradients of the classes, stage by stage",
-        (
-            "GAN",
-            "Reading and step",
-            "Stage",
-            *(
-                f"{quantity}, {column}"
-                for quantity in QUANTITIES
-                for column in ("CCBN", "SaBN", "interval of SaBN minus CCBN")
-            ),
-        ),
-        rows,
-        [setting, _GRADIENT_NOTE, _PAIRED_NOTE],
-    )
-
-
-def _limits(limits: Interval | None, digits: int = 2) -> str | None:
+def limits_text(limits: Interval | None, digits: int = 2) -> str | None:
+    """Returns an interval as tables print it."""
     return limits and f"[{limits.low:.{digits}f}, {limits.high:.{digits}f}]"

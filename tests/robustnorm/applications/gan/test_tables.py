@@ -6,6 +6,7 @@ import torch
 from gan_record_factory import gan_record
 from PIL import Image
 
+from robustnorm.applications.gan.gradient_tables import gradient_tables
 from robustnorm.applications.gan.record import GanRecord, pairs
 from robustnorm.applications.gan.report import write_grid, write_report
 from robustnorm.applications.gan.tables import PAPER, reading, tables
@@ -93,7 +94,7 @@ def test_places_count_the_stages_in_which_sabn_is_lower():
         for seed in (0, 1, 2)
         for norm in ("ccbn", "sabn")
     ]
-    made = tables(records)
+    made = gradient_tables(records, "setting")
     for row in rows_of(made, "places"):
         assert (row["Std of norms"], row["sure, std of norms"]) == ("2 of 2", "2 / 0")
         assert (row["Mean cosine"], row["sure, mean cosine"]) == ("0 of 2", "0 / 0")
@@ -101,6 +102,7 @@ def test_places_count_the_stages_in_which_sabn_is_lower():
     assert len(gradients) == 4
     assert gradients[0]["Std over mean, CCBN"] == "0.200"
     assert gradients[0]["Std over mean, SaBN"] == "0.099"
+    assert gradient_tables(records[:1], "setting") == []
 
 
 def test_paper_s_numbers_are_those_of_its_table():
