@@ -36,6 +36,7 @@ def write_report(
     made, said = tables(rows), reading(rows)
     files = save_tables(made, folder, "tables")
     text = f"# {TITLE}\n\n{said}\n\n" + "\n".join(map(to_markdown, made))
+    text += f"\nMade by `{command}`; the figures are in `figures/`, one page is `report.html`.\n"
     write_atomically(folder / "tables.md", text.encode())
 
     def named(*names: str) -> list[Table]:

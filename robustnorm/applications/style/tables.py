@@ -259,8 +259,8 @@ def reading(rows: Sequence[Row]) -> str:
         verdict, _ = judge(content, structure)
         said.append(
             {
-                "artefact": "So the lower loss of Figure 7 measures how far the target has moved, "
-                "not how much of the content is kept.",
+                "artefact": "So what the lower content loss measures here is how far the target "
+                "has moved, not how much of the content is kept.",
                 "holds": "So here the lower loss goes with more of the content kept.",
                 "not distinguishable": "So there is no lower loss here to be explained.",
                 "contradicted": "So the paper's order does not appear here at all.",

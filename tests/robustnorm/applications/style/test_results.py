@@ -110,7 +110,10 @@ def test_lower_loss_without_nearer_structure_is_an_artefact(folder):
     assert verdicts["SaAdaIN has a lower content loss than AdaIN"] == "artefact"
     assert verdicts["SaAdaIN has a lower style loss than AdaIN"] == "not distinguishable"
     words = reading(rows)
-    assert "measures how far the target has moved, not how much of the content is kept" in words
+    assert (
+        "measures here is how far the target has moved, not how much of the content is kept"
+        in words
+    )
     assert "its mean γ went from 1 to 0.60" in words
     assert "is lower than AdaIN's, 1.602" in words
 
