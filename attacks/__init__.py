@@ -6,7 +6,7 @@ place.
 Examples:
     >>> from attacks import pgd
     >>> pgd.__module__
-    'robustnorm.attacks.pgd'
+    'robustnorm.attacks.descent'
 """
 
 from robustnorm.attacks import ATTACKS, autoattack, fgsm, pgd, torchattack

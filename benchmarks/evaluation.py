@@ -24,13 +24,9 @@ from torch import Tensor, nn
 
 from benchmarks.workload import images_and_network, machine, make_images, peak_mebibytes
 from robustnorm import bind, resnet18
-from robustnorm.evaluation.search import (
-    CHUNK,
-    Branch,
-    Search,
-    attack_chunk,
-    branches,
-)
+from robustnorm.evaluation.attack import attack_chunk
+from robustnorm.evaluation.chunks import CHUNK
+from robustnorm.evaluation.search import Branch, Search, branches
 from robustnorm.evaluation.until_broken import any_outcomes
 from robustnorm.records.journal import Key
 from robustnorm.system.allocator import keep_freed_memory

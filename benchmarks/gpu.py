@@ -27,9 +27,10 @@ from benchmarks.training_step import RELEASE, stepper
 from benchmarks.workload import images_and_network, machine, synchronize
 from robustnorm import bind
 from robustnorm.data.batches import steps_per_epoch
+from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK
-from robustnorm.evaluation.search import Branch, Search, attack_chunk, branches
+from robustnorm.evaluation.search import Branch, Search, branches
 from robustnorm.records.journal import Key
 from robustnorm.runs.run import resolve_device
 from robustnorm.system.allocator import keep_freed_memory

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.training_step import stepper
 from benchmarks.workload import images_and_network, machine
 from robustnorm import bind
-from robustnorm.attacks.pgd import pgd_step
+from robustnorm.attacks.descent import pgd_step
 from robustnorm.evaluation.search import branches
 from robustnorm.system.allocator import keep_freed_memory
 

@@ -11,7 +11,9 @@ random attack without one raises a ValueError: there is no silent seed. A networ
 attacked with its batch statistics, its running ones are put back afterwards; a caller who wants
 them to move passes a function, such as ``lambda images: model(images)``.
 
-To add an attack: one file, one line in ``ATTACKS``, and one in the tests of the contract.
+To add an attack: one file, one line in ``ATTACKS``, and one in the tests of the contract. It then
+has that name in ``evaluate(attacks=...)`` and ``--attacks``. What it may say of itself is in
+``robustnorm.attacks.contract.traits``.
 
 Examples:
     >>> import torch
@@ -21,19 +23,31 @@ Examples:
     torch.Size([4, 3, 2, 2])
 """
 
-from collections.abc import Callable
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
-from robustnorm.attacks.autoattack import autoattack
-from robustnorm.attacks.pgd import fgsm, pgd
-from robustnorm.attacks.torchattacks import torchattack
+from robustnorm.system.registry import Registry
 
-ATTACKS: dict[str, Callable[..., Tensor]] = {
-    "pgd": pgd,
-    "fgsm": fgsm,
-    "autoattack": autoattack,
-    "torchattack": torchattack,
-}
+if TYPE_CHECKING:
+    from robustnorm.attacks.descent import fgsm, pgd
+    from robustnorm.attacks.pyautoattack import autoattack
+    from robustnorm.attacks.torchattacks import torchattack
+
+ATTACKS = Registry(
+    "attack",
+    {
+        "pgd": "robustnorm.attacks.descent:pgd",
+        "fgsm": "robustnorm.attacks.descent:fgsm",
+        "autoattack": "robustnorm.attacks.pyautoattack:autoattack",
+        "torchattack": "robustnorm.attacks.torchattacks:torchattack",
+    },
+)
 
 __all__ = ["ATTACKS", "autoattack", "fgsm", "pgd", "torchattack"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return ATTACKS[name]

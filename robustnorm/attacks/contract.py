@@ -5,12 +5,35 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 Model = Callable[[Tensor], Tensor]
+_Attack = TypeVar("_Attack", bound=Callable[..., Tensor])
+
+
+def traits(
+    *, per_image: bool = False, check: Callable[..., object] | None = None
+) -> Callable[[_Attack], _Attack]:
+    """Returns a decorator that says of an attack what an evaluation would know of it.
+
+    Args:
+        per_image: It draws nothing, and an image's result does not depend on the images beside it:
+            an evaluation lets it search on a fast copy of the network, in batches of any size. One
+            without this trait is given the network itself and whole chunks of images.
+        check: Called with the attack's options before minutes of work; raises an ImportError when
+            its package is missing, a ValueError on an option that names nothing.
+    """
+
+    def mark(attack: _Attack) -> _Attack:
+        given: Any = attack
+        given.per_image, given.check = per_image, check
+        return attack
+
+    return mark
 
 
 def check_inputs(images: Tensor, labels: Tensor, epsilon: float) -> None:

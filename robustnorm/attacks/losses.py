@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from robustnorm.system.registry import unknown
 
 # (logits (N, K), labels (N,), targets (N,) or None) to losses (N,).
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -41,9 +42,7 @@ def find_loss(name: str) -> Loss:
         arXiv:1608.04644, f_6; Croce & Hein, ICML 2020, arXiv:2003.01690.
     """
     if name not in LOSSES:
-        nearest = difflib.get_close_matches(name.lower(), LOSSES, n=1)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
-        raise ValueError(f"unknown loss '{name}'{hint} Known: {', '.join(LOSSES)}.")
+        raise ValueError(unknown("loss", name, list(LOSSES)))
     return LOSSES[name]
 
 

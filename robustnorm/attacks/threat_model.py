@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from robustnorm.system.registry import unknown
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,7 @@ def threat_model(name: str) -> ThreatModel:
         ValueError: On an unknown name, with the known ones and the nearest.
     """
     if name not in THREAT_MODELS:
-        nearest = difflib.get_close_matches(name.lower(), THREAT_MODELS, n=1)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
-        known = ", ".join(THREAT_MODELS)
-        raise ValueError(f"unknown threat model '{name}'{hint} Known: {known}.")
+        raise ValueError(unknown("threat model", name, list(THREAT_MODELS)))
     return THREAT_MODELS[name]
 
 

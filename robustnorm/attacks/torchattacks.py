@@ -16,11 +16,13 @@ from robustnorm.attacks.contract import (
     check_inputs,
     require_generator,
     seeded,
+    traits,
     unchanged,
 )
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
 
+@traits(check=lambda name, **_: find_class(name))
 def torchattack(
     model: Model,
     images: Tensor,

@@ -59,14 +59,7 @@ def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) ->
     for run in runs:
         run.check_data(dataset)
     ids, test = subset(dataset.test, min(settings.test_limit, len(dataset.test)))
-    search = Search(
-        float(first.attack.epsilon),
-        float(first.attack.step_size),
-        (settings.steps,),
-        first.attack.threat_model,
-        settings.seed,
-        first.branches,
-    )
+    search = Search.of(first, (settings.steps,))._replace(seed=settings.seed)
     models = _models(configs, folders)
     names = [model.name for model in models]
     found = {}

@@ -16,12 +16,12 @@ from tqdm import tqdm
 from robustnorm.attacks import pgd
 from robustnorm.data.batches import epoch_batches, steps_per_epoch, to_float
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
-from robustnorm.evaluation.protocol import STEPS
-from robustnorm.evaluation.search import CHUNK, Search, random_start
+from robustnorm.evaluation.chunks import CHUNK
+from robustnorm.evaluation.search import Branch, Search, climb
 from robustnorm.models.surgery import fold
 from robustnorm.norms.mode import ModeNorm
 from robustnorm.norms.routing import bind, branches_of
-from robustnorm.records.record import Record
+from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.render import Table, save_tables, to_text
 from robustnorm.runs import Run
 from robustnorm.runs.run import (
@@ -149,9 +149,7 @@ def _training_images(run: Studied, branch: str, most: int) -> Iterator[Tensor]:
                 attacked,
                 batch.images,
                 batch.labels,
-                epsilon=float(attack.epsilon),
-                step_size=float(attack.step_size),
-                threat_model=attack.threat_model,
+                **attack.options,
                 steps=trained.train_steps,
                 generator=generator,
             )
@@ -172,27 +170,12 @@ def _before_and_after(
     run: Studied, config: Config, ids: Tensor, test: Split
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields test images and what PGD makes of them, with the starts of an evaluation."""
-    attack = config.attack
-    search = Search(
-        float(attack.epsilon),
-        float(attack.step_size),
-        (max(STEPS),),
-        attack.threat_model,
-        config.eval_seed,
-    )
+    branch = Branch(SINGLE, run.model, run.model)
+    search = Search.of(config)
     chunks = torch.split(torch.arange(len(test)), CHUNK)
     for part in tqdm(chunks, desc=f"attacking {run.trained.run}", disable=None, leave=False):
         images = to_float(test.images[part].to(run.device))
-        adv_images = pgd(
-            run.model,
-            images,
-            test.labels[part].to(run.device),
-            epsilon=search.epsilon,
-            step_size=search.step_size,
-            threat_model=search.threat_model,
-            steps=max(STEPS),
-            start=random_start(images, ids[part], search),
-        )
+        adv_images = climb(branch, images, test.labels[part].to(run.device), ids[part], search)
         yield images, adv_images
 
 

@@ -7,8 +7,9 @@ from functools import partial
 
 from torch import Tensor
 
+from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.chunks import CHUNK
-from robustnorm.evaluation.search import Branch, Search, attack_chunk
+from robustnorm.evaluation.search import Branch, Search
 from robustnorm.system.memory import bytes_taken, free_bytes
 
 # Chunks at once, at the most: a GPU is busy long before.

@@ -12,65 +12,21 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from robustnorm.evaluation.attack import attack_chunk, attacks_in_order
 from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK, Outcome
-from robustnorm.evaluation.named import attack_chunk_by_name
 from robustnorm.evaluation.probe import EvaluationError, check_mode, check_network
-from robustnorm.evaluation.search import (
-    Branch,
-    Precision,
-    Search,
-    attack_chunk,
-    branches,
-)
+from robustnorm.evaluation.search import Precision, Search, branches
 from robustnorm.evaluation.until_broken import any_outcomes
 from robustnorm.records.images import chunk_file, write_chunk
 from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.records.record import Verdict
-from robustnorm.settings.attack_names import EvaluationAttack, parse_attacks
+from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.groups import BranchAttack
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 
 # Images of a part. Where fallen images are replaced, a part is long: at its end slots stay empty.
 _PART = {"all": CHUNK, "any": 20 * CHUNK}
-
-
-def attacks_in_order(
-    search: Search, named: Sequence[EvaluationAttack]
-) -> list[EvaluationAttack | None]:
-    """Returns None, the PGD search itself, then the attacks that it does not answer already."""
-    answered = {f"pgd-{steps}" for steps in search.steps}
-    return [None, *(attack for attack in named if attack.name not in answered)]
-
-
-def attack_by(
-    attack: EvaluationAttack | None,
-    attacked: Sequence[Branch],
-    images: Tensor,
-    labels: Tensor,
-    image_ids: Tensor,
-    search: Search,
-    adv_images: dict[Key, Tensor] | None = None,
-    scored_by: Sequence[Branch] | None = None,
-) -> dict[Key, Outcome]:
-    """Returns verdict and loss of a chunk of images, for the search of several, under one attack.
-
-    Neither other attacks nor other branches among ``attacked`` change what it returns.
-
-    Args:
-        attack: From ``parse_attacks``; None for the PGD search, with the verdicts of clean images.
-        attacked: From ``branches``, those that are attacked.
-        images: (N, C, H, W), uint8 or floating point in [0, 1].
-        labels: int64 (N,).
-        image_ids: int64 (N,), on the CPU.
-        search: Settings of the attack.
-        adv_images: Is given the images behind each verdict of an attack on the branch that scores.
-        scored_by: Branches that score the search's last iterates; those attacked by default.
-    """
-    part = (attacked, images, labels, image_ids, search, adv_images)
-    if attack is None:
-        return attack_chunk(*part, scored_by)
-    return attack_chunk_by_name(attack, *part)
 
 
 def evaluate(
@@ -124,7 +80,8 @@ def evaluate(
         serving: Also attack and score each serving rule over all branches (``Served``), named as
             if it were a branch: nobody tells a deployed network which branch an image needs.
         attacks: Names of further attacks on each of them, such as ``"pgd-50x5-margin"`` or
-            ``"autoattack"``; see ``robustnorm.settings.attack_names.GRAMMAR``. AutoAttack takes
+            ``"autoattack"``, or any name in ``robustnorm.attacks.ATTACKS``; see
+            ``robustnorm.settings.attack_names.grammar``. AutoAttack takes
             thousands of forward passes for each image that withstands it; the code of others draws
             for a whole batch, so that its verdicts follow from the seed and the chunk.
         seed: Of the random starts.
@@ -186,7 +143,7 @@ def evaluate(
         some = (attacked, images[rows], labels[rows], ids[rows], search)
         outcomes = any_outcomes(*some, at_once=at_once) if rules == "any" else {}
         for attack in attacks_in_order(search, named) if rules == "all" else named:
-            outcomes |= attack_by(attack, *some, adv_images)
+            outcomes |= attack_chunk(*some, adv_images, attack)
         return outcomes
 
     done = Journal(journal, fingerprint)

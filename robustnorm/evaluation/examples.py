@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from robustnorm.attacks import pgd
 from robustnorm.evaluation.chunks import place
-from robustnorm.evaluation.search import Precision, Search, branches, random_start
+from robustnorm.evaluation.search import Precision, Search, branches, climb
 from robustnorm.records.record import Example, Verdict
 
 # Images of each branch.
@@ -55,17 +54,7 @@ def make_examples(
         if not len(rows):
             continue
         chosen, classes = place(branch.score, images, labels, rows)
-        own = search.of(branch.name)
-        adv_images = pgd(
-            branch.search,
-            chosen,
-            classes,
-            epsilon=own.epsilon,
-            step_size=own.step_size,
-            steps=max(own.steps),
-            threat_model=own.threat_model,
-            start=random_start(chosen, image_ids.cpu()[rows], own),
-        )
+        adv_images = climb(branch, chosen, classes, image_ids.cpu()[rows], search)
         before, after = (branch.score(x).argmax(1).tolist() for x in (chosen, adv_images))
         for row, one, other, image, adv_image in zip(
             rows.tolist(), before, after, chosen, adv_images, strict=True

@@ -8,8 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robustnorm.attacks.autoattack import installed
-from robustnorm.attacks.torchattacks import find_class
+from robustnorm.attacks import ATTACKS
 from robustnorm.evaluation.chunks import CHUNK, place
 from robustnorm.evaluation.search import Branch
 from robustnorm.norms.routing import Bound
@@ -79,13 +78,12 @@ def check_attacks(attacks: Sequence[EvaluationAttack]) -> None:
         ImportError: When a package is not installed.
     """
     for attack in attacks:
-        if attack.kind == "autoattack":
-            installed()
-        elif attack.kind == "torchattacks":
-            try:
-                find_class(attack.part)
-            except ValueError as error:
-                raise EvaluationError(str(error)) from error
+        check = getattr(ATTACKS[attack.function], "check", None)
+        try:
+            if check is not None:
+                check(**attack.options)
+        except ValueError as error:
+            raise EvaluationError(str(error)) from error
 
 
 @torch.no_grad()

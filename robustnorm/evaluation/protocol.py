@@ -1,4 +1,4 @@
-"""What evaluation a config asks for: its search, what tells it apart, where its record lies."""
+"""What evaluation a config asks for: what tells it apart, and where its record lies."""
 
 from __future__ import annotations
 
@@ -7,25 +7,10 @@ from typing import Any
 
 from robustnorm.data.dataset import Dataset, subset
 from robustnorm.evaluation.chunks import CHUNK
-from robustnorm.evaluation.search import Search
+from robustnorm.evaluation.search import STEPS
 from robustnorm.records.record import Record, fingerprint
 from robustnorm.runs import Run
 from robustnorm.settings.config import Config
-
-# PGD steps of Table 4.
-STEPS = (10, 20)
-
-
-def search_of(config: Config) -> Search:
-    """Returns the PGD search with which ``config`` evaluates."""
-    return Search(
-        float(config.attack.epsilon),
-        float(config.attack.step_size),
-        STEPS,
-        config.attack.threat_model,
-        config.eval_seed,
-        config.branches,
-    )
 
 
 def reports_folder(config: Config) -> Path:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.pgd import pgd_step
+from robustnorm.attacks.descent import pgd_step
 from robustnorm.evaluation.chunks import CHUNK, Outcome, fill, judge_all, place, whole_chunks
 from robustnorm.evaluation.search import Branch, Search, random_start
 from robustnorm.records.journal import Key
@@ -39,7 +39,7 @@ def any_outcomes(
     most = _CLIMBING if at_once <= CHUNK else min(at_once, whole_chunks(len(images) // 4))
     outcomes: dict[Key, Outcome] = {}
     for branch in attacked:
-        own = search.of(branch.name)
+        own = search.for_branch(branch.name)
         attack = partial(_until_broken, branch, images, labels, image_ids, own)
         clean, broken = in_smaller_batches(attack, most)
         outcomes[Key("none", "final", branch.name, branch.name)] = clean
@@ -99,9 +99,7 @@ def _until_broken(
             batch.iterates[rows],
             images[batch.places[rows]],
             labels[batch.places[rows]],
-            epsilon=search.epsilon,
-            step_size=search.step_size,
-            threat_model=search.threat_model,
+            **search.options,
         )
         right = logits[:n].argmax(1) == labels[batch.places]
         withstood[batch.places] &= right

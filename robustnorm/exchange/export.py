@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from robustnorm.exchange.foreign import read_weights
-from robustnorm.models.resnet import preact_resnet18, resnet18
+from robustnorm.models import NETWORKS
 from robustnorm.models.surgery import fold
 from robustnorm.models.weights import check_weights
 from robustnorm.norms.routing import bind
@@ -27,7 +27,6 @@ from robustnorm.system.untrusted import parse_json
 # Largest difference of a logit between the network and the file: fusing rounds anew in float32.
 TOLERANCE = 1e-4
 _CHUNK = 100
-_NETWORKS = {"resnet18": resnet18, "preact_resnet18": preact_resnet18}
 
 Network = Callable[[Tensor], Tensor]
 
@@ -239,8 +238,8 @@ def _write_huggingface(
 def _read_weights(path: Path, config: dict[str, Any]) -> nn.Module:
     weights = read_weights(path)
     with torch.device("meta"):  # a network of a size that its weights do not have is not built
-        check_weights(weights, _NETWORKS[config["network"]](**config["arguments"]), str(path))
-    network = _NETWORKS[config["network"]](**config["arguments"])
+        check_weights(weights, NETWORKS[config["network"]](**config["arguments"]), str(path))
+    network: nn.Module = NETWORKS[config["network"]](**config["arguments"])
     network.load_state_dict(weights)
     return network.eval()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Augmentation, Dataset
-from robustnorm.models.resnet import preact_resnet18, resnet18
+from robustnorm.models import NETWORKS
 from robustnorm.runs.checkpoint import (
     Checkpoint,
     check_fits,
@@ -119,10 +120,10 @@ def network_arguments(config: Config, data: dict[str, Any]) -> dict[str, Any]:
         "mean": mean,
         "std": std,
         "branches": ("clean", *config.adversarial_branches),
+        "final_norm": config.final_norm,
     }
-    if config.network == "preact_resnet18":
-        arguments["final_norm"] = config.final_norm
-    return arguments
+    wanted = signature(NETWORKS[NETWORKS.check(config.network)]).parameters
+    return {name: value for name, value in arguments.items() if name in wanted}
 
 
 def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
@@ -135,9 +136,8 @@ def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
     arguments = network_arguments(config, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if config.network == "resnet18":
-            return resnet18(**arguments)
-        return preact_resnet18(**arguments)
+        network: nn.Module = NETWORKS[config.network](**arguments)
+    return network
 
 
 @dataclass(frozen=True, eq=False)

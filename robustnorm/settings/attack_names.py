@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-GRAMMAR = (
-    "An attack is fgsm; pgd-STEPS or pgd-STEPSxRESTARTS, then -margin or -dlr for another loss and "
-    "-targeted for each of the likeliest wrong classes in turn; autoattack, apgd-ce, apgd-t, fab-t "
-    "or square, AutoAttack's authors' code; or torchattacks:CLASS."
-)
-# AutoAttack's standard ensemble, and each of its parts alone.
-_AUTOATTACK = ("autoattack", "apgd-ce", "apgd-t", "fab-t", "square")
+from robustnorm.attacks import ATTACKS
+
+# The parts of AutoAttack's standard ensemble, each by its own name.
+_PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 _PGD = re.compile(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?(?:-(margin|dlr))?(-targeted)?")
-_EXAMPLES = (
-    *("fgsm", *_AUTOATTACK),
-    *(f"pgd-50{restarts}{loss}{targeted}" for restarts in ("", "x5")
-      for loss in ("", "-margin", "-dlr") for targeted in ("", "-targeted")),
-)  # fmt: skip
+_WITH_OPTIONS = ("pgd", "torchattack")
 
 
 class EvaluationAttack(NamedTuple):
@@ -27,23 +21,28 @@ class EvaluationAttack(NamedTuple):
 
     Args:
         name: As the user typed it.
-        kind: Whose code it is: ours, AutoAttack's or torchattacks'.
-        steps: Of PGD.
-        restarts: Of PGD.
-        loss: Of PGD, as in ``robustnorm.attacks.pgd``.
+        function: Its name in ``robustnorm.attacks.ATTACKS``.
+        options: That it is given, beside radius and threat model.
+        restarts: Random starts of PGD.
         targeted: Whether PGD aims at each of the likeliest wrong classes in turn.
-        part: The one attack of AutoAttack's ensemble, or the class of torchattacks; "" for all.
         least_classes: Classes that a network must have for it.
     """
 
     name: str
-    kind: Literal["fgsm", "pgd", "autoattack", "torchattacks"]
-    steps: int = 1
+    function: str
+    options: Mapping[str, Any] = MappingProxyType({})
     restarts: int = 1
-    loss: str = "ce"
     targeted: bool = False
-    part: str = ""
     least_classes: int = 2
+
+
+def grammar() -> str:
+    """Returns what an attack may be called, in a sentence."""
+    return (
+        f"An attack is {', '.join(_plain())}; pgd-STEPS or pgd-STEPSxRESTARTS, then -margin or "
+        "-dlr for another loss and -targeted for each of the likeliest wrong classes in turn; "
+        f"{', '.join(_PARTS)}, parts of AutoAttack; or torchattacks:CLASS."
+    )
 
 
 def parse_attacks(names: Sequence[str]) -> list[EvaluationAttack]:
@@ -54,36 +53,46 @@ def parse_attacks(names: Sequence[str]) -> list[EvaluationAttack]:
 
     Examples:
         >>> [attack] = parse_attacks(["pgd-50x5-margin"])
-        >>> attack.steps, attack.restarts, attack.loss, attack.targeted
-        (50, 5, 'margin', False)
+        >>> attack.options, attack.restarts, attack.targeted
+        ({'steps': 50, 'loss': 'margin'}, 5, False)
     """
     return [_parse(name) for name in dict.fromkeys(names)]
 
 
 def _parse(name: str) -> EvaluationAttack:
-    if name == "fgsm":
-        return EvaluationAttack(name, "fgsm")
-    if name in _AUTOATTACK:
-        # Its targeted attacks aim at nine wrong classes, whatever the network has.
-        least = 2 if name in ("apgd-ce", "square") else 10
-        part = "" if name == "autoattack" else name
-        return EvaluationAttack(name, "autoattack", part=part, least_classes=least)
+    if name in _plain():
+        return EvaluationAttack(name, name)
+    if name in _PARTS:
+        return EvaluationAttack(name, "autoattack", {"attacks_to_run": (name,)})
     library, _, part = name.partition(":")
     if library == "torchattacks" and part.isidentifier():
-        return EvaluationAttack(name, "torchattacks", part=part)
+        return EvaluationAttack(name, "torchattack", {"name": part})
     match = _PGD.fullmatch(name)
     if match is None:
-        nearest = difflib.get_close_matches(name.lower(), _EXAMPLES, n=1, cutoff=0.5)
+        known = [*_plain(), *_PARTS, *_pgd_examples()]
+        nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
         hint = f"; did you mean '{nearest[0]}'?" if nearest else "."
-        raise ValueError(f"unknown attack '{name}'{hint} {GRAMMAR}")
+        raise ValueError(f"unknown attack '{name}'{hint} {grammar()}")
     steps, restarts, loss, targeted = match.groups()
-    least = {"dlr": 4 if targeted else 3}.get(loss, 2)
     return EvaluationAttack(
         name,
         "pgd",
-        steps=int(steps),
+        {"steps": int(steps), "loss": loss or "ce"},
         restarts=int(restarts or 1),
-        loss=loss or "ce",
         targeted=targeted is not None,
-        least_classes=least,
+        least_classes={"dlr": 4 if targeted else 3}.get(loss, 2),
     )
+
+
+def _plain() -> list[str]:
+    """Returns the attacks that are called by their name alone."""
+    return [name for name in ATTACKS if name not in _WITH_OPTIONS]
+
+
+def _pgd_examples() -> list[str]:
+    return [
+        f"pgd-50{restarts}{loss}{targeted}"
+        for restarts in ("", "x5")
+        for loss in ("", "-margin", "-dlr")
+        for targeted in ("", "-targeted")
+    ]

@@ -39,6 +39,15 @@ class BranchAttack:
             if not 0 < value <= most:
                 raise ValueError(f"{name} must be in (0, {most}], such as 8/255, got {value}")
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords of ``robustnorm.attacks.pgd`` that it gives, radius and step as floats."""
+        return {
+            "epsilon": float(self.epsilon),
+            "step_size": float(self.step_size),
+            "threat_model": self.threat_model,
+        }
+
 
 @dataclass(frozen=True)
 class Named(Settings):
@@ -121,7 +130,7 @@ class Network(Settings):
             "adv", with the attack of threat_model, epsilon and step_size.
     """
 
-    network: Literal["resnet18", "preact_resnet18"] = "resnet18"
+    network: str = "resnet18"
     final_norm: bool = True
     width: int = 64
     input_normalization: Literal["dataset", "imagenet", "none"] = "dataset"

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 
 from robustnorm.data import check_data
+from robustnorm.models import NETWORKS
 from robustnorm.norms import NORMS
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
@@ -202,6 +203,7 @@ def _finished(kind: type[_S], values: dict[str, Any], path: Path | None) -> _S:
     settings = make(kind, values)
     if isinstance(settings, Config):
         NORMS.check(settings.norm)
+        NETWORKS.check(settings.network)
         check_data(settings.data)
         parse_attacks(settings.attacks)
     if isinstance(settings, Named) and settings.name is None:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustnorm.attacks import pgd
 from robustnorm.data.batches import to_float
+from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.diversity import StageDiversity
-from robustnorm.evaluation.search import CHUNK, Search, random_start
+from robustnorm.evaluation.search import Branch, Search, climb
 from robustnorm.norms.routing import bind, branches_of
 from robustnorm.studies.gradients import Group, check_model, gradient_diversity
 
@@ -124,20 +124,11 @@ def _attack(
     bar: tqdm[Any],
 ) -> Tensor:
     """Returns the adversarial images of a branch, where the images are."""
-    device, own = next(model.parameters()).device, search.of(branch)
+    device, network = next(model.parameters()).device, bind(model, branch)
     adv_images = []
     for places in torch.split(torch.arange(len(images)), CHUNK):
-        part = to_float(images[places].to(device))
-        made = pgd(
-            bind(model, branch),
-            part,
-            labels[places].to(device),
-            epsilon=own.epsilon,
-            step_size=own.step_size,
-            steps=max(own.steps),
-            threat_model=own.threat_model,
-            start=random_start(part, ids[places], own),
-        )
+        part, classes = to_float(images[places].to(device)), labels[places].to(device)
+        made = climb(Branch(branch, network, network), part, classes, ids[places], search)
         adv_images.append(made.to(images.device))
         bar.update(len(places))
     return torch.cat(adv_images)

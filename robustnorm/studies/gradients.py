@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnorm.data.batches import to_float
+from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.diversity import (
     Gradient,
     StageDiversity,
     compare_gradients,
     stage_weights,
 )
-from robustnorm.evaluation.search import CHUNK
 from robustnorm.norms.routing import Bound, route
 
 

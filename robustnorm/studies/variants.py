@@ -12,7 +12,8 @@ from torch import nn
 
 from robustnorm.data.dataset import Dataset, subset
 from robustnorm.evaluation.evaluate import evaluate
-from robustnorm.evaluation.protocol import STEPS, identity
+from robustnorm.evaluation.protocol import identity
+from robustnorm.evaluation.search import STEPS
 from robustnorm.records.record import SINGLE, Record, Verdict, fingerprint
 from robustnorm.reporting.models import group
 from robustnorm.settings.config import Config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 
@@ -34,11 +34,11 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + more
 
 
-class Registry(Mapping[str, Callable[..., Any]]):
+class Registry(MutableMapping[str, Callable[..., Any]]):
     """A mapping from a name to a function or class that is imported at its first use.
 
     Listing and checking names costs no import, so that a mistyped name is refused before torch
-    is loaded.
+    is loaded. A program adds an entry of its own with ``registry[name] = function``.
 
     Args:
         subject: What the names name, in the singular, for the error message.
@@ -54,11 +54,14 @@ class Registry(Mapping[str, Callable[..., Any]]):
         >>> numbers.check("ty")
         Traceback (most recent call last):
         ValueError: unknown constant 'ty'. Known: pi, tau.
+        >>> numbers["zero"] = int
+        >>> numbers["zero"]()
+        0
     """
 
     def __init__(self, subject: str, places: dict[str, str]) -> None:
         self.subject = subject
-        self._places = dict(places)
+        self._places: dict[str, str | Callable[..., Any]] = dict(places)
 
     def check(self, name: str) -> str:
         """Returns ``name``, or raises a ValueError that lists the known names and the nearest."""
@@ -67,8 +70,17 @@ class Registry(Mapping[str, Callable[..., Any]]):
         return name
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        module, attribute = self._places[name].split(":")
+        place = self._places[name]
+        if callable(place):
+            return place
+        module, attribute = place.split(":")
         return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+
+    def __setitem__(self, name: str, place: str | Callable[..., Any]) -> None:
+        self._places[name] = place
+
+    def __delitem__(self, name: str) -> None:
+        del self._places[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

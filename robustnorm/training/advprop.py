@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from robustnorm.data.batches import epoch_batches, steps_per_epoch
 from robustnorm.data.dataset import Augmentation, Split
+from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.batching import images_at_once
-from robustnorm.evaluation.chunks import whole_chunks
-from robustnorm.evaluation.search import Outcome, Search, attack_chunk, branches
+from robustnorm.evaluation.chunks import Outcome, whole_chunks
+from robustnorm.evaluation.search import Search, branches
 from robustnorm.norms.synchronized import synchronize
 from robustnorm.records.journal import Key
 from robustnorm.settings.config import Config
@@ -270,14 +271,7 @@ def validate(
     """
     sums: list[dict[Key, tuple[float, float]]] = []  # of each chunk: correct, loss
     attacked = branches(model)
-    search = Search(
-        float(config.attack.epsilon),
-        float(config.attack.step_size),
-        (config.validation_steps,),
-        config.attack.threat_model,
-        seed=config.eval_seed,
-        own=config.branches,
-    )
+    search = Search.of(config, (config.validation_steps,))
     everything = (split.images, split.labels, torch.arange(len(split)))
     processes, own = distributed.world_size(), distributed.rank()
     # The same on all processes, and not so many that one has none.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnorm.attacks.contract import require_generator, unchanged
-from robustnorm.attacks.pgd import pgd_step
+from robustnorm.attacks.descent import pgd_step
 from robustnorm.attacks.threat_model import THREAT_MODELS, ThreatModel
 from robustnorm.norms.routing import route
 from robustnorm.settings.config import Config
@@ -146,9 +146,7 @@ def _attack(
                 adv_images,
                 images,
                 labels,
-                epsilon=epsilon,
-                step_size=float(attack.step_size),
-                threat_model=attack.threat_model,
+                **attack.options,
             )
     return adv_images
 

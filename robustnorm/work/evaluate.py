@@ -18,7 +18,6 @@ from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.examples import make_examples
 from robustnorm.evaluation.protocol import (
-    STEPS,
     find_record,
     identity_wanted,
     images_folder,
@@ -27,9 +26,8 @@ from robustnorm.evaluation.protocol import (
     protocol_of,
     record_path,
     reports_folder,
-    search_of,
 )
-from robustnorm.evaluation.search import Search
+from robustnorm.evaluation.search import STEPS, Search
 from robustnorm.evaluation.transfer import transfer
 from robustnorm.records.images import hashes
 from robustnorm.records.journal import Journal
@@ -171,16 +169,14 @@ def evaluate_run(
     protocol = protocol_of(config)
     wanted = fingerprint(identity_wanted(run, config, dataset))
     keep = images_folder(path) if keeps_images(config) else None
-    search = search_of(config)
+    search = Search.of(config)
     journal = journal_path(path)
     verdicts = evaluate(
         model,
         test.images,
         test.labels,
-        epsilon=search.epsilon,
-        step_size=search.step_size,
+        **search.options,
         steps=search.steps,
-        threat_model=search.threat_model,
         branch_attacks=search.own,
         seed=search.seed,
         precision=config.eval_precision,

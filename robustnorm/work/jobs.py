@@ -16,7 +16,8 @@ from typing import Protocol
 import torch
 
 from robustnorm.data.dataset import Dataset, subset
-from robustnorm.evaluation.evaluate import attack_by, attacks_in_order
+from robustnorm.evaluation.attack import attack_chunk, attacks_in_order
+from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.probe import check_network
 from robustnorm.evaluation.protocol import (
     find_record,
@@ -27,9 +28,8 @@ from robustnorm.evaluation.protocol import (
     protocol_of,
     record_path,
     reports_folder,
-    search_of,
 )
-from robustnorm.evaluation.search import CHUNK, Branch, branches, scorers
+from robustnorm.evaluation.search import Branch, Search, branches, scorers
 from robustnorm.records.images import chunk_file, read_chunk, write_chunk
 from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.records.record import fingerprint
@@ -165,15 +165,15 @@ class AttackJob:
         test = dataset.test.take(ids)
         named = {attack.name: attack for attack in parse_attacks(self.config.attacks)}
         adv_images: dict[Key, torch.Tensor] | None = {} if keeps_images(self.config) else None
-        outcomes = attack_by(
-            None if self.attack == SEARCH else named[self.attack],
+        outcomes = attack_chunk(
             [branch for branch in attacked if branch.name == self.branch],
             test.images,
             test.labels,
             ids,
-            search_of(self.config),
+            Search.of(self.config),
             adv_images,
-            attacked,
+            None if self.attack == SEARCH else named[self.attack],
+            scored_by=attacked,
         )
         verdicts = {
             key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
@@ -287,7 +287,7 @@ def record_job(run: Run, config: Config) -> RecordJob:
             branch,
             chunk,
         )
-        for attack in attacks_in_order(search_of(config), parse_attacks(config.attacks))
+        for attack in attacks_in_order(Search.of(config), parse_attacks(config.attacks))
         for branch in scorers(model, serving=config.serving)
         for chunk in chunks
     ]

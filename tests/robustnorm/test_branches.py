@@ -213,7 +213,7 @@ def test_evaluation_attacks_each_branch_within_its_own_ball():
     base = Search(0.1, 0.05, (2,), own=ATTACKS)
     names = {"clean": "linf", "linf": "linf", "l2": "l2"}  # whose ball
     for branch, ball in names.items():
-        start = random_start(images, ids, base.of(ball))
+        start = random_start(images, ids, base.for_branch(ball))
         own = ATTACKS[ball]
         adv_images = pgd(
             bind(model, branch),

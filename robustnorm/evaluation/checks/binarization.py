@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
+from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.checks.measure import Tier, prepare, surface
 from robustnorm.evaluation.chunks import fill, whole_chunks
-from robustnorm.evaluation.search import Search, attack_chunk, branches
+from robustnorm.evaluation.search import Search, branches
 from robustnorm.norms.routing import bind
 from robustnorm.records.journal import Key
 

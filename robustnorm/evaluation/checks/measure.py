@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from robustnorm.attacks import autoattack, fgsm, torchattack
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
+from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.chunks import exact_float32
-from robustnorm.evaluation.search import Branch, Search, attack_chunk
+from robustnorm.evaluation.search import Branch, Search
 from robustnorm.records.journal import Key
 
 TierName = Literal["quick", "full"]
@@ -137,7 +138,7 @@ def measure(
         generator: Of the random points and of Square, on the CPU.
         done: Called after each of ``attacks_of`` attacks.
     """
-    searches = [search.of(branch.name) for branch, _ in attacked]
+    searches = [search.for_branch(branch.name) for branch, _ in attacked]
     evidence: dict[str, Evidence] = {}
     for own in _distinct(searches):
         alike = [of for of, its in zip(attacked, searches, strict=True) if its == own]
@@ -203,7 +204,7 @@ def _measure_within(
 
 def attacks_of(tier: Tier, search: Search, branches: Sequence[str]) -> int:
     """Returns the number of attacks that ``measure`` runs on a chunk: of each ball, each branch."""
-    balls = len(_distinct([search.of(branch) for branch in branches]))
+    balls = len(_distinct([search.for_branch(branch) for branch in branches]))
     return balls * (1 + RESTARTS + len(tier.radii)) + len(branches)
 
 

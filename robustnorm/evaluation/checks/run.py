@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustnorm.attacks.autoattack import installed
+from robustnorm.attacks.pyautoattack import installed
 from robustnorm.attacks.torchattacks import find_class
 from robustnorm.data.batches import to_float
 from robustnorm.evaluation.checks.binarization import binarize
@@ -19,7 +19,8 @@ from robustnorm.evaluation.checks.measure import (
     prepare,
     written,
 )
-from robustnorm.evaluation.search import CHUNK, Search, branches
+from robustnorm.evaluation.chunks import CHUNK
+from robustnorm.evaluation.search import Search, branches
 from robustnorm.models.serving import RULES
 from robustnorm.records.record import Check, CurvePoint
 from robustnorm.system.stopping import ShouldStop, Stopped, interrupted, never
@@ -113,10 +114,10 @@ def run_checks(
             for p in parts
         ]
         for name in names:
-            own = search.of(name)
+            own = search.for_branch(name)
             found = [chunk[name] for chunk in chunks]
             evidence = {key: torch.cat([part[key] for part in found]).cpu() for key in found[0]}
-            binarized = None
+            binarized, own = None, search.for_branch(name)
             if name not in RULES:
                 binarized = binarize(model, name, images[few], ids[few], own, size, generator)
             on_attack()

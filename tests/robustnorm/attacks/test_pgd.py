@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustnorm.attacks import fgsm, pgd
+from robustnorm.attacks.descent import pgd_step
 from robustnorm.attacks.losses import find_loss
-from robustnorm.attacks.pgd import pgd_step
 from robustnorm.attacks.threat_model import THREAT_MODELS
 
 

@@ -48,7 +48,7 @@ def test_digits_name_the_extra_when_scikit_learn_is_missing(monkeypatch):
     [
         ("digit", "unknown dataset 'digit'; did you mean 'digits'"),
         ("cifar", "unknown dataset 'cifar'; did you mean 'cifar10'"),
-        ("image_folder", "is chosen by the path of its folder"),
+        ("image_folder", "A path must exist, of a folder with train/"),
     ],
 )
 def test_unknown_data_is_refused_with_the_nearest_name(data, message):
@@ -62,7 +62,7 @@ def test_known_data_pass_the_check(data):
 
 
 def test_data_sets_are_listed():
-    assert list(DATASETS) == ["digits", "cifar10", "cifar100", "imagenet16-120", "image_folder"]
+    assert list(DATASETS) == ["digits", "cifar10", "cifar100", "imagenet16-120"]
 
 
 NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]

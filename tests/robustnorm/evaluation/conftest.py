@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from robustnorm import resnet18
 from robustnorm.evaluation import evaluate as evaluation
-from robustnorm.evaluation.search import attack_chunk
+from robustnorm.evaluation.attack import attack_chunk
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 

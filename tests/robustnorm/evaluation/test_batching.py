@@ -9,9 +9,10 @@ import torch
 from robustnorm import bind, evaluate
 from robustnorm.evaluation import batching
 from robustnorm.evaluation import evaluate as module
+from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK
-from robustnorm.evaluation.search import Branch, Search, attack_chunk, branches
+from robustnorm.evaluation.search import Branch, Search, branches
 from robustnorm.records.journal import Journal
 
 SEARCH = Search(0.1, 0.03, (1, 2))

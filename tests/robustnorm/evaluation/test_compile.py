@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from robustnorm import evaluate, resnet18
-from robustnorm.evaluation.search import Search, attack_chunk, branches
+from robustnorm.evaluation.attack import attack_chunk
+from robustnorm.evaluation.search import Search, branches
 
 pytestmark = pytest.mark.slow
 

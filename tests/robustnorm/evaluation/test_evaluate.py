@@ -6,13 +6,9 @@ import torch
 
 from robustnorm import bind, evaluate, resnet18
 from robustnorm.attacks import pgd
-from robustnorm.evaluation.search import (
-    CHUNK,
-    Search,
-    attack_chunk,
-    branches,
-    random_start,
-)
+from robustnorm.evaluation.attack import attack_chunk
+from robustnorm.evaluation.chunks import CHUNK
+from robustnorm.evaluation.search import Search, branches, random_start
 from robustnorm.evaluation.until_broken import any_outcomes
 from robustnorm.records.journal import Key
 

@@ -10,7 +10,7 @@ import torch
 
 from robustnorm import evaluate, resnet18
 from robustnorm.evaluation import evaluate as module
-from robustnorm.evaluation.search import attack_chunk
+from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.norms.routing import bind
 
 N = 130  # one whole chunk and one padded

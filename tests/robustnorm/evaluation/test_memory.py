@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from robustnorm import evaluate
-from robustnorm.evaluation.named import attack_chunk_by_name
+from robustnorm.attacks import ATTACKS
+from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.search import Search, branches
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.system.errors import OutOfMemoryError
 from robustnorm.system.memory import in_smaller_batches
 
+SEARCH = Search(0.1, 0.03, (1,))
 N = 130  # one whole chunk and one padded
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -85,18 +87,12 @@ def test_lack_of_memory_for_one_image_ends_the_evaluation(model, data, shrink):
     evaluated = branches(model)
     shrink(0, expected)
     with pytest.raises(torch.OutOfMemoryError):
-        attack_chunk_by_name(
-            parse_attacks(["fgsm"])[0], evaluated, *data, torch.arange(N), Search(0.1, 0.03, (1,))
-        )
+        attack_chunk(evaluated, *data, torch.arange(N), SEARCH, attack=parse_attacks(["fgsm"])[0])
 
 
 def test_code_of_others_is_not_given_smaller_chunks(model, data, shrink, monkeypatch):
-    monkeypatch.setattr(
-        "robustnorm.evaluation.named.autoattack", lambda model, images, *_, **__: model(images)
-    )
+    monkeypatch.setitem(ATTACKS, "autoattack", lambda model, images, *_, **__: model(images))
     evaluated = branches(model)
     shrink(50)
     with pytest.raises(OutOfMemoryError, match="smaller ones would change its verdicts"):
-        attack_chunk_by_name(
-            parse_attacks(["square"])[0], evaluated, *data, torch.arange(N), Search(0.1, 0.03, (1,))
-        )
+        attack_chunk(evaluated, *data, torch.arange(N), SEARCH, attack=parse_attacks(["square"])[0])

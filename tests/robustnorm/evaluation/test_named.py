@@ -10,7 +10,7 @@ from torch import nn
 from robustnorm import bind, evaluate
 from robustnorm.attacks import autoattack, fgsm, pgd, torchattack
 from robustnorm.evaluation import chunks
-from robustnorm.evaluation.named import attack_chunk_by_name
+from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.search import Branch, Search, branches, generator_of, random_start
 from robustnorm.records.journal import Key
 from robustnorm.settings.attack_names import parse_attacks
@@ -43,8 +43,8 @@ def small_chunk(monkeypatch):
 def run(model, data, name, search=SEARCH):
     (attack,) = parse_attacks([name])
     images = {}
-    outcomes = attack_chunk_by_name(
-        attack, branches(model), *data, torch.arange(len(data[0])), search, images
+    outcomes = attack_chunk(
+        branches(model), *data, torch.arange(len(data[0])), search, images, attack
     )
     assert list(outcomes) == list(images) == [Key(name, "final", b, b) for b in ("clean", "adv")]
     key = Key(name, "final", "adv", "adv")
@@ -135,21 +135,21 @@ def test_code_of_others_is_a_direct_call_of_its_adapter(data, name):
     labels = network(images).argmax(1)
     (attack,) = parse_attacks([name])
     _, _, part = name.rpartition(":")
-    if attack.kind == "autoattack":
+    if part == name:
         adapter = partial(autoattack, attacks_to_run=[part])
     else:
         adapter = partial(torchattack, name=part)
     # The images are ids 40 and up: of a chunk that does not begin the data set.
     expected = adapter(network, images, labels, epsilon=EPSILON, generator=generator_of(3, 40))
     adv_images = {}
-    outcomes = attack_chunk_by_name(
-        attack,
+    outcomes = attack_chunk(
         [Branch("only", network, network)],
         images,
         labels,
         torch.arange(40, 40 + N),
         SEARCH,
         adv_images,
+        attack,
     )
     key = Key(name, "final", "only", "only")
     assert torch.equal(adv_images[key], expected)

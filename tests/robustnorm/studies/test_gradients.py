@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from robustnorm import bind, preact_resnet18, resnet18
 from robustnorm.attacks import pgd
+from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.diversity import stage_weights
-from robustnorm.evaluation.search import CHUNK, Search, random_start
+from robustnorm.evaluation.search import Search, random_start
 from robustnorm.norms import ModeNorm
 from robustnorm.norms.routing import routed_layers
 from robustnorm.settings.groups import BranchAttack
@@ -226,7 +227,7 @@ def test_diagnose_attacks_each_branch_in_its_own_ball():
         step_size=0.125,
         steps=2,
         threat_model="l2",
-        start=random_start(images, torch.arange(12), search.of("l2")),
+        start=random_start(images, torch.arange(12), search.for_branch("l2")),
     )
     expected = gradient_diversity(model, [by_class("l2", adv_images, labels)])
     for one, other in zip(found.classes["l2"], expected, strict=True):

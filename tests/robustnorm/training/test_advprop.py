@@ -13,7 +13,7 @@ from tqdm import tqdm
 from robustnorm import bind, resnet18, route
 from robustnorm.attacks import pgd
 from robustnorm.data.dataset import Augmentation, Split
-from robustnorm.evaluation.search import attack_chunk
+from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.norms import NORMS
 from robustnorm.norms.routing import routed_layers
 from robustnorm.settings.config import Config

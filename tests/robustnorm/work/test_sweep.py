@@ -49,7 +49,7 @@ def test_sweep_leaves_nothing_for_eval_to_do(capsys, monkeypatch):
 def test_sweep_goes_on_where_it_was_and_repeats_nothing(monkeypatch, caplog):
     assert cli.main(["sweep", *WORDS, settings()]) == 0
     monkeypatch.setattr(jobs, "train_run", None)
-    monkeypatch.setattr(jobs, "attack_by", None)
+    monkeypatch.setattr(jobs, "attack_chunk", None)
     monkeypatch.setattr(jobs, "evaluate_run", None)
     caplog.clear()
     with caplog.at_level(logging.INFO, "robustnorm"):
@@ -58,14 +58,14 @@ def test_sweep_goes_on_where_it_was_and_repeats_nothing(monkeypatch, caplog):
 
 
 def test_sweep_tells_failed_jobs_by_name_and_does_the_others(monkeypatch, capsys):
-    attack_by = jobs.attack_by
+    attack_chunk = jobs.attack_chunk
 
-    def fails_on_adv(attack, attacked, *arguments):
+    def fails_on_adv(attacked, *arguments, **options):
         if attacked[0].name == "adv":
             raise ZeroDivisionError("nobody foresaw this")
-        return attack_by(attack, attacked, *arguments)
+        return attack_chunk(attacked, *arguments, **options)
 
-    monkeypatch.setattr(jobs, "attack_by", fails_on_adv)
+    monkeypatch.setattr(jobs, "attack_chunk", fails_on_adv)
     assert cli.main(["sweep", *WORDS, settings()]) == 1
     error = capsys.readouterr().err
     assert "failed jobs: 1;" in error

@@ -6,6 +6,7 @@ from torch import nn
 
 from robustnorm import resnet18
 from robustnorm.evaluation import search as search_module
+from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.checks import measure as measure_module
 from robustnorm.evaluation.checks.measure import (
     TIERS,
@@ -15,7 +16,7 @@ from robustnorm.evaluation.checks.measure import (
     prepare,
     surface,
 )
-from robustnorm.evaluation.search import Search, attack_chunk, branches
+from robustnorm.evaluation.search import Search, branches
 from robustnorm.settings.groups import BranchAttack
 
 SEARCH = Search(0.01, 0.005, (2,))

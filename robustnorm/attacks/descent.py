@@ -8,7 +8,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.contract import Model, check_inputs, require_generator, unchanged
+from robustnorm.attacks.contract import (
+    Model,
+    check_inputs,
+    require_generator,
+    traits,
+    unchanged,
+)
 from robustnorm.attacks.losses import find_loss
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
@@ -170,6 +176,7 @@ def pgd_step(
     return ball.project(moved, images, epsilon), logits.detach()
 
 
+@traits(per_image=True)
 def fgsm(
     model: Model,
     images: Tensor,

@@ -15,6 +15,7 @@ from robustnorm.attacks.contract import (
     check_inputs,
     require_generator,
     seeded,
+    traits,
     unchanged,
 )
 
@@ -23,6 +24,7 @@ _NORMS = {"linf": "Linf", "l2": "L2"}
 _TARGETS = 9
 
 
+@traits(check=lambda **_: installed())
 def autoattack(
     model: Model,
     images: Tensor,

@@ -1,0 +1,113 @@
+"""The loop over chunks in which an attack meets the branches of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustnorm.evaluation.chunks import (
+    Outcome,
+    first,
+    join,
+    place,
+    split_filled,
+    whole_chunks,
+)
+from robustnorm.evaluation.named import attack_branch, is_per_image
+from robustnorm.evaluation.search import Branch, Search
+from robustnorm.evaluation.trajectory import trajectory
+from robustnorm.records.journal import Key
+from robustnorm.settings.attack_names import EvaluationAttack
+from robustnorm.system.errors import OutOfMemoryError
+from robustnorm.system.memory import in_smaller_batches, is_out_of_memory
+
+
+def attacks_in_order(
+    search: Search, named: Sequence[EvaluationAttack]
+) -> list[EvaluationAttack | None]:
+    """Returns None, the PGD search itself, then the attacks that it does not answer already."""
+    answered = {f"pgd-{steps}" for steps in search.steps}
+    return [None, *(attack for attack in named if attack.name not in answered)]
+
+
+def attack_chunk(
+    attacked: Sequence[Branch],
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    search: Search,
+    adv_images: dict[Key, Tensor] | None = None,
+    attack: EvaluationAttack | None = None,
+    *,
+    scored_by: Sequence[Branch] | None = None,
+    most: int | None = None,
+) -> dict[Key, Outcome]:
+    """Returns verdict and loss of images, a chunk or what ``images_at_once`` says, for each key.
+
+    Neither other attacks nor other branches among ``attacked`` change them. The loss of rule
+    ``"any"`` is that of the iterate after as many steps.
+
+    Args:
+        attacked: From ``branches``.
+        images: (N, C, H, W), uint8 or floating point in [0, 1].
+        labels: int64 (N,).
+        image_ids: int64 (N,), on the CPU.
+        search: Settings of the attack.
+        adv_images: Is given the images behind each verdict of an attack on the branch that scores.
+            Of rule ``"any"``: an image or iterate that is misclassified, the last iterate where
+            none is.
+        attack: From ``parse_attacks``; by default the PGD search of several numbers of steps, with
+            the verdicts of clean images.
+        scored_by: Branches that score the search's last iterates; those attacked by default.
+        most: Images attacked at a time; where there are fewer, the last is repeated. By default all
+            of them, filled up to whole chunks.
+
+    Where memory does not suffice, halves are attacked one after the other, then quarters: an
+    image's verdict does not depend on its companions.
+
+    Raises:
+        OutOfMemoryError: When memory does not suffice for an attack that draws for a whole chunk,
+            so that its verdicts would change with the size of the chunk.
+    """
+
+    def run(whole: int) -> tuple[dict[Key, Outcome], dict[Key, Tensor]]:
+        outcomes: dict[Key, list[Outcome]] = {}
+        kept: dict[Key, list[Tensor]] = {}
+        for rows, size in split_filled(len(images), whole):
+            placed = (*place(attacked[0].score, images, labels, rows), image_ids[rows], search)
+            if attack is None:
+                found = trajectory(attacked, *placed, scored_by or attacked)
+            else:
+                found = {
+                    Key(attack.name, "final", branch.name, branch.name): attack_branch(
+                        attack, branch, *placed, size
+                    )
+                    for branch in attacked
+                }
+            for key, (outcome, iterate) in found.items():
+                outcomes.setdefault(key, []).append(first(outcome, size))
+                if adv_images is not None and iterate is not None:
+                    kept.setdefault(key, []).append(iterate[:size])
+        return (
+            {key: join(parts) for key, parts in outcomes.items()},
+            {key: torch.cat(parts) for key, parts in kept.items()},
+        )
+
+    if attack is None or is_per_image(attack):
+        outcomes, kept = in_smaller_batches(run, most or whole_chunks(len(images)))
+    else:
+        try:
+            outcomes, kept = run(whole_chunks(1))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"out of memory: {attack.name} draws for a whole chunk of {whole_chunks(1)} images,"
+                " so that smaller ones would change its verdicts; leave it out of --attacks, or "
+                "evaluate on a --device with more memory"
+            ) from error
+    if adv_images is not None:
+        adv_images.update(kept)
+    return outcomes

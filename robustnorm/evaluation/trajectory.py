@@ -1,0 +1,109 @@
+"""One trajectory of PGD through each branch, and the verdicts that are taken on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustnorm.evaluation.chunks import Outcome, choose, judge
+from robustnorm.evaluation.search import Branch, Search, climb
+from robustnorm.records.journal import Key
+
+
+def trajectory(
+    attacked: Sequence[Branch],
+    images: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    search: Search,
+    scored_by: Sequence[Branch],
+) -> dict[Key, tuple[Outcome, Tensor | None]]:
+    """Returns the outcomes of images attacked at once, each with the images behind it.
+
+    Those of clean images, and of one branch's images scored by another, come without.
+
+    Args:
+        attacked: From ``branches``.
+        images: (N, C, H, W), floating point in [0, 1], on the network's device.
+        labels: int64 (N,), likewise.
+        image_ids: int64 (N,), on the CPU.
+        search: Settings of the attack.
+        scored_by: Branches that score the last iterates.
+    """
+    most = max(search.steps)
+    found: dict[Key, tuple[Outcome, Tensor | None]] = {}
+    for branch in attacked:
+        clean = judge(branch.score, images, labels)
+        found[Key("none", "final", branch.name, branch.name)] = clean, None
+        trace = _Trace(images, labels, search.steps)
+        last = climb(branch, images, labels, image_ids, search, on_iterate=trace)
+        finals = {step: judge(branch.score, trace.finals[step][0], labels) for step in trace.finals}
+        breaks = _breaks(branch.score, trace, clean.correct, finals, labels)
+        unbroken, witnesses = clean.correct, images
+        for step, final in finals.items():
+            iterate, right = trace.finals[step]
+            final = final._replace(agrees=final.correct == right)
+            witnesses = choose(unbroken, iterate, witnesses)
+            unbroken = unbroken & final.correct
+            fallen = trace.broken[step]
+            broken = fallen & breaks
+            any_correct = unbroken & ~broken
+            agrees = any_correct == (clean.correct & ~fallen)
+            key = Key(f"pgd-{step}", "final", branch.name, branch.name)
+            found[key] = final, iterate
+            outcome = Outcome(any_correct, final.loss, agrees)
+            breaking = choose(broken, trace.breaking, witnesses)
+            found[key._replace(rule="any")] = outcome, breaking
+        for other in scored_by:
+            if other.name != branch.name:
+                key = Key(f"pgd-{most}", "final", branch.name, other.name)
+                found[key] = judge(other.score, last, labels), None
+    return found
+
+
+def _breaks(
+    score: nn.Module,
+    trace: _Trace,
+    standing: Tensor,
+    finals: Mapping[int, Outcome],
+    labels: Tensor,
+) -> Tensor:
+    """Returns which images the network itself misclassifies where the search first did; (N,).
+
+    That decides only where the clean image and all final iterates are right; the network is not
+    asked where there is no such image.
+    """
+    decides = torch.zeros_like(standing)
+    for step, final in finals.items():
+        standing = standing & final.correct
+        decides |= standing & trace.broken[step]
+    return ~judge(score, trace.breaking, labels).correct & decides if decides.any() else decides
+
+
+class _Trace:
+    """What a search saw on its way: the iterates to be judged, and the first that broke an image.
+
+    Attributes:
+        finals: Step to the iterate and whether the search classified it correctly.
+        broken: Step to whether any iterate up to it was misclassified.
+        breaking: The first misclassified iterate of each image, the clean image where none was.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, steps: Sequence[int]) -> None:
+        self._labels = labels
+        self._steps = steps
+        self._broken = torch.zeros_like(labels, dtype=torch.bool)
+        self.breaking = images
+        self.finals: dict[int, tuple[Tensor, Tensor]] = {}
+        self.broken: dict[int, Tensor] = {}
+
+    def __call__(self, step: int, iterate: Tensor, logits: Tensor) -> None:
+        right = logits.argmax(1) == self._labels
+        now = ~right & ~self._broken
+        self.breaking = choose(now, iterate, self.breaking)
+        self._broken = self._broken | now
+        if step in self._steps:
+            self.finals[step] = iterate, right
+            self.broken[step] = self._broken
