@@ -2,8 +2,9 @@
 
     python examples/add_attack.py
 
-It keeps the contract of ``robustnorm.attacks``. To have it by name, put the function into
-robustnorm/attacks/, a line into ``ATTACKS``, and one into the tests of the contract.
+It keeps the contract of ``robustnorm.attacks``. One line gives it a name, by which ``evaluate`` and
+``robustnorm eval --attacks`` then know it. To have it in the package, put the function into
+robustnorm/attacks/, the line into ``ATTACKS``, and one into the tests of the contract.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnorm import bind, resnet18
-from robustnorm.attacks.contract import Model, check_inputs, unchanged
+from robustnorm import bind, evaluate, resnet18
+from robustnorm.attacks import ATTACKS
+from robustnorm.attacks.contract import Model, check_inputs, traits, unchanged
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
+from robustnorm.records.record import Verdict
 
 
+@traits(per_image=True)
 def momentum_pgd(
     model: Model,
     images: Tensor,
@@ -65,17 +69,20 @@ def momentum_pgd(
     return adv_images
 
 
-def main() -> None:
-    """Attacks both branches of an untrained network and prints how many predictions change."""
+ATTACKS["momentum"] = momentum_pgd
+
+
+def main() -> list[Verdict]:
+    """Evaluates an untrained network under it, by name, prints the accuracies and returns them."""
     torch.manual_seed(0)
     model = resnet18("saauxbn", width=8).eval()
     images = torch.rand(16, 3, 16, 16)
-    for branch in ("clean", "adv"):
-        network = bind(model, branch)
-        labels = network(images).argmax(1)
-        adv_images = momentum_pgd(network, images, labels, epsilon=8 / 255)
-        changed = (network(adv_images).argmax(1) != labels).sum()
-        print(f"{branch}: {changed} of {len(images)} predictions change")
+    with torch.no_grad():
+        labels = bind(model, "adv")(images).argmax(1)
+    verdicts = evaluate(model, images, labels, steps=(2,), attacks=["momentum"])
+    for verdict in verdicts:
+        print(verdict.attack, verdict.rule, verdict.score_branch, f"{100 * verdict.accuracy:.1f} %")
+    return verdicts
 
 
 if __name__ == "__main__":

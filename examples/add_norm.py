@@ -3,8 +3,9 @@
     python examples/add_norm.py            # trains it on digits, about a minute
     python examples/add_norm.py --small    # seconds
 
-A routed norm derives from ``RoutedLayer`` and asks it which branch is active. To have it as
-``--norm branchgn``, put the class into ``robustnorm/norms/`` and a line into ``NORMS``.
+A routed norm derives from ``RoutedLayer`` and asks it which branch is active. One line gives it a
+name, by which networks are built and ``robustnorm train --norm`` knows it. To have it in the
+package, put the class into ``robustnorm/norms/`` and the line into ``NORMS``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from robustnorm import evaluate, resnet18
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import split_validation, subset
+from robustnorm.norms import NORMS
 from robustnorm.norms.routing import RoutedLayer, RoutingError
 from robustnorm.settings.config import Config
 from robustnorm.training.advprop import train
@@ -53,6 +55,9 @@ class BranchGroupNorm(RoutedLayer):
         return F.group_norm(input, self.num_groups, self.weight[row], self.bias[row])
 
 
+NORMS["branchgn"] = BranchGroupNorm
+
+
 def main(arguments: Sequence[str] | None = None) -> nn.Module:
     """Trains a network with the norm, prints the accuracies and returns it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -60,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> nn.Module:
     small = parser.parse_args(arguments).small
     dataset = load_dataset("digits")
     config = Config(
+        norm="branchgn",
         width=4 if small else 16,
         epochs=1 if small else 10,
         batch_size=32,
@@ -68,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> nn.Module:
         train_steps=1 if small else 5,
         validation_steps=1,
     )
-    model = resnet18(BranchGroupNorm, width=config.width, in_channels=1)
+    model = resnet18(config.norm, width=config.width, in_channels=1)
     training, validation = split_validation(dataset.train, config.validation, config.train_limit)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for record in train(

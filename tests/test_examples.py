@@ -12,9 +12,14 @@ from torch import nn
 
 from attacks import pgd
 from robustnorm import bind, fold, resnet18
-from robustnorm.norms import RoutedBatchNorm2d
+from robustnorm.attacks import ATTACKS
+from robustnorm.cli import main
+from robustnorm.data import DATASETS
+from robustnorm.models import NETWORKS
+from robustnorm.norms import NORMS, RoutedBatchNorm2d
 from robustnorm.norms.routing import branches_of
 
+REGISTRIES = (ATTACKS, DATASETS, NETWORKS, NORMS)
 FOLDER = Path(__file__).parents[1] / "examples"
 
 
@@ -112,7 +117,7 @@ def test_added_attack_uses_the_sum_of_gradients():
     torch.testing.assert_close(adv_images, images + 0.1, rtol=0, atol=1e-7)
 
 
-def test_added_attack_keeps_the_contract(capsys):
+def test_added_attack_keeps_the_contract():
     example = load("add_attack")
     torch.manual_seed(0)
     model = resnet18("auxbn", width=4)  # in train mode: its running statistics must not move
@@ -124,8 +129,63 @@ def test_added_attack_keeps_the_contract(capsys):
     assert (adv_images - images).flatten(1).norm(dim=1).max() <= 0.5 + 1e-6
     assert not adv_images.requires_grad
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    example.main()
-    assert "predictions change" in capsys.readouterr().out
+
+
+def test_added_attack_is_known_by_its_name(capsys):
+    example = load("add_attack")
+    found = {(v.attack, v.score_branch): v.correct for v in example.main()}
+    assert "momentum final adv" in capsys.readouterr().out
+    model, images, labels = network_of_the_example()
+    adv_images = example.momentum_pgd(bind(model, "adv"), images, labels, epsilon=8 / 255)
+    expected = bind(model, "adv")(adv_images).argmax(1) == labels
+    assert found["momentum", "adv"].tolist() == expected.tolist()
+    assert not expected.all()
+
+
+def network_of_the_example():
+    torch.manual_seed(0)
+    model = resnet18("saauxbn", width=8).eval()
+    images = torch.rand(16, 3, 16, 16)
+    return model, images, bind(model, "adv")(images).argmax(1)
+
+
+SMALL = (
+    *("--epochs", "1", "--width", "4", "--train_limit", "64", "--validation", "32"),
+    *("--train_steps", "1", "--validation_steps", "1", "--checks", "none", "--device", "cpu"),
+    *("--test_limit", "32", "--norm", "auxbn"),
+)
+
+
+@pytest.mark.parametrize(
+    ("example", "words", "name"),
+    [
+        ("add_dataset", ("--data", "stripes"), "stripes"),
+        ("add_network", ("--network", "small_cnn"), "digits"),
+        ("add_attack", ("--attacks", "[momentum]"), "momentum"),
+    ],
+)
+def test_what_is_added_is_known_to_train_and_eval(
+    example, words, name, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    load(example)
+    assert main(["train", *SMALL, *words]) == 0
+    assert main(["eval", *SMALL, *words]) == 0
+    assert name in capsys.readouterr().out
+
+
+def test_what_nobody_added_is_refused_with_the_nearest_name(capsys):
+    assert main(["train", "--network", "resnet81"]) == 2
+    assert "unknown network 'resnet81'; did you mean 'resnet18'?" in capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    """Takes back what the examples add."""
+    before = [(registry, dict(registry._places)) for registry in REGISTRIES]
+    yield
+    for registry, places in before:
+        registry._places = places
 
 
 @pytest.fixture
