@@ -8,10 +8,18 @@ import torch
 from torch import nn
 
 from robustnorm import bind, evaluate
-from robustnorm.attacks import autoattack, fgsm, pgd, torchattack
-from robustnorm.evaluation import chunks
+from robustnorm.attacks import ATTACKS, autoattack, fgsm, pgd, torchattack
+from robustnorm.attacks.contract import traits
+from robustnorm.evaluation import chunks, named
 from robustnorm.evaluation.attack import attack_chunk
-from robustnorm.evaluation.search import Branch, Search, branches, generator_of, random_start
+from robustnorm.evaluation.search import (
+    Branch,
+    Search,
+    branches,
+    climb,
+    generator_of,
+    random_start,
+)
 from robustnorm.records.journal import Key
 from robustnorm.settings.attack_names import parse_attacks
 
@@ -181,3 +189,58 @@ def test_named_pgd_of_as_many_steps_is_the_trajectory_s(model, data):
         if (v.attack, v.rule, v.attack_branch, v.score_branch) == ("pgd-4", "final", "adv", "adv")
     ]
     assert np.array_equal(outcome.correct.numpy(), found)
+
+
+def test_registered_attack_has_its_name_in_evaluate(monkeypatch, model, data):
+    """It is given the network itself, the ball, and the generator of seed and first image."""
+    images, labels = data
+    seen = []
+
+    def darken(network, images, labels, *, epsilon, threat_model, generator):
+        seen.append((network, threat_model, generator.initial_seed()))
+        return (images - epsilon).clamp(0, 1)
+
+    monkeypatch.setitem(ATTACKS, "darken", darken)
+    verdicts = evaluate(model, images, labels, epsilon=0.3, steps=(1,), seed=3, attacks=["darken"])
+    (found,) = [v.correct for v in verdicts if (v.attack, v.score_branch) == ("darken", "adv")]
+    expected = correct(model, (images - 0.3).clamp(0, 1), labels)
+    assert np.array_equal(found, expected.numpy())
+    assert 0 < expected.sum() < N
+    assert [threat_model for _, threat_model, _ in seen] == ["linf", "linf"]
+    assert {seed for *_, seed in seen} == {generator_of(3, 0).initial_seed()}
+
+
+def test_attack_that_is_per_image_searches_on_the_copy(monkeypatch, model, data):
+    seen = []
+
+    @traits(per_image=True)
+    def still(network, images, labels, *, epsilon, threat_model, generator):
+        seen.append(network)
+        return images
+
+    monkeypatch.setitem(ATTACKS, "still", still)
+    (attack,) = parse_attacks(["still"])
+    copies = branches(model)
+    attack_chunk(copies, *data, torch.arange(N), SEARCH, attack=attack)
+    assert seen == [branch.search for branch in copies]
+
+
+def test_broken_images_are_attacked_no_more(model, data, monkeypatch):
+    """What is left of the later results fills the batches that broken images leave."""
+    images, labels = data
+    copies = branches(model)[1:]
+    climbs = []
+
+    def counted(branch, images, *arguments, **options):
+        climbs.append(len(images))
+        return climb(branch, images, *arguments, **options)
+
+    monkeypatch.setattr(named, "climb", counted)
+    (attack,) = parse_attacks(["pgd-2x3-margin-targeted"])
+    search = SEARCH._replace(epsilon=0.1, step_size=0.07)
+    outcome = attack_chunk(copies, images, labels, torch.arange(N), search, attack=attack)
+    broken = N - sum(o.correct.sum().item() for o in outcome.values())
+    assert 0 < broken < N
+    assert set(climbs) == {N}
+    rounds = 3 * (CLASSES - 1)
+    assert rounds * (N - broken) / N <= len(climbs) < rounds
