@@ -13,6 +13,8 @@ from robustnorm.attacks import ATTACKS
 # The parts of AutoAttack's standard ensemble, each by its own name.
 _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 _PGD = re.compile(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?(?:-(margin|dlr))?(-targeted)?")
+# Of the loss of AutoAttack's targeted attack.
+_LEAST_CLASSES = {"autoattack": 4, "apgd-t": 4}
 _WITH_OPTIONS = ("pgd", "torchattack")
 
 
@@ -61,9 +63,12 @@ def parse_attacks(names: Sequence[str]) -> list[EvaluationAttack]:
 
 def _parse(name: str) -> EvaluationAttack:
     if name in _plain():
-        return EvaluationAttack(name, name)
+        return EvaluationAttack(name, name, least_classes=_LEAST_CLASSES.get(name, 2))
     if name in _PARTS:
-        return EvaluationAttack(name, "autoattack", {"attacks_to_run": (name,)})
+        least = _LEAST_CLASSES.get(name, 2)
+        return EvaluationAttack(
+            name, "autoattack", {"attacks_to_run": (name,)}, least_classes=least
+        )
     library, _, part = name.partition(":")
     if library == "torchattacks" and part.isidentifier():
         return EvaluationAttack(name, "torchattack", {"name": part})
