@@ -250,6 +250,13 @@ def reading(rows: Sequence[Row]) -> str:
                 f"{detached.mean('gamma'):.2f} and the content loss at "
                 f"{_with_interval(detached, 'content')}, {_LOWER[without.sign]} AdaIN's."
             )
+        meta = _find(tested, "content", "ilm", "adain")
+        if meta is not None:
+            said.append(
+                "ILM+IN, whose code for this network the authors have not published, ends at "
+                f"{_with_interval(meta.row, 'content')}, {_LOWER[meta.sign]} AdaIN's; theirs is "
+                "the highest of the three."
+            )
         if adain.mean("relative") > 1:
             said.append(
                 "All of this is early in training: AdaIN's loss is still "

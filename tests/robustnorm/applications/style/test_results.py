@@ -116,6 +116,7 @@ def test_lower_loss_without_nearer_structure_is_an_artefact(folder):
     )
     assert "its mean γ went from 1 to 0.60" in words
     assert "is lower than AdaIN's, 1.602" in words
+    assert "ends at 1.30" in words  # ILM+IN
 
 
 @pytest.mark.parametrize(
