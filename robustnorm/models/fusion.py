@@ -25,9 +25,16 @@ def is_batch_norm(module: nn.Module) -> TypeGuard[BatchNorm]:
     return type(module) in plain
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Says whether a call of ``module`` may do more than its forward and backward."""
+    kinds = ("_forward", "_forward_pre", "_backward", "_backward_pre")
+    return any(getattr(module, f"{kind}_hooks") for kind in kinds)
+
+
 def _is_convolution(module: nn.Module | None) -> TypeGuard[Convolution]:
-    # Not a subclass either, which may compute its weight.
-    return type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    # Not a subclass either, which may compute its weight, as a hook may.
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return module is not None and type(module) in kinds and not has_hooks(module)
 
 
 class _Tracer(fx.Tracer):
@@ -46,6 +53,8 @@ def fuse_convolutions(model: nn.Module) -> nn.Module:
         model: In evaluation mode; it is taken apart. Where ``torch.fx`` cannot follow its forward
             it is returned as it is.
     """
+    if has_hooks(model):  # which tracing would leave out
+        return model
     try:
         graph = _Tracer().trace(model)
     except Exception:  # a forward that depends on values: whatever it raises, it cannot be followed
@@ -60,6 +69,7 @@ def fuse_convolutions(model: nn.Module) -> nn.Module:
         convolution = modules.get(str(source.target)) if source.op == "call_module" else None
         if (
             _is_convolution(convolution)
+            and not has_hooks(norm)
             and norm.running_mean is not None
             and len(source.users) == called.count(convolution) == called.count(norm) == 1
         ):
@@ -85,4 +95,6 @@ def _owns_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if source.op == "call_function":
         return source.target in (operator.add, torch.add)
     module = modules.get(str(source.target)) if source.op == "call_module" else None
-    return _is_convolution(module) or (module is not None and is_batch_norm(module))
+    if module is None or has_hooks(module):
+        return False
+    return _is_convolution(module) or is_batch_norm(module)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from robustnorm.models.fusion import BatchNorm, fuse_convolutions, is_batch_norm
+from robustnorm.models.fusion import BatchNorm, fuse_convolutions, has_hooks, is_batch_norm
 from robustnorm.norms import NORMS
 from robustnorm.norms.routed import (
     RoutedBatchNorm,
@@ -43,7 +43,7 @@ def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
 
     The copy shares nothing with ``model``, keeps its mode, and in evaluation computes what
     ``model`` computes through ``branch``, up to rounding. A RoutedBatchNorm1d, 2d or 3d becomes
-    ``nn.BatchNorm1d``, 2d or 3d; any other routed layer is bound to the branch.
+    ``nn.BatchNorm1d``, 2d or 3d; any other routed layer and one with hooks is bound to the branch.
 
     Args:
         model: Any module tree; one without routed layers is copied as it is.
@@ -65,9 +65,22 @@ def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
     if fuse and any(module.training for module in model.modules()):
         raise ValueError("fold with fuse=True needs the model in evaluation mode: model.eval()")
     with route(model, branch):  # checks the name on every layer
-        folded = copy.deepcopy(model)
+        folded = copy.deepcopy(model, _computed_tensors(model))
     folded = _replace(folded, _is_routed, lambda layer: _fold_layer(layer, branch))
     return fuse_convolutions(folded) if fuse else folded
+
+
+def _computed_tensors(model: nn.Module) -> dict[int, Tensor]:
+    """Returns copies, by id, of what hooks compute anew in each forward and torch cannot copy.
+
+    Such are the weights of pruned layers and of ``torch.nn.utils.weight_norm``.
+    """
+    attributes = (value for module in model.modules() for value in vars(module).values())
+    return {
+        id(value): value.detach().clone()
+        for value in attributes
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
 
 
 def convert(
@@ -84,8 +97,8 @@ def convert(
     (a sandwich with an identity as its shared affine, a layer without affine with an identity), so
     that in evaluation every branch computes what the model computed. A layer without running
     statistics (track_running_stats=False) is converted to one without. Layers shared by several
-    modules stay shared. Mode, device, dtype, eps, momentum and requires_grad are kept; a cumulative
-    average (momentum=None) becomes momentum 0.1. No weight of another layer is copied.
+    modules stay shared. Mode, device, dtype, eps, momentum and requires_grad are kept. No weight of
+    another layer is copied.
 
     timm's BatchNormAct2d keeps its drop-out and activation behind the norm.
 
@@ -217,7 +230,7 @@ def _obstacle(module: nn.Module, branches: tuple[str, ...]) -> str | None:
         return f"{kind}: its statistics are those of a process group"
     if not (is_batch_norm(module) or _is_batch_norm_act(module)):
         return f"{kind}: it is not torch's BatchNorm1d, 2d or 3d"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+    if has_hooks(module):
         return f"{kind}: it has hooks"
     return None
 
@@ -230,7 +243,7 @@ def _is_batch_norm_act(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _fold_layer(layer: RoutedLayer, branch: str) -> nn.Module:
-    if not isinstance(layer, RoutedBatchNorm):
+    if not isinstance(layer, RoutedBatchNorm) or has_hooks(layer):
         return bind(layer, branch)
     row = layer.branches.index(branch)
     kind = next(plain for plain, routed in _ROUTED.items() if isinstance(layer, routed))
@@ -256,7 +269,7 @@ def _convert_layer(layer: BatchNorm, cell: RoutedBatchNorm) -> RoutedBatchNorm:
         track_running_stats=layer.running_mean is not None,
     )
     routed.eps = layer.eps
-    routed.momentum = 0.1 if layer.momentum is None else layer.momentum
+    routed.momentum = layer.momentum
     like = next(chain(layer.buffers(), layer.parameters()), routed.weight)
     routed.to(like.device, like.dtype)
     nn.init.ones_(routed.weight)

@@ -17,6 +17,7 @@ from robustnorm.system.registry import Registry
 
 if TYPE_CHECKING:
     from robustnorm.norms.cells import CCBN, AuxBN, AuxStatBN, SaAuxBN, SaBN
+    from robustnorm.norms.freezing import freeze
     from robustnorm.norms.ilm import ILM, ILMAdaIN
     from robustnorm.norms.instance import AdaIN, SaAdaIN
     from robustnorm.norms.mode import ModeNorm
@@ -44,6 +45,7 @@ _CLASSES = {
     "RoutedBatchNorm3d": "routed",
     "SaAuxBN": "cells",
     "SaBN": "cells",
+    "freeze": "freezing",
     "ModeNorm": "mode",
     "AdaIN": "instance",
     "ILM": "ilm",
@@ -66,6 +68,7 @@ __all__ = [
     "SaAdaIN",
     "SaAuxBN",
     "SaBN",
+    "freeze",
 ]
 
 

@@ -31,7 +31,7 @@ class AuxBN(RoutedBatchNorm2d):
         num_features: int,
         branches: Sequence[str] = ("clean", "adv"),
         eps: float = 1e-5,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
     ) -> None:
         super().__init__(
             num_features, branches, statistics="split", affine="split", eps=eps, momentum=momentum
@@ -67,7 +67,7 @@ class SaAuxBN(RoutedBatchNorm2d):
         num_features: int,
         branches: Sequence[str] = ("clean", "adv"),
         eps: float = 1e-5,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
     ) -> None:
         super().__init__(
             num_features,
@@ -96,7 +96,7 @@ class AuxStatBN(RoutedBatchNorm2d):
         num_features: int,
         branches: Sequence[str] = ("clean", "adv"),
         eps: float = 1e-5,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
     ) -> None:
         super().__init__(
             num_features, branches, statistics="split", affine="shared", eps=eps, momentum=momentum
@@ -123,7 +123,11 @@ class CCBN(RoutedBatchNorm2d):
     """
 
     def __init__(
-        self, num_features: int, num_conditions: int, eps: float = 1e-5, momentum: float = 0.1
+        self,
+        num_features: int,
+        num_conditions: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
     ) -> None:
         super().__init__(
             num_features,
@@ -154,7 +158,11 @@ class SaBN(RoutedBatchNorm2d):
     """
 
     def __init__(
-        self, num_features: int, num_conditions: int, eps: float = 1e-5, momentum: float = 0.1
+        self,
+        num_features: int,
+        num_conditions: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
     ) -> None:
         super().__init__(
             num_features,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from robustnorm.norms.averages import check_momentum, complete_count, newest_weight
 from robustnorm.norms.synchronized import sum_over_processes
 
 # The backward passes below are written in differentiable operations, so that there are derivatives
@@ -85,7 +86,9 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def _maps(input: Tensor, *values: Tensor) -> list[Tensor]:
     """Returns (N, C) coefficients in the dtype of ``input``, shaped to be broadcast over it."""
     maps = [value.to(input.dtype)[:, :, None, None] for value in values]
-    if not input.is_contiguous(memory_format=torch.channels_last):
+    # vmap cannot ask for the memory format.
+    vmapped = torch._C._are_functorch_transforms_active()
+    if vmapped or not input.is_contiguous(memory_format=torch.channels_last):
         return maps
     # Written out along W, so that one inner loop covers a row's W C values instead of C.
     width = input.shape[3]
@@ -118,7 +121,8 @@ class ModeNorm(nn.Module):
         num_features: C.
         num_modes: K.
         eps: Added to each variance.
-        momentum: Weight of the newest batch in the running statistics, in (0, 1].
+        momentum: Weight of the newest batch in the running statistics, in [0, 1]; None for the same
+            weight for all batches.
 
     Shape:
         (N, C, H, W) floating point to the same; in training N H W > 1.
@@ -146,13 +150,16 @@ class ModeNorm(nn.Module):
     synchronized = False
 
     def __init__(
-        self, num_features: int, num_modes: int = 2, eps: float = 1e-5, momentum: float = 0.1
+        self,
+        num_features: int,
+        num_modes: int = 2,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
     ) -> None:
         super().__init__()
         if num_modes < 1:
             raise ValueError(f"num_modes must be at least 1, got {num_modes}")
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum must lie in (0, 1], got {momentum}")
+        check_momentum(momentum)
         self.num_features = num_features
         self.num_modes = num_modes
         self.eps = eps
@@ -188,9 +195,8 @@ class ModeNorm(nn.Module):
                 variance = (self.running_second_moment - mean.square()).clamp_min(0)
             inverse = (variance + self.eps).rsqrt()  # (K, C)
             # Sums over the modes, (N, C) each.
-            scale, shift = gates @ torch.stack(
-                [self.weight * inverse, -self.weight * inverse * mean]
-            )
+            affines = torch.stack([self.weight * inverse, -self.weight * inverse * mean])
+            scale, shift = gates.to(affines.dtype) @ affines
             shift = shift + self.bias
             return _apply(_ScaleAndShift, input, scale, shift)
 
@@ -200,20 +206,28 @@ class ModeNorm(nn.Module):
 
     def _batch_statistics(self, moments: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean and variance (K, C) of each mode; moves the running statistics."""
+        dtype = torch.promote_types(gates.dtype, moments.dtype)  # they differ in a half layer
+        gates, moments = gates.to(dtype), moments.to(dtype)
         total = self._over_processes(gates.sum(0))
         weights = (gates / total).T  # (K, N), each row sums to 1
         mean, second_moment = self._over_processes(weights @ moments)  # (K, C) each
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_second_moment.lerp_(
-                    second_moment.to(self.running_second_moment.dtype), self.momentum
-                )
+                newest = newest_weight(self.momentum, self.num_batches_tracked)
+                for running, batch in (
+                    (self.running_mean, mean),
+                    (self.running_second_moment, second_moment),
+                ):
+                    running.lerp_(batch.to(running.dtype), newest)
         return mean, (second_moment - mean.square()).clamp_min(0)
 
     def _over_processes(self, sums: Tensor) -> Tensor:
         return sum_over_processes(sums) if self.synchronized else sums
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        complete_count(state_dict, prefix, self.num_batches_tracked)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return (

@@ -7,15 +7,19 @@ The sandwich affine of Gong et al. collapses, gamma_i (gamma xhat + beta) + beta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+import logging
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustnorm.norms.averages import check_momentum, complete_count, newest_weight
 from robustnorm.norms.routing import RoutedLayer
 from robustnorm.norms.synchronized import batch_norm, sum_over_processes
+
+log = logging.getLogger("robustnorm")
 
 Statistics = Literal["shared", "split"]
 Affine = Literal["shared", "split", "sandwich"]
@@ -42,13 +46,21 @@ class RoutedBatchNorm(RoutedLayer):
     False later on, training leaves the running statistics alone; built with False, the layer has
     none (None, as in torch) and uses batch statistics in both modes.
 
+    A branch without an image in a step has gradient 0 in its rows of the affine, not none, so that
+    weight decay and momentum move them; ``freeze`` keeps them.
+
+    A state_dict of a batch norm without branches fits: each branch starts from it, and the log says
+    so. torch's ``swa_utils.update_bn`` knows torch's own layers alone and passes this one by; a
+    branch's statistics are measured again by ``robustnorm.studies.reestimate.reestimate``.
+
     Args:
         num_features: C.
         branches: Names; row i of each per-branch tensor belongs to ``branches[i]``.
         statistics: One set for all branches (``"shared"``) or one each (``"split"``).
         affine: One for all branches, one each, or one each after a shared one (``"sandwich"``).
         eps: Added to the variance.
-        momentum: Weight of the newest batch in the running statistics, in (0, 1].
+        momentum: Weight of the newest batch in the running statistics, in [0, 1]; None for the same
+            weight for all batches of a branch.
         track_running_stats: Whether there are running statistics.
 
     Shape:
@@ -90,7 +102,7 @@ class RoutedBatchNorm(RoutedLayer):
         statistics: Statistics = "split",
         affine: Affine = "split",
         eps: float = 1e-5,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
         track_running_stats: bool = True,
     ) -> None:
         super().__init__(branches)
@@ -98,8 +110,7 @@ class RoutedBatchNorm(RoutedLayer):
             raise ValueError(f"statistics must be 'shared' or 'split', got {statistics!r}")
         if affine not in ("shared", "split", "sandwich"):
             raise ValueError(f"affine must be 'shared', 'split' or 'sandwich', got {affine!r}")
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum must lie in (0, 1], got {momentum}")
+        check_momentum(momentum)
         self.num_features = num_features
         self.statistics = statistics
         self.affine = affine
@@ -205,13 +216,15 @@ class RoutedBatchNorm(RoutedLayer):
         self, input: Tensor, row: int, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         running_mean = running_var = None
+        momentum = 0.0
         if self.has_running_statistics and (self.track_running_stats or not self.training):
             running_mean, running_var, num_batches_tracked = self.branch_statistics(row)
             if self.training:
                 num_batches_tracked.add_(1)
+                momentum = newest_weight(self.momentum, num_batches_tracked)
         if self._over_processes:
             output: Tensor = batch_norm(
-                input, running_mean, running_var, weight, bias, self.momentum, self.eps
+                input, running_mean, running_var, weight, bias, momentum, self.eps
             )
             return output
         return F.batch_norm(
@@ -221,8 +234,35 @@ class RoutedBatchNorm(RoutedLayer):
             weight,
             bias,
             self.training or running_mean is None,
-            self.momentum,
+            momentum,
             self.eps,
+        )
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        complete_count(state_dict, prefix, self._buffers["num_batches_tracked"])
+        self._spread_plain(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _spread_plain(self, state: MutableMapping[str, Tensor], prefix: str) -> None:
+        """Gives each branch what a batch norm without branches has, if ``state`` is of one."""
+        own = {**self._parameters, **self._buffers}
+        plain = {
+            name: state[prefix + name]
+            for name, tensor in own.items()
+            if tensor is not None and prefix + name in state
+            if state[prefix + name].shape == tensor.shape[1:] != tensor.shape
+        }
+        if not plain:
+            return
+        identity = {"weight": 1.0, "bias": 0.0, "shared_weight": 1.0, "shared_bias": 0.0}
+        for name, number in identity.items():
+            if name in own and prefix + name not in state:
+                state[prefix + name] = torch.full_like(getattr(self, name), number)
+        for name, value in plain.items():
+            state[prefix + name] = value.expand(getattr(self, name).shape).clone()
+        log.warning(
+            "%s: every branch starts as the batch norm without branches that is loaded",
+            prefix.rstrip(".") or type(self).__name__,
         )
 
     def extra_repr(self) -> str:

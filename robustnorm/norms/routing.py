@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,13 @@ class RoutedLayer(nn.Module):
                 f"branches must be a sequence of one or more different names, got {branches!r}"
             )
         self.branches = tuple(branches)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Tells torch.jit.script that it cannot follow a route."""
+        raise RoutingError(
+            f"TorchScript cannot compile {type(self).__name__}, whose branch is chosen outside of "
+            "it: script `fold(model, branch)`, or trace `bind(model, branch)`"
+        )
 
     def selection(self, batch_size: int) -> Selection:
         """Returns what the active route selects for a batch of ``batch_size`` samples."""

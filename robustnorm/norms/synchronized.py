@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from robustnorm.norms.averages import newest_weight
+
 
 def synchronize(model: nn.Module) -> None:
     """Lets layers take their batch statistics over all processes from now on, in training.
@@ -41,12 +43,11 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
             return output
         self._check_input_dim(input)
         running_mean = running_var = None
-        momentum = self.momentum or 0.0
+        momentum = 0.0
         if self.track_running_stats and self.num_batches_tracked is not None:
             running_mean, running_var = self.running_mean, self.running_var
             self.num_batches_tracked.add_(1)
-            if self.momentum is None:  # a cumulative average
-                momentum = 1 / self.num_batches_tracked.item()
+            momentum = newest_weight(self.momentum, self.num_batches_tracked)
         return batch_norm(  # type: ignore[no-any-return]
             input, running_mean, running_var, self.weight, self.bias, momentum, self.eps
         )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from robustnorm import RoutingError, convert, fold, preact_resnet18, resnet18, route
 from robustnorm.norms import NORMS, RoutedBatchNorm2d
@@ -252,3 +253,36 @@ def test_fuse_puts_a_relu_in_place_only_where_nobody_else_reads_its_input():
 def test_fuse_refuses_a_model_in_train_mode():
     with pytest.raises(ValueError, match=r"evaluation mode: model\.eval\(\)"):
         fold(resnet18("bn", width=4), "adv", fuse=True)
+
+
+def test_fold_copies_a_pruned_network():
+    torch.manual_seed(0)
+    model = trained(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    for fuse in (False, True):
+        for name in ("weight", "bias"):
+            prune.random_unstructured(model[0], name, 0.5)
+        expected = model(IMAGES)
+        assert not model[0].weight.is_leaf
+        folded = fold(model, "adv", fuse=fuse)
+        torch.testing.assert_close(folded(IMAGES), expected, **CLOSE)
+        model[0].weight_orig.data.zero_()  # the copy shares nothing
+        torch.testing.assert_close(folded(IMAGES), expected, **CLOSE)
+        model = trained(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+
+
+@pytest.mark.parametrize("where", ["root", "convolution", "norm"])
+@pytest.mark.parametrize("kind", ["forward", "forward_pre"])
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("norm", ["bn", "saauxbn"])
+def test_fold_keeps_what_hooks_do(norm, fuse, kind, where):
+    torch.manual_seed(0)
+    layer = NORMS[norm](4, ("clean", "adv"))
+    model = trained(nn.Sequential(nn.Conv2d(3, 4, 1), layer, nn.ReLU()))
+    module = {"root": model, "convolution": model[0], "norm": layer}[where]
+    if kind == "forward":
+        module.register_forward_hook(lambda module, inputs, output: output * 2 + 1)
+    else:
+        module.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2 + 1,))
+    with route(model, "adv"):
+        expected = model(IMAGES)
+    torch.testing.assert_close(fold(model, "adv", fuse=fuse)(IMAGES), expected, **CLOSE)

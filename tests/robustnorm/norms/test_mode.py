@@ -164,7 +164,7 @@ def test_modenorm_refuses_a_single_value_per_channel_in_training():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"num_modes": 0}, "at least 1, got 0"), ({"momentum": 2.0}, r"in \(0, 1\], got 2.0")],
+    [({"num_modes": 0}, "at least 1, got 0"), ({"momentum": 2.0}, r"in \[0, 1\], or .*got 2.0")],
 )
 def test_modenorm_refuses_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -291,7 +291,7 @@ def test_routed_layer_of_another_rank_refuses_2d_input(layer, message):
         ({"branches": ("adv", "adv")}, "one or more different names"),
         ({"statistics": "both"}, "'shared' or 'split', got 'both'"),
         ({"affine": "none"}, "'shared', 'split' or 'sandwich', got 'none'"),
-        ({"momentum": 0.0}, r"in \(0, 1\], got 0.0"),
+        ({"momentum": -0.1}, r"in \[0, 1\], or be None for a cumulative average, got -0.1"),
     ],
 )
 def test_routed_layer_refuses_bad_arguments(arguments, message):
