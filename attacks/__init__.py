@@ -9,6 +9,6 @@ Examples:
     'robustnorm.attacks.descent'
 """
 
-from robustnorm.attacks import ATTACKS, autoattack, fgsm, pgd, torchattack
+from robustnorm.attacks import ATTACKS, autoattack, fgsm, pgd, torchattack, worst_case
 
-__all__ = ["ATTACKS", "autoattack", "fgsm", "pgd", "torchattack"]
+__all__ = ["ATTACKS", "autoattack", "fgsm", "pgd", "torchattack", "worst_case"]

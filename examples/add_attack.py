@@ -53,7 +53,7 @@ def momentum_pgd(
     References:
         Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018, arXiv:1710.06081.
     """
-    check_inputs(images, labels, epsilon)
+    check_inputs(images, labels, epsilon, threat_model)
     ball = find_threat_model(threat_model)
     images = images.detach()
     adv_images, total = images.clone(), torch.zeros_like(images)

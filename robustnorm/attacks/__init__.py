@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from robustnorm.attacks.descent import fgsm, pgd
     from robustnorm.attacks.pyautoattack import autoattack
     from robustnorm.attacks.torchattacks import torchattack
+    from robustnorm.attacks.worst import worst_case
 
 ATTACKS = Registry(
     "attack",
@@ -41,13 +42,14 @@ ATTACKS = Registry(
         "fgsm": "robustnorm.attacks.descent:fgsm",
         "autoattack": "robustnorm.attacks.pyautoattack:autoattack",
         "torchattack": "robustnorm.attacks.torchattacks:torchattack",
+        "worst": "robustnorm.attacks.worst:worst_case",
     },
 )
 
-__all__ = ["ATTACKS", "autoattack", "fgsm", "pgd", "torchattack"]
+__all__ = ["ATTACKS", "autoattack", "fgsm", "pgd", "torchattack", "worst_case"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return ATTACKS[name]
+    return ATTACKS["worst" if name == "worst_case" else name]

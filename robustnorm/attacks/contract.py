@@ -36,7 +36,9 @@ def traits(
     return mark
 
 
-def check_inputs(images: Tensor, labels: Tensor, epsilon: float) -> None:
+def check_inputs(
+    images: Tensor, labels: Tensor, epsilon: float, threat_model: str = "linf"
+) -> None:
     """Raises a ValueError on inputs that no attack takes; waits for the device once."""
     if not images.is_floating_point() or images.dim() < 2:
         raise ValueError(
@@ -48,8 +50,10 @@ def check_inputs(images: Tensor, labels: Tensor, epsilon: float) -> None:
             f"labels must be int64 of shape ({len(images)},), got {labels.dtype} of shape "
             f"{tuple(labels.shape)}"
         )
-    if epsilon < 0:
+    if not epsilon >= 0:
         raise ValueError(f"epsilon must be at least 0, got {epsilon}")
+    if threat_model == "linf" and epsilon > 1:
+        raise ValueError(f"epsilon must be in [0, 1], such as 8/255, got {epsilon}")
     if images.numel():
         low, high = torch.stack(images.detach().aminmax()).tolist()
         if not (low >= 0 and high <= 1):

@@ -83,7 +83,7 @@ def pgd(
         >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
         True
     """
-    check_inputs(images, labels, epsilon)
+    check_inputs(images, labels, epsilon, threat_model)
     if step_size <= 0 or steps < 0:
         raise ValueError(
             f"step_size must be above 0 and steps at least 0, got {step_size} and {steps}"

@@ -20,7 +20,8 @@ from robustnorm.attacks.contract import (
 )
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
-# Classes that the targeted attacks aim at, one after the other, in the authors' code.
+# Wrong classes that the targeted attacks aim at, one after the other, in the authors' code. Where
+# there are fewer, all.
 _TARGETS = 9
 
 
@@ -55,8 +56,8 @@ def autoattack(
 
     Raises:
         ImportError: When neither pyautoattack nor autoattack is installed.
-        ValueError: On inputs out of range, an unknown threat model, no generator, or fewer classes
-            than the targeted attacks need.
+        ValueError: On inputs out of range, an unknown threat model, no generator, or fewer than the
+            4 classes that the loss of apgd-t needs.
 
     References:
         Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
@@ -72,7 +73,7 @@ def autoattack(
         >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
         True
     """
-    check_inputs(images, labels, epsilon)
+    check_inputs(images, labels, epsilon, threat_model)
     if threat_model not in _NORMS:
         raise ValueError(
             f"unknown threat model '{threat_model}'. AutoAttack has {', '.join(_NORMS)}."
@@ -80,7 +81,7 @@ def autoattack(
     generator = require_generator(generator)
     run = installed()
     names = list(attacks_to_run) if attacks_to_run is not None else None
-    _check_classes(model, images, names or [version])
+    targets = _targets(model, images, names or [version])
     with seeded(generator, images.device) as seed, unchanged(model), torch.enable_grad():
         adv_images = run(
             Shell(model, images.device),
@@ -92,23 +93,24 @@ def autoattack(
             version if names is None else "custom",
             names,
             batch_size,
+            targets,
         )
     return adv_images.detach()
 
 
 @torch.no_grad()
-def _check_classes(model: Model, images: Tensor, names: list[str]) -> None:
-    targeted = {"standard", "plus", "apgd-t", "fab-t"} & set(names)
-    if not targeted or not len(images):
-        return
+def _targets(model: Model, images: Tensor, names: Sequence[str]) -> int:
+    """Returns how many wrong classes the targeted attacks aim at: of few classes all."""
+    if not len(images):
+        return _TARGETS
     with unchanged(model):
         classes = model(images[:2]).shape[1]
-    if classes <= _TARGETS:
+    if classes < 4 and {"standard", "plus", "apgd-t"} & set(names):
         raise ValueError(
-            f"AutoAttack's {', '.join(sorted(targeted))} aims at {_TARGETS} wrong classes and the "
-            f"model has {classes} classes; choose others, such as "
-            'attacks_to_run=["apgd-ce", "square"]'
+            f"AutoAttack's apgd-t needs at least 4 classes, the model has {classes}; choose others "
+            'such as attacks_to_run=["apgd-ce", "fab-t", "square"]'
         )
+    return min(_TARGETS, classes - 1)
 
 
 def installed() -> Callable[..., Tensor]:
@@ -139,6 +141,7 @@ def _run_pyautoattack(
     version: str,
     attacks: list[str] | None,
     batch_size: int,
+    targets: int,
 ) -> Tensor:
     attack: Any = import_module("pyautoattack").AutoAttack(
         model,
@@ -149,6 +152,7 @@ def _run_pyautoattack(
         attacks=attacks,
         device=images.device,
     )
+    _aim(attack, targets)
     adv_images: Tensor
     adv_images, _ = attack.run_standard_evaluation(images, labels, batch_size=batch_size)
     return adv_images
@@ -164,6 +168,7 @@ def _run_original(
     version: str,
     attacks: list[str] | None,
     batch_size: int,
+    targets: int,
 ) -> Tensor:
     attack: Any = import_module("autoattack").AutoAttack(
         model,
@@ -175,5 +180,11 @@ def _run_original(
         device=images.device,
         verbose=False,
     )
+    _aim(attack, targets)
     adv_images: Tensor = attack.run_standard_evaluation(images, labels, bs=batch_size)
     return adv_images
+
+
+def _aim(attack: Any, targets: int) -> None:
+    if targets < _TARGETS:
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets

@@ -71,12 +71,17 @@ def torchattack(
         >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
         True
     """
-    check_inputs(images, labels, epsilon)
+    check_inputs(images, labels, epsilon, threat_model)
     ball = find_threat_model(threat_model)
     generator = require_generator(generator)
     attack_class = find_class(name)
     images = images.detach().contiguous()  # the library calls view
-    bounded = "eps" in inspect.signature(attack_class).parameters
+    parameters = inspect.signature(attack_class).parameters
+    bounded = "eps" in parameters
+    if "n_classes" in parameters and len(images):
+        # Its targeted attacks aim at n_classes - 1 wrong classes, 9 unless it is told.
+        with torch.no_grad(), unchanged(model):
+            options.setdefault("n_classes", min(10, model(images[:2]).shape[1]))
     if bounded:
         options["eps"] = epsilon
     with seeded(generator, images.device), unchanged(model), torch.enable_grad():

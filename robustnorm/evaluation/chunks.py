@@ -13,6 +13,7 @@ from torch.backends import cudnn
 from torch.nn import functional as F
 
 from robustnorm.data.batches import to_float
+from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.system.memory import in_smaller_batches
 
 # Images are attacked in chunks of this size, the last one padded, so that a verdict does not
@@ -58,13 +59,31 @@ def place(score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor) -> tup
 
 
 @torch.no_grad()
-def judge(score: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
-    """Returns what the network says of images as they are; nothing is compared yet."""
+def judge(score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor) -> Outcome:
+    """Returns what the network says of images as they are; nothing is compared yet.
+
+    Raises:
+        EvaluationError: When a logit is not finite, with the image's id.
+    """
     with exact_float32():
         logits = score(images)
+    check_finite(logits, image_ids)
     correct = logits.argmax(1) == labels
     loss = F.cross_entropy(logits.float(), labels, reduction="none")
     return Outcome(correct, loss, torch.ones_like(correct))
+
+
+def check_finite(logits: Tensor, image_ids: Tensor, what: str = "id") -> None:
+    """Raises an EvaluationError that names the first image whose logits are not all finite."""
+    bad = ~logits.isfinite().all(1).cpu()
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        found = logits[row][~logits[row].isfinite()][0].item()
+        raise EvaluationError(
+            f"logits must be finite, the network gave {found} for the image of {what} "
+            f"{int(image_ids[row])}, clean or attacked: no class can be read from that; look for a "
+            "root, a logarithm or a quotient without a lower bound, or for weights that diverged"
+        )
 
 
 def exact_float32() -> AbstractContextManager[None]:
@@ -72,12 +91,14 @@ def exact_float32() -> AbstractContextManager[None]:
     return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
 
 
-def judge_all(score: nn.Module, images: Tensor, labels: Tensor, most: int = CHUNK) -> Outcome:
+def judge_all(
+    score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor, most: int = CHUNK
+) -> Outcome:
     """Judges any number of images, ``most`` at a time, fewer where memory does not suffice."""
 
     def judged(whole: int) -> Outcome:
         chunks = [
-            first(judge(score, images[rows], labels[rows]), size)
+            first(judge(score, images[rows], labels[rows], image_ids[rows]), size)
             for rows, size in split_filled(len(images), whole)
         ]
         return join(chunks)

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.attack import attack_chunk, attacks_in_order
 from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK, Outcome
-from robustnorm.evaluation.probe import EvaluationError, check_mode, check_network
+from robustnorm.evaluation.errors import EvaluationError
+from robustnorm.evaluation.probe import check_mode, check_network
 from robustnorm.evaluation.search import Precision, Search, branches
 from robustnorm.evaluation.until_broken import any_outcomes
 from robustnorm.records.images import chunk_file, write_chunk
@@ -109,7 +111,8 @@ def evaluate(
         ImportError: When the package of an attack is not installed.
         ValueError: Before any attack: when ``model`` is in train mode, bound to a branch, not
             deterministic, or answers an image by the others of its batch; when an attack's name is
-            none or the classes are too few for it; when images and labels do not fit.
+            none or the classes are too few for it; when images and labels do not fit, or radius and
+            step are out of range. During it: when a logit is not finite.
 
     References:
         Madry et al., arXiv:1706.06083; Gong et al., arXiv:2102.11382, Tables 3 and 4.
@@ -133,6 +136,11 @@ def evaluate(
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
     order = ids.argsort()
     named = parse_attacks(attacks)
+    try:
+        find_threat_model(threat_model)
+        BranchAttack(threat_model, epsilon, step_size)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise EvaluationError(str(error)) from error
     search = Search(epsilon, step_size, tuple(steps), threat_model, seed, branch_attacks or {})
     attacked = branches(model, precision, serving=serving, compile=compile)
     check_network(attacked, images, labels, named)

@@ -60,7 +60,7 @@ def attack_branch(
         numbers, rows = left[fill(n, whole)].T
         some, classes = place(branch.score, images, labels, rows)
         results = run(some, classes, rows, numbers)
-        found = judge(branch.score, results, classes)
+        found = judge(branch.score, results, classes, image_ids[rows])
         if searched:
             with torch.no_grad():
                 seen = branch.search(results).argmax(1) == classes

@@ -9,21 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from robustnorm.attacks import ATTACKS
-from robustnorm.evaluation.chunks import CHUNK, place
+from robustnorm.evaluation.chunks import CHUNK, check_finite, place
+from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.search import Branch
 from robustnorm.norms.routing import Bound
 from robustnorm.settings.attack_names import EvaluationAttack
-from robustnorm.system.errors import UserError
 from robustnorm.system.memory import in_smaller_batches
 
 # Of the largest logit. Both forwards have the same number of images, so that the same kernels run
 # and only the order of sums may differ: 1e-6 in float32 through a ResNet, 1e-4 leaves room for
 # deeper networks. Noise, dropout or the batch's own statistics change logits by 1e-2 and more.
 _ROUNDING = 1e-4
-
-
-class EvaluationError(UserError):
-    """A network or a setting with which no evaluation is sound; the message says what to do."""
 
 
 def check_mode(model: nn.Module) -> None:
@@ -93,6 +89,7 @@ def _check_answers(attacked: Sequence[Branch], images: Tensor, labels: Tensor, w
     some, _ = place(attacked[0].score, images, labels, rows)
     for branch in attacked:
         logits = branch.score(torch.cat([some, some]))
+        check_finite(logits, torch.cat([rows, rows]), "place")
         tolerance = _ROUNDING * logits.abs().max()
         again = branch.score(torch.cat([some, some]))
         if not (again - logits).abs().max() <= tolerance:

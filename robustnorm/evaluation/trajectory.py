@@ -35,12 +35,15 @@ def trajectory(
     most = max(search.steps)
     found: dict[Key, tuple[Outcome, Tensor | None]] = {}
     for branch in attacked:
-        clean = judge(branch.score, images, labels)
+        clean = judge(branch.score, images, labels, image_ids)
         found[Key("none", "final", branch.name, branch.name)] = clean, None
         trace = _Trace(images, labels, search.steps)
         last = climb(branch, images, labels, image_ids, search, on_iterate=trace)
-        finals = {step: judge(branch.score, trace.finals[step][0], labels) for step in trace.finals}
-        breaks = _breaks(branch.score, trace, clean.correct, finals, labels)
+        finals = {
+            step: judge(branch.score, iterate, labels, image_ids)
+            for step, (iterate, _) in trace.finals.items()
+        }
+        breaks = _breaks(branch.score, trace, clean.correct, finals, labels, image_ids)
         unbroken, witnesses = clean.correct, images
         for step, final in finals.items():
             iterate, right = trace.finals[step]
@@ -59,7 +62,7 @@ def trajectory(
         for other in scored_by:
             if other.name != branch.name:
                 key = Key(f"pgd-{most}", "final", branch.name, other.name)
-                found[key] = judge(other.score, last, labels), None
+                found[key] = judge(other.score, last, labels, image_ids), None
     return found
 
 
@@ -69,6 +72,7 @@ def _breaks(
     standing: Tensor,
     finals: Mapping[int, Outcome],
     labels: Tensor,
+    image_ids: Tensor,
 ) -> Tensor:
     """Returns which images the network itself misclassifies where the search first did; (N,).
 
@@ -79,7 +83,9 @@ def _breaks(
     for step, final in finals.items():
         standing = standing & final.correct
         decides |= standing & trace.broken[step]
-    return ~judge(score, trace.breaking, labels).correct & decides if decides.any() else decides
+    if not decides.any():
+        return decides
+    return ~judge(score, trace.breaking, labels, image_ids).correct & decides
 
 
 class _Trace:

@@ -71,7 +71,7 @@ def transfer(
             adv_images = torch.from_numpy(chunk.images[Key(attack, "final", branch, branch)])[here]
             for answer, score in scores.items():
                 placed = place(score, adv_images, labels[rows], torch.arange(len(rows)))
-                found = judge_all(score, *placed).correct.cpu().numpy()
+                found = judge_all(score, *placed, image_ids[rows]).correct.cpu().numpy()
                 correct[keys[branch, answer]][rows.numpy()] = found
     if not seen.all():
         raise RecordError(

@@ -81,7 +81,7 @@ def _until_broken(
     is that of the iterate judged last. A misclassified image is not attacked.
     """
     images, labels = place(branch.score, images, labels, torch.arange(len(images)))
-    clean = judge_all(branch.score, images, labels)
+    clean = judge_all(branch.score, images, labels, image_ids)
     correct, loss = clean.correct.clone(), clean.loss.clone()
     withstood = clean.correct.clone()  # in the eyes of the search
     most, few = max(search.steps), max(1, whole // 5)
@@ -108,7 +108,8 @@ def _until_broken(
         climbing = following.at(~leaves).and_then(climbing)
         judged, after = judged.and_then(batch.at(leaves)), after.and_then(following.at(leaves))
         if judged.size >= (few if len(queue) else 1):
-            seen = judge_all(branch.score, judged.iterates, labels[judged.places], few)
+            classes, ids = labels[judged.places], image_ids[judged.places.cpu()]
+            seen = judge_all(branch.score, judged.iterates, classes, ids, few)
             correct[judged.places], loss[judged.places] = seen.correct, seen.loss
             climbing = climbing.and_then(after.at(seen.correct & (judged.steps < most)))
             judged = after = climbing.at(slice(0))

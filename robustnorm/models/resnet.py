@@ -37,6 +37,11 @@ class InputNormalization(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-3] != len(self.mean):  # one channel would be broadcast
+            raise ValueError(
+                f"images must have the network's {len(self.mean)} channels, got {images.shape[-3]} "
+                f"in {tuple(images.shape)}"
+            )
         return (images - self.mean) / self.std
 
 

@@ -1,5 +1,7 @@
 """The adapters against direct calls of the libraries."""
 
+from functools import partial
+
 import pyautoattack
 import pytest
 import torch
@@ -130,12 +132,39 @@ def test_shell_keeps_train_and_eval_to_itself():
     assert list(shell.parameters()) == [shell.place]
 
 
-@pytest.mark.parametrize("names", [None, ["apgd-ce", "fab-t"]])
-def test_autoattack_refuses_fewer_classes_than_its_targets(names):
-    few = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(9))
-    with pytest.raises(ValueError, match="aims at 9 wrong classes and the model has 9 classes"):
+def linear_model(classes):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(27, classes)).eval()
+
+
+@pytest.mark.parametrize("classes", [4, 8])
+@pytest.mark.parametrize("name", ["apgd-t", "fab-t", "torchattacks:AutoAttack"])
+def test_targeted_attacks_aim_at_all_wrong_classes_where_there_are_few(name, classes):
+    model = linear_model(classes)
+    images = torch.rand(8, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    labels = model(images).argmax(1)
+    library, _, part = name.rpartition(":")
+    attack = (
+        partial(torchattack, name=part) if library else partial(autoattack, attacks_to_run=[part])
+    )
+    adv_images = attack(
+        model, images, labels, epsilon=0.5, generator=torch.Generator().manual_seed(0)
+    )
+    # In half of the range a linear network gives way for every image.
+    assert (model(adv_images).argmax(1) != labels).all()
+
+
+@pytest.mark.parametrize("names", [None, ["apgd-ce", "apgd-t"]])
+def test_autoattack_refuses_fewer_classes_than_its_loss_needs(names):
+    images = torch.rand(2, 3, 3, 3)
+    with pytest.raises(ValueError, match="apgd-t needs at least 4 classes, the model has 3"):
         autoattack(
-            few, *make_inputs(), epsilon=0.1, generator=torch.Generator(), attacks_to_run=names
+            linear_model(3),
+            images,
+            torch.zeros(2, dtype=torch.int64),
+            epsilon=0.1,
+            generator=torch.Generator(),
+            attacks_to_run=names,
         )
 
 

@@ -17,6 +17,7 @@ OPTIONS = {
     "fgsm": {},
     "autoattack": {"attacks_to_run": ["apgd-ce"]},
     "torchattack": {"name": "PGD", "alpha": 0.02, "steps": 3},
+    "worst": {},
 }
 RANDOM = ["pgd", "autoattack", "torchattack"]
 
@@ -153,6 +154,7 @@ def test_attack_keeps_the_caller_s_mode_while_it_runs(attack):
         ({"labels": torch.zeros(5, dtype=torch.int64)}, r"labels must be int64 of shape \(6,\)"),
         ({"labels": torch.zeros(6)}, "labels must be int64"),
         ({"epsilon": -0.1}, "epsilon must be at least 0, got -0.1"),
+        ({"epsilon": 8}, r"epsilon must be in \[0, 1\], such as 8/255, got 8"),
         ({"threat_model": "linff"}, "unknown threat model 'linff'"),
     ],
 )

@@ -119,3 +119,66 @@ def test_honest_network_is_not_refused(norm):
 
 def test_one_image_is_enough():
     assert evaluate(make_model(), torch.rand(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64))
+
+
+class Breaks(nn.Module):
+    """A linear network without an answer for images brighter than any clean one."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.linear, self.answer = nn.Linear(64, 3), answer
+
+    def forward(self, images):
+        logits = self.linear(images.flatten(1))
+        bright = images.flatten(1).amax(1, keepdim=True) > 0.9
+        return torch.where(bright, self.answer, logits)
+
+
+@pytest.mark.parametrize("rules", ["all", "any"])
+@pytest.mark.parametrize("answer", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_name_the_image(answer, rules):
+    """Not a number is class 0 to argmax: such images would count as right."""
+    torch.manual_seed(0)
+    network = Breaks(answer).eval()
+    images = 0.8 * torch.rand(3, 1, 8, 8)
+    images[0] /= 4  # no attack makes it bright
+    labels = network(images).argmax(1)
+    with pytest.raises(EvaluationError, match=r"logits must be finite.* of id (41|42),"):
+        evaluate(
+            network,
+            images,
+            labels,
+            epsilon=0.2,
+            step_size=0.1,
+            steps=(3,),
+            rules=rules,
+            image_ids=torch.tensor([40, 41, 42]),
+        )
+
+
+def test_clean_logits_that_are_not_finite_are_refused():
+    with pytest.raises(EvaluationError, match=r"logits must be finite, the network gave nan"):
+        evaluate(Breaks(torch.nan).eval(), torch.ones(2, 1, 8, 8), torch.tensor([0, 1]))
+
+
+@pytest.mark.usefixtures("no_attack")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epsilon": 8}, r"epsilon must be in \(0, 1\], such as 8/255, got 8"),
+        ({"step_size": 2}, r"step_size must be in \(0, 1\], such as 8/255, got 2"),
+        ({"epsilon": float("nan")}, "epsilon must be in"),
+        ({"threat_model": "Linf"}, "did you mean 'linf'"),
+    ],
+)
+def test_radius_and_step_have_the_limits_of_the_settings(options, message):
+    images, labels = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
+    with pytest.raises(EvaluationError, match=message):
+        evaluate(make_model(), images, labels, **options)
+
+
+@pytest.mark.usefixtures("no_attack")
+def test_grey_images_are_not_broadcast_to_a_network_of_three_channels():
+    model = resnet18(width=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2)).eval()
+    with pytest.raises(ValueError, match="images must have the network's 3 channels, got 1"):
+        evaluate(model, torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
