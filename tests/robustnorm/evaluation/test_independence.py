@@ -102,7 +102,8 @@ def test_digest_is_the_same_after_an_interruption(whole, tmp_path, monkeypatch):
     chunks = []
 
     def interrupted(*arguments):
-        chunks.append(len(arguments[1]))
+        if arguments[6] is None:  # the search; a named attack follows it on every chunk
+            chunks.append(len(arguments[1]))
         if len(chunks) == 2:
             raise KeyboardInterrupt
         return attack_chunk(*arguments)

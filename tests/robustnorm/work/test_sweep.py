@@ -91,12 +91,12 @@ def test_sweep_evaluates_what_was_trained_when_a_training_fails(monkeypatch, cap
 
 
 def test_sweep_asks_for_the_packages_of_attacks_before_any_work(monkeypatch, capsys):
-    from robustnorm.evaluation import probe
+    from robustnorm.attacks import pyautoattack
 
     def missing():
         raise ImportError("attack autoattack needs the extra peers")
 
-    monkeypatch.setattr(probe, "installed", missing)
+    monkeypatch.setattr(pyautoattack, "installed", missing)
     assert cli.main(["sweep", *WORDS, settings(attacks=["autoattack"])]) == 2
     assert "extra peers" in capsys.readouterr().err
     assert not Path("checkpoints").exists()
