@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from robustnorm import fold
-from robustnorm.runs.run import load_model, resolve_device
+from robustnorm.runs import load_model
+from robustnorm.runs.run import resolve_device
 
 
 def main(arguments: Sequence[str] | None = None) -> tuple[float, float]:

@@ -12,11 +12,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs import Run
 from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.work.train import train_run
@@ -96,21 +95,16 @@ def _received(receiver: Connection, most: int = sys.maxsize) -> int:
 
 def steps_saved(config: Config) -> int:
     """Returns the steps that the newest checkpoint holds, 0 without one."""
-    manifest = read_manifest(run_folder(config), "last")
-    if manifest is None:
+    run = Run.find(run_folder(config), "last")
+    if run is None:
         return 0
-    within = manifest.get("within_epoch", {"losses": []})
-    return int(manifest["epoch"]) * STEPS_PER_EPOCH + len(within["losses"])
+    return run.epoch * STEPS_PER_EPOCH + len(run.within_epoch.get("losses", ()))
 
 
 def end_state(config: Config) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, Any]]]:
     """Returns what a finished run left: tensors of "last" and "best", metrics without times."""
     folder = run_folder(config)
-    tensors = {}
-    for tag in ("last", "best"):
-        manifest = read_manifest(folder, tag)
-        assert manifest is not None
-        tensors[tag] = load_file(folder / manifest["file"])
+    tensors = {tag: Run.open(folder, tag).checkpoint.tensors for tag in ("last", "best")}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return tensors, [{k: v for k, v in line.items() if k not in _TIMES} for line in lines]
 

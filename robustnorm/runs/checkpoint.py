@@ -96,12 +96,6 @@ def manifest_bytes(content: dict[str, Any]) -> bytes:
     return json.dumps(content | {"manifest_sha256": digest}, indent=1).encode()
 
 
-def read_manifest(folder: Path, tag: str) -> dict[str, Any] | None:
-    """Returns the manifest of ``tag``, its tensors checked too; as ``find_checkpoint``."""
-    checkpoint = find_checkpoint(folder, tag)
-    return None if checkpoint is None else checkpoint.manifest
-
-
 def load_checkpoint(folder: Path, tag: str) -> Checkpoint:
     """As ``find_checkpoint``, but raises a UsageError when there is none."""
     checkpoint = find_checkpoint(folder, tag)

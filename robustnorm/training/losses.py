@@ -95,10 +95,26 @@ def adversarial_images(
     """
     if not config.adversarial:
         return {}
-    return {
-        branch: _attack(model, branch, images, labels, config, generator)
-        for branch in config.adversarial_branches
+    statistics: dict[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
+        "batch": unchanged,
+        "batch-update": lambda _: nullcontext(),
+        "eval": eval_mode,
     }
+    made = {}
+    for branch, attack in config.adversarial_branches.items():
+        ball = THREAT_MODELS[attack.threat_model]
+        with (
+            statistics[config.attack_norm_mode](model),
+            route(model, branch),
+            autocast(config, images.device),
+        ):
+            # As ``pgd``, without the checks that wait for the device.
+            epsilon = float(attack.epsilon)
+            adv_images = _random_start(ball, images, epsilon, require_generator(generator))
+            for _ in range(config.train_steps):
+                adv_images, _ = pgd_step(model, adv_images, images, labels, **attack.options)
+        made[branch] = adv_images
+    return made
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
@@ -116,39 +132,6 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _attack(
-    model: nn.Module,
-    branch: str,
-    images: Tensor,
-    labels: Tensor,
-    config: Config,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Makes a branch's images as ``pgd`` does, without the checks that wait for the device."""
-    attack = config.adversarial_branches[branch]
-    ball, epsilon = THREAT_MODELS[attack.threat_model], float(attack.epsilon)
-    statistics: dict[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
-        "batch": unchanged,
-        "batch-update": lambda _: nullcontext(),
-        "eval": eval_mode,
-    }
-    with (
-        statistics[config.attack_norm_mode](model),
-        route(model, branch),
-        autocast(config, images.device),
-    ):
-        adv_images = _random_start(ball, images, epsilon, require_generator(generator))
-        for _ in range(config.train_steps):
-            adv_images, _ = pgd_step(
-                model,
-                adv_images,
-                images,
-                labels,
-                **attack.options,
-            )
-    return adv_images
 
 
 def _random_start(

@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 
 from robustnorm.data.dataset import Augmentation, Dataset, Split
-from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs.checkpoint import load_checkpoint
 from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.work import train as command
@@ -61,7 +61,7 @@ def continue_run(settings: Config) -> dict:
     """Trains to the end; returns the hash of all tensors and the metrics without times."""
     with mock.patch.object(command, "load_data", return_value=waves()):
         command.train_run(settings)
-    manifest = read_manifest(run_folder(settings), "last")
+    manifest = load_checkpoint(run_folder(settings), "last").manifest
     history = [{k: v for k, v in e.items() if k not in _TIMES} for e in manifest["history"]]
     return {"sha256": manifest["sha256"], "history": history}
 
@@ -94,7 +94,10 @@ def make() -> None:
             kept = GOLDEN / norm
             shutil.rmtree(kept, ignore_errors=True)
             kept.mkdir(parents=True)
-            for name in ("last.json", read_manifest(run_folder(settings), "last")["file"]):
+            for name in (
+                "last.json",
+                load_checkpoint(run_folder(settings), "last").manifest["file"],
+            ):
                 shutil.copy(run_folder(settings) / name, kept / name)
             end = {"environment": environment()} | continue_run(settings)
             (kept / "end.json").write_text(json.dumps(end, indent=1) + "\n")

@@ -14,8 +14,8 @@ from torch import nn
 from robustnorm.runs import checkpoint as module
 from robustnorm.runs.checkpoint import (
     CheckpointError,
+    find_checkpoint,
     load_checkpoint,
-    read_manifest,
     restore,
     save_checkpoint,
 )
@@ -110,7 +110,7 @@ def test_kill_while_saving_leaves_the_former_checkpoint_whole(tmp_path, monkeypa
 
 
 def test_missing_checkpoint_is_named(tmp_path):
-    assert read_manifest(tmp_path, "best") is None
+    assert find_checkpoint(tmp_path, "best") is None
     with pytest.raises(UsageError, match=r"no checkpoint 'best' in"):
         load_checkpoint(tmp_path, "best")
 
@@ -151,7 +151,7 @@ def saved(tmp_path):
 
 
 def file_of(folder, tag):
-    return folder / read_manifest(folder, tag)["file"]
+    return folder / load_checkpoint(folder, tag).manifest["file"]
 
 
 @DAMAGES
@@ -161,7 +161,7 @@ def test_damaged_tensors_of_last_are_named_and_the_ones_before_are_used(saved, c
     other = make(5)[0]
     restore(load_checkpoint(saved, "last"), other)
     assert equal(other, make(0)[0])
-    assert read_manifest(saved, "last")["epoch"] == 1
+    assert load_checkpoint(saved, "last").manifest["epoch"] == 1
     (line,) = caplog.messages  # one, though it was read twice
     assert str(damaged) in line
     assert "the one before it, of epoch 1, is used instead" in line
@@ -173,9 +173,9 @@ def test_change_of_any_byte_of_a_manifest_is_noticed(saved, mask):
     whole = manifest.read_bytes()
     for position in range(len(whole)):
         change_byte(manifest, position, mask)
-        assert read_manifest(saved, "last")["epoch"] == 1, position
+        assert load_checkpoint(saved, "last").manifest["epoch"] == 1, position
         manifest.write_bytes(whole)
-    assert read_manifest(saved, "last")["epoch"] == 2
+    assert load_checkpoint(saved, "last").manifest["epoch"] == 2
 
 
 @DAMAGES
@@ -198,9 +198,9 @@ def test_last_is_refused_when_both_are_damaged(saved):
 def test_damaged_checkpoint_does_not_push_out_the_good_one_before_it(saved):
     change_byte(file_of(saved, "last"))
     save_checkpoint(saved, "last", make(2)[0], MANIFEST | {"epoch": 3})
-    assert read_manifest(saved, "last")["epoch"] == 3
+    assert load_checkpoint(saved, "last").manifest["epoch"] == 3
     change_byte(file_of(saved, "last"))
-    assert read_manifest(saved, "last")["epoch"] == 1
+    assert load_checkpoint(saved, "last").manifest["epoch"] == 1
 
 
 def test_half_written_files_of_a_killed_run_are_removed(saved):
@@ -217,7 +217,7 @@ def test_checkpoint_of_format_1_is_read(tmp_path):
     content = json.loads((tmp_path / "last.json").read_text()) | {"format": 1}
     (tmp_path / "last.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError):  # its format was changed later: the hash is still there
-        read_manifest(tmp_path, "last")
+        load_checkpoint(tmp_path, "last")
     del content["manifest_sha256"]
     (tmp_path / "last.json").write_text(json.dumps(content, indent=1))
     other = make(5)[0]
@@ -229,7 +229,7 @@ def test_checkpoint_of_a_later_format_is_named(tmp_path):
     save_checkpoint(tmp_path, "last", make(0)[0], MANIFEST)
     rewrite_manifest(tmp_path / "last.json", format=3)
     with pytest.raises(CheckpointError, match="is of format 3, this version reads 1 to 2"):
-        read_manifest(tmp_path, "last")
+        load_checkpoint(tmp_path, "last")
 
 
 def test_continued_run_has_the_random_states_and_an_evaluated_one_leaves_them(tmp_path):
@@ -249,7 +249,7 @@ def draws():
 def test_manifest_cannot_point_outside_the_folder(tmp_path):
     (tmp_path / "run").mkdir()
     save_checkpoint(tmp_path / "run", "last", make()[0], MANIFEST)
-    file = read_manifest(tmp_path / "run", "last")["file"]
+    file = load_checkpoint(tmp_path / "run", "last").manifest["file"]
     (tmp_path / "run" / file).rename(tmp_path / file)
     rewrite_manifest(tmp_path / "run" / "last.json", file="../" + file)
     with pytest.raises(CheckpointError, match="cannot be read"):

@@ -14,7 +14,7 @@ from two_processes import CONFIG, ROUTES, RUN, STEPS
 
 from robustnorm.cli import main
 from robustnorm.norms import NORMS
-from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs.checkpoint import load_checkpoint
 from robustnorm.runs.run import run_folder
 from robustnorm.system.errors import UsageError
 from robustnorm.training.advprop import validate
@@ -123,7 +123,7 @@ def test_batch_that_does_not_divide_is_refused(seen):
 def test_all_stop_at_the_step_at_which_one_should(seen, place):
     """Process 1 alone was told to stop; process 0 alone writes, as 1 would have failed."""
     assert both(seen, "stopped") == ["stopped in epoch 2 after step 1"] * 2
-    manifest = read_manifest(run_folder(replace(RUN, output="stopped")), "last")
+    manifest = load_checkpoint(run_folder(replace(RUN, output="stopped")), "last").manifest
     assert (manifest["epoch"], len(manifest["within_epoch"]["losses"])) == (1, 1)
     assert manifest["processes"] == {
         "world_size": 2,
@@ -144,11 +144,11 @@ def test_statistics_are_means_when_training_validates_saves_or_stops(seen):
 def test_death_of_a_process_ends_all_and_the_run_can_be_continued(seen, place, caplog):
     assert seen.status != 0
     config = replace(RUN, output="killed")
-    assert read_manifest(run_folder(config), "last")["epoch"] == 1
+    assert load_checkpoint(run_folder(config), "last").manifest["epoch"] == 1
     with caplog.at_level("INFO", "robustnorm"):
         train_run(config)  # with one process
     assert "continued with 1 process(es) after 2" in caplog.text
-    manifest = read_manifest(run_folder(config), "last")
+    manifest = load_checkpoint(run_folder(config), "last").manifest
     assert [entry["world_size"] for entry in manifest["history"]] == [2, 1]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks.soak.killing import TINY, steps_saved
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.runs import Run
-from robustnorm.runs.checkpoint import load_checkpoint, read_manifest, save_checkpoint
+from robustnorm.runs.checkpoint import load_checkpoint, save_checkpoint
 from robustnorm.runs.run import find_runs, run_folder
 from robustnorm.system.errors import DiskError, UsageError
 from robustnorm.system.files import exclusive
@@ -101,7 +101,7 @@ def test_too_small_a_disk_is_told_before_training(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**6, 0, 50_000))
     with pytest.raises(DiskError, match=r"bn-seed0 needs \d+,\d+ bytes and its disk has 50,000"):
         train_run(OFTEN)
-    assert read_manifest(run_folder(OFTEN), "last") is None
+    assert Run.find(run_folder(OFTEN), "last") is None
 
 
 def test_bytes_needed_are_what_the_files_take_at_most(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from manifests import rewrite_manifest
 from safetensors.torch import load_file
 
-from robustnorm.runs.checkpoint import read_manifest
+from robustnorm.runs.checkpoint import load_checkpoint
 from robustnorm.runs.run import find_runs, run_folder
 from robustnorm.settings.config import Config
 from robustnorm.work import train as module
@@ -49,7 +49,7 @@ def stopped_at(step, config):
 
 
 def tensors(config, tag):
-    manifest = read_manifest(run_folder(config), tag)
+    manifest = load_checkpoint(run_folder(config), tag).manifest
     return manifest["sha256"], load_file(run_folder(config) / manifest["file"])
 
 
@@ -65,7 +65,7 @@ def test_run_stopped_at_any_step_ends_as_the_uninterrupted_one(norm):
     for step in range(1, STEPS + 1):
         stopped = replace(whole, output=f"stopped-{step}")
         stopped_at(step, stopped)
-        manifest = read_manifest(run_folder(stopped), "last")
+        manifest = load_checkpoint(run_folder(stopped), "last").manifest
         assert (manifest["epoch"], len(manifest["within_epoch"]["losses"])) == (
             (step - 1) // 2,
             (step - 1) % 2 + 1,
@@ -77,7 +77,7 @@ def test_run_stopped_at_any_step_ends_as_the_uninterrupted_one(norm):
             assert values.keys() == expected.keys()
             assert digest == expected_digest  # of all bytes: weights, buffers and momentum
         assert metrics(stopped) == metrics(whole)
-        assert "within_epoch" not in read_manifest(run_folder(stopped), "last")
+        assert "within_epoch" not in load_checkpoint(run_folder(stopped), "last").manifest
 
 
 def test_run_stopped_after_every_step_ends_as_the_uninterrupted_one():
@@ -92,10 +92,10 @@ def test_run_stopped_after_every_step_ends_as_the_uninterrupted_one():
 
 def test_seconds_of_a_stopped_epoch_are_added_up():
     stopped_at(1, SMALL)
-    within = read_manifest(run_folder(SMALL), "last")["within_epoch"]
+    within = load_checkpoint(run_folder(SMALL), "last").manifest["within_epoch"]
     rewrite_manifest(run_folder(SMALL) / "last.json", within_epoch=within | {"seconds": 1000.0})
     train_run(SMALL)
-    first, second = read_manifest(run_folder(SMALL), "last")["history"]
+    first, second = load_checkpoint(run_folder(SMALL), "last").manifest["history"]
     assert 1000 < first["seconds"] < 1100
     assert second["seconds"] < 100
 
