@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import yaml
@@ -25,6 +26,7 @@ from robustnorm.settings.reading import read_words
 from robustnorm.settings.results import ReportSettings, StudySettings, VerifySettings
 from robustnorm.settings.style import StyleSettings, StylizeSettings
 from robustnorm.settings.sweep import SweepSettings, grids
+from robustnorm.settings.values import shown as in_one_line
 from robustnorm.system.errors import CheckFailed, Status, UsageError, UserError
 from robustnorm.system.registry import did_you_mean
 from robustnorm.system.stopping import SignalStop, Stopped
@@ -195,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str], stop: SignalStop) -> str | None:
     """Runs a command; returns the text to print."""
+    Path.cwd()  # raises where it was removed, which would end torch's libraries without a sentence
     command, settings, path = parse(words)
     if os.environ.get("WORLD_SIZE", "1") != "1" and command is not COMMANDS["train"]:
         raise UsageError(
@@ -287,7 +290,7 @@ def _explain(error: BaseException) -> tuple[str, Status]:
             _forget(sys.stdout)
             return "whoever read the output closed it; the same command shows it", Status.CLOSED
         case OSError():
-            place = error.filename or "the working folder"
+            place = "the working folder" if error.filename is None else in_one_line(error.filename)
             question = f"is {place} still there, and may you read and write there?"
             return f"{error.strerror or error}: {question}", Status.DISK
         case ImportError():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from robustnorm.applications.style.data import load_sources, validation_pairs
@@ -25,7 +24,7 @@ def figure7(
 
     Args:
         settings: What to train and on what.
-        config_path: Of the config file, which names the figure where the settings do not.
+        config_path: Of the config file, for the commands that the page names.
         should_stop: Asked between steps; the state is then saved, and the next call goes on.
 
     Returns:
@@ -36,8 +35,6 @@ def figure7(
         ImportError: Without the packages of the extras "style" and "report".
         Stopped: When a signal came; the state is saved.
     """
-    if settings.name is None:
-        settings = replace(settings, name=Path(config_path).stem if config_path else "figure7")
     try:
         from robustnorm.applications.style.report import write_report
     except ModuleNotFoundError as error:

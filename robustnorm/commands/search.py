@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from robustnorm.applications.nas.search import run_search
 from robustnorm.applications.nas.table2 import tables
@@ -14,8 +12,6 @@ from robustnorm.reporting.render import to_text
 from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.system.stopping import ShouldStop, never
 
-Settings = TypeVar("Settings", bound=SearchSettings)
-
 
 def search(
     settings: SearchSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
@@ -24,13 +20,14 @@ def search(
 
     Args:
         settings: The settings.
-        config_path: Of the config file, which names the search where the settings do not.
+        config_path: Of the config file; not used.
         should_stop: Asked between two steps.
 
     Raises:
         UsageError, DataError, CheckpointError, Stopped: As ``run_search``.
     """
-    record = run_search(_ready(settings, config_path), should_stop=should_stop)
+    check_data(settings.data)
+    record = run_search(settings, should_stop=should_stop)
     *_, found = tables([record])
     return to_text([found])
 
@@ -48,7 +45,7 @@ def table2(
     Raises:
         ImportError, SweepError, Stopped: As ``search_all``.
     """
-    settings = _ready(settings, config_path)
+    check_data(settings.data)
     check_report()
     records = search_all(settings, should_stop=should_stop)
     config = f" --config {config_path}" if config_path else ""
@@ -58,11 +55,3 @@ def table2(
         Path(settings.reports) / str(settings.name),
         f"robustnorm table2{config} --data {settings.data} --seeds [{seeds}]",
     )
-
-
-def _ready(settings: Settings, config_path: str | None) -> Settings:
-    """Returns the settings with a name, their data checked."""
-    check_data(settings.data)
-    if settings.name is not None:
-        return settings
-    return replace(settings, name=Path(config_path).stem if config_path else "search")

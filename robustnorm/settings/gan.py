@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# Where and how to run, and which of the runs; these may differ between a run and its continuation.
-_WHERE = frozenset(
-    {
-        "name", "networks", "norms", "seeds", "data", "data_root", "download", "device", "output",
-        "reports", "save_minutes", "inception_weights", "train",
-    }
-)  # fmt: skip
+from robustnorm.settings.base import Settings, names
 
 Network = Literal["sngan", "biggan", "autogan"]
 
 
 @dataclass(frozen=True)
-class GanConfig:
-    """Settings of Table 1: which GANs to train, how, and how to measure them.
+class Where(Settings):
+    """Which runs, data and places.
 
     Args:
         name: Name of the folders under ``output`` and ``reports``.
@@ -30,6 +23,33 @@ class GanConfig:
         data: digits, cifar10, or the path of an image folder or its archive.
         data_root: Folder for downloads, unpacked archives and decoded images.
         download: Let torchvision download CIFAR-10 into ``data_root``.
+        inception_weights: Path of those weights, as torch-fidelity publishes them.
+        save_minutes: Minutes after which the state is saved, besides at each measurement.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        output: Folder of checkpoints.
+        reports: Folder of tables, figures and records.
+    """
+
+    name: str = "table1"
+    networks: tuple[Network, ...] = ("sngan", "biggan", "autogan")
+    norms: tuple[Literal["ccbn", "sabn"], ...] = ("ccbn", "sabn")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    train: bool = True
+    data: str = "cifar10"
+    data_root: str = "data"
+    download: bool = False
+    inception_weights: str | None = None
+    save_minutes: float = 10.0
+    device: str = "auto"
+    output: str = "checkpoints"
+    reports: str = "reports"
+
+
+@dataclass(frozen=True)
+class GanConfig(Where):
+    """Settings of Table 1: which GANs to train, how, and how to measure them.
+
+    Args:
         image_size: Height and width of the images, a multiple of 8; larger ones are averaged down.
         width: Channels of the generator.
         discriminator_width: Channels of the discriminator.
@@ -49,30 +69,17 @@ class GanConfig:
         eval_images: Generated images in each.
         features: Network that the measures look through: a classifier trained here, or the
             Inception network of FID and IS, which needs the extra "fidelity" and its weights.
-        inception_weights: Path of those weights, as torch-fidelity publishes them.
         classifier_epochs: Epochs of that classifier.
         classifier_width: Channels of its first stage; it has 8 times as many features.
         keep_steps: Steps whose networks are kept and whose gradients are compared, for Figure 2.
         gradient_latents: Latent vectors of that comparison, each given to every class.
         gradient_batches: Batches of ``batch_size`` latent vectors, likewise.
-        save_minutes: Minutes after which the state is saved, besides at each measurement.
-        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
-        output: Folder of checkpoints.
-        reports: Folder of tables, figures and records.
 
     Raises:
         ValueError: On a value out of range, with what is required and what was received.
     """
 
-    name: str = "table1"
-    networks: tuple[Network, ...] = ("sngan", "biggan", "autogan")
-    norms: tuple[Literal["ccbn", "sabn"], ...] = ("ccbn", "sabn")
-    seeds: tuple[int, ...] = (0, 1, 2)
-    train: bool = True
     # Data
-    data: str = "cifar10"
-    data_root: str = "data"
-    download: bool = False
     image_size: int = 32
     # Networks
     width: int = 256
@@ -92,40 +99,34 @@ class GanConfig:
     eval_every: int = 2_500
     eval_images: int = 50_000
     features: Literal["classifier", "inception"] = "classifier"
-    inception_weights: str | None = None
     classifier_epochs: int = 5
     classifier_width: int = 8
     keep_steps: tuple[int, ...] = ()
     gradient_latents: int = 48
     gradient_batches: int = 10
-    # Execution and places
-    save_minutes: float = 10.0
-    device: str = "auto"
-    output: str = "checkpoints"
-    reports: str = "reports"
 
     def __post_init__(self) -> None:
-        for field in (
-            "width", "discriminator_width", "latent_dim", "steps", "discriminator_steps",
-            "batch_size", "generator_batch", "eval_every", "classifier_epochs", "classifier_width",
-        ):  # fmt: skip
-            self._require(field, getattr(self, field) >= 1, "at least 1")
+        super().__post_init__()
+        self._least(
+            1,
+            *("width", "discriminator_width", "latent_dim", "steps", "discriminator_steps"),
+            *("batch_size", "generator_batch", "eval_every", "classifier_epochs"),
+            "classifier_width",
+        )
         for field in ("networks", "norms", "seeds"):
             values = getattr(self, field)
             self._require(
                 field, values and len(set(values)) == len(values), "one or more, no two alike"
             )
-        for field in ("gradient_latents", "gradient_batches", "eval_images"):
-            self._require(field, getattr(self, field) >= 2, "at least 2")
-        self._require("seeds", min(self.seeds) >= 0, "at least 0")
+        self._least(2, "gradient_latents", "gradient_batches", "eval_images")
+        self._seed("seeds")
         self._require(
             "image_size", self.image_size >= 8 and self.image_size % 8 == 0, "a multiple of 8"
         )
         self._require("learning_rate", self.learning_rate > 0, "above 0")
         self._require("betas", all(0 <= beta < 1 for beta in self.betas), "in [0, 1)")
         self._require("average", 0 <= self.average < 1, "in [0, 1)")
-        self._require("average_from", self.average_from >= 0, "at least 0")
-        self._require("save_minutes", self.save_minutes >= 0, "at least 0")
+        self._least(0, "average_from", "save_minutes")
         self._require(
             "keep_steps",
             all(1 <= step <= self.steps for step in self.keep_steps),
@@ -137,15 +138,7 @@ class GanConfig:
             "the path of the weights where features is inception",
         )
 
-    def _require(self, field: str, holds: bool, what: str) -> None:
-        if not holds:
-            raise ValueError(f"{field} must be {what}, got {getattr(self, field)}")
-
     def to_dict(self) -> dict[str, Any]:
         """Returns what decides a run's outcome, beside its network, norm and seed."""
-        return {
-            field.name: list(value) if isinstance(value, tuple) else value
-            for field in dataclasses.fields(self)
-            if field.name not in _WHERE
-            for value in [getattr(self, field.name)]
-        }
+        values = super().to_dict()
+        return {name: value for name, value in values.items() if name not in names(Where)}

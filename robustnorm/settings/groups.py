@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from robustnorm.settings.base import Settings
 
@@ -56,6 +56,8 @@ class Named(Settings):
     Args:
         name: Name of the folders under ``output`` and ``reports``; the config file's by default.
     """
+
+    unnamed: ClassVar[str] = "default"  # where neither it nor a config file is given
 
     name: str | None = None
 
@@ -339,3 +341,34 @@ class Places(Settings):
         """What they change in a config, whose own data are kept where none are set."""
         own = {name: getattr(self, name) for name in ("data_root", "device", "output", "reports")}
         return own if self.data is None else own | {"data": self.data}
+
+
+@dataclass(frozen=True)
+class Engine(Settings):
+    """Who does the work.
+
+    Args:
+        engine: local, this process or processes of this machine; ray, a Ray cluster (the one of
+            RAY_ADDRESS, else one of this machine); submitit, Slurm.
+        workers: Of local, processes, 0 for this one. Of submitit, Slurm jobs at most. Ray takes
+            what its cluster has.
+        threads: CPU threads of a job; with local, by default, the workers share those of torch.
+        gpus: GPUs of a job on Ray where it runs on one; below 1, jobs share a GPU.
+        slurm: Parameters of submitit's AutoExecutor: {slurm_partition: gpu, gpus_per_node: 1,
+            timeout_min: 240, ...}.
+    """
+
+    engine: Literal["local", "ray", "submitit"] = "local"
+    workers: int = 0
+    threads: int | None = None
+    gpus: float = 1.0
+    slurm: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = int(self.engine == "submitit")
+        self._require(
+            "workers", self.workers >= least, f"at least {least} with engine {self.engine}"
+        )
+        self._require("threads", self.threads is None or self.threads >= 1, "at least 1, or null")
+        self._require("gpus", self.gpus > 0, "above 0")

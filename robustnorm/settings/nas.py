@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from robustnorm.settings.base import Settings, names
+from robustnorm.settings.groups import Engine, Named
+from robustnorm.settings.values import make
 from robustnorm.system.errors import RefusedFileError
 
 Paths = Literal["paper", "release"]
 SearchNorm = Literal["bn", "affine", "ccbn", "sabn"]
 SEARCH_NORMS: tuple[SearchNorm, ...] = ("bn", "affine", "ccbn", "sabn")
 
-# What a search may differ in from one that it is compared with, or that it continues.
-COMPARED = frozenset({"norm", "seed"})
-WHERE = frozenset(
-    {"name", "data", "data_root", "download", "save_minutes", "device", "output", "reports"}
-)
+
+@dataclass(frozen=True)
+class Where(Named):
+    """Places and execution: no result depends on them.
+
+    Args:
+        data: digits, cifar10, cifar100, imagenet16-120, or the path of an image folder or its
+            archive.
+        data_root: Folder for downloads, unpacked archives and decoded images.
+        download: Let torchvision download CIFAR-10 into ``data_root``.
+        record_every: Steps between two entries of alpha in the record.
+        save_minutes: Minutes between two saves of the state.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        output: Folder of checkpoints.
+        reports: Folder of tables and records.
+    """
+
+    unnamed: ClassVar[str] = "search"
+
+    data: str = "digits"
+    data_root: str = "data"
+    download: bool = False
+    record_every: int = 50
+    save_minutes: float = 1.0
+    device: str = "auto"
+    output: str = "checkpoints"
+    reports: str = "reports"
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class Compared(Settings):
+    """What differs between the searches of one table.
+
+    Args:
+        norm: After the convolutions of mixed operations: bn without an affine (DARTS), affine (bn
+            with one), ccbn or sabn, whose affine follows from the operations before it.
+        seed: Of weights, alpha, sampled paths, order and augmentation of the images. Weights, alpha
+            and images do not depend on the norm.
+    """
+
+    norm: SearchNorm = "sabn"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SearchSettings(Where, Compared):
     """Settings of one search for a cell of NAS-Bench-201 by first-order DARTS.
 
     Args:
-        name: Name of the folders under ``output`` and ``reports``; the config file's by default.
-        norm: After the convolutions of mixed operations: bn without an affine (DARTS), affine (bn
-            with one), ccbn or sabn, whose affine follows from the operations before it.
         paths: How many affine paths ccbn and sabn have: one for each operation of the previous
             layer (paper: 1, 5, 5 on edges out of nodes 0, 1, 2), or one for each tuple of
             operations on the edges before (release: 1, 5, 25).
         alpha_split: Images on which alpha is trained: half of the training images, held out from
             the weights (train), or, as the authors' release does, half of the test images (test).
-        seed: Of weights, alpha, sampled paths, order and augmentation of the images. Weights, alpha
-            and images do not depend on the norm.
-        data: digits, cifar10, cifar100, imagenet16-120, or the path of an image folder or its
-            archive.
-        data_root: Folder for downloads, unpacked archives and decoded images.
-        download: Let torchvision download CIFAR-10 into ``data_root``.
         image_size: Height to which images are averaged; it divides theirs. As they are by default.
         padding: Pixels of zero padding before the random crop; as suits the data set by default.
         flip: Mirror images at random; as suits the data set by default.
@@ -55,25 +85,14 @@ class SearchSettings:
             the weights.
         alpha_learning_rate: Of alpha, by Adam.
         alpha_weight_decay: L2 penalty on alpha.
-        record_every: Steps between two entries of alpha in the record.
-        save_minutes: Minutes between two saves of the state.
-        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
-        output: Folder of checkpoints.
-        reports: Folder of tables and records.
 
     Raises:
         ValueError: On a value out of range, with what is required and what was received.
     """
 
-    name: str | None = None
-    norm: SearchNorm = "sabn"
     paths: Paths = "release"
     alpha_split: Literal["train", "test"] = "train"
-    seed: int = 0
     # Data
-    data: str = "digits"
-    data_root: str = "data"
-    download: bool = False
     image_size: int | None = None
     padding: int | None = None
     flip: bool | None = None
@@ -91,19 +110,13 @@ class SearchSettings:
     gradient_clipping: float = 5.0
     alpha_learning_rate: float = 3e-4
     alpha_weight_decay: float = 1e-3
-    # Execution and places
-    record_every: int = 50
-    save_minutes: float = 1.0
-    device: str = "auto"
-    output: str = "checkpoints"
-    reports: str = "reports"
 
     def __post_init__(self) -> None:
-        for field in ("channels", "cells", "batch_size", "steps", "stop_step", "record_every"):
-            self._require(field, getattr(self, field) >= 1, "at least 1")
+        super().__post_init__()
+        self._least(1, "channels", "cells", "batch_size", "steps", "stop_step", "record_every")
         self._require("stop_step", self.stop_step <= self.steps, f"at most steps, {self.steps}")
-        for field in ("seed", "weight_decay", "alpha_weight_decay", "save_minutes"):
-            self._require(field, getattr(self, field) >= 0, "at least 0")
+        self._least(0, "weight_decay", "alpha_weight_decay", "save_minutes")
+        self._seed("seed")
         for field in (
             "learning_rate",
             "final_learning_rate",
@@ -116,10 +129,6 @@ class SearchSettings:
         size = self.image_size
         self._require("image_size", size is None or size >= 4, "at least 4, or null")
 
-    def _require(self, field: str, holds: bool, what: str) -> None:
-        if not holds:
-            raise ValueError(f"{field} must be {what}, got {getattr(self, field)}")
-
     @property
     def run(self) -> str:
         """Name of this search's folder and record."""
@@ -127,9 +136,8 @@ class SearchSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings of a search as plain values, also those of a subclass."""
-        return {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(SearchSettings)
-        }
+        own = names(SearchSettings)
+        return {name: value for name, value in super().to_dict().items() if name in own}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SearchSettings:
@@ -139,8 +147,8 @@ class SearchSettings:
             RefusedFileError: On anything else.
         """
         try:
-            return SearchSettings(**values)
-        except (ValueError, TypeError) as error:
+            return make(SearchSettings, values)
+        except (ValueError, TypeError, AttributeError) as error:
             raise RefusedFileError(
                 f"the saved settings are none that this version reads ({error}); remove the file "
                 "that holds them"
@@ -157,7 +165,7 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
-class Table2Settings(SearchSettings):
+class Table2Settings(Engine, SearchSettings):
     """Settings of the searches of Table 2, norms x seeds, and who makes them.
 
     ``norm`` and ``seed`` count for nothing.
@@ -165,33 +173,16 @@ class Table2Settings(SearchSettings):
     Args:
         norms: To search with.
         seeds: Each norm is searched with for each.
-        engine: local, this process or processes of this machine; ray, a Ray cluster (the one of
-            RAY_ADDRESS, else one of this machine); submitit, Slurm.
-        workers: Of local, processes, 0 for this one. Of submitit, Slurm jobs at most. Ray takes
-            what its cluster has.
-        threads: CPU threads of a search; with local, by default, the workers share those of torch.
-        gpus: GPUs of a search on Ray where it runs on one; below 1, searches share a GPU.
-        slurm: Parameters of submitit's AutoExecutor: {slurm_partition: gpu, gpus_per_node: 1,
-            timeout_min: 240, ...}.
     """
 
     norms: tuple[SearchNorm, ...] = SEARCH_NORMS
     seeds: tuple[int, ...] = (0, 1)
-    engine: Literal["local", "ray", "submitit"] = "local"
-    workers: int = 0
-    threads: int | None = None
-    gpus: float = 1.0
-    # Left out of the hash, which a dictionary has not.
-    slurm: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("norms", bool(self.norms), "at least one")
-        self._require("seeds", bool(self.seeds) and min(self.seeds) >= 0, "one or more, from 0")
-        least = int(self.engine == "submitit")
-        self._require("workers", self.workers >= least, f"at least {least} with this engine")
-        self._require("threads", self.threads is None or self.threads >= 1, "at least 1, or null")
-        self._require("gpus", self.gpus > 0, "above 0")
+        self._require("seeds", bool(self.seeds), "one or more")
+        self._seed("seeds")
 
     def searches(self) -> list[SearchSettings]:
         """Returns the settings of each search, all norms of a seed before the next seed."""

@@ -207,5 +207,5 @@ def _finished(kind: type[_S], values: dict[str, Any], path: Path | None) -> _S:
         check_data(settings.data)
         parse_attacks(settings.attacks)
     if isinstance(settings, Named) and settings.name is None:
-        settings = replace(settings, name=path.stem if path else "default")
+        settings = replace(settings, name=path.stem if path else settings.unnamed)
     return settings

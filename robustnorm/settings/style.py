@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
+from robustnorm.settings.groups import Named
 from robustnorm.system.registry import unknown
 
 # A row of the table: the norm, and after "-" the target of the content loss where it is detached.
 ROWS = ("adain", "ilm", "saadain", "ilm-detached", "saadain-detached")
-# What says where things are, or changes no number; pictures and weights are known by their hashes.
-WHERE = frozenset(
-    {
-        *("name", "rows", "seeds", "data_root", "output", "reports", "device", "workers"),
-        *("data", "content", "style", "validation_content", "validation_style", "save_minutes"),
-    }
-)
 _POSITIVE = (
     "encoder_epochs",
     "steps",
@@ -32,11 +25,10 @@ _NOT_NEGATIVE = ("learning_rate_decay", "content_weight", "style_weight", "worke
 
 
 @dataclass(frozen=True)
-class StyleSettings:
-    """Settings of Figures 7 and 8: networks for style transfer, one a row and seed.
+class Where(Named):
+    """What to train, pictures and places: pictures and weights are known by their hashes.
 
     Args:
-        name: Of the folders under ``output`` and ``reports``; the config file's by default.
         rows: What to train: adain, ilm and saadain, with the content loss's target as in the
             authors' release; ilm-detached and saadain-detached, with a target that takes no
             gradient.
@@ -49,8 +41,37 @@ class StyleSettings:
             tenth of ``content``.
         validation_style: Folder of held-out styles; by default other embedded textures, or a tenth
             of ``style``.
-        recolor: Mix the colors of training styles at random, so that few textures give many styles.
         data_root: Folder for downloads, unpacked archives and decoded images.
+        save_minutes: Minutes after which the state is saved, besides after each validation.
+        workers: Processes that read pictures; 0 reads them in between.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        output: Folder of checkpoints.
+        reports: Folder of tables, figures and records.
+    """
+
+    unnamed: ClassVar[str] = "figure7"
+
+    rows: tuple[str, ...] = ("adain", "ilm", "saadain", "saadain-detached")
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    data: str = "pictures"
+    content: str | None = None
+    style: str | None = None
+    validation_content: str | None = None
+    validation_style: str | None = None
+    data_root: str = "data"
+    save_minutes: float = 5.0
+    workers: int = 0
+    device: str = "auto"
+    output: str = "checkpoints"
+    reports: str = "reports"
+
+
+@dataclass(frozen=True)
+class StyleSettings(Where):
+    """Settings of Figures 7 and 8: networks for style transfer, one a row and seed.
+
+    Args:
+        recolor: Mix the colors of training styles at random, so that few textures give many styles.
         vgg: File of VGG-19's weights, as safetensors or saved by torch, named as in vgg_normalised
             or in torchvision; by default a small encoder is trained.
         encoder_widths: Channels of the small encoder's stages.
@@ -69,27 +90,13 @@ class StyleSettings:
         log_every: Steps over which a point of the training curve is averaged.
         validate_every: Steps between two validations.
         validation_pairs: Fixed pairs of content and style that are measured.
-        save_minutes: Minutes after which the state is saved, besides after each validation.
-        workers: Processes that read pictures; 0 reads them in between.
-        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
-        output: Folder of checkpoints.
-        reports: Folder of tables, figures and records.
 
     Raises:
         ValueError: On a value out of range, with what is required and what was received.
     """
 
-    name: str | None = None
-    rows: tuple[str, ...] = ("adain", "ilm", "saadain", "saadain-detached")
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     # Pictures
-    data: str = "pictures"
-    content: str | None = None
-    style: str | None = None
-    validation_content: str | None = None
-    validation_style: str | None = None
     recolor: bool = True
-    data_root: str = "data"
     # Networks
     vgg: str | None = None
     encoder_widths: tuple[int, ...] = (16, 32, 64, 128)
@@ -110,13 +117,9 @@ class StyleSettings:
     log_every: int = 5
     validate_every: int = 100
     validation_pairs: int = 200
-    save_minutes: float = 5.0
-    workers: int = 0
-    device: str = "auto"
-    output: str = "checkpoints"
-    reports: str = "reports"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for row in self.rows:
             if row not in ROWS:
                 raise ValueError(unknown("row", row, list(ROWS)))
@@ -126,9 +129,8 @@ class StyleSettings:
             self._require(field, bool(values) and different, "one or more different values")
         for field in _POSITIVE:
             self._require(field, getattr(self, field) > 0, "above 0")
-        for field in _NOT_NEGATIVE:
-            self._require(field, getattr(self, field) >= 0, "at least 0")
-        self._require("seeds", min(self.seeds) >= 0, "at least 0")
+        self._least(0, *_NOT_NEGATIVE)
+        self._seed("seeds")
         self._require("encoder_widths", min(self.encoder_widths) >= 1, "at least 1")
         self._require("validate_every", self.validate_every <= self.steps, "at most steps")
         self._require("crop", self.crop <= self.resize, f"at most resize {self.resize}")
@@ -138,15 +140,6 @@ class StyleSettings:
         width = (64, 128, 256, 512)[self.cut - 1] if self.vgg else self.encoder_widths[self.cut - 1]
         if any(row.startswith("ilm") for row in self.rows) and width % 16:
             raise ValueError(f"ilm needs a multiple of 16 channels where it works, got {width}")
-
-    def _require(self, field: str, holds: bool, what: str) -> None:
-        if not holds:
-            raise ValueError(f"{field} must be {what}, got {getattr(self, field)}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain values."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 @dataclass(frozen=True)

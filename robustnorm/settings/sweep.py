@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from robustnorm.settings.base import names
 from robustnorm.settings.campaign import PAPER_NORMS, compared_runs
 from robustnorm.settings.config import Config
-from robustnorm.settings.groups import Compared, Places
+from robustnorm.settings.groups import Compared, Engine, Places
 from robustnorm.settings.reading import read_config
 
 
 @dataclass(frozen=True)
-class SweepSettings(Places):
+class SweepSettings(Engine, Places):
     """Runs to train and to evaluate as jobs, and who does them.
 
     Args:
@@ -24,14 +24,6 @@ class SweepSettings(Places):
         norms: To train with AdvProp.
         control: Also train bn on clean images only.
         seeds: Each norm and the control has a run for each.
-        engine: local, this process or processes of this machine; ray, a Ray cluster (the one of
-            RAY_ADDRESS, else one of this machine); submitit, Slurm.
-        workers: Of local, processes, 0 for this one. Of submitit, Slurm jobs at most. Ray takes
-            what its cluster has.
-        threads: CPU threads of a job; with local, by default, the workers share those of torch.
-        gpus: GPUs of a job on Ray where it runs on one; below 1, jobs share a GPU.
-        slurm: Parameters of submitit's AutoExecutor: {slurm_partition: gpu, gpus_per_node: 1,
-            timeout_min: 240, ...}.
 
     Raises:
         ValueError: On a value out of range.
@@ -45,11 +37,6 @@ class SweepSettings(Places):
     norms: tuple[str, ...] = PAPER_NORMS
     control: bool = True
     seeds: tuple[int, ...] = (0,)
-    engine: Literal["local", "ray", "submitit"] = "local"
-    workers: int = 0
-    threads: int | None = None
-    gpus: float = 1.0
-    slurm: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,16 +47,7 @@ class SweepSettings(Places):
             )
         if not self.seeds:
             raise ValueError("seeds must name at least one seed, such as [0]")
-        if self.workers < 0 or (self.engine == "submitit" and self.workers == 0):
-            raise ValueError(
-                f"workers must be at least {int(self.engine == 'submitit')} with engine "
-                f"{self.engine}, got {self.workers}"
-            )
-        if (self.threads is not None and self.threads < 1) or self.gpus <= 0:
-            raise ValueError(
-                "threads must be at least 1 and gpus above 0, "
-                f"got threads {self.threads} and gpus {self.gpus}"
-            )
+        self._seed("seeds")
         compared = sorted(names(Compared) & self.settings.keys())
         if compared:
             raise ValueError(

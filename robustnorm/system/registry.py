@@ -82,6 +82,9 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
     def __delitem__(self, name: str) -> None:
         del self._places[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places  # a mapping's own would import what the name stands for
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 

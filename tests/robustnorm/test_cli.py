@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from manifests import rewrite_manifest
 from robustnorm import cli
 from robustnorm.records.record import Check, Record
 from robustnorm.runs.run import load_model
+from robustnorm.settings.base import names
+from robustnorm.settings.config import Config
 from robustnorm.system.errors import Status
 
 SMALL = {
@@ -111,7 +114,13 @@ def test_yaml_tag_of_a_python_object_is_refused(capsys, place):
 
 @pytest.mark.parametrize(
     "words",
-    [["train", "--norm", "saauxbm"], ["train", "--epsilon", "x"], ["--help"], ["train", "--help"]],
+    [
+        ["train", "--norm", "saauxbm"],
+        ["train", "--config", "digits", "--attacks", "fgsm,none"],
+        ["train", "--epsilon", "x"],
+        ["--help"],
+        ["train", "--help"],
+    ],
 )
 def test_words_are_read_before_torch_is_imported(words):
     code = (
@@ -434,6 +443,71 @@ def test_error_that_nobody_expects_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(report, "report", fail)
     with pytest.raises(RuntimeError, match="size mismatch"):
         run("report", "--config", "small.yaml")
+
+
+@pytest.mark.parametrize("words", [[], ["help"], ["-h"]])
+def test_program_alone_lists_its_commands(capsys, words):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(words)
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["-v"], ["--version"], ["train", "--version"]])
+def test_version_is_told_wherever_it_is_asked_for(capsys, words):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(words)
+    assert re.fullmatch(r"robustnorm \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_help_shows_what_people_use_first_and_each_setting_once(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["help", "train"])
+    first, _, rest = capsys.readouterr().out.partition("most used:\n")[2].partition("\n\n")
+    assert len(re.findall("^  --", first, re.MULTILINE)) == 11  # with --config
+    assert "--norm" in first
+    shown = re.findall(r"^  --(\w+)", first + rest, re.MULTILINE)
+    assert sorted(shown) == sorted(["config", *names(Config)])
+
+
+def test_report_offers_no_setting_of_training(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["report", "--help"])
+    assert "momentum" not in capsys.readouterr().out
+
+
+def test_removed_working_folder_ends_in_one_sentence(capsys, place, monkeypatch):
+    gone = place / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "is the working folder still there" in refused(capsys, "train", status=4)
+
+
+@pytest.mark.parametrize("folder", ["output", "reports"])
+def test_folder_that_cannot_be_written_ends_in_one_sentence(capsys, place, folder):
+    (place / "file").touch()
+    words = ("reproduce", "--config", "small.yaml", "--epochs", "1", f"--{folder}", "file/x")
+    error = refused(capsys, *words, status=4)
+    assert "Not a directory: is file/x/small" in error
+    assert "Traceback" not in error
+
+
+def test_closed_pipe_ends_in_one_sentence():
+    with fresh_process("help", "train") as process:
+        process.stdout.close()
+        error = process.stderr.read()
+    assert error == "robustnorm: whoever read the output closed it; the same command shows it\n"
+    assert process.returncode == Status.CLOSED
+
+
+def test_interrupt_while_torch_is_loaded_ends_in_one_sentence(capsys, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", interrupt)
+    run("train", "--config", "small.yaml", status=130)
+    assert capsys.readouterr().err.startswith("robustnorm: interrupted; ")
 
 
 def test_help_names_every_exit_status(capsys):

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustnorm.settings.nas import WHERE, SearchSettings
+from robustnorm.settings.base import names
+from robustnorm.settings.nas import SearchSettings, Where
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.untrusted import parse_json
@@ -105,7 +106,7 @@ def find_record(settings: SearchSettings) -> SearchRecord | None:
     if not path.exists():
         return None
     record = SearchRecord.load(path)
-    differences = settings.differences(record.search, WHERE)
+    differences = settings.differences(record.search, names(Where))
     if differences:
         raise UsageError(
             f"{path} is a search with other settings ({differences}); take those, choose another "

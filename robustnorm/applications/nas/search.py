@@ -37,7 +37,8 @@ from robustnorm.runs.run import (
     resolve_device,
     to_channels_last,
 )
-from robustnorm.settings.nas import WHERE, SearchSettings
+from robustnorm.settings.base import names
+from robustnorm.settings.nas import SearchSettings, Where
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import exclusive
 from robustnorm.system.source import source_commit
@@ -254,7 +255,7 @@ class Search:
             return
         manifest = checkpoint.manifest
         saved = SearchSettings.from_dict(manifest["config"])
-        differences = self.settings.differences(saved, WHERE)
+        differences = self.settings.differences(saved, names(Where))
         if differences:
             raise UsageError(
                 f"{self.folder} holds a search with other settings ({differences}); continue it "

@@ -22,7 +22,8 @@ from robustnorm.runs.checkpoint import (
     save_checkpoint,
 )
 from robustnorm.runs.run import device_name
-from robustnorm.settings.style import WHERE, StyleSettings
+from robustnorm.settings.base import names
+from robustnorm.settings.style import StyleSettings, Where
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import exclusive, write_atomically
 from robustnorm.system.stopping import ShouldStop
@@ -76,7 +77,7 @@ def train_run(
         described.encoder, norm, seed, unbiased=settings.variance == "unbiased"
     ).to(device)
     optimizer = make_optimizer(network, settings)
-    chosen = {k: v for k, v in settings.to_dict().items() if k not in WHERE} | {
+    chosen = {k: v for k, v in settings.to_dict().items() if k not in names(Where)} | {
         "vgg": settings.vgg is not None,
         "row": row,
         "seed": seed,
