@@ -18,7 +18,7 @@ from robustnorm.settings.campaign import CampaignSettings, ready_plans
 from robustnorm.settings.config import Config
 from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.settings.export import ExportSettings
-from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.gan import GanSettings
 from robustnorm.settings.help import help_of
 from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.settings.nas import SearchSettings, Table2Settings
@@ -140,7 +140,7 @@ COMMANDS = {
     ),
     "table1": Command(
         "Train SNGAN, AutoGAN and BigGAN with ccbn and sabn; write Table 1, Figures 2 and 3.",
-        GanConfig,
+        GanSettings,
         "robustnorm.commands.table1:table1",
         stops=True,
     ),

@@ -15,7 +15,7 @@ from robustnorm.applications.gan.report import check_report, write_grid, write_r
 from robustnorm.applications.gan.run import Run, train_gan
 from robustnorm.data import check_data, load_dataset
 from robustnorm.runs.run import resolve_device
-from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.gan import GanSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import ShouldStop, never
 
@@ -23,7 +23,7 @@ log = logging.getLogger("robustnorm")
 
 
 def table1(
-    config: GanConfig, config_path: str | None = None, *, should_stop: ShouldStop = never
+    config: GanSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
 ) -> str:
     """Trains each network, norm and seed that has no record; writes Table 1 from all that have one.
 
@@ -66,7 +66,7 @@ def _path(folder: Path, run: Run) -> Path:
     return folder / "records" / f"{run.name}.json"
 
 
-def _load(folder: Path, run: Run, config: GanConfig) -> GanRecord:
+def _load(folder: Path, run: Run, config: GanSettings) -> GanRecord:
     path = _path(folder, run)
     record = GanRecord.load(path)
     settings = config.to_dict() | run._asdict()
@@ -80,7 +80,7 @@ def _load(folder: Path, run: Run, config: GanConfig) -> GanRecord:
 
 
 def _trained(
-    config: GanConfig, runs: list[Run], folder: Path, should_stop: ShouldStop
+    config: GanSettings, runs: list[Run], folder: Path, should_stop: ShouldStop
 ) -> dict[Run, GanRecord]:
     """Trains runs one after the other and writes the record and the images of each."""
     check_data(config.data)

@@ -11,7 +11,8 @@ from typing import Any
 from robustnorm.norms import NORMS
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
-from robustnorm.settings.groups import Compared, Evaluation, Places
+from robustnorm.settings.groups import Compared, Evaluation
+from robustnorm.settings.jobs import Places
 from robustnorm.settings.reading import read_config
 
 PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")

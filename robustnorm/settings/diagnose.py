@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from robustnorm.settings.base import Settings
+
 
 @dataclass(frozen=True)
-class DiagnoseSettings:
+class DiagnoseSettings(Settings):
     """What to compare, and on how many images.
 
     Args:
@@ -41,9 +43,8 @@ class DiagnoseSettings:
     reports: str = "reports"
 
     def __post_init__(self) -> None:
-        for name, least in (("test_limit", 1), ("batches", 1), ("steps", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        self._least(1, "test_limit", "batches", "steps")
+        self._seed("seed")
         if not self.runs or len({Path(run) for run in self.runs}) < len(self.runs):
             raise ValueError(
                 "runs must be one or more different folders, such as "

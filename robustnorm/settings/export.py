@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustnorm.data import check_data
+from robustnorm.settings.base import Settings
 
 
 @dataclass(frozen=True)
-class ExportSettings:
+class ExportSettings(Settings):
     """What to export of a trained run, and to where.
 
     Args:
@@ -41,10 +42,7 @@ class ExportSettings:
     push: str | None = None
 
     def __post_init__(self) -> None:
-        if self.check_images < 1:
-            raise ValueError(f"check_images must be at least 1, got {self.check_images}")
-        if self.image_size is not None and self.image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {self.image_size}")
+        self._least(1, "check_images", *(["image_size"] if self.image_size is not None else []))
         if self.push is not None and self.to != "huggingface":
             raise ValueError(f"push needs --to huggingface, got --to {self.to}")
         if self.data is not None:

@@ -46,7 +46,7 @@ class Where(Settings):
 
 
 @dataclass(frozen=True)
-class GanConfig(Where):
+class GanSettings(Where):
     """Settings of Table 1: which GANs to train, how, and how to measure them.
 
     Args:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from robustnorm.settings.base import Settings, names
-from robustnorm.settings.groups import Engine, Named
+from robustnorm.settings.groups import Named
+from robustnorm.settings.jobs import Engine
 from robustnorm.settings.values import make
 from robustnorm.system.errors import RefusedFileError
 

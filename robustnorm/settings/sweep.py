@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from robustnorm.settings.base import names
 from robustnorm.settings.campaign import PAPER_NORMS, compared_runs
 from robustnorm.settings.config import Config
-from robustnorm.settings.groups import Compared, Engine, Places
+from robustnorm.settings.groups import Compared
+from robustnorm.settings.jobs import Engine, Places
 from robustnorm.settings.reading import read_config
 
 

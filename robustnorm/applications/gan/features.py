@@ -17,7 +17,7 @@ from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.models.resnet import ResNet, resnet18
 from robustnorm.runs.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
 from robustnorm.runs.run import describe_dataset, to_channels_last
-from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.gan import GanSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import exclusive
 
@@ -79,7 +79,7 @@ class ClassifierFeatures:
 
 
 def trained_classifier(
-    dataset: Dataset, config: GanConfig, device: torch.device, folder: Path
+    dataset: Dataset, config: GanSettings, device: torch.device, folder: Path
 ) -> ClassifierFeatures:
     """Returns the classifier of the settings, trained now if need be or trained further.
 
@@ -129,7 +129,7 @@ def trained_classifier(
     )
 
 
-def _build(dataset: Dataset, config: GanConfig) -> ResNet:
+def _build(dataset: Dataset, config: GanSettings) -> ResNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = resnet18(
@@ -147,7 +147,7 @@ def _build(dataset: Dataset, config: GanConfig) -> ResNet:
 def _train(
     model: ResNet,
     dataset: Dataset,
-    config: GanConfig,
+    config: GanSettings,
     device: torch.device,
     folder: Path,
     settings: dict[str, Any],

@@ -15,14 +15,14 @@ from robustnorm.applications.gan.generators import (
 )
 from robustnorm.norms.routed import RoutedBatchNorm
 from robustnorm.runs.run import to_channels_last
-from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.gan import GanSettings
 
 # Deviation of the norms' scales around 1, and of BigGAN's weights around 0.
 _STD = 0.02
 
 
 def build_networks(
-    config: GanConfig, network: str, norm: str, seed: int, *, num_classes: int, channels: int
+    config: GanSettings, network: str, norm: str, seed: int, *, num_classes: int, channels: int
 ) -> tuple[nn.Module, nn.Module]:
     """Returns generator and discriminator in train mode, on the CPU.
 

@@ -42,7 +42,7 @@ class GanRecord:
     """What a run reached.
 
     Args:
-        config: ``GanConfig.to_dict`` and the run's ``network``, ``norm`` and ``seed``.
+        config: ``GanSettings.to_dict`` and the run's ``network``, ``norm`` and ``seed``.
         dataset: From ``describe_dataset``.
         features: What the measures look through; a classifier's ``accuracy``, its ``sha256``.
         test_images: Measures of the data's own test images.

@@ -22,7 +22,7 @@ from robustnorm.applications.gan.train import train, window_means
 from robustnorm.data.dataset import Dataset
 from robustnorm.runs.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
 from robustnorm.runs.run import describe_dataset, device_name
-from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.gan import GanSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import exclusive
 from robustnorm.system.stopping import ShouldStop, Stopped
@@ -61,13 +61,13 @@ class Finished(NamedTuple):
     images: Tensor
 
 
-def folder_of(config: GanConfig, run: Run) -> Path:
+def folder_of(config: GanSettings, run: Run) -> Path:
     """Returns the folder of a run's checkpoints."""
     return Path(config.output) / config.name / run.name
 
 
 def train_gan(
-    config: GanConfig,
+    config: GanSettings,
     run: Run,
     dataset: Dataset,
     measures: Callable[[], Measures],
@@ -115,7 +115,7 @@ def train_gan(
 
 
 def _start(
-    config: GanConfig, run: Run, dataset: Dataset, device: torch.device, folder: Path
+    config: GanSettings, run: Run, dataset: Dataset, device: torch.device, folder: Path
 ) -> tuple[State, dict[str, Any]]:
     """Returns the state where it was left, and what its manifest says beside the tensors."""
     data = describe_dataset(dataset, len(dataset.train))
@@ -147,7 +147,7 @@ def _start(
     return state, {name: manifest[name] for name in kept if name in manifest}
 
 
-def _networks(config: GanConfig, run: Run, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
+def _networks(config: GanSettings, run: Run, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
     return build_networks(
         config,
         *run,
@@ -157,7 +157,7 @@ def _networks(config: GanConfig, run: Run, dataset: Dataset) -> tuple[nn.Module,
 
 
 def _train(
-    config: GanConfig,
+    config: GanSettings,
     run: Run,
     dataset: Dataset,
     measures: Callable[[], Measures],
@@ -225,7 +225,7 @@ def _pair(state: State) -> nn.ModuleDict:
 
 
 def _gradients(
-    config: GanConfig, run: Run, dataset: Dataset, device: torch.device, folder: Path, step: int
+    config: GanSettings, run: Run, dataset: Dataset, device: torch.device, folder: Path, step: int
 ) -> list[ClassGradients]:
     """Returns the comparison of the classes' gradients at a step that was kept, read both ways."""
     generator, discriminator = _networks(config, run, dataset)

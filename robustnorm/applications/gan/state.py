@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.gan import GanSettings
 
 
 class State(nn.Module):
@@ -28,7 +28,7 @@ class State(nn.Module):
 
     losses: Tensor
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, config: GanConfig) -> None:
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, config: GanSettings) -> None:
         super().__init__()
         self.generator = generator
         self.discriminator = discriminator
@@ -60,7 +60,7 @@ class State(nn.Module):
         return self
 
 
-def _adam(network: nn.Module, config: GanConfig) -> torch.optim.Adam:
+def _adam(network: nn.Module, config: GanSettings) -> torch.optim.Adam:
     """Returns an optimizer whose state is there before the first step."""
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=config.betas)
     for parameter in network.parameters():

@@ -14,12 +14,12 @@ from robustnorm.applications.gan.state import State
 from robustnorm.data.batches import Batch, epoch_batches, steps_per_epoch
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.norms.routing import route
-from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.gan import GanSettings
 from robustnorm.system.errors import UsageError
 
 
 def train(
-    state: State, split: Split, config: GanConfig, *, seed: int, num_classes: int, first: int = 0
+    state: State, split: Split, config: GanSettings, *, seed: int, num_classes: int, first: int = 0
 ) -> Iterator[int]:
     """Yields the number of steps done after each step, from ``first`` + 1 to ``config.steps``.
 
@@ -85,11 +85,11 @@ def train(
         yield step + 1
 
 
-def learning_rate(config: GanConfig, step: int) -> float:
+def learning_rate(config: GanSettings, step: int) -> float:
     """Returns the learning rate of a step, from 0.
 
     Examples:
-        >>> config = GanConfig(steps=4, learning_rate=0.4, decay="linear")
+        >>> config = GanSettings(steps=4, learning_rate=0.4, decay="linear")
         >>> [round(learning_rate(config, step), 1) for step in range(4)]
         [0.4, 0.3, 0.2, 0.1]
     """
@@ -116,7 +116,7 @@ def window_means(losses: Tensor, done: int, windows: int = 200) -> list[dict[str
     ]
 
 
-def _real_batches(split: Split, config: GanConfig, seed: int, first: int) -> Iterator[Batch]:
+def _real_batches(split: Split, config: GanSettings, seed: int, first: int) -> Iterator[Batch]:
     """Yields batches of real images, neither cropped nor mirrored, from the ``first`` one on."""
     epoch, step = divmod(first, steps_per_epoch(len(split), config.batch_size))
     while True:

@@ -3,7 +3,7 @@ import pytest
 from robustnorm.applications.gan.networks import build_networks
 from robustnorm.applications.gan.record import GanRecord
 from robustnorm.cli import main, parse
-from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.gan import GanSettings
 
 TINY = [
     *("--data=digits", "--image_size=8", "--width=4", "--discriminator_width=4", "--steps=2"),
@@ -66,7 +66,7 @@ def test_data_that_are_not_there_are_refused_before_anything_is_done(tmp_path, m
 @pytest.mark.parametrize("name", ["gan-cpu", "sngan-cifar10", "autogan-cifar10", "biggan-cifar10"])
 def test_every_config_can_be_read_and_its_networks_built(name):
     _, config, _ = parse(["table1", f"--config={name}"])
-    assert isinstance(config, GanConfig)
+    assert isinstance(config, GanSettings)
     for network in config.networks:
         build_networks(config, network, "sabn", 0, num_classes=10, channels=3)
     assert config.steps in config.keep_steps

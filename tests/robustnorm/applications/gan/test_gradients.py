@@ -9,9 +9,9 @@ from robustnorm import route
 from robustnorm.applications.gan.gradients import class_gradients
 from robustnorm.applications.gan.networks import build_networks
 from robustnorm.evaluation.diversity import Gradient, compare_gradients, stage_weights
-from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.gan import GanSettings
 
-CONFIG = GanConfig(image_size=8, width=4, discriminator_width=4, latent_dim=5)
+CONFIG = GanSettings(image_size=8, width=4, discriminator_width=4, latent_dim=5)
 
 
 @pytest.fixture(params=["sngan", "biggan", "autogan"])

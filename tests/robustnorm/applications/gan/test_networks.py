@@ -14,10 +14,10 @@ from robustnorm.applications.gan.losses import discriminator_loss, generator_los
 from robustnorm.applications.gan.networks import build_networks
 from robustnorm.models.surgery import fold
 from robustnorm.norms.routing import routed_layers
-from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.gan import GanSettings
 
 NETWORKS = ("sngan", "biggan", "autogan")
-SMALL = GanConfig(image_size=16, width=8, discriminator_width=6, latent_dim=12)
+SMALL = GanSettings(image_size=16, width=8, discriminator_width=6, latent_dim=12)
 
 
 def small(network, norm, seed=0):
@@ -41,7 +41,7 @@ def parameters(network):
 def test_full_size_networks_have_the_papers_parameters(
     network, width, generator_ccbn, discriminator
 ):
-    config = GanConfig(discriminator_width=width)
+    config = GanSettings(discriminator_width=width)
     for norm, more in (("ccbn", 0), ("sabn", 6 * 2 * 256)):  # a shared affine in each of six
         built = build_networks(config, network, norm, 0, num_classes=10, channels=3)
         assert [parameters(part) for part in built] == [generator_ccbn + more, discriminator]
@@ -178,7 +178,7 @@ def test_discriminator_scores_each_image_by_itself():
 def test_initial_scales_are_those_of_the_release():
     for network in NETWORKS:
         generator, _ = build_networks(
-            GanConfig(width=64), network, "ccbn", 0, num_classes=10, channels=3
+            GanSettings(width=64), network, "ccbn", 0, num_classes=10, channels=3
         )
         scales = torch.cat([layer.weight.flatten() for layer in routed_layers(generator)])
         shifts = torch.cat([layer.bias.flatten() for layer in routed_layers(generator)])
@@ -220,4 +220,4 @@ def test_unknown_norm_and_size_are_refused():
     with pytest.raises(ValueError, match="'ccbn' or 'sabn', got 'bn'"):
         small("sngan", "bn")
     with pytest.raises(ValueError, match="image_size must be a multiple of 8, got 20"):
-        GanConfig(image_size=20)
+        GanSettings(image_size=20)

@@ -21,12 +21,12 @@ from robustnorm.data.dataset import Dataset, Split
 from robustnorm.data.digits import load_digits
 from robustnorm.data.errors import DataError
 from robustnorm.runs.checkpoint import load_checkpoint
-from robustnorm.settings.gan import GanConfig
+from robustnorm.settings.gan import GanSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import Stopped, never
 
 CPU = torch.device("cpu")
-CONFIG = GanConfig(
+CONFIG = GanSettings(
     data="digits",
     image_size=8,
     width=8,
@@ -70,7 +70,7 @@ def measures(digits, tmp_path_factory):
 
 def in_folder(folder, **changes):
     values = {"output": str(folder / "checkpoints"), "reports": str(folder / "reports")}
-    return GanConfig(**{**vars(CONFIG), **values, **changes})
+    return GanSettings(**{**vars(CONFIG), **values, **changes})
 
 
 def start(config=CONFIG, network="sngan", norm="sabn"):
@@ -85,7 +85,7 @@ def advance(state, digits, first, last, config=CONFIG):
 
 
 def test_step_is_the_hinge_losses_and_two_adams(digits):
-    config = GanConfig(**{**vars(CONFIG), "discriminator_steps": 1, "steps": 1, "keep_steps": ()})
+    config = GanSettings(**{**vars(CONFIG), "discriminator_steps": 1, "steps": 1, "keep_steps": ()})
     state = start(config)
     generator, discriminator = (copy.deepcopy(p) for p in (state.generator, state.discriminator))
     seen = []
@@ -140,7 +140,7 @@ def test_batches_are_of_the_sizes_asked_for_and_labels_of_fakes_uniform(digits):
 
 
 def test_every_real_image_is_seen_once_in_an_epoch(digits):
-    config = GanConfig(**{**vars(CONFIG), "steps": 10})  # two batches of 8 of 160 a step
+    config = GanSettings(**{**vars(CONFIG), "steps": 10})  # two batches of 8 of 160 a step
     state, seen = start(config), []
     state.discriminator.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
     advance(state, digits, 0, 11, config)
@@ -260,7 +260,7 @@ def test_running_mean_by_hand():
 
 
 def test_running_mean_is_the_generator_before_its_first_step(digits):
-    config = GanConfig(**{**vars(CONFIG), "average": 0.999, "average_from": 4})
+    config = GanSettings(**{**vars(CONFIG), "average": 0.999, "average_from": 4})
     state = start(config)
     steps = train(state, digits.train, config, seed=0, num_classes=10)
 
@@ -329,7 +329,7 @@ def test_features_lead_to_the_classifiers_own_logits(digits, tmp_path):
     assert isinstance(features, ClassifierFeatures)
     with pytest.raises(UsageError, match="classifier of other settings or data"):
         trained_classifier(
-            digits, GanConfig(**{**vars(CONFIG), "classifier_width": 2}), CPU, tmp_path
+            digits, GanSettings(**{**vars(CONFIG), "classifier_width": 2}), CPU, tmp_path
         )
 
 
@@ -345,7 +345,7 @@ def test_measures_of_the_datas_own_images_are_better_than_a_generators(measures)
 @pytest.mark.slow
 def test_conditional_generator_learns_its_labels():
     dataset = load_digits()
-    config = GanConfig(
+    config = GanSettings(
         data="digits",
         image_size=8,
         width=16,
