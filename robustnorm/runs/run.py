@@ -243,10 +243,13 @@ class Run:
         Raises:
             CheckpointError: When the weights do not fit the settings.
         """
-        model = build_saved(self.checkpoint).eval()
+        with torch.device("meta"):  # a network of a size that its weights do not have is not built
+            check_fits(self.checkpoint, build_model(self.config, self.dataset))
+        model = build_model(self.config, self.dataset)
+        restore(self.checkpoint, model)
         if device is not None:
             place_model(model, self.config, device)
-        return model
+        return model.eval()
 
     def check_data(self, dataset: Dataset) -> None:
         """Raises a UsageError when it was trained on other data."""
@@ -280,20 +283,6 @@ def load_model(folder: Path, tag: str = "best") -> tuple[nn.Module, dict[str, An
     """
     run = Run.open(folder, tag)
     return run.network(), run.manifest
-
-
-def build_saved(checkpoint: Checkpoint) -> nn.Module:
-    """Returns the network of a checkpoint with its weights, in train mode, on the CPU.
-
-    Raises:
-        CheckpointError: When the weights are not such as its settings tell.
-    """
-    config = Config.from_dict(checkpoint.manifest["config"])
-    with torch.device("meta"):  # a network of a size that its weights do not have is not built
-        check_fits(checkpoint, build_model(config, checkpoint.manifest["dataset"]))
-    model = build_model(config, checkpoint.manifest["dataset"])
-    restore(checkpoint, model)
-    return model
 
 
 def find_runs(config: Config) -> list[Run]:
