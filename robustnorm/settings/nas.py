@@ -25,7 +25,6 @@ class Where(Named):
             archive.
         data_root: Folder for downloads, unpacked archives and decoded images.
         download: Let torchvision download CIFAR-10 into ``data_root``.
-        record_every: Steps between two entries of alpha in the record.
         save_minutes: Minutes between two saves of the state.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
         output: Folder of checkpoints.
@@ -37,7 +36,6 @@ class Where(Named):
     data: str = "digits"
     data_root: str = "data"
     download: bool = False
-    record_every: int = 50
     save_minutes: float = 1.0
     device: str = "auto"
     output: str = "checkpoints"
@@ -86,6 +84,7 @@ class SearchSettings(Where, Compared):
             the weights.
         alpha_learning_rate: Of alpha, by Adam.
         alpha_weight_decay: L2 penalty on alpha.
+        record_every: Steps between two entries of alpha in the record.
 
     Raises:
         ValueError: On a value out of range, with what is required and what was received.
@@ -111,6 +110,7 @@ class SearchSettings(Where, Compared):
     gradient_clipping: float = 5.0
     alpha_learning_rate: float = 3e-4
     alpha_weight_decay: float = 1e-3
+    record_every: int = 50
 
     def __post_init__(self) -> None:
         super().__post_init__()
