@@ -20,6 +20,7 @@ from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.probe import check_mode, check_network
 from robustnorm.evaluation.search import Precision, Search, branches
 from robustnorm.evaluation.until_broken import any_outcomes
+from robustnorm.models.faithful import searches_itself
 from robustnorm.records.images import chunk_file, write_chunk
 from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.records.record import Verdict
@@ -65,7 +66,9 @@ def evaluate(
 
     Gradients come from a copy of the branch whose layers are folded into the convolutions; every
     verdict is the prediction of ``model`` itself, in its own precision. A verdict counts the images
-    on which the two did not agree.
+    on which the two did not agree. A copy that does not have the network's logits and input
+    gradients, on some of the images and before any attack, is not used: the network itself is then
+    attacked, and its verdicts and the log say so.
 
     Args:
         model: In evaluation mode; images in [0, 1] to logits. Left as it was.
@@ -201,11 +204,13 @@ def evaluate(
             bar.update(len(rows))
     collected = [done.parts[number] for number in range(len(parts))]
     back = order.argsort().numpy()
+    by_network = {branch.name for branch in attacked if searches_itself(branch.search)}
     return [
         Verdict(
             *key,
             correct=np.concatenate([part[key].correct for part in collected])[back],
             disagreements=sum(int((~part[key].agrees).sum()) for part in collected),
+            searched="network" if key.attack_branch in by_network else "copy",
         )
         for key in collected[0]
     ]

@@ -7,6 +7,7 @@ in bfloat16 if asked for. Every verdict is then the prediction of the network it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from robustnorm.attacks import pgd
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
+from robustnorm.models.faithful import Standin
 from robustnorm.models.serving import RULES, Served
 from robustnorm.models.surgery import fold
 from robustnorm.norms.routing import bind, branches_of
@@ -84,7 +86,8 @@ def branches(
 ) -> list[Branch]:
     """Returns the branches of ``model``, or its only one, ready to be attacked.
 
-    The copies that search hold the weights as they are now.
+    The copies that search hold the weights as they are now. Each is compared with its network on
+    the first images that it is given; where it differs the network itself searches.
 
     Args:
         model: In evaluation mode.
@@ -98,7 +101,7 @@ def branches(
         if isinstance(score, Served):
             searches[name] = Served([searches[branch] for branch in branches_of(model)], name)
         else:
-            searches[name] = _searcher(model, name, precision, compile)
+            searches[name] = _searcher(model, name, score, precision, compile)
     return [Branch(name, score, searches[name]) for name, score in scores.items()]
 
 
@@ -116,15 +119,16 @@ def scorers(model: nn.Module, *, serving: bool = False) -> dict[str, nn.Module]:
 
 
 def _searcher(
-    model: nn.Module, branch: str, precision: Precision, compile: bool
-) -> Callable[[Tensor], Tensor]:
+    model: nn.Module, branch: str, score: nn.Module, precision: Precision, compile: bool
+) -> Standin:
     copy = fold(model, branch, fuse=True).requires_grad_(False)
     copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Not mode="reduce-overhead": a serving rule calls several copies before it reads the logits,
     # which CUDA graphs would have overwritten.
     network: Callable[[Tensor], Tensor] = torch.compile(copy) if compile else copy
     if precision == "fp32":
-        return network
+        return Standin(copy, score, network, branch)
+    exact = deepcopy(copy)
     for module in copy.modules():
         if isinstance(module, nn.Conv2d):
             module.to(torch.bfloat16)  # once, not in every forward
@@ -133,7 +137,7 @@ def _searcher(
         with torch.autocast(images.device.type, torch.bfloat16):
             return network(images).float()
 
-    return search
+    return Standin(exact, score, search, branch)
 
 
 def climb(

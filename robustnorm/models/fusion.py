@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
-from typing import TypeGuard
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
@@ -37,11 +39,40 @@ def _is_convolution(module: nn.Module | None) -> TypeGuard[Convolution]:
     return module is not None and type(module) in kinds and not has_hooks(module)
 
 
+_DEVICES = ("cpu", "cuda")
+
+
+class _Proxy(fx.Proxy):
+    """Is a Tensor for ``isinstance``, as what it stands for is."""
+
+    __class__ = property(lambda self: torch.Tensor)
+    _is_param = False  # which isinstance(..., nn.Parameter) asks of a Tensor
+
+
 class _Tracer(fx.Tracer):
-    """Follows a forward down to the modules that hold no batch normalization."""
+    """Follows a forward down to the modules that hold no batch normalization.
+
+    A graph keeps no modes: where a forward switches gradients off or autocast on, it is refused.
+    """
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        if not torch.is_grad_enabled() or any(map(torch.is_autocast_enabled, _DEVICES)):
+            raise RuntimeError("the forward switches gradients off or autocast on")
+        return _Proxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        return a.node if type(a) is _Proxy else super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_batch_norm(m) or not any(map(is_batch_norm, m.modules()))
+
+
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    with ExitStack() as stack:
+        for device in _DEVICES:
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def fuse_convolutions(model: nn.Module) -> nn.Module:
@@ -56,7 +87,8 @@ def fuse_convolutions(model: nn.Module) -> nn.Module:
     if has_hooks(model):  # which tracing would leave out
         return model
     try:
-        graph = _Tracer().trace(model)
+        with torch.enable_grad(), _no_autocast():
+            graph = _Tracer().trace(model)
     except Exception:  # a forward that depends on values: whatever it raises, it cannot be followed
         return model
     modules = dict(model.named_modules())

@@ -41,13 +41,13 @@ class Served(nn.Module):
         if rule not in RULES:
             raise ValueError(f"unknown serving rule '{rule}'; known: {', '.join(RULES)}")
         self.rule = rule
-        self._branches = tuple(branches)
+        self.branches = tuple(branches)
         self.modules_served = nn.ModuleList(b for b in branches if isinstance(b, nn.Module))
         # As the networks served are; a tool that restores this mode must not restore another.
         self.training = self.modules_served.training = False
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = torch.stack([branch(images) for branch in self._branches])  # (B, N, K)
+        logits = torch.stack([branch(images) for branch in self.branches])  # (B, N, K)
         if self.rule == "mean logits":
             return logits.mean(0)
         chosen = logits.softmax(2).amax(2).argmax(0)  # (N,)

@@ -44,6 +44,8 @@ class Verdict:
         score_branch: The branch that gave the verdict.
         correct: bool (n,), in the order of the record's image ids.
         disagreements: Images on which the copy that searched for the attack judged otherwise.
+        searched: "copy", or "network" where no copy is shown to compute what the network does: the
+            network itself was then attacked.
     """
 
     attack: str
@@ -52,6 +54,7 @@ class Verdict:
     score_branch: str
     correct: Bits
     disagreements: int = 0
+    searched: str = "copy"
 
     @property
     def accuracy(self) -> float:

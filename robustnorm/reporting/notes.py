@@ -62,10 +62,17 @@ def _attacks(protocol: dict[str, Any]) -> str:
 def _search_note(records: list[Record]) -> str:
     verdicts = [verdict for record in records for verdict in record.verdicts]
     odd, total = sum(v.disagreements for v in verdicts), sum(v.correct.size for v in verdicts)
+    themselves = sorted({v.attack_branch for v in verdicts if v.searched == "network"})
+    attacked = (
+        f" Of {', '.join(themselves)} no copy has the network's logits and gradients: the network "
+        "itself was attacked."
+        if themselves
+        else ""
+    )
     return (
         f"Gradients from a copy of each branch ({records[0].protocol['search']}), every verdict by "
         f"the network itself in {records[0].protocol['precision']}; the copy judged otherwise on "
-        f"{odd:,} of {total:,}."
+        f"{odd:,} of {total:,}.{attacked}"
     )
 
 

@@ -1,0 +1,124 @@
+"""A copy that is quicker stands in for a network only where it is shown to compute the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustnorm.models.serving import Served
+
+log = logging.getLogger("robustnorm")
+
+Network = Callable[[Tensor], Tensor]
+
+# Largest differences, of the largest logit and of the length of the gradients. Folding rounds to
+# 1e-5 in float32 and to 1e-3 in TF32, and a ReLU's gradient jumps where its input rounds to 0; a
+# layer that is lost in a copy changes either by a tenth and more.
+LOGITS = 5e-3
+GRADIENTS = 5e-2
+
+_AT_ONCE = 100
+_NOISE = 0.05
+
+
+def difference(copy: Network, network: Network, images: Tensor) -> str:
+    """Says in what a copy differs from its network, "" when it is the same up to rounding.
+
+    Compared are logits and gradients with respect to the images, of a fixed mixture of the logits,
+    on the images and on noisy ones (8-bit images hide what a quantization does).
+
+    Args:
+        copy: Images (N, C, H, W) to logits (N, K).
+        network: Likewise; both in evaluation mode.
+        images: Floating point in [0, 1].
+
+    Examples:
+        >>> images = torch.rand(4, 3)
+        >>> difference(lambda x: x * (1 + 1e-6), lambda x: x, images)
+        ''
+        >>> difference(lambda x: x.round(), lambda x: x, images).startswith("logits")
+        True
+        >>> difference(lambda x: x.detach() + 0 * x, lambda x: x, images)
+        'gradients that differ by 1 of their length'
+    """
+    wave = torch.arange(images.numel(), device=images.device).cos().view(images.shape)
+    noisy = (images + _NOISE * wave).clamp(0, 1).to(images.dtype)
+    # Largest difference and largest logit; squared lengths of difference and gradient.
+    logits_off, logits_size, grads_off, grads_size = torch.zeros(4, dtype=torch.float64)
+    for part in (*torch.split(images, _AT_ONCE), *torch.split(noisy, _AT_ONCE)):
+        (logits, grads), (others, other_grads) = _answer(network, part), _answer(copy, part)
+        # torch.maximum passes NaN on, which then is no small difference.
+        logits_off = torch.maximum(logits_off, (others - logits).abs().max())
+        logits_size = torch.maximum(logits_size, logits.abs().max())
+        grads_off += (other_grads - grads).square().sum()
+        grads_size += grads.square().sum()
+    if not logits_off <= LOGITS * logits_size:
+        return f"logits that differ by {logits_off:.3g}, the largest is {logits_size:.3g}"
+    if not grads_off.sqrt() <= GRADIENTS * grads_size.sqrt():
+        return f"gradients that differ by {(grads_off / grads_size).sqrt():.3g} of their length"
+    return ""
+
+
+@torch.enable_grad()
+def _answer(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns logits and input gradients in float64 on the CPU."""
+    leaf = images.detach().clone().requires_grad_()
+    logits = network(leaf)
+    upstream = torch.arange(logits.numel(), device=logits.device).cos().view(logits.shape)
+    (gradient,) = torch.autograd.grad(logits, leaf, upstream.to(logits.dtype))
+    return logits.detach().double().cpu(), gradient.double().cpu()
+
+
+class Standin:
+    """Calls a quick copy once it is proven on the first images that it is given, else the network.
+
+    Args:
+        copy: What is compared, in float32.
+        network: Computes what the copy should.
+        quick: What is called in the copy's place, such as the copy compiled or in bfloat16.
+        name: Of the network, for the log.
+    """
+
+    def __init__(self, copy: Network, network: Network, quick: Network, name: str) -> None:
+        self._copy, self._network, self._quick, self._name = copy, network, quick, name
+        self._chosen: Network | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.prove(images)
+        assert self._chosen is not None
+        return self._chosen(images)
+
+    @property
+    def is_network(self) -> bool:
+        """Whether the network itself is called."""
+        return self._chosen is self._network
+
+    def prove(self, images: Tensor) -> None:
+        """Compares the copy with the network, once, and says so when it may not be used."""
+        if self._chosen is not None:
+            return
+        try:
+            found = difference(self._copy, self._network, images)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # no gradient, as with an optimization in the forward
+            found = f"no gradient to compare ({str(error).splitlines()[0]})"
+        if found:
+            log.warning(
+                "branch '%s': a folded copy has %s; the network itself is attacked, which takes "
+                "longer",
+                self._name,
+                found,
+            )
+        self._chosen = self._network if found else self._quick
+        self._copy = self._chosen  # its memory is free again
+
+
+def searches_itself(search: Network) -> bool:
+    """Says whether a network is called where a copy was to be, or one of those behind a rule."""
+    if isinstance(search, Served):
+        return any(map(searches_itself, search.branches))
+    return isinstance(search, Standin) and search.is_network

@@ -1,0 +1,131 @@
+"""A copy that computes something else than its network is found, and not used."""
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustnorm import evaluate, fold, resnet18
+from robustnorm.evaluation.search import branches
+from robustnorm.models.faithful import Standin, difference
+
+IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Network(nn.Module):
+    """A convolution, a norm and a readout, with something between that tracing may lose."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.readout = nn.Linear(8, 3)
+
+    def between(self, features):
+        return features
+
+    def forward(self, images):
+        features = F.relu(self.norm(self.conv(self.between(images))))
+        return self.readout(features.mean((2, 3)))
+
+
+class AsksForTensors(Network):
+    def between(self, features):
+        return features * 3 - 1 if isinstance(features, Tensor) else features
+
+
+class StraightThrough(Network):
+    """Rounds, with the gradient of the identity."""
+
+    def between(self, features):
+        with torch.no_grad():
+            error = (features * 4).round() / 4 - features
+        return features + error
+
+
+class Detached(Network):
+    def between(self, features):
+        return features + ((features * 4).round() / 4 - features).detach()
+
+
+class Autocast(Network):
+    def between(self, features):
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.conv2d(features, torch.eye(3)[:, :, None, None] * 1.0001).float()
+
+
+def hooked():
+    network = Network()
+    network.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 3 - 1,))
+    return network
+
+
+def hooked_inside():
+    network = Network()
+    network.conv.register_forward_hook(lambda module, inputs, output: output * 2)
+    return network
+
+
+BUILD = [Network, AsksForTensors, StraightThrough, Detached, Autocast, hooked, hooked_inside]
+
+
+def build(make):
+    torch.manual_seed(0)
+    network = make()
+    network.norm.running_mean.normal_()
+    return network.eval()
+
+
+@pytest.mark.parametrize("make", BUILD)
+def test_fused_copy_has_the_logits_and_gradients_of_the_network(make):
+    network = build(make)
+    assert difference(fold(network, "any", fuse=True), network, IMAGES) == ""
+
+
+@pytest.mark.parametrize("norm", ["bn", "saauxbn", "modenorm"])
+def test_copy_of_a_residual_network_is_used(norm, caplog):
+    torch.manual_seed(0)
+    for branch in branches(resnet18(norm, width=4).eval()):
+        branch.search(IMAGES)
+        assert not branch.search.is_network
+    assert not caplog.text
+
+
+def test_difference_names_what_differs():
+    network, other = build(Network), build(AsksForTensors)
+    assert difference(other, network, IMAGES).startswith("logits that differ by")
+    quantized = lambda images: network((images * 255).round() / 255)  # noqa: E731
+    assert difference(quantized, network, IMAGES) == "gradients that differ by 1 of their length"
+    assert difference(lambda images: network(images) * float("nan"), network, IMAGES)
+
+
+def test_standin_that_differs_calls_the_network_and_says_so(caplog):
+    network, other = build(Network), build(AsksForTensors)
+    standin = Standin(other, network, other, "adv")
+    with caplog.at_level(logging.WARNING, "robustnorm"):
+        assert torch.equal(standin(IMAGES), network(IMAGES))
+    assert standin.is_network
+    assert "branch 'adv': a folded copy has logits that differ" in caplog.text
+
+
+def test_standin_of_a_network_without_gradient_is_the_network():
+    network, images = build(Network), IMAGES
+    standin = Standin(network, lambda images: network(images).detach(), network, "adv")
+    assert torch.equal(standin(images), network(images))
+    assert standin.is_network
+
+
+def test_evaluation_attacks_the_network_where_its_copy_differs(monkeypatch, caplog):
+    """A copy that loses what comes before the first convolution."""
+    network, lost = build(AsksForTensors), build(Network)
+    labels = network(IMAGES).argmax(1)
+    settings = {"epsilon": 0.3, "step_size": 0.1, "steps": (3,)}
+    expected = evaluate(network, IMAGES, labels, **settings)
+    monkeypatch.setattr("robustnorm.evaluation.search.fold", lambda *_, **__: lost)
+    verdicts = evaluate(network, IMAGES, labels, **settings)
+    assert "the network itself is attacked" in caplog.text
+    for verdict, other in zip(verdicts, expected, strict=True):
+        assert (verdict.correct == other.correct).all()
+        assert verdict.disagreements == 0
+        assert (verdict.searched, other.searched) == ("network", "copy")
