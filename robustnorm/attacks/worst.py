@@ -28,11 +28,11 @@ def worst_case(
 ) -> Tensor:
     """Attacks each image until one attack of a portfolio breaks it, or none is left.
 
-    First PGD climbs the cross-entropy of the label, then the difference between the logit of a
-    wrong class and the label's, for the most likely wrong class, the next, and so on. That
-    difference knows no scale: multiplying the logits changes nothing. Every climb begins at the
-    image; its steps fall linearly from epsilon and follow a running sum of gradients, each scaled
-    to mean size 1. An image leaves at its first misclassified iterate, so that most of the work is
+    First PGD climbs the cross-entropy of the label along a running sum of gradients, each scaled to
+    mean size 1; then, without that sum, the difference between the logit of a wrong class and the
+    label's, for the most likely wrong class, the next, and so on. That difference knows no scale:
+    multiplying the logits changes nothing. Every climb begins at the image, its steps fall linearly
+    from epsilon. An image leaves at its first misclassified iterate, so that most of the work is
     done on those that withstand. Nothing is drawn.
 
     Args:
@@ -44,7 +44,7 @@ def worst_case(
         generator: Not used; every attack takes one.
         steps: Gradient steps of each climb.
         targets: Wrong classes to climb towards; fewer where there are fewer.
-        momentum: Factor of the running sum before a gradient is added.
+        momentum: Factor of the running sum before a gradient is added, of the first climb.
 
     Returns:
         Adversarial images, detached, of the images' shape and dtype: misclassified where a climb
@@ -93,7 +93,7 @@ def worst_case(
                 kept = (values[~broken] for values in (rows, adv_images, total, gradient))
                 rows, adv_images, total, gradient = kept
                 if step < steps:
-                    total = momentum * total + gradient
+                    total = (momentum if aims is None else 0) * total + gradient
                     moved = adv_images + ball.ascend(total, epsilon * (1 - step / steps))
                     adv_images = ball.project(moved, images[rows], epsilon)
     return best
