@@ -235,6 +235,8 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
         _show(_overview())
     if name in REMOVED:
         raise UsageError(f"'{name}' is no longer a command: {REMOVED[name]}")
+    if name.startswith("-"):
+        raise UsageError("a command comes first, such as: robustnorm train --epochs 3")
     if name not in COMMANDS:
         raise UsageError(
             f"unknown command '{name}'{did_you_mean(name, COMMANDS)} All of them: robustnorm help"

@@ -17,7 +17,7 @@ from robustnorm.norms import NORMS
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Named
-from robustnorm.settings.values import make, mapping
+from robustnorm.settings.values import make, mapping, plain
 from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.registry import did_you_mean, unknown
 from robustnorm.system.untrusted import check_yaml
@@ -143,10 +143,7 @@ def _put(kind: type[Any], values: dict[str, Any], option: str, text: str) -> Non
     for key in (name, *keys[:-1]):
         place[key] = dict(mapping(place.get(key, {}), key))
         place = place[key]
-    try:
-        place[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        place[keys[-1]] = text
+    place[keys[-1]] = plain(text)
 
 
 def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
@@ -164,8 +161,8 @@ def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
     check_yaml(path)
     try:
         values = yaml.safe_load(path.read_bytes()) or {}
-    except ValueError as error:  # such as the 32nd of a month
-        raise RefusedFileError(f"{path} is no YAML ({error})") from error
+    except (ValueError, yaml.YAMLError) as error:  # the 32nd of a month, a list as a key
+        raise RefusedFileError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ValueError(
             f"{path} must hold lines such as 'epochs: 30', got {type(values).__name__}"

@@ -88,9 +88,17 @@ def convert(kind: Any, value: Any, name: str) -> Any:
     return value if kind is Any else _SCALARS[kind](value, name)
 
 
+def plain(text: str) -> Any:
+    """Returns what YAML reads in a text, or the text itself."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+
+
 def shown(value: Any) -> str:
     """Returns a received value as a message shows it: on one line, and not too long."""
-    text = "null" if value is None else " ".join(str(value).split())
+    text = "null" if value is None else " ".join(str(value).split()) or "''"
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
@@ -119,12 +127,7 @@ def _items(value: Any, name: str) -> list[Any]:
 
 def mapping(value: Any, name: str) -> Mapping[str, Any]:
     """Returns a mapping that YAML holds, or the text of one; raises a ValueError on another."""
-    entries = value
-    if isinstance(value, str):
-        try:
-            entries = yaml.safe_load(value)
-        except (yaml.YAMLError, RecursionError):
-            entries = None
+    entries = plain(value) if isinstance(value, str) else value
     _require(isinstance(entries, Mapping), name, "a mapping such as {width: 16}", value)
     return entries  # type: ignore[no-any-return]
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Returns "; did you mean '...'?" with the nearest known name, "" where none is near.
 
     Examples:
         >>> did_you_mean("evaluate", ["ablate", "eval"])
         "; did you mean 'eval'?"
     """
-    typed, names = name.lower(), sorted(known)
+    typed, names = str(name).lower(), sorted(known)
     begins = [each for each in names if each.startswith(typed) or typed.startswith(each)]
     nearest = begins if len(typed) > 1 and begins else difflib.get_close_matches(typed, names, n=1)
     return f"; did you mean '{nearest[0]}'?" if nearest else ""

@@ -133,8 +133,9 @@ class _Worker:
 
     def _begin(self) -> Connection:
         here, there = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=_serve, args=(there, self._place), daemon=True)
-        self._process.start()
+        process = _CONTEXT.Process(target=_serve, args=(there, self._place), daemon=True)
+        process.start()
+        self._process = process  # only now: Ctrl-C may have ended the server that starts it
         there.close()  # the process alone holds it: when it dies, receiving ends
         return here
 

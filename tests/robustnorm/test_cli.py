@@ -89,6 +89,7 @@ def tensors(folder, tag="last"):
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "--config", "cifar"], "unknown config 'cifar'; did you mean 'cifar10'?"),
         (["trian"], "did you mean 'train'?"),
+        (["--epochs", "3"], "a command comes first"),
         (["evaluate"], "did you mean 'eval'?"),
         (["train", "--epochs"], "--epochs needs a value"),
         (["train", "--conf", "digits"], "unknown setting '--conf'"),
