@@ -60,7 +60,8 @@ _CONFIG = (
 def _title(group: type[Any], kind: type[Any]) -> str:
     if group is kind:
         return "of this command:"
-    return re.split("[.:\n]", inspect.cleandoc(group.__doc__ or ""))[0].lower() + ":"
+    text = re.split("[.:\n]", inspect.cleandoc(group.__doc__ or ""))[0]
+    return f"{text[:1].lower()}{text[1:]}:"
 
 
 def _entry(field: Field[Any], kind: Any, text: str) -> str:

@@ -169,12 +169,12 @@ class SearchSettings(Where, Compared):
 class Table2Settings(Engine, SearchSettings):
     """Settings of the searches of Table 2, norms x seeds, and who makes them.
 
-    ``norm`` and ``seed`` count for nothing.
-
     Args:
         norms: To search with.
         seeds: Each norm is searched with for each.
     """
+
+    only_in_files: ClassVar[frozenset[str]] = names(Compared)
 
     norms: tuple[SearchNorm, ...] = SEARCH_NORMS
     seeds: tuple[int, ...] = (0, 1)

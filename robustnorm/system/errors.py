@@ -22,7 +22,7 @@ class Status(IntEnum):
 
     DONE = 0, "done"
     CHECK_FAILED = 1, "what was checked does not hold"
-    USAGE = 2, "settings, data or network do not serve, or the training diverged"
+    USAGE = 2, "settings, data or network cannot be used, or the training diverged"
     MEMORY = 3, "out of memory"
     DISK = 4, "disk full, read-only, or with too little free space"
     REFUSED = 5, "a file is damaged, foreign, or not to be trusted"
