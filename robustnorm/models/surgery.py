@@ -49,8 +49,9 @@ def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
         model: Any module tree; one without routed layers is copied as it is.
         branch: A branch that every routed layer of ``model`` has.
         fuse: Also merge each batch norm into the convolution whose output it alone reads, where
-            ``torch.fx`` can follow the forward; elsewhere the layers stay apart. For evaluation
-            only.
+            ``torch.fx`` can follow the forward; elsewhere, and where a hook, ``no_grad`` or
+            autocast would be lost, the layers stay apart. For evaluation only;
+            ``robustnorm.models.faithful.difference`` compares the copy on images of yours.
 
     Raises:
         RoutingError: When a routed layer lacks the branch.
