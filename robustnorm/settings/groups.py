@@ -249,7 +249,7 @@ class Evaluation(Settings):
         eval_seed: Seed of the random starts of the evaluation attack.
         eval_precision: Precision of the gradients of that attack; bf16 is faster than fp32.
         serving: Also evaluate serving rules, which choose a branch themselves; three times as long.
-        attacks: Further attacks on each branch, such as pgd-50x5-margin, fgsm, autoattack or
+        attacks: Further attacks on each branch, such as worst, pgd-50x5-margin, autoattack or
             torchattacks:DeepFool; those of other packages need the extra "peers".
         transfer: Also score each run's branches on the PGD-20 images of every other run; keeps the
             images.
