@@ -46,7 +46,7 @@ def autoattack(
         labels: int64 (N,).
         epsilon: Radius of the ball on the [0, 1] scale.
         threat_model: ``"linf"`` or ``"l2"``.
-        generator: Of the seed; required.
+        generator: Draws the seed that the package is given; required.
         version: ``"standard"`` (apgd-ce, apgd-t, fab-t, square), ``"plus"`` or ``"rand"``.
         attacks_to_run: Names of single attacks to run instead.
         batch_size: Images attacked at once.

@@ -92,6 +92,7 @@ def export(
 
     Examples:
         >>> import tempfile
+        >>> from robustnorm import resnet18
         >>> model, images = resnet18("auxbn", width=4).eval(), torch.rand(3, 3, 8, 8)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "adv.pt2"

@@ -224,7 +224,7 @@ class Record:
         """Returns one verdict.
 
         Raises:
-            RecordError: When the record has none such.
+            RecordError: When the record has no such verdict.
         """
         for verdict in self.verdicts:
             if (attack, rule, attack_branch, score_branch) == (

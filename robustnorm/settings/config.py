@@ -62,7 +62,7 @@ class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named
             return make(cls, {name: values[name] for name in values if name != "autoattack"})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RefusedFileError(
-                f"the saved settings are none that this version reads ({error}); remove the file "
+                f"this version cannot read the saved settings ({error}); remove the file "
                 "that holds them"
             ) from error
 

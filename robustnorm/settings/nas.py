@@ -151,7 +151,7 @@ class SearchSettings(Where, Compared):
             return make(SearchSettings, values)
         except (ValueError, TypeError, AttributeError) as error:
             raise RefusedFileError(
-                f"the saved settings are none that this version reads ({error}); remove the file "
+                f"this version cannot read the saved settings ({error}); remove the file "
                 "that holds them"
             ) from error
 

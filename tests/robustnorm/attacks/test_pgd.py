@@ -254,7 +254,7 @@ def test_pgd_keeps_the_memory_format():
         ({"steps": -1}, "steps at least 0"),
         ({"start": torch.zeros(8, 3, 4, 4, dtype=torch.float64)}, "start must have the images'"),
         ({"start": torch.zeros(1)}, "start must have the images'"),
-        ({"loss": "kl"}, "unknown loss 'kl' Known: ce, margin, dlr"),
+        ({"loss": "kl"}, "unknown loss 'kl'. Known: ce, margin, dlr."),
         ({"targets": torch.zeros(3, dtype=torch.int64)}, "targets must be int64 of shape"),
         ({"targets": make_inputs()[1]}, "none the image's own label"),
         ({"restarts": 0}, "restarts must be at least 1"),

@@ -178,7 +178,7 @@ def test_documented_limits_are_those_of_the_code():
     assert all(f"`{name}`" in text for name in foreign._GLOBALS)
 
 
-SETTINGS = ["--width=4", "--norm=auxbn", "--test_limit=10", "--checks=none", "--device=cpu"]
+NETWORK = ["--width=4", "--norm=auxbn", "--device=cpu"]
 
 
 def test_imported_weights_are_evaluated_and_reports_claim_no_training(
@@ -187,12 +187,12 @@ def test_imported_weights_are_evaluated_and_reports_claim_no_training(
     monkeypatch.chdir(tmp_path)
     model = resnet18(norm="auxbn", width=4, in_channels=1, mean=(0.5,), std=(0.5,))
     torch.save({"state_dict": model.state_dict()}, "foreign.pth")
-    words = [*SETTINGS, "--name=imported"]
+    words = [*NETWORK, "--name=imported"]
     assert cli.main(["import", "foreign.pth", *words]) == Status.DONE
     assert cli.main(["import", "foreign.pth", *words]) == Status.USAGE  # it is there already
     assert cli.main(["train", *words]) == Status.USAGE  # would go on as if it had trained them
     capsys.readouterr()
-    assert cli.main(["eval", *words]) == Status.DONE
+    assert cli.main(["eval", *words, "--test_limit=10", "--checks=none"]) == Status.DONE
     tables = " ".join(capsys.readouterr().out.split())
     assert "weights imported from foreign.pth, how they were trained is not known" in tables
     assert not re.search(r"\d+ epoch|epochs \d+|training images \d+|seed \d", tables)
@@ -204,10 +204,10 @@ def test_imported_weights_are_evaluated_and_reports_claim_no_training(
 def test_import_refuses_what_does_not_fit_and_makes_no_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.save(resnet18(norm="bn", width=4).state_dict(), "foreign.pth")
-    assert cli.main(["import", "foreign.pth", *SETTINGS]) == Status.REFUSED
+    assert cli.main(["import", "foreign.pth", *NETWORK]) == Status.REFUSED
     assert "robustnorm: foreign.pth: the state, read as 'plain'" in capsys.readouterr().err
     assert not Path("checkpoints").exists()
-    assert cli.main(["import", *SETTINGS]) == Status.USAGE
+    assert cli.main(["import", *NETWORK]) == Status.USAGE
 
 
 def test_import_offers_every_layout():

@@ -106,7 +106,8 @@ def test_detached_branch_is_unreliable_and_the_other_is_not(trained):
     routed_layers(broken)[0].register_forward_hook(cut)
     checks, _ = run(broken, images, labels)
     unreliable = {(check.answer, check.name) for check in checks if check.verdict != "reliable"}
-    assert unreliable == {("adv", "zero gradients")}
+    assert ("adv", "zero gradients") in unreliable
+    assert {branch for branch, _ in unreliable} == {"adv"}
 
 
 def test_attack_that_stops_early_is_unreliable(trained):
