@@ -18,6 +18,7 @@ from tqdm import tqdm
 from robustnorm.runs import Run
 from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
+from robustnorm.system.stopping import WITHIN
 from robustnorm.work.train import train_run
 
 # The processes are forked from one that has imported all and runs no thread.
@@ -130,8 +131,9 @@ def _train(config: Config, sender: Connection) -> None:
     tqdm.set_lock(threading.RLock())  # a semaphore between processes would outlive a kill
     logging.getLogger("robustnorm").setLevel(logging.ERROR)
 
-    def tell(_seconds: float) -> bool:
-        sender.send_bytes(b"step")
+    def tell(seconds: float) -> bool:
+        if seconds != WITHIN:  # asked after a step, not within one
+            sender.send_bytes(b"step")
         return False
 
     train_run(config, should_stop=tell)
