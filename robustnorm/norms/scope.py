@@ -11,16 +11,12 @@ import contextlib
 import inspect
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from robustnorm.norms.routing import RoutedLayer
+from torch import Tensor, nn
 
 # One branch for the whole batch, one per equal consecutive part of it, or one per sample.
 Selection = int | tuple[int, ...] | Tensor
@@ -39,8 +35,8 @@ class OpenRoute:
         can_be_left_open: Whether the block stands in that function itself.
     """
 
-    def __init__(self, selections: dict[RoutedLayer, Selection]) -> None:
-        self.selections = selections
+    def __init__(self, selections: Mapping[nn.Module, Selection]) -> None:
+        self.selections: Mapping[nn.Module, Selection] = selections
         self.graph_task = torch._C._current_graph_task_id()
         self.thread = threading.get_ident()
         callers = list(_callers())
@@ -60,7 +56,7 @@ class _Traceable(threading.local):
 
     def __init__(self) -> None:
         self.stack: list[OpenRoute] = []
-        self.active: dict[RoutedLayer, tuple[Selection, int]] = {}
+        self.active: dict[nn.Module, tuple[Selection, int]] = {}
 
     def refresh(self) -> None:
         unsure = {layer for r in self.stack if r.can_be_left_open for layer in r.selections}
@@ -76,7 +72,7 @@ _TRACEABLE = _Traceable()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def open_route(selections: dict[RoutedLayer, Selection]) -> OpenRoute:
+def open_route(selections: Mapping[nn.Module, Selection]) -> OpenRoute:
     """Begins the block of a function with ``contextlib.contextmanager``, for its user."""
     route = OpenRoute(selections)
     _OPEN.set((*(other for other in _OPEN.get() if other.selections), route))
@@ -95,7 +91,7 @@ def close_route(route: OpenRoute) -> None:
     _TRACEABLE.refresh()
 
 
-def active(layer: RoutedLayer) -> tuple[Selection, int] | None:
+def active(layer: nn.Module) -> tuple[Selection, int] | None:
     """Returns what is selected for ``layer``, and in which backward pass; None outside a block."""
     if torch.compiler.is_compiling() and layer in _TRACEABLE.active:
         return _TRACEABLE.active[layer]
@@ -104,7 +100,7 @@ def active(layer: RoutedLayer) -> tuple[Selection, int] | None:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _holding(layer: RoutedLayer) -> OpenRoute | None:
+def _holding(layer: nn.Module) -> OpenRoute | None:
     thread = threading.get_ident()
     routes = [r for r in reversed(_OPEN.get()) if layer in r.selections and r.thread == thread]
     frame: FrameType | None = sys._getframe() if any(r.opener for r in routes) else None
