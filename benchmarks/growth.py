@@ -47,7 +47,7 @@ def measure(point: dict[str, int]) -> None:
     else:
         point = DEFAULTS | point
         _, _, network = images_and_network(64, point["width"], "bn")
-        search = branches(network)[0].search
+        search = branches(network)[0].standin
         images = torch.rand(point["batch"], 3, point["size"], point["size"])
         images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.zeros(point["batch"], dtype=torch.int64)

@@ -109,7 +109,7 @@ def jobs(options: argparse.Namespace) -> dict[str, Job]:
         return lambda: pgd_step(network, images, images, labels, epsilon=8 / 255, step_size=2 / 255)
 
     def searched(precision: str) -> Callable[[], Any]:
-        return attack(branches(network, precision)[1].search)
+        return attack(branches(network, precision)[1].standin)
 
     options.precision = "bf16"
     cpu = torch.device("cpu")

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -22,7 +23,7 @@ from robustnorm.settings.gan import GanSettings
 from robustnorm.settings.help import help_of
 from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.settings.nas import SearchSettings, Table2Settings
-from robustnorm.settings.reading import read_words
+from robustnorm.settings.parsing import read_words
 from robustnorm.settings.results import ReportSettings, StudySettings, VerifySettings
 from robustnorm.settings.style import StyleSettings, StylizeSettings
 from robustnorm.settings.sweep import SweepSettings, grids
@@ -39,16 +40,14 @@ class Command(NamedTuple):
         help: What it does.
         settings: The dataclass of its options. A field without a default is given by place; one
             with help in its metadata under "by_place" takes all words that are left.
-        run: "module:function", loaded when it runs: from the settings and the config file's path
-            to the text to print, or None.
-        stops: Whether it also takes ``should_stop``, which tells it of a signal; any other ends
-            at once.
+        run: "module:function", loaded when it runs: from the settings to the text to print, or
+            None. It may also take ``config_path``, the config file's path, and ``should_stop``,
+            which tells it of a signal; a command that does not take it ends at once.
     """
 
     help: str
     settings: type[Any]
     run: str
-    stops: bool = False
 
 
 COMMANDS = {
@@ -56,13 +55,11 @@ COMMANDS = {
         "Train one norm with AdvProp, or continue its interrupted run.",
         Config,
         "robustnorm.work.train:train_run",
-        stops=True,
     ),
     "eval": Command(
         "Evaluate every checkpoint that fits the config; print and write Tables 3 and 4.",
         Config,
         "robustnorm.work.evaluate:evaluate_runs",
-        stops=True,
     ),
     "verify": Command(
         "Re-check a record: hashes, clean verdicts, and each adversarial image that was kept.",
@@ -73,7 +70,6 @@ COMMANDS = {
         "Train bn, modenorm, auxbn, saauxbn and a plainly trained control, then evaluate.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
-        stops=True,
     ),
     "report": Command(
         "Write one HTML page, with its figures, from result records.",
@@ -84,13 +80,11 @@ COMMANDS = {
         "Train and evaluate the plans of a campaign, in slices of time.",
         CampaignSettings,
         "robustnorm.work.campaign:run_campaign",
-        stops=True,
     ),
     "demo": Command(
         "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
-        stops=True,
     ),
     "diagnose": Command(
         "Compare the gradients of branches and classes, stage by stage, of one or more runs.",
@@ -102,7 +96,6 @@ COMMANDS = {
         "sandwich} affine.",
         Config,
         "robustnorm.commands.ablate:ablate",
-        stops=True,
     ),
     "study": Command(
         "Study every checkpoint that fits the config: swapped branches, statistics measured "
@@ -119,13 +112,11 @@ COMMANDS = {
         "Train and evaluate norms x seeds x configs as jobs: in processes, on Ray, on Slurm.",
         SweepSettings,
         "robustnorm.work.sweep:sweep",
-        stops=True,
     ),
     "figure7": Command(
         "Train style transfer with AdaIN, ILM+IN and SaAdaIN; write Figures 7 and 8 and a table.",
         StyleSettings,
         "robustnorm.commands.figure7:figure7",
-        stops=True,
     ),
     "stylize": Command(
         "Paint one picture in the style of another with a network that figure7 trained.",
@@ -135,20 +126,17 @@ COMMANDS = {
     "search": Command(
         "Search a cell of NAS-Bench-201 with one norm by DARTS; print its ground truth.",
         SearchSettings,
-        "robustnorm.commands.search:search",
-        stops=True,
+        "robustnorm.commands.search:search_cell",
     ),
     "table1": Command(
         "Train SNGAN, AutoGAN and BigGAN with ccbn and sabn; write Table 1, Figures 2 and 3.",
         GanSettings,
         "robustnorm.commands.table1:table1",
-        stops=True,
     ),
     "table2": Command(
         "Search with bn, affine, ccbn and sabn for each seed; print and write Table 2.",
         Table2Settings,
         "robustnorm.commands.search:table2",
-        stops=True,
     ),
     "export": Command(
         "Write one branch of a trained run as a file for other tools; check it by loading it.",
@@ -210,10 +198,12 @@ def _run(words: Sequence[str], stop: SignalStop) -> str | None:
     log.setLevel(logging.INFO)
     log.addHandler(handler)
     keep_freed_memory()
-    module, _, function = command.run.partition(":")
-    options = {"should_stop": stop} if command.stops else {}
+    module, _, name = command.run.partition(":")
     try:
-        text: str | None = getattr(import_module(module), function)(settings, path, **options)
+        function = getattr(import_module(module), name)
+        taken = signature(function).parameters
+        offered = {"config_path": path, "should_stop": stop}
+        text: str | None = function(settings, **{k: v for k, v in offered.items() if k in taken})
     finally:
         log.removeHandler(handler)
     return text

@@ -70,7 +70,7 @@ def main() -> None:
 
     def look() -> None:
         finite.begin(0)
-        finite.judge(0, batch, loss, loss, gradient_norm(model))
+        finite.inspect(0, batch, loss, loss, gradient_norm(model))
         finite.end()
 
     step()

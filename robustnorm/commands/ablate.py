@@ -10,7 +10,7 @@ from robustnorm.reporting.ablation import GRID, ablation_table
 from robustnorm.reporting.render import save_tables, to_text
 from robustnorm.settings.config import Config
 from robustnorm.system.stopping import ShouldStop, never
-from robustnorm.work.evaluate import evaluate_records, report, require_reliable
+from robustnorm.work.evaluate import evaluate_records, report_tables, require_reliable
 from robustnorm.work.train import train_run
 
 log = logging.getLogger("robustnorm")
@@ -27,7 +27,7 @@ def ablate(
     for norm in GRID.values():
         train_run(replace(config, norm=norm), should_stop=should_stop)
     records = evaluate_records(config, config_path, should_stop=should_stop)
-    text = report(records, config, config_path)
+    text = report_tables(records, config, config_path)
     table = ablation_table(records)
     for path in save_tables([table], Path(config.reports) / str(config.name), "ablation"):
         log.info("wrote %s", path)

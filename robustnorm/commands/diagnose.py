@@ -11,7 +11,7 @@ from robustnorm.data import load_dataset
 from robustnorm.data.dataset import subset
 from robustnorm.evaluation.search import Search
 from robustnorm.reporting.gradients import gradient_results, gradient_table
-from robustnorm.reporting.models import Model
+from robustnorm.reporting.model_records import ModelRecords
 from robustnorm.reporting.render import to_text
 from robustnorm.runs import Run
 from robustnorm.runs.run import device_name, resolve_device
@@ -24,12 +24,11 @@ from robustnorm.system.files import write_atomically
 log = logging.getLogger("robustnorm")
 
 
-def diagnose_runs(settings: DiagnoseSettings, config_path: str | None = None) -> str:
+def diagnose_runs(settings: DiagnoseSettings) -> str:
     """Diagnoses each run on the same images, writes table and plot, returns the tables as text.
 
     Args:
         settings: The runs, and on what to compare them.
-        config_path: Not used; every command takes one.
 
     Raises:
         UsageError: When the runs were trained on other data or under other threats, or there are
@@ -124,7 +123,7 @@ def _threat(config: Config) -> str:
     )
 
 
-def _models(configs: list[Config], folders: list[Path]) -> list[Model]:
+def _models(configs: list[Config], folders: list[Path]) -> list[ModelRecords]:
     """Returns the runs as reports name them, with the seed or the folder where it takes that."""
     remarks = (
         [""] * len(configs),
@@ -133,7 +132,7 @@ def _models(configs: list[Config], folders: list[Path]) -> list[Model]:
     )
     candidates = [
         [
-            Model(config.norm, config.adversarial, [], remark)
+            ModelRecords(config.norm, config.adversarial, [], remark)
             for config, remark in zip(configs, words, strict=True)
         ]
         for words in remarks

@@ -21,12 +21,11 @@ from robustnorm.settings.export import ExportSettings
 from robustnorm.system.errors import UsageError
 
 
-def export_run(settings: ExportSettings, config_path: str | None = None) -> str:
+def export_run(settings: ExportSettings) -> str:
     """Exports one branch, checks it, uploads it where asked to; returns what was done.
 
     Args:
         settings: The settings.
-        config_path: Of the config file; not used.
 
     Raises:
         CheckpointError: When the checkpoint is missing or damaged.

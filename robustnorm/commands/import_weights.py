@@ -15,14 +15,13 @@ from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.system.errors import RefusedFileError, UsageError
 
 
-def import_run(settings: ImportSettings, config_path: str | None = None) -> str:
+def import_run(settings: ImportSettings) -> str:
     """Writes a run whose checkpoint "best" holds the weights of a file; says where.
 
     The manifest says that they were imported and from what; of their training nothing is known.
 
     Args:
         settings: The file, and the network and data as the settings of a run.
-        config_path: Of the config file; not used.
 
     Raises:
         RefusedFileError: When the file is not to be trusted or does not fit the network.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustnorm.applications.nas.search import run_search
+from robustnorm.applications.nas.darts import run_search
 from robustnorm.applications.nas.table2 import tables
 from robustnorm.applications.nas.work import check_report, search_all, write_report
 from robustnorm.data import check_data
@@ -13,14 +13,11 @@ from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.system.stopping import ShouldStop, never
 
 
-def search(
-    settings: SearchSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
-) -> str:
+def search_cell(settings: SearchSettings, *, should_stop: ShouldStop = never) -> str:
     """Makes one search, or goes on with it; returns what it found as text.
 
     Args:
         settings: The settings.
-        config_path: Of the config file; not used.
         should_stop: Asked between two steps.
 
     Raises:
@@ -39,7 +36,7 @@ def table2(
 
     Args:
         settings: The settings.
-        config_path: Of the config file.
+        config_path: Path of the config file, for the command that the page names.
         should_stop: Asked between searches, and between the steps of one made in this process.
 
     Raises:

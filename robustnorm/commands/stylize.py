@@ -19,12 +19,11 @@ from robustnorm.system.files import write_atomically
 log = logging.getLogger("robustnorm")
 
 
-def stylize(settings: StylizeSettings, config_path: str | None = None) -> None:
+def stylize(settings: StylizeSettings) -> None:
     """Writes a picture that has the content of one and the style of another.
 
     Args:
         settings: The network, the pictures, and where to write.
-        config_path: Not used; every command takes one.
 
     Raises:
         UsageError, CheckpointError: As the run's folder tells.

@@ -35,7 +35,7 @@ def table1(
         should_stop: Asked after every step; the same command continues.
 
     Returns:
-        Reading and tables as text.
+        Summary and tables as text.
 
     Raises:
         UsageError, DataError, CheckpointError, RecordError, Stopped: As ``train_gan``, and when a

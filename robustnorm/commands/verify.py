@@ -16,12 +16,11 @@ from robustnorm.settings.results import VerifySettings
 from robustnorm.system.errors import CheckFailed
 
 
-def verify_record(settings: VerifySettings, config_path: str | None = None) -> str:
+def verify_record(settings: VerifySettings) -> str:
     """Re-checks a record against its checkpoint, its data and its kept images; returns a table.
 
     Args:
         settings: The record and where its checkpoint and data are.
-        config_path: Of the config file; plays no part.
 
     Raises:
         CheckFailed: When anything does not hold, with the table and the first failures.

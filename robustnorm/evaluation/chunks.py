@@ -59,7 +59,7 @@ def place(score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor) -> tup
 
 
 @torch.no_grad()
-def judge(score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor) -> Outcome:
+def classify(score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor) -> Outcome:
     """Returns what the network says of images as they are; nothing is compared yet.
 
     Raises:
@@ -91,19 +91,19 @@ def exact_float32() -> AbstractContextManager[None]:
     return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
 
 
-def judge_all(
+def classify_all(
     score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor, most: int = CHUNK
 ) -> Outcome:
-    """Judges any number of images, ``most`` at a time, fewer where memory does not suffice."""
+    """Classifies any number of images, ``most`` at a time, fewer where memory does not suffice."""
 
-    def judged(whole: int) -> Outcome:
+    def classified(whole: int) -> Outcome:
         chunks = [
-            first(judge(score, images[rows], labels[rows], image_ids[rows]), size)
+            first(classify(score, images[rows], labels[rows], image_ids[rows]), size)
             for rows, size in split_filled(len(images), whole)
         ]
         return join(chunks)
 
-    return in_smaller_batches(judged, most)
+    return in_smaller_batches(classified, most)
 
 
 def join(outcomes: Sequence[Outcome]) -> Outcome:

@@ -204,7 +204,7 @@ def evaluate(
             bar.update(len(rows))
     collected = [done.parts[number] for number in range(len(parts))]
     back = order.argsort().numpy()
-    by_network = {branch.name for branch in attacked if searches_itself(branch.search)}
+    by_network = {branch.name for branch in attacked if searches_itself(branch.standin)}
     return [
         Verdict(
             *key,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustnorm.attacks import ATTACKS
-from robustnorm.evaluation.chunks import Outcome, fill, judge, place
+from robustnorm.evaluation.chunks import Outcome, classify, fill, place
 from robustnorm.evaluation.search import Branch, Search, climb, generator_of
 from robustnorm.settings.attack_names import EvaluationAttack
 
@@ -60,10 +60,10 @@ def attack_branch(
         numbers, rows = left[fill(n, whole)].T
         some, classes = place(branch.score, images, labels, rows)
         results = run(some, classes, rows, numbers)
-        found = judge(branch.score, results, classes, image_ids[rows])
+        found = classify(branch.score, results, classes, image_ids[rows])
         if searched:
             with torch.no_grad():
-                seen = branch.search(results).argmax(1) == classes
+                seen = branch.standin(results).argmax(1) == classes
             found = found._replace(agrees=found.correct == seen)
         for number in numbers[:n].unique():
             here = (numbers[:n] == number).nonzero().flatten().to(images.device)
@@ -108,7 +108,7 @@ def _climbs(
 
     def attacked(images: Tensor, labels: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
         result: Tensor = ATTACKS[attack.function](
-            branch.search if is_per_image(attack) else branch.score,
+            branch.standin if is_per_image(attack) else branch.score,
             images,
             labels,
             epsilon=own.epsilon,

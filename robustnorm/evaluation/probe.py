@@ -89,8 +89,10 @@ def _check_answers(attacked: Sequence[Branch], images: Tensor, labels: Tensor, w
     rows = torch.arange(min(len(images), max(1, whole // 2)))
     some, _ = place(attacked[0].score, images, labels, rows)
     for branch in attacked:
-        if isinstance(branch.search, Standin):  # on the same images, wherever an evaluation goes on
-            branch.search.prove(some)
+        if isinstance(
+            branch.standin, Standin
+        ):  # on the same images, wherever an evaluation goes on
+            branch.standin.prove(some)
         logits = branch.score(torch.cat([some, some]))
         check_finite(logits, torch.cat([rows, rows]), "place")
         tolerance = _ROUNDING * logits.abs().max()

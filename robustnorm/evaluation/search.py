@@ -70,11 +70,11 @@ class Search(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """One branch of a network: ``score`` gives its verdicts, ``search`` the attack's gradients."""
+    """One branch of a network: ``score`` gives its verdicts, ``standin`` the attack's gradients."""
 
     name: str
     score: nn.Module
-    search: Callable[[Tensor], Tensor]
+    standin: Callable[[Tensor], Tensor]
 
 
 def branches(
@@ -158,7 +158,7 @@ def climb(
     steps.
 
     Args:
-        branch: From ``branches``; its ``search`` is climbed.
+        branch: From ``branches``; its ``standin`` is climbed.
         images: (N, C, H, W), floating point in [0, 1], on the network's device.
         labels: int64 (N,), likewise.
         image_ids: int64 (N,), on the CPU.
@@ -170,7 +170,7 @@ def climb(
     """
     own = search.for_branch(branch.name)
     return pgd(
-        branch.search,
+        branch.standin,
         images,
         labels,
         **own.options,

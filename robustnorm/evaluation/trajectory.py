@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from robustnorm.evaluation.chunks import Outcome, choose, judge
+from robustnorm.evaluation.chunks import Outcome, choose, classify
 from robustnorm.evaluation.search import Branch, Search, climb
 from robustnorm.records.journal import Key
 
@@ -35,12 +35,12 @@ def trajectory(
     most = max(search.steps)
     found: dict[Key, tuple[Outcome, Tensor | None]] = {}
     for branch in attacked:
-        clean = judge(branch.score, images, labels, image_ids)
+        clean = classify(branch.score, images, labels, image_ids)
         found[Key("none", "final", branch.name, branch.name)] = clean, None
         trace = _Trace(images, labels, search.steps)
         last = climb(branch, images, labels, image_ids, search, on_iterate=trace)
         finals = {
-            step: judge(branch.score, iterate, labels, image_ids)
+            step: classify(branch.score, iterate, labels, image_ids)
             for step, (iterate, _) in trace.finals.items()
         }
         breaks = _breaks(branch.score, trace, clean.correct, finals, labels, image_ids)
@@ -62,7 +62,7 @@ def trajectory(
         for other in scored_by:
             if other.name != branch.name:
                 key = Key(f"pgd-{most}", "final", branch.name, other.name)
-                found[key] = judge(other.score, last, labels, image_ids), None
+                found[key] = classify(other.score, last, labels, image_ids), None
     return found
 
 
@@ -85,7 +85,7 @@ def _breaks(
         decides |= standing & trace.broken[step]
     if not decides.any():
         return decides
-    return ~judge(score, trace.breaking, labels, image_ids).correct & decides
+    return ~classify(score, trace.breaking, labels, image_ids).correct & decides
 
 
 class _Trace:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustnorm.evaluation.chunks import judge_all, place
+from robustnorm.evaluation.chunks import classify_all, place
 from robustnorm.evaluation.search import scorers
 from robustnorm.records.images import read_chunk
 from robustnorm.records.journal import Key
@@ -71,7 +71,7 @@ def transfer(
             adv_images = torch.from_numpy(chunk.images[Key(attack, "final", branch, branch)])[here]
             for answer, score in scores.items():
                 placed = place(score, adv_images, labels[rows], torch.arange(len(rows)))
-                found = judge_all(score, *placed, image_ids[rows]).correct.cpu().numpy()
+                found = classify_all(score, *placed, image_ids[rows]).correct.cpu().numpy()
                 correct[keys[branch, answer]][rows.numpy()] = found
     if not seen.all():
         raise RecordError(

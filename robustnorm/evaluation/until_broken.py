@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustnorm.attacks.descent import pgd_step
-from robustnorm.evaluation.chunks import CHUNK, Outcome, fill, judge_all, place, whole_chunks
+from robustnorm.evaluation.chunks import CHUNK, Outcome, classify_all, fill, place, whole_chunks
 from robustnorm.evaluation.search import Branch, Search, random_start
 from robustnorm.records.journal import Key
 from robustnorm.system.memory import in_smaller_batches
@@ -81,7 +81,7 @@ def _until_broken(
     is that of the iterate judged last. A misclassified image is not attacked.
     """
     images, labels = place(branch.score, images, labels, torch.arange(len(images)))
-    clean = judge_all(branch.score, images, labels, image_ids)
+    clean = classify_all(branch.score, images, labels, image_ids)
     correct, loss = clean.correct.clone(), clean.loss.clone()
     withstood = clean.correct.clone()  # in the eyes of the search
     most, few = max(search.steps), max(1, whole // 5)
@@ -95,7 +95,7 @@ def _until_broken(
         batch, climbing = climbing.at(slice(whole)), climbing.at(slice(whole, None))
         n, rows = batch.size, fill(batch.size, whole)
         iterates, logits = pgd_step(
-            branch.search,
+            branch.standin,
             batch.iterates[rows],
             images[batch.places[rows]],
             labels[batch.places[rows]],
@@ -109,7 +109,7 @@ def _until_broken(
         judged, after = judged.and_then(batch.at(leaves)), after.and_then(following.at(leaves))
         if judged.size >= (few if len(queue) else 1):
             classes, ids = labels[judged.places], image_ids[judged.places.cpu()]
-            seen = judge_all(branch.score, judged.iterates, classes, ids, few)
+            seen = classify_all(branch.score, judged.iterates, classes, ids, few)
             correct[judged.places], loss[judged.places] = seen.correct, seen.loss
             climbing = climbing.and_then(after.at(seen.correct & (judged.steps < most)))
             judged = after = climbing.at(slice(0))

@@ -34,7 +34,7 @@ _NAMED = 3
 
 
 @dataclass
-class Finding:
+class Verification:
     """What one check of a record found.
 
     Args:
@@ -74,7 +74,7 @@ def verify(
     folder: Path,
     *,
     progress: str | None = None,
-) -> list[Finding]:
+) -> list[Verification]:
     """Re-checks every verdict of clean images, and of every adversarial image that was kept.
 
     Ball and range are arithmetic on the files, in float64; predictions are those of the network
@@ -93,7 +93,7 @@ def verify(
     Returns:
         A finding for each subject. After another checkpoint or other data nothing more is checked.
     """
-    origin = Finding("checkpoint and data")
+    origin = Verification("checkpoint and data")
     origin.add(checkpoint_sha256 == record.checkpoint["sha256"], "it is another checkpoint")
     origin.add(dataset.sha256 == record.dataset["sha256"], "these are other data")
     if origin.failed:
@@ -101,7 +101,7 @@ def verify(
     ids = np.asarray(record.image_ids)
     images = dataset.test.images[torch.as_tensor(ids)].cpu()
     labels = dataset.test.labels[torch.as_tensor(ids)].cpu().numpy()
-    label, clean = Finding("labels"), Finding("predictions on clean images")
+    label, clean = Verification("labels"), Verification("predictions on clean images")
     label.add_images(np.asarray(record.labels) == labels, ids, "label")
     scores = _scores(model, record)
     for verdict in record.verdicts:
@@ -122,11 +122,11 @@ def _check_kept(
     scores: dict[str, nn.Module],
     folder: Path,
     progress: str | None,
-) -> list[Finding]:
+) -> list[Verification]:
     """Checks the kept images, file by file."""
-    files, complete = Finding("files of images"), Finding("every image was kept")
-    ball, in_range = Finding("images in the ball"), Finding("images in [0, 1]")
-    predictions = Finding("predictions on adversarial images")
+    files, complete = Verification("files of images"), Verification("every image was kept")
+    ball, in_range = Verification("images in the ball"), Verification("images in [0, 1]")
+    predictions = Verification("predictions on adversarial images")
     ids = np.asarray(record.image_ids)
     row_of = {image_id: row for row, image_id in enumerate(record.image_ids)}
     attacked = [

@@ -9,7 +9,7 @@ from statistics import mean
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import Record
 from robustnorm.reporting.comparisons import groups
-from robustnorm.reporting.models import LAST, Model, group
+from robustnorm.reporting.model_records import LAST, ModelRecords, group
 from robustnorm.reporting.notes import GROUP_NOTE, setting_notes
 from robustnorm.reporting.render import Cell, Table
 
@@ -61,7 +61,7 @@ def ablation_table(records: Sequence[Record]) -> Table:
     )
 
 
-def _cells(models: list[Model], attack: str, branch: str) -> dict[str, tuple[Cell, ...]]:
+def _cells(models: list[ModelRecords], attack: str, branch: str) -> dict[str, tuple[Cell, ...]]:
     """Returns accuracy, interval and group of each norm."""
     found = [model.verdicts(attack, "final", *[model.branch(branch)] * 2) for model in models]
     marks = groups([verdicts[0].correct for verdicts in found])

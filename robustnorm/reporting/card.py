@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from robustnorm.records.record import Record
-from robustnorm.reporting.models import NAMES
+from robustnorm.reporting.model_records import NAMES
 from robustnorm.reporting.render import to_markdown
 from robustnorm.reporting.tables import tables
 from robustnorm.runs import Run

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from robustnorm.evaluation.statistics import holm, letters, mcnemar
 from robustnorm.records.record import Bits
-from robustnorm.reporting.models import Model
+from robustnorm.reporting.model_records import ModelRecords
 from robustnorm.reporting.render import Cell, Table
 
 LEVEL = 0.05
@@ -79,7 +79,7 @@ def groups(verdicts: Sequence[Bits]) -> list[str]:
     return letters(lambda i, j: (i, j) in differ, len(verdicts))
 
 
-def families(models: Sequence[Model]) -> dict[str, list[Comparison]]:
+def families(models: Sequence[ModelRecords]) -> dict[str, list[Comparison]]:
     """Returns the comparisons that a report makes, by the first seed of each model.
 
     Models in pairs by each accuracy of Tables 3 and 4, and the branches of each model; a family
@@ -103,11 +103,11 @@ def families(models: Sequence[Model]) -> dict[str, list[Comparison]]:
     return {name: compare(family) for name, family in pairs.items() if family}
 
 
-def _named(model: Model, evaluation: str, branch: str) -> tuple[str, Bits]:
+def _named(model: ModelRecords, evaluation: str, branch: str) -> tuple[str, Bits]:
     return model.label(branch), model.correct(evaluation, model.branch(branch))[0]
 
 
-def paired_tests(models: Sequence[Model]) -> Table:
+def paired_tests(models: Sequence[ModelRecords]) -> Table:
     """Returns the comparisons as a table."""
     rows: list[tuple[Cell, ...]] = [
         (

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from robustnorm.reporting.models import NAMES, Model
+from robustnorm.reporting.model_records import NAMES, ModelRecords
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -82,7 +82,7 @@ class Look(NamedTuple):
     marker: str
 
 
-def looks(models: Sequence[Model]) -> dict[str, Look]:
+def looks(models: Sequence[ModelRecords]) -> dict[str, Look]:
     """Returns the look of each model by its name: its norm's own color where that is free."""
     order = list(NAMES)
     free = list(range(len(PALETTE)))

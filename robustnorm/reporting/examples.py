@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustnorm.records.record import Example, Record, RecordError
-from robustnorm.reporting.models import Model
+from robustnorm.reporting.model_records import ModelRecords
 from robustnorm.system.untrusted import MOST_PIXELS
 
 # Characters that the grid may add to a page: rows are left out beyond it.
@@ -39,7 +39,7 @@ class Attacked:
 
 
 @dataclass(frozen=True)
-class Row:
+class ExampleRow:
     """One test image, its class, and what each column's attack made of it; None where not kept."""
 
     image: str
@@ -48,7 +48,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ExampleGrid:
     """Examples of all models.
 
     Args:
@@ -59,12 +59,12 @@ class Grid:
     """
 
     columns: list[str]
-    rows: list[Row]
+    rows: list[ExampleRow]
     left_out: int
     amplification: int
 
 
-def example_grid(models: Sequence[Model], budget: int = BUDGET) -> Grid | None:
+def example_grid(models: Sequence[ModelRecords], budget: int = BUDGET) -> ExampleGrid | None:
     """Returns the examples of the first seed of each model, or None where there are none.
 
     Args:
@@ -86,7 +86,7 @@ def example_grid(models: Sequence[Model], budget: int = BUDGET) -> Grid | None:
     # Perturbations of the full radius reach black and white.
     amplification = max(1, int(1 / (2 * Fraction(first.protocol["epsilon"]))))
     ids = sorted({image_id for examples in found.values() for image_id in examples})
-    rows: list[Row] = []
+    rows: list[ExampleRow] = []
     for image_id in ids:
         row = _row(first, image_id, list(found.values()), amplification)
         budget -= len(row.image) + sum(
@@ -95,12 +95,12 @@ def example_grid(models: Sequence[Model], budget: int = BUDGET) -> Grid | None:
         if budget < 0:
             break
         rows.append(row)
-    return Grid(list(found), rows, len(ids) - len(rows), amplification)
+    return ExampleGrid(list(found), rows, len(ids) - len(rows), amplification)
 
 
 def _row(
     record: Record, image_id: int, columns: list[dict[int, Example]], amplification: int
-) -> Row:
+) -> ExampleRow:
     classes = record.dataset["classes"]
     clean = ""
     attacked: list[Attacked | None] = []
@@ -122,7 +122,7 @@ def _row(
                 classes[example.adv_prediction],
             )
         )
-    return Row(clean, classes[record.labels[record.image_ids.index(image_id)]], attacked)
+    return ExampleRow(clean, classes[record.labels[record.image_ids.index(image_id)]], attacked)
 
 
 def _decode(png: str, image_id: int) -> NDArray[np.uint8]:

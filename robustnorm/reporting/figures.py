@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from robustnorm.evaluation.statistics import Interval, wilson
 from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.drawing import INK, Look, legend, panels
-from robustnorm.reporting.models import Model
+from robustnorm.reporting.model_records import ModelRecords
 
 Looks = dict[str, Look]
 # Radius in 1/255, accuracy, interval.
@@ -26,7 +26,7 @@ _Curve = list[tuple[float, float, Interval]]
 MOST_CLASSES = 30
 
 
-def accuracy_over_epsilon(models: Sequence[Model], looks: Looks) -> Figure | None:
+def accuracy_over_epsilon(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
     """Returns accuracy under attacks of growing radius, a panel a branch or serving rule."""
     curves: dict[str, dict[str, _Curve]] = {}
     for model in models:
@@ -77,7 +77,7 @@ def _root(values: Any) -> Any:
     return np.sqrt(np.maximum(values, 0))
 
 
-def _curve(model: Model, answer: str) -> _Curve:
+def _curve(model: ModelRecords, answer: str) -> _Curve:
     """Returns the curve of one branch or rule, at the mean over seeds."""
     points: dict[str, list[tuple[int, int]]] = {}
     for record in model.records:
@@ -91,7 +91,7 @@ def _curve(model: Model, answer: str) -> _Curve:
     return sorted(curve)
 
 
-def test_losses(models: Sequence[Model], looks: Looks) -> Figure | None:
+def test_losses(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
     """Returns the paper's Figure 6: losses on test images over the epochs, by branch."""
     # AuxBN against SaAuxBN is the paper's figure; the others stand behind them.
     trained = [model for model in models if model.adversarial]
@@ -109,7 +109,7 @@ def test_losses(models: Sequence[Model], looks: Looks) -> Figure | None:
     )
 
 
-def training_curves(models: Sequence[Model], looks: Looks) -> Figure | None:
+def training_curves(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
     """Returns training losses and validation accuracies over the epochs, by branch."""
     return _over_epochs(
         models,
@@ -142,7 +142,7 @@ def _followed(part: str, branch: str, what: str) -> Reader:
 
 
 def _over_epochs(
-    models: Sequence[Model],
+    models: Sequence[ModelRecords],
     looks: Looks,
     readers: dict[str, Reader],
     *,
@@ -196,7 +196,7 @@ def _line(
     )
 
 
-def per_class(models: Sequence[Model], looks: Looks) -> Figure | None:
+def per_class(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
     """Returns SA and PGD-20 RA of each class through the adversarial branch, a panel a model."""
     first = models[0].records[0]
     labels, names = np.asarray(first.labels), first.dataset["classes"]
@@ -241,7 +241,7 @@ def per_class(models: Sequence[Model], looks: Looks) -> Figure | None:
     return figure
 
 
-def _in_class(model: Model, evaluation: str, members: Any) -> tuple[float, Interval]:
+def _in_class(model: ModelRecords, evaluation: str, members: Any) -> tuple[float, Interval]:
     place, n = model.branch("adv"), int(members.sum())
     accuracy = mean(float(correct[members].mean()) for correct in model.correct(evaluation, place))
     return accuracy, wilson(accuracy * n, n)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from robustnorm.records.record import Record
-from robustnorm.reporting.models import NAMES, Model
+from robustnorm.reporting.model_records import NAMES, ModelRecords
 from robustnorm.reporting.paper import SETTING
 
 GROUP_NOTE = (
@@ -16,7 +16,7 @@ GROUP_NOTE = (
 )
 
 
-def setting_notes(models: list[Model]) -> list[str]:
+def setting_notes(models: list[ModelRecords]) -> list[str]:
     """Returns what was trained, attacked and counted, the images first."""
     records = [record for model in models for record in model.records]
     first = records[0]
@@ -101,7 +101,7 @@ def _checkpoint(record: Record) -> str:
     return f"'{record.checkpoint['tag']}' of epoch {record.checkpoint['epoch']}"
 
 
-def _each(models: list[Model], describe: Callable[[Record], str]) -> str:
+def _each(models: list[ModelRecords], describe: Callable[[Record], str]) -> str:
     """Returns what holds for all records once, else model by model."""
     texts = {
         model.name: ", ".join(dict.fromkeys(describe(record) for record in model.records))

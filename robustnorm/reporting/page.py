@@ -18,10 +18,10 @@ from robustnorm.reporting import drawing, figures
 from robustnorm.reporting.comparisons import paired_tests
 from robustnorm.reporting.examples import example_grid
 from robustnorm.reporting.gradients import gradient_table
-from robustnorm.reporting.models import Model, group
+from robustnorm.reporting.model_records import ModelRecords, group
 from robustnorm.reporting.provenance import provenance
 from robustnorm.reporting.render import Table, layout
-from robustnorm.reporting.summary import deployment_reading, reading
+from robustnorm.reporting.summary import deployment_summary, summary
 from robustnorm.reporting.tables import tables
 from robustnorm.system.files import write_atomically
 
@@ -111,10 +111,10 @@ def render_page(
         "colors": drawing.variables(),
         "swatches": _swatches(models, looks),
         "options": options,
-        "reading": reading(models),
+        "summary": summary(models),
         "tables": {table.name: table for table in made},
         "deployment": deployment,
-        "deployment_reading": deployment_reading(deployment) if deployment else None,
+        "deployment_summary": deployment_summary(deployment) if deployment else None,
         "branched": any(len(model.records[0].branches) > 1 for model in models),
         "checks": _checks(models),
         "curve": draw(
@@ -185,7 +185,7 @@ def _distinct(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def _swatches(models: Sequence[Model], looks: dict[str, drawing.Look]) -> dict[str, str]:
+def _swatches(models: Sequence[ModelRecords], looks: dict[str, drawing.Look]) -> dict[str, str]:
     """Returns the color variable of every text that names a model."""
     return {
         text: drawing.variable(looks[model.name].color)
@@ -233,7 +233,7 @@ def _matrices(table: Table) -> dict[str, dict[str, dict[str, tuple[float, str, s
     return matrices
 
 
-def _checks(models: Sequence[Model]) -> dict[str, Any] | None:
+def _checks(models: Sequence[ModelRecords]) -> dict[str, Any] | None:
     """Returns the verdicts of all checks, the worst over the seeds of a model."""
     columns: dict[str, list[str]] = {}
     cells: dict[tuple[str, str, str], Check] = {}

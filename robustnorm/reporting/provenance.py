@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustnorm.records.record import Record
-from robustnorm.reporting.models import Model
+from robustnorm.reporting.model_records import ModelRecords
 from robustnorm.reporting.render import Cell, Table
 
 
@@ -30,7 +30,7 @@ class Provenance:
     differing: Table
 
 
-def provenance(models: Sequence[Model]) -> Provenance:
+def provenance(models: Sequence[ModelRecords]) -> Provenance:
     """Returns the origin of the models' records."""
     named = [(model.name, record) for model in models for record in model.records]
     records = [record for _, record in named]

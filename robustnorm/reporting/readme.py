@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from robustnorm.records.record import Record, RecordError
-from robustnorm.reporting.reading import provenance
+from robustnorm.reporting.plans import provenance_text
 from robustnorm.reporting.render import to_markdown
 from robustnorm.reporting.tables import tables
 from robustnorm.system.files import write_atomically
@@ -37,7 +37,7 @@ def show_results(readme: Path, folder: str, records: Sequence[Record]) -> None:
         for table in tables(records)
         if table.name in _SHOWN
     ]
-    lines = [f"<!-- reports/{folder} -->", provenance(records), "", "\n\n".join(shown)]
+    lines = [f"<!-- reports/{folder} -->", provenance_text(records), "", "\n\n".join(shown)]
     block = "\n".join([*lines, "<!-- end -->"])
     changed, found = _BLOCK.subn(lambda _: block, text, count=1)
     if not found:

@@ -44,7 +44,7 @@ def write_sections(
     folder: Path,
     *,
     title: str,
-    reading: str,
+    summary: str,
     facts: dict[str, str],
     sections: Sequence[Section],
     looks: dict[str, drawing.Look],
@@ -58,7 +58,7 @@ def write_sections(
     Args:
         folder: Where to write; the figures of an earlier report there are removed.
         title: Of the page.
-        reading: Its first sentences.
+        summary: Its first sentences.
         facts: Name to value, below them.
         sections: In order.
         looks: What the figures draw, by name; tables show its color beside the name.
@@ -88,7 +88,7 @@ def write_sections(
         .get_template("sections.html")
         .render(
             title=title,
-            reading=reading,
+            summary=summary,
             facts=facts,
             sections=sections,
             pictures=pictures,

@@ -7,11 +7,11 @@ from statistics import mean
 
 from robustnorm.evaluation.statistics import Interval, wilson
 from robustnorm.reporting.comparisons import families
-from robustnorm.reporting.models import Model
+from robustnorm.reporting.model_records import ModelRecords
 from robustnorm.reporting.render import Table
 
 
-def reading(models: Sequence[Model]) -> str:
+def summary(models: Sequence[ModelRecords]) -> str:
     """Returns which model is the most robust, and from which it cannot be told apart."""
     accuracies = {m.label("adv"): _robust(m) for m in models}
     best = max(accuracies, key=lambda label: accuracies[label])
@@ -32,7 +32,7 @@ def reading(models: Sequence[Model]) -> str:
     return f"{best} has the highest robust accuracy under PGD-20, {figure}; {verdict}."
 
 
-def deployment_reading(table: Table) -> str:
+def deployment_summary(table: Table) -> str:
     """Returns what the best rule of the deployment table gives, and what the most accurate costs.
 
     Args:
@@ -52,7 +52,7 @@ def deployment_reading(table: Table) -> str:
     )
 
 
-def _robust(model: Model) -> float:
+def _robust(model: ModelRecords) -> float:
     correct = model.correct("RA, PGD-20", model.branch("adv"))
     return mean(float(seed.mean()) for seed in correct)
 

@@ -9,11 +9,11 @@ from statistics import mean, stdev
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.comparisons import groups
-from robustnorm.reporting.models import (
-    ATTACKS,
+from robustnorm.reporting.model_records import (
+    EVALUATIONS,
     LAST,
     NAMES,
-    Model,
+    ModelRecords,
     check_comparable,
     further,
     group,
@@ -65,7 +65,7 @@ def write_tables(
 
 
 def _paper_table(
-    name: str, title: str, branch: str, models: list[Model], notes: list[str]
+    name: str, title: str, branch: str, models: list[ModelRecords], notes: list[str]
 ) -> Table:
     evaluations = [evaluation for wanted, evaluation in PAPER if wanted == branch]
     if branch == "adv":
@@ -92,7 +92,7 @@ def _paper_table(
 
 
 def _rows(
-    branch: str, evaluation: str, models: list[Model], *, several: bool
+    branch: str, evaluation: str, models: list[ModelRecords], *, several: bool
 ) -> list[tuple[Cell, ...]]:
     """Returns the rows of one evaluation: the paper's norms first, trained or not."""
     paper = PAPER.get((branch, evaluation), {})
@@ -105,7 +105,7 @@ def _rows(
         ours, n = mean(accuracies), model.records[0].n
         comparable = model.adversarial and place in (branch, SINGLE)
         published = paper.get(model.norm) if comparable else None
-        attack = ATTACKS.get(evaluation, "")
+        attack = EVALUATIONS.get(evaluation, "")
         any_iterate = (
             mean(v.accuracy for v in model.verdicts(attack, "any", place, place))
             if attack.startswith("pgd")
@@ -134,7 +134,7 @@ def _rows(
     return rows + [row for row, mine in zip(made, norms, strict=True) if mine not in paper]
 
 
-def _matrix(models: list[Model], note: str) -> Table:
+def _matrix(models: list[ModelRecords], note: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for model in models:
         n = model.records[0].n
@@ -159,7 +159,7 @@ def _matrix(models: list[Model], note: str) -> Table:
     )
 
 
-def _deployment(models: list[Model], note: str) -> Table:
+def _deployment(models: list[ModelRecords], note: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     named = named_attacks(models[0].records[0])
     for model in models:

@@ -13,7 +13,7 @@ from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Evaluation
 from robustnorm.settings.jobs import Places
-from robustnorm.settings.reading import read_config
+from robustnorm.settings.parsing import read_config
 
 PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")
 

@@ -9,7 +9,7 @@ import textwrap
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from robustnorm.settings.reading import by_position, only_in_files
+from robustnorm.settings.parsing import by_position, only_in_files
 
 # What most people set; of these, the first ten that a command has stand first in its help.
 _OFTEN = (

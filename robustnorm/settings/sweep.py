@@ -10,7 +10,7 @@ from robustnorm.settings.campaign import PAPER_NORMS, compared_runs
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared
 from robustnorm.settings.jobs import Engine, Places
-from robustnorm.settings.reading import read_config
+from robustnorm.settings.parsing import read_config
 
 
 @dataclass(frozen=True)

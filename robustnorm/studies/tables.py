@@ -7,7 +7,7 @@ from statistics import mean
 
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import Record
-from robustnorm.reporting.models import LAST, group
+from robustnorm.reporting.model_records import LAST, group
 from robustnorm.reporting.notes import setting_notes
 from robustnorm.reporting.render import Cell, Table
 from robustnorm.studies.gates import GateUsage, entropy, mean_interval

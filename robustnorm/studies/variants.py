@@ -15,7 +15,7 @@ from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.protocol import identity
 from robustnorm.evaluation.search import STEPS
 from robustnorm.records.record import SINGLE, Record, Verdict, fingerprint
-from robustnorm.reporting.models import group
+from robustnorm.reporting.model_records import group
 from robustnorm.settings.config import Config
 
 log = logging.getLogger("robustnorm")

@@ -235,7 +235,7 @@ def _train_epoch(
         distributed.average(clean_loss.detach())
         if adv_loss is not None:
             distributed.average(adv_loss.detach())
-        finite.judge(step, batch, clean_loss, adv_loss, gradient)
+        finite.inspect(step, batch, clean_loss, adv_loss, gradient)
         optimizer.step()
         losses[step, 0] = clean_loss.detach()
         if adv_loss is not None:

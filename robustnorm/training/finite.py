@@ -84,7 +84,7 @@ class FiniteSteps:
             self._first = step
             self._before = [(value, value.detach().clone()) for value in self._state()]
 
-    def judge(
+    def inspect(
         self, step: int, batch: Batch, clean_loss: Tensor, adv_loss: Tensor | None, gradient: Tensor
     ) -> None:
         """Called between the backward and the update.

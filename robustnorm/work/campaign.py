@@ -11,7 +11,7 @@ import torch
 from robustnorm.data.dataset import Dataset
 from robustnorm.evaluation.protocol import find_record
 from robustnorm.records.record import Record
-from robustnorm.reporting.reading import reading
+from robustnorm.reporting.plans import plan_page
 from robustnorm.reporting.readme import show_results
 from robustnorm.reporting.tables import write_tables
 from robustnorm.runs import Run
@@ -76,7 +76,7 @@ def run_campaign(
         for plan in plans
     }
     for plan in plans:
-        _write_reading(plan, evaluated[plan.name])
+        _write_page(plan, evaluated[plan.name])
         _write_pages(plan, evaluated[plan.name])
     if campaign.readme is not None:
         _show_best(Path(campaign.readme), plans, evaluated)
@@ -117,11 +117,11 @@ def _write_tables(plan: ReadyPlan, title: str, dataset: Dataset, command: str) -
     return records
 
 
-def _write_reading(plan: ReadyPlan, evaluated: dict[str, list[Record]]) -> None:
+def _write_page(plan: ReadyPlan, evaluated: dict[str, list[Record]]) -> None:
     known = {title: records for title, records in evaluated.items() if records}
     if known:
         path = plan.reports("README.md")
-        write_atomically(path, reading(plan.name, known).encode())
+        write_atomically(path, plan_page(plan.name, known).encode())
         log.info("wrote %s", path)
 
 

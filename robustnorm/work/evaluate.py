@@ -72,7 +72,7 @@ def evaluate_runs(
         Stopped: When ``should_stop`` says so; the next call goes on.
     """
     records = evaluate_records(config, config_path, should_stop=should_stop)
-    return require_reliable(report(records, config, config_path), records, config)
+    return require_reliable(report_tables(records, config, config_path), records, config)
 
 
 def require_reliable(text: str, records: list[Record], config: Config) -> str:
@@ -84,7 +84,7 @@ def require_reliable(text: str, records: list[Record], config: Config) -> str:
     return text
 
 
-def report(records: list[Record], config: Config, config_path: str | None = None) -> str:
+def report_tables(records: list[Record], config: Config, config_path: str | None = None) -> str:
     """Writes the tables of ``records`` into the config's reports; returns them as text."""
     train_command = _train_command(config_path)
     for path in write_tables(records, reports_folder(config), train_command=train_command):

@@ -23,7 +23,7 @@ from robustnorm.work.engines import Engine, check_engine, open_engine
 from robustnorm.work.evaluate import (
     evaluate_records,
     fitting_runs,
-    report,
+    report_tables,
     require_reliable,
 )
 from robustnorm.work.jobs import Job, RecordJob, TrainJob, jobs_folder, record_job
@@ -41,16 +41,13 @@ class SweepError(UserError):
     status = Status.CHECK_FAILED
 
 
-def sweep(
-    settings: SweepSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
-) -> str:
+def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
     """Trains what is not trained, evaluates what is not evaluated; returns the tables as text.
 
     Records and tables are those of ``evaluate_runs``, which finds them and has nothing left to do.
 
     Args:
         settings: What to do, and who does it.
-        config_path: Not used; every command takes one.
         should_stop: Asked between jobs, and while one is done in this process.
 
     Raises:
@@ -88,7 +85,7 @@ def sweep(
         found = evaluate_records(grid.evaluation, grid.config, should_stop=should_stop)
         for record in found:
             log.info("%s seed %d: verdicts %s", record.norm, record.seed, digest(record))
-        texts.append(report(found, grid.evaluation, grid.config))
+        texts.append(report_tables(found, grid.evaluation, grid.config))
         evaluated.append(found)
     for attack in attacks:
         attack.remove()
@@ -144,7 +141,7 @@ def _report_found(grid: Grid) -> None:
     found = [find_record(run, config, dataset, reports) for run in fitting_runs(config)]
     records = [record for record in found if record is not None]
     if records:
-        report(records, config, grid.config)
+        report_tables(records, config, grid.config)
 
 
 def told(failures: Failures) -> str:

@@ -46,14 +46,11 @@ from robustnorm.training.saving import Saver
 log = logging.getLogger("robustnorm")
 
 
-def train_run(
-    config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
-) -> None:
+def train_run(config: Config, *, should_stop: ShouldStop = never) -> None:
     """Trains one norm under one seed, or continues its interrupted run.
 
     Args:
         config: The settings.
-        config_path: Not used; every command takes one.
         should_stop: As ``train`` asks it; the state is then saved, and the next call goes on.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustnorm.applications.gan.gradient_tables import gradient_tables
 from robustnorm.applications.gan.record import GanRecord
-from robustnorm.applications.gan.tables import group, reading, setting_note, tables
+from robustnorm.applications.gan.tables import group, setting_note, summary, tables
 from robustnorm.reporting.render import save_tables, to_text
 from robustnorm.system.files import write_atomically
 
@@ -42,7 +42,7 @@ def check_report() -> None:
 
 
 def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> str:
-    """Writes tables, figures and page; returns reading and tables as text.
+    """Writes tables, figures and page; returns summary and tables as text.
 
     Args:
         records: That differ in network, norm and seed alone.
@@ -58,7 +58,7 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
     from robustnorm.applications.gan.figures import LOOKS, figure2, figure3, grids
     from robustnorm.reporting.sections import Section, write_sections
 
-    made, grouped, said = tables(records), group(records), reading(records)
+    made, grouped, said = tables(records), group(records), summary(records)
     compared = gradient_tables(records, setting_note(grouped))
     first = records[0]
     pictures = {}
@@ -80,7 +80,7 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
     written += write_sections(
         folder,
         title="Table 1: conditional GANs with CCBN and SaBN",
-        reading=said,
+        summary=said,
         facts={
             "Data": first.dataset["name"],
             "Runs": str(len(records)),

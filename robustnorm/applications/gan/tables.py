@@ -111,7 +111,7 @@ def setting_note(grouped: dict[tuple[str, str], list[GanRecord]]) -> str:
     )
 
 
-def reading(records: Sequence[GanRecord]) -> str:
+def summary(records: Sequence[GanRecord]) -> str:
     """Returns a sentence for each GAN: whether SaBN is better than CCBN, as the paper has it."""
     distance, _ = measure_names(records[0])
     sentences = []

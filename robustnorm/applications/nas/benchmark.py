@@ -28,7 +28,7 @@ _PARTS = np.array([600, 300, 180])
 _COLUMNS = [f"{name}TestAccuracy200Epochs" for name in ("CIFAR10", "CIFAR100", "ImageNet")]
 
 
-class Summary(NamedTuple):
+class SetStatistics(NamedTuple):
     """Accuracies of all cells on one data set, fractions; ``middle`` holds 90 % of them."""
 
     best: float
@@ -50,12 +50,12 @@ def accuracies() -> NDArray[np.float64]:
     return found
 
 
-def summary(place: int) -> Summary:
+def set_statistics(place: int) -> SetStatistics:
     """Returns what a cell drawn at random, and the best one, reach on ``SETS[place]``."""
     values = accuracies()[:, place]
     best = int(values.argmax())
     low, high = np.quantile(values, [0.05, 0.95])
-    return Summary(
+    return SetStatistics(
         float(values[best]),
         tuple(all_cells()[best].tolist()),
         float(values.mean()),

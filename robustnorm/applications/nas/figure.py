@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from robustnorm.applications.nas.benchmark import summary
+from robustnorm.applications.nas.benchmark import set_statistics
 from robustnorm.applications.nas.comparison import HEADLINE, NAMES, Searched
 from robustnorm.applications.nas.readout import Readout, read
 from robustnorm.reporting.drawing import INK, PALETTE, Look, legend, panels
@@ -38,7 +38,7 @@ def curves(searched: Sequence[Searched]) -> Drawing:
 
 def _draw(searched: Sequence[Searched]) -> Figure:
     figure, axes = panels(3, 1, 1.9, sharex=True)
-    random = 100 * summary(HEADLINE).mean
+    random = 100 * set_statistics(HEADLINE).mean
     shown: list[tuple[str, Callable[[Readout], float], float]] = [
         ("Ground truth, %", lambda readout: 100 * readout.truth[HEADLINE], random),
         ("E[accuracy], %", lambda readout: 100 * readout.expected[HEADLINE], random),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-from robustnorm.applications.nas.benchmark import SETS, summary
+from robustnorm.applications.nas.benchmark import SETS, set_statistics
 from robustnorm.applications.nas.comparison import (
     HEADLINE,
     NAMES,
@@ -60,7 +60,7 @@ def tables(records: Sequence[SearchRecord]) -> list[Table]:
     ]
 
 
-def reading(searched: Sequence[Searched]) -> str:
+def summary(searched: Sequence[Searched]) -> str:
     """Returns sentences: whether SaBN's cells are better than vanilla DARTS's, as the paper has it.
 
     Args:
@@ -129,7 +129,7 @@ def _table2(searched: Sequence[Searched], setting: str) -> Table:
                 continue
             values = [readout.truth[place] for readout in one.readouts.values()]
             rows.append((title, one.name, *_moments(values), marks[searched.index(one)], published))
-        cells = summary(place)
+        cells = set_statistics(place)
         rows.append((title, "random cell", cells.mean, None, cells.std, None, None))
         optimum = _PAPER_OPTIMUM.get(title)
         published = None if optimum is None else f"{optimum:.2f}"
@@ -144,7 +144,7 @@ def _table2(searched: Sequence[Searched], setting: str) -> Table:
 
 
 def _random_note(place: int) -> str:
-    cells, title = summary(place), SETS[place]
+    cells, title = set_statistics(place), SETS[place]
     below = sum(100 * cells.median > value for value, _ in PAPER.get(title, {}).values())
     paper = f"; {below} of the paper's 4 rows lie below the median" if title in PAPER else ""
     return (
@@ -181,7 +181,16 @@ def _expected(searched: Sequence[Searched], setting: str) -> Table:
                     _limits(student(masses)),
                 )
             )
-        random = ("random cell", summary(place).mean, None, None, "0.000", None, "0.200", None)
+        random = (
+            "random cell",
+            set_statistics(place).mean,
+            None,
+            None,
+            "0.000",
+            None,
+            "0.200",
+            None,
+        )
         rows.append((SETS[place], *random))
     return Table(
         "expected",

@@ -10,9 +10,9 @@ from pathlib import Path
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from robustnorm.applications.nas.comparison import group
+from robustnorm.applications.nas.darts import run_search
 from robustnorm.applications.nas.record import SearchRecord, find_record
-from robustnorm.applications.nas.search import run_search
-from robustnorm.applications.nas.table2 import reading, tables
+from robustnorm.applications.nas.table2 import summary, tables
 from robustnorm.reporting.render import save_tables, to_text
 from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.system.stopping import ShouldStop, never
@@ -72,7 +72,7 @@ def check_report() -> None:
 
 
 def write_report(records: Sequence[SearchRecord], folder: Path, command: str) -> str:
-    """Writes tables, figure and page of searches; returns reading and tables as text.
+    """Writes tables, figure and page of searches; returns summary and tables as text.
 
     Args:
         records: That differ in norm and seed alone.
@@ -88,13 +88,13 @@ def write_report(records: Sequence[SearchRecord], folder: Path, command: str) ->
     from robustnorm.reporting.sections import Section, write_sections
 
     made, searched = tables(records), group(records)
-    said = reading(searched)
+    said = summary(searched)
     first = records[0]
     paths = save_tables(made, folder, "tables")
     paths += write_sections(
         folder,
         title="Table 2: DARTS on NAS-Bench-201",
-        reading=said,
+        summary=said,
         facts={
             "Data": first.dataset["name"],
             "Searches": str(len(records)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robustnorm.applications.style import figures
 from robustnorm.applications.style.results import Row, read_records
-from robustnorm.applications.style.tables import reading, tables
+from robustnorm.applications.style.tables import summary, tables
 from robustnorm.reporting.render import Table, save_tables, to_markdown
 from robustnorm.reporting.sections import Section, write_sections
 from robustnorm.system.files import write_atomically
@@ -33,7 +33,7 @@ def write_report(
         UsageError, RefusedFileError: As the records tell.
     """
     rows = read_records(folder / "records")
-    made, said = tables(rows), reading(rows)
+    made, said = tables(rows), summary(rows)
     files = save_tables(made, folder, "tables")
     text = f"# {TITLE}\n\n{said}\n\n" + "\n".join(map(to_markdown, made))
     text += f"\nMade by `{command}`; the figures are in `figures/`, one page is `report.html`.\n"
@@ -47,7 +47,7 @@ def write_report(
     files += write_sections(
         folder,
         title=TITLE,
-        reading=said,
+        summary=said,
         facts=_facts(rows),
         sections=[
             section

@@ -127,7 +127,9 @@ def _claims(tested: Sequence[Difference], setting: str) -> Table:
         for other in ("adain", "ilm"):
             difference = _find(tested, measure, "saadain", other)
             if difference is not None:
-                verdict, why = judge(difference, _find(tested, "structure", "saadain", other))
+                verdict, why = claim_verdict(
+                    difference, _find(tested, "structure", "saadain", other)
+                )
                 claim = f"SaAdaIN has a lower {measure} loss than {difference.other.name}"
                 cells.append((claim, verdict, _signed(difference), why))
     return Table(
@@ -144,7 +146,7 @@ def _claims(tested: Sequence[Difference], setting: str) -> Table:
     )
 
 
-def judge(loss: Difference, structure: Difference | None) -> tuple[str, str]:
+def claim_verdict(loss: Difference, structure: Difference | None) -> tuple[str, str]:
     """Returns what becomes of the claim that a loss is lower, and why.
 
     Args:
@@ -214,7 +216,7 @@ def setting_note(rows: Sequence[Row]) -> str:
     )
 
 
-def reading(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[Row]) -> str:
     """Returns in words what the lower loss of Figure 7 is worth, as far as the rows tell."""
     there = {row.row: row for row in rows}
     said = [
@@ -263,7 +265,7 @@ def reading(rows: Sequence[Row]) -> str:
                 f"{adain.mean('relative'):.1f} times its target's variance, more than a flat "
                 "picture's would be."
             )
-        verdict, _ = judge(content, structure)
+        verdict, _ = claim_verdict(content, structure)
         said.append(
             {
                 "artefact": "So what the lower content loss measures here is how far the target "

@@ -95,7 +95,7 @@ class Watched(nn.Module):
 def prepare(branch: Branch) -> tuple[Branch, Watched]:
     """Returns the branch, watched, and with a gradient, if zero, where it has none."""
     score = Watched(branch.score)
-    return Branch(branch.name, score, _tied(branch.search)), score
+    return Branch(branch.name, score, _tied(branch.standin)), score
 
 
 def _tied(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -227,7 +227,7 @@ def _without_pgd(
     generator: torch.Generator,
 ) -> Evidence:
     fast = fgsm(
-        branch.search, images, labels, epsilon=search.epsilon, threat_model=search.threat_model
+        branch.standin, images, labels, epsilon=search.epsilon, threat_model=search.threat_model
     )
     noise = torch.ones_like(labels, dtype=torch.bool)
     for _ in range(tier.draws):
@@ -241,7 +241,7 @@ def _without_pgd(
         "noise": noise,
         "square": _correct(branch, square, labels),
         # The copy that searches for PGD may be fine where AutoAttack meets the network itself.
-        "gradient": _has_gradient(branch.search, images, labels)
+        "gradient": _has_gradient(branch.standin, images, labels)
         & _has_gradient(_tied(branch.score), images, labels),
         **_changes(branch, images),
     }

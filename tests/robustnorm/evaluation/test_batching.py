@@ -163,9 +163,9 @@ def watch(attacked, sizes):
     def watched(branch):
         def search(images):
             sizes.add(len(images))
-            return branch.search(images)
+            return branch.standin(images)
 
-        return branch._replace(search=search)
+        return branch._replace(standin=search)
 
     return [watched(branch) for branch in attacked]
 

@@ -148,7 +148,7 @@ def test_copy_that_searches_finds_what_the_network_finds(single_precision, preci
     copies = branches(network, precision)
     chunk = (*(values[:CHUNK] for values in data), torch.arange(CHUNK), SEARCH)
     found = attack_chunk(copies, *chunk)
-    expected = attack_chunk([branch._replace(search=branch.score) for branch in copies], *chunk)
+    expected = attack_chunk([branch._replace(standin=branch.score) for branch in copies], *chunk)
     for key, outcome in found.items():
         assert (outcome.correct != expected[key].correct).float().mean() <= most
         assert (~outcome.agrees).float().mean() <= most
@@ -161,9 +161,9 @@ def test_disagreements_count_what_a_wrong_search_sees(model, data):
 
     def blind(branch):
         def search(images):
-            return torch.eye(3, dtype=torch.float64)[labels] + 0 * branch.search(images)
+            return torch.eye(3, dtype=torch.float64)[labels] + 0 * branch.standin(images)
 
-        return branch._replace(search=search)
+        return branch._replace(standin=search)
 
     attacked = [blind(branch) for branch in branches(model)]
     outcomes = attack_chunk(attacked, images, labels, torch.arange(CHUNK), SEARCH)
@@ -181,9 +181,9 @@ def test_verdict_is_the_network_s_where_the_search_sees_ghosts(model, data):
 
     def seeing_ghosts(branch):
         def search(images):
-            return torch.eye(3, dtype=torch.float64)[(labels + 1) % 3] + 0 * branch.search(images)
+            return torch.eye(3, dtype=torch.float64)[(labels + 1) % 3] + 0 * branch.standin(images)
 
-        return branch._replace(search=search)
+        return branch._replace(standin=search)
 
     found = attack_chunk(
         [seeing_ghosts(branch) for branch in honest], images, labels, torch.arange(CHUNK), SEARCH
@@ -227,7 +227,7 @@ class _Ghosts(torch.autograd.Function):
 def test_rule_any_alone_goes_on_where_the_search_sees_ghosts(model, data):
     """A search that sees every image broken at once lets all go; the verdicts are the same."""
     branch = branches(model)[1]
-    ghosts = branch._replace(search=lambda images: _Ghosts.apply(branch.search(images)))
+    ghosts = branch._replace(standin=lambda images: _Ghosts.apply(branch.standin(images)))
     wanted = (data[1] != 1)[:CHUNK]
     chunk = data[0][:CHUNK][wanted], data[1][:CHUNK][wanted], torch.arange(CHUNK)[wanted]
     weak, key = Search(EPSILON / 8, STEP / 8, (4,)), Key("pgd-4", "any", "adv", "adv")
@@ -246,10 +246,10 @@ def test_rule_any_alone_lets_fallen_images_go(model, data):
 
     def watched(images):
         sizes.append(len(images))
-        return branch.search(images)
+        return branch.standin(images)
 
     search = Search(EPSILON, STEP, (8,))
-    outcomes = any_outcomes([branch._replace(search=watched)], *data, torch.arange(N), search)
+    outcomes = any_outcomes([branch._replace(standin=watched)], *data, torch.arange(N), search)
     assert set(sizes) == {CHUNK // 2}
     clean = outcomes[Key("none", "final", "adv", "adv")].correct
     assert (clean & ~outcomes[Key("pgd-8", "any", "adv", "adv")].correct).sum() > N / 4

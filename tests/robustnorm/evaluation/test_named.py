@@ -222,7 +222,7 @@ def test_attack_that_is_per_image_searches_on_the_copy(monkeypatch, model, data)
     (attack,) = parse_attacks(["still"])
     copies = branches(model)
     attack_chunk(copies, *data, torch.arange(N), SEARCH, attack=attack)
-    assert seen == [branch.search for branch in copies]
+    assert seen == [branch.standin for branch in copies]
 
 
 def test_broken_images_are_attacked_no_more(model, data, monkeypatch):

@@ -87,8 +87,8 @@ def test_fused_copy_has_the_logits_and_gradients_of_the_network(make):
 def test_copy_of_a_residual_network_is_used(norm, caplog):
     torch.manual_seed(0)
     for branch in branches(resnet18(norm, width=4).eval()):
-        branch.search(IMAGES)
-        assert not branch.search.is_network
+        branch.standin(IMAGES)
+        assert not branch.standin.is_network
     assert not caplog.text
 
 

@@ -9,7 +9,7 @@ from robustnorm.evaluation.statistics import Interval
 from robustnorm.records.record import RecordError
 from robustnorm.reporting import drawing, figures
 from robustnorm.reporting.gradients import gradient_results, gradient_table, read_gradients
-from robustnorm.reporting.models import Model
+from robustnorm.reporting.model_records import ModelRecords
 from robustnorm.reporting.render import to_text
 from robustnorm.studies.diagnosis import Diagnosis
 
@@ -66,7 +66,7 @@ def test_table_of_one_batch_has_no_intervals():
 
 
 def test_figure_draws_every_value_and_a_run_in_one_color():
-    looks = drawing.looks([Model(norm, True, []) for norm in ("auxbn", "saauxbn")])
+    looks = drawing.looks([ModelRecords(norm, True, []) for norm in ("auxbn", "saauxbn")])
     norms, cosines = figures.gradients(make_results()[1], looks).axes
     lines = [container.lines[0] for container in norms.containers]
     drawn = [y for line in lines for y in line.get_ydata()]
@@ -81,7 +81,7 @@ def test_figure_draws_every_value_and_a_run_in_one_color():
 
 
 def test_figure_of_runs_that_the_report_does_not_know_tells_them_apart():
-    looks = drawing.looks([Model(norm, True, []) for norm in ("bn", "modenorm")])
+    looks = drawing.looks([ModelRecords(norm, True, []) for norm in ("bn", "modenorm")])
     norms, _ = figures.gradients(make_results(interval=False)[0], looks).axes
     assert len({container.lines[0].get_color() for container in norms.containers}) == 2
 

@@ -15,7 +15,7 @@ from record_factory import make_full_record, make_record, serving_record
 
 from robustnorm.evaluation.checks import CHECKS
 from robustnorm.reporting.comparisons import paired_tests
-from robustnorm.reporting.models import group
+from robustnorm.reporting.model_records import group
 from robustnorm.reporting.page import render_page, write_page
 from robustnorm.reporting.render import layout
 from robustnorm.reporting.tables import tables

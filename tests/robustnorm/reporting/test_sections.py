@@ -25,7 +25,7 @@ def written(tmp_path_factory):
     paths = write_sections(
         folder,
         title="A <title>",
-        reading="What it says.",
+        summary="What it says.",
         facts={"Data": "noise & more"},
         sections=[
             Section("First", tables=made[:1]),

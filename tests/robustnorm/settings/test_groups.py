@@ -6,7 +6,7 @@ from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Evaluation, Network, Where
 from robustnorm.settings.import_weights import ImportSettings
-from robustnorm.settings.reading import read_words
+from robustnorm.settings.parsing import read_words
 from robustnorm.settings.results import ReportSettings, StudySettings
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from robustnorm import cli
-from robustnorm.settings.reading import read_config
+from robustnorm.settings.parsing import read_config
 from robustnorm.settings.sweep import SweepSettings, grids
 
 

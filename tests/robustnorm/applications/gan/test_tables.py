@@ -9,7 +9,7 @@ from PIL import Image
 from robustnorm.applications.gan.gradient_tables import gradient_tables
 from robustnorm.applications.gan.record import GanRecord, pairs
 from robustnorm.applications.gan.report import write_grid, write_report
-from robustnorm.applications.gan.tables import PAPER, reading, tables
+from robustnorm.applications.gan.tables import PAPER, summary, tables
 from robustnorm.evaluation.statistics import student
 from robustnorm.records.record import RecordError
 from robustnorm.reporting.render import to_text
@@ -71,10 +71,10 @@ def test_differences_are_paired_by_seed_with_students_interval():
 
 
 def test_reading_says_which_norm_is_better_or_that_none_is():
-    assert "-1.10 [-1.35, -0.85], SaBN is better (3 seeds)" in reading(both(-1, -1.1, -1.2))
-    assert "CCBN is better" in reading(both(1, 1.1, 1.2))
-    assert "not distinguishable (3 seeds)" in reading(both(-1, 1, 0.1))
-    assert "nothing can be said" in reading(
+    assert "-1.10 [-1.35, -0.85], SaBN is better (3 seeds)" in summary(both(-1, -1.1, -1.2))
+    assert "CCBN is better" in summary(both(1, 1.1, 1.2))
+    assert "not distinguishable (3 seeds)" in summary(both(-1, 1, 0.1))
+    assert "nothing can be said" in summary(
         [gan_record(norm="ccbn"), gan_record(norm="ccbn", seed=1)]
     )
 

@@ -4,7 +4,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from robustnorm.applications.nas.benchmark import SETS, accuracies, compact, summary
+from robustnorm.applications.nas.benchmark import SETS, accuracies, compact, set_statistics
 from robustnorm.applications.nas.space import (
     CONV_3X3,
     NONE,
@@ -21,12 +21,16 @@ def percent(cell):
 
 
 def test_optimum_is_the_paper_s():
-    assert [round(100 * summary(place).best, 2) for place in range(3)] == [94.37, 73.51, 47.31]
+    assert [round(100 * set_statistics(place).best, 2) for place in range(3)] == [
+        94.37,
+        73.51,
+        47.31,
+    ]
     start = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|"
     # Two cells are best on CIFAR-10; the other exchanges the last two operations.
     assert percent(from_string(start + "nor_conv_1x1~2|"))[0] == 94.37
-    assert to_string(summary(1).best_cell) == start + "nor_conv_3x3~2|"
-    assert to_string(summary(2).best_cell) == (
+    assert to_string(set_statistics(1).best_cell) == start + "nor_conv_3x3~2|"
+    assert to_string(set_statistics(2).best_cell) == (
         "|nor_conv_1x1~0|+|nor_conv_1x1~0|nor_conv_3x3~1|"
         "+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
     )
@@ -45,7 +49,7 @@ def test_cells_of_one_operation(operation, expected):
 
 
 def test_random_cell():
-    found = summary(1)
+    found = set_statistics(1)
     shown = [round(100 * value, 1) for value in (found.mean, found.median, found.std)]
     assert shown == [61.4, 65.3, 12.2]
     assert [round(100 * limit, 1) for limit in found.middle] == [42.5, 70.1]

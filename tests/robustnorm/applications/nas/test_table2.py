@@ -9,7 +9,7 @@ from robustnorm.applications.nas.comparison import compare, group
 from robustnorm.applications.nas.readout import read
 from robustnorm.applications.nas.record import Entry, SearchRecord
 from robustnorm.applications.nas.space import CONV_3X3, NONE, SKIP, number, to_string
-from robustnorm.applications.nas.table2 import PAPER, reading, tables
+from robustnorm.applications.nas.table2 import PAPER, summary, tables
 from robustnorm.evaluation.statistics import student
 from robustnorm.system.errors import UsageError
 
@@ -130,11 +130,11 @@ def test_release_s_split_is_named(settings):
 
 
 def test_reading_says_whether_sabn_is_better(records, settings):
-    said = reading(group(records))
+    said = summary(group(records))
     assert "ground truth of the cell, CIFAR-100: +55.50 [55.50, 55.50], higher" in said
-    few = reading(group(records[:6]))
+    few = summary(group(records[:6]))
     assert "+55.50 [55.50, 55.50], not distinguishable (p = 0.250, 3 seeds)" in few
-    assert "nothing can be said" in reading(group([record(settings)]))
+    assert "nothing can be said" in summary(group([record(settings)]))
 
 
 def test_one_seed_has_no_interval_and_no_group(settings):

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
+from robustnorm.applications.nas.darts import run_search
 from robustnorm.applications.nas.record import find_record, record_path
-from robustnorm.applications.nas.search import run_search
 from robustnorm.applications.nas.table2 import tables
 from robustnorm.applications.nas.work import SearchJob, check_report, search_all, write_report
 from robustnorm.settings.nas import Table2Settings

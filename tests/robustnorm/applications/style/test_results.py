@@ -8,7 +8,7 @@ from scipy.stats import ttest_rel
 
 from robustnorm.applications.style.report import write_report
 from robustnorm.applications.style.results import differences, read_records
-from robustnorm.applications.style.tables import MEASURES, judge, reading, tables
+from robustnorm.applications.style.tables import MEASURES, claim_verdict, summary, tables
 from robustnorm.evaluation.statistics import holm
 from robustnorm.system.errors import RefusedFileError, UsageError
 
@@ -109,7 +109,7 @@ def test_lower_loss_without_nearer_structure_is_an_artefact(folder):
     verdicts = {row[0]: row[1] for row in claims.rows}
     assert verdicts["SaAdaIN has a lower content loss than AdaIN"] == "artefact"
     assert verdicts["SaAdaIN has a lower style loss than AdaIN"] == "not distinguishable"
-    words = reading(rows)
+    words = summary(rows)
     assert (
         "measures here is how far the target has moved, not how much of the content is kept"
         in words
@@ -139,7 +139,7 @@ def test_claim_is_judged_by_loss_and_structure(tmp_path, content, structure, ver
     ]
     found = differences(read_records(write(tmp_path / "records", records)), list(MEASURES))
     loss, other = (find(found, m, "saadain", "adain") for m in ("content", "structure"))
-    assert judge(loss, other)[0] == verdict
+    assert claim_verdict(loss, other)[0] == verdict
 
 
 def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
@@ -147,7 +147,7 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     rows = read_records(write(tmp_path / "records", records))
     assert rows[0].interval("content") is None
     assert all(difference.sign == 0 for difference in differences(rows, list(MEASURES)))
-    assert "not distinguishable" in reading(rows)
+    assert "not distinguishable" in summary(rows)
 
 
 @pytest.mark.parametrize("part", ["config", "dataset", "encoder"])
@@ -188,4 +188,4 @@ def test_report_has_the_same_bytes_every_time(folder):
     page = contents[0]["report.html"].decode()
     assert "What the content loss measures" in page
     assert "http" not in page.replace("http://www.w3.org", "")
-    assert reading(read_records(folder)) in (folder.parent / "tables.md").read_text()
+    assert summary(read_records(folder)) in (folder.parent / "tables.md").read_text()

@@ -8,12 +8,12 @@ from statistics import mean
 
 from robustnorm.records.record import SINGLE, Bits, Record
 from robustnorm.reporting.comparisons import compare
-from robustnorm.reporting.models import ATTACKS, LAST, Model, group
+from robustnorm.reporting.model_records import EVALUATIONS, LAST, ModelRecords, group
 from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import Cell, Table, to_markdown
 
 
-def reading(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
+def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
     """Returns Markdown that reads a plan's records.
 
     Args:
@@ -27,7 +27,7 @@ def reading(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
     tables = [table for table in (_best_and_later(evaluations), _attacked(evaluations)) if table]
     return "\n".join(
         [
-            f"# {name}\n\n{provenance(first)}\n\nTables by evaluation: {links}.\n",
+            f"# {name}\n\n{provenance_text(first)}\n\nTables by evaluation: {links}.\n",
             "## The paper's orderings\n\n"
             f"Checkpoint '{first[0].checkpoint['tag']}'. Norms in pairs: exact McNemar test on the "
             "first seed that both have, p adjusted by Holm within each line, 5 % level; accuracies "
@@ -37,7 +37,7 @@ def reading(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
     )
 
 
-def provenance(records: Sequence[Record]) -> str:
+def provenance_text(records: Sequence[Record]) -> str:
     """Returns sentences on the data, the devices, the time and the source of the records."""
     first = records[0]
     history = [entry for record in records for entry in record.history]
@@ -65,8 +65,8 @@ def orderings(records: Sequence[Record]) -> list[str]:
     return [_ordering(branch, evaluation, models) for branch, evaluation in PAPER]
 
 
-def _ordering(branch: str, evaluation: str, models: Sequence[Model]) -> str:
-    published, attack = PAPER[branch, evaluation], ATTACKS[evaluation]
+def _ordering(branch: str, evaluation: str, models: Sequence[ModelRecords]) -> str:
+    published, attack = PAPER[branch, evaluation], EVALUATIONS[evaluation]
     ranked = sorted(
         (model for model in models if model.norm in published),
         key=lambda model: -published[model.norm],
@@ -169,7 +169,9 @@ def _attacked(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
     )
 
 
-def _paired(one: Model, other: Model, attack: str, branch: str) -> list[tuple[Bits, Bits]]:
+def _paired(
+    one: ModelRecords, other: ModelRecords, attack: str, branch: str
+) -> list[tuple[Bits, Bits]]:
     """Returns the verdicts of both on the same images, for each seed that both have."""
     others = {record.seed: record for record in other.records}
     return [

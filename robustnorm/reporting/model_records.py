@@ -18,7 +18,7 @@ NAMES = {
     "ccbn": "CCBN",
     "sabn": "SaBN",
 }
-ATTACKS = {
+EVALUATIONS = {
     "SA": "none",
     "RA, PGD-10": "pgd-10",
     "RA, PGD-20": "pgd-20",
@@ -33,7 +33,7 @@ _TRAINING = frozenset({"name", "train_steps", "attack_norm_mode"})
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelRecords:
     """The records of one norm and one way of training, a record a seed.
 
     Args:
@@ -80,7 +80,7 @@ class Model:
         """Returns each record's verdicts: final images of its own attack, or the worst case.
 
         Args:
-            evaluation: A key of ``ATTACKS`` or an entry of ``further``.
+            evaluation: A key of ``EVALUATIONS`` or an entry of ``further``.
             place: The branch that is attacked and scores.
 
         Returns:
@@ -88,7 +88,7 @@ class Model:
         """
         if evaluation == WORST:
             return [record.worst_case(place) for record in self.records]
-        attack = ATTACKS.get(evaluation, evaluation.removeprefix("RA, "))
+        attack = EVALUATIONS.get(evaluation, evaluation.removeprefix("RA, "))
         return [verdict.correct for verdict in self.verdicts(attack, "final", place, place)]
 
 
@@ -103,11 +103,11 @@ def further(record: Record) -> list[str]:
     """Returns the evaluations that the paper does not have: named attacks, then the worst case."""
     if all(verdict.attack in ("none", "pgd-10", LAST) for verdict in record.verdicts):
         return []
-    labels = {attack: evaluation for evaluation, attack in ATTACKS.items()}
+    labels = {attack: evaluation for evaluation, attack in EVALUATIONS.items()}
     return [*(labels.get(name, f"RA, {name}") for name in named_attacks(record)), WORST]
 
 
-def group(records: Sequence[Record]) -> list[Model]:
+def group(records: Sequence[Record]) -> list[ModelRecords]:
     """Returns the models: the paper's norms in its order, other norms, then controls."""
     order = list(NAMES)
     several_configs = len({record.name for record in records}) > 1
@@ -121,7 +121,7 @@ def group(records: Sequence[Record]) -> list[Model]:
         key = (not record.adversarial, place, record.norm, remark)
         groups.setdefault(key, []).append(record)
     return [
-        Model(norm, not control, groups[key], remark)
+        ModelRecords(norm, not control, groups[key], remark)
         for key in sorted(groups)
         for control, _, norm, remark in [key]
     ]

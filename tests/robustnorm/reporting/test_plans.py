@@ -6,7 +6,7 @@ import record_factory
 from scipy.stats import binomtest
 
 from robustnorm.records.record import SINGLE, RecordError, Verdict
-from robustnorm.reporting.reading import orderings, provenance, reading
+from robustnorm.reporting.plans import orderings, plan_page, provenance_text
 from robustnorm.reporting.readme import show_results
 from robustnorm.reporting.tables import write_tables
 
@@ -130,7 +130,7 @@ def test_reading_sets_best_against_later_checkpoints():
         "best": [make_record("bn", tag="best", sa=320, ra=200)],
         "last": [make_record("bn", tag="last", sa=340, ra=160)],
     }
-    text = reading("fast", evaluations)
+    text = plan_page("fast", evaluations)
     row = next(row for row in text.splitlines() if "RA, PGD-20" in row and row.startswith("|"))
     assert [cell.strip() for cell in row.split("|")[1:-1]] == [
         "BN", "last", "RA, PGD-20", "50.00", "40.00", "-10.00",
@@ -143,18 +143,18 @@ def test_best_of_other_images_is_not_set_against_last():
         "best": [make_record("bn", image_ids=list(range(1, N + 1)))],
         "last": [make_record("bn", tag="last")],
     }
-    assert "Best against later" not in reading("fast", evaluations)
+    assert "Best against later" not in plan_page("fast", evaluations)
 
 
 def test_reading_says_what_autoattack_leaves_on_each_branch():
     evaluations = {"best": [make_record()], "autoattack": [make_record(ra=160, autoattack=140)]}
-    rows = [row for row in reading("fast", evaluations).splitlines() if "-5.00" in row]
+    rows = [row for row in plan_page("fast", evaluations).splitlines() if "-5.00" in row]
     assert [row.split("|")[1].strip() for row in rows] == ["AuxBN (clean)", "AuxBN (adv)"]
     assert all("40.00" in row and "35.00" in row for row in rows)
 
 
 def test_provenance_names_data_devices_time_and_source():
-    text = provenance([make_record(), make_record("bn")])
+    text = provenance_text([make_record(), make_record("bn")])
     assert "CIFAR-10, 45,000 training images, n = 400 test images" in text
     assert "2 runs, trained in 3:40 h on GPU one, GPU two" in text
     assert "evaluated in 0:03 h on GPU one" in text
@@ -173,7 +173,7 @@ def test_readme_shows_rows_of_the_tables_and_keeps_the_rest(tmp_path):
     assert text.startswith(start)
     assert text.endswith(end)
     shown = text.removeprefix(start).removesuffix(end)
-    assert provenance(records) in shown
+    assert provenance_text(records) in shown
     rows = [row for row in shown.splitlines() if row.startswith("|")]
     assert sum("SaAuxBN" in row for row in rows) == 4
     assert set(rows) <= set((tmp_path / "tables.md").read_text().splitlines())

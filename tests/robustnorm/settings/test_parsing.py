@@ -7,7 +7,7 @@ import pytest
 
 from robustnorm.settings.config import Config
 from robustnorm.settings.export import ExportSettings
-from robustnorm.settings.reading import read_config, read_words
+from robustnorm.settings.parsing import read_config, read_words
 from robustnorm.settings.sweep import SweepSettings
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from robustnorm.applications.nas.darts import DartsSearch, cosine, run_search, search_folder
 from robustnorm.applications.nas.record import SearchRecord, find_record, record_path
-from robustnorm.applications.nas.search import Search, cosine, run_search, search_folder
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.stopping import Stopped
 
@@ -21,7 +21,7 @@ def stop_after(steps):
 
 
 def make(dataset, settings):
-    return Search(settings, dataset, torch.device("cpu"))
+    return DartsSearch(settings, dataset, torch.device("cpu"))
 
 
 def batch(search):

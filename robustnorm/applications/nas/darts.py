@@ -76,7 +76,7 @@ def run_search(settings: SearchSettings, *, should_stop: ShouldStop = never) -> 
             load_dataset(settings.data, root=Path(settings.data_root), download=settings.download),
             settings.image_size,
         )
-        run = Search(settings, dataset, device)
+        run = DartsSearch(settings, dataset, device)
         run.resume()
         run.take_steps(should_stop)
         record = run.record()
@@ -85,7 +85,7 @@ def run_search(settings: SearchSettings, *, should_stop: ShouldStop = never) -> 
     return record
 
 
-class Search:
+class DartsSearch:
     """The state of a search and its steps.
 
     Args:
