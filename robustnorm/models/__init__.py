@@ -1,8 +1,8 @@
 """Networks: built, converted, folded, served.
 
-A factory in ``NETWORKS`` takes what it needs of ``norm``, ``num_classes``, ``width``,
-``in_channels``, ``mean``, ``std``, ``branches`` and ``final_norm``, as ``resnet18`` does, and
-returns a module, images in [0, 1] to logits. To add a network: one file, one line here, one test.
+A factory in ``NETWORKS`` takes whichever of ``norm``, ``num_classes``, ``width``, ``in_channels``,
+``mean``, ``std``, ``branches`` and ``final_norm`` it needs, as ``resnet18`` does, and returns a
+module, images in [0, 1] to logits. Adding a network takes one file, one line here and one test.
 """
 
 from robustnorm.system.registry import Registry

@@ -1,4 +1,4 @@
-"""A copy that is quicker stands in for a network only where it is shown to compute the same."""
+"""Replaces a network by a faster copy only where both are shown to compute the same."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ log = logging.getLogger("robustnorm")
 
 Network = Callable[[Tensor], Tensor]
 
-# Largest differences, of the largest logit and of the length of the gradients. Folding rounds to
-# 1e-5 in float32 and to 1e-3 in TF32, and a ReLU's gradient jumps where its input rounds to 0; a
-# layer that is lost in a copy changes either by a tenth and more.
+# Largest accepted differences, relative to the largest logit and to the length of the gradients.
+# Folding rounds to 1e-5 in float32 and to 1e-3 in TF32, and a ReLU's gradient jumps where its input
+# rounds to 0; a layer missing from a copy changes either by a tenth or more.
 LOGITS = 5e-3
 GRADIENTS = 5e-2
 
@@ -25,14 +25,14 @@ _NOISE = 0.05
 
 
 def difference(copy: Network, network: Network, images: Tensor) -> str:
-    """Says in what a copy differs from its network, "" when it is the same up to rounding.
+    """Describes how a copy differs from its network; "" when they agree up to rounding.
 
-    Compared are logits and gradients with respect to the images, of a fixed mixture of the logits,
-    on the images and on noisy ones (8-bit images hide what a quantization does).
+    Compares the logits and the gradients, with respect to the images, of a fixed mixture of the
+    logits, on the images and on noisy ones (8-bit images hide what a quantization does).
 
     Args:
-        copy: Images (N, C, H, W) to logits (N, K).
-        network: Likewise; both in evaluation mode.
+        copy: Images (N, C, H, W) to logits (N, K), in evaluation mode.
+        network: The same, in evaluation mode.
         images: Floating point in [0, 1].
 
     Examples:
@@ -46,11 +46,14 @@ def difference(copy: Network, network: Network, images: Tensor) -> str:
     """
     wave = torch.arange(images.numel(), device=images.device).cos().view(images.shape)
     noisy = (images + _NOISE * wave).clamp(0, 1).to(images.dtype)
-    # Largest difference and largest logit; squared lengths of difference and gradient.
+    # Largest difference and largest logit; squared lengths of the difference and the gradient.
     logits_off, logits_size, grads_off, grads_size = torch.zeros(4, dtype=torch.float64)
     for part in (*torch.split(images, _AT_ONCE), *torch.split(noisy, _AT_ONCE)):
-        (logits, grads), (others, other_grads) = _answer(network, part), _answer(copy, part)
-        # torch.maximum passes NaN on, which then is no small difference.
+        (logits, grads), (others, other_grads) = (
+            _logits_and_gradients(network, part),
+            _logits_and_gradients(copy, part),
+        )
+        # torch.maximum propagates NaN, which then is not a small difference.
         logits_off = torch.maximum(logits_off, (others - logits).abs().max())
         logits_size = torch.maximum(logits_size, logits.abs().max())
         grads_off += (other_grads - grads).square().sum()
@@ -63,7 +66,7 @@ def difference(copy: Network, network: Network, images: Tensor) -> str:
 
 
 @torch.enable_grad()
-def _answer(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
+def _logits_and_gradients(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
     """Returns logits and input gradients in float64 on the CPU."""
     leaf = images.detach().clone().requires_grad_()
     logits = network(leaf)
@@ -73,13 +76,13 @@ def _answer(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Standin:
-    """Calls a quick copy once it is proven on the first images that it is given, else the network.
+    """Calls a fast copy if it agrees with the network on the first images, else the network.
 
     Args:
-        copy: What is compared, in float32.
-        network: Computes what the copy should.
-        quick: What is called in the copy's place, such as the copy compiled or in bfloat16.
-        name: Of the network, for the log.
+        copy: The copy to compare, in float32.
+        network: The network that the copy should agree with.
+        quick: What is called in place of the copy, such as the copy compiled or in bfloat16.
+        name: Name of the branch, for the log.
     """
 
     def __init__(self, copy: Network, network: Network, quick: Network, name: str) -> None:
@@ -97,14 +100,14 @@ class Standin:
         return self._chosen is self._network
 
     def prove(self, images: Tensor) -> None:
-        """Compares the copy with the network, once, and says so when it may not be used."""
+        """Compares copy and network, once, and logs why the copy is not used."""
         if self._chosen is not None:
             return
         try:
             found = difference(self._copy, self._network, images)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # no gradient, as with an optimization in the forward
+        except RuntimeError as error:  # no gradient, for example because the forward optimizes
             found = f"no gradient to compare ({str(error).splitlines()[0]})"
         if found:
             log.warning(
@@ -114,11 +117,11 @@ class Standin:
                 found,
             )
         self._chosen = self._network if found else self._quick
-        self._copy = self._chosen  # its memory is free again
+        self._copy = self._chosen  # frees the memory of the other
 
 
 def searches_itself(search: Network) -> bool:
-    """Says whether a network is called where a copy was to be, or one of those behind a rule."""
+    """Returns whether a network, or one behind a serving rule, is called instead of its copy."""
     if isinstance(search, Served):
         return any(map(searches_itself, search.branches))
     return isinstance(search, Standin) and search.is_network

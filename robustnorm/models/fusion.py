@@ -19,22 +19,22 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 def is_batch_norm(module: nn.Module) -> TypeGuard[BatchNorm]:
-    """Says whether ``module`` is torch's own BatchNorm1d, 2d or 3d, or ours of many processes.
+    """Returns whether ``module`` is torch's BatchNorm1d, 2d or 3d, or ``SynchronizedBatchNorm2d``.
 
-    Not another subclass of one, whose forward may do more than normalize.
+    Other subclasses do not count: their forward may do more than normalize.
     """
     plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, SynchronizedBatchNorm2d)
     return type(module) in plain
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Says whether a call of ``module`` may do more than its forward and backward."""
+    """Returns whether calling ``module`` may run more than its forward and backward."""
     kinds = ("_forward", "_forward_pre", "_backward", "_backward_pre")
     return any(getattr(module, f"{kind}_hooks") for kind in kinds)
 
 
 def _is_convolution(module: nn.Module | None) -> TypeGuard[Convolution]:
-    # Not a subclass either, which may compute its weight, as a hook may.
+    # No subclasses, and no hooks: both may compute the weight.
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return module is not None and type(module) in kinds and not has_hooks(module)
 
@@ -43,16 +43,16 @@ _DEVICES = ("cpu", "cuda")
 
 
 class _Proxy(fx.Proxy):
-    """Is a Tensor for ``isinstance``, as what it stands for is."""
+    """Passes ``isinstance(proxy, Tensor)``, as the value it stands for would."""
 
     __class__ = property(lambda self: torch.Tensor)
-    _is_param = False  # which isinstance(..., nn.Parameter) asks of a Tensor
+    _is_param = False  # read by isinstance(..., nn.Parameter)
 
 
 class _Tracer(fx.Tracer):
-    """Follows a forward down to the modules that hold no batch normalization.
+    """Traces a forward down to the modules that contain no batch normalization.
 
-    A graph keeps no modes: where a forward switches gradients off or autocast on, it is refused.
+    A graph records no modes, so a forward that disables gradients or enables autocast is refused.
     """
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -76,20 +76,20 @@ def _no_autocast() -> Iterator[None]:
 
 
 def fuse_convolutions(model: nn.Module) -> nn.Module:
-    """Merges each batch normalization into the convolution whose output it alone reads.
+    """Merges each batch normalization into the convolution of which it is the only reader.
 
-    A ReLU that alone reads the output of a convolution, batch norm or sum then works in place.
+    A ReLU that is the only reader of a convolution, batch norm or sum then works in place.
 
     Args:
-        model: In evaluation mode; it is taken apart. Where ``torch.fx`` cannot follow its forward
-            it is returned as it is.
+        model: In evaluation mode; it is modified. Returned unchanged where ``torch.fx`` cannot
+            follow its forward.
     """
-    if has_hooks(model):  # which tracing would leave out
+    if has_hooks(model):  # tracing would drop them
         return model
     try:
         with torch.enable_grad(), _no_autocast():
             graph = _Tracer().trace(model)
-    except Exception:  # a forward that depends on values: whatever it raises, it cannot be followed
+    except Exception:  # tracing a forward that depends on values may raise anything
         return model
     modules = dict(model.named_modules())
     calls = [node for node in graph.nodes if node.op == "call_module"]
@@ -120,7 +120,7 @@ def _relu_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
 
 
 def _owns_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Says whether the node's input is a new tensor whose values nobody else needs."""
+    """Returns whether the node's input is a new tensor that no other node reads."""
     source = node.args[0]
     if not isinstance(source, fx.Node) or len(source.users) > 1:
         return False

@@ -1,7 +1,7 @@
 """ResNet-18 with the normalization layer as an argument, for images in [0, 1].
 
-Module names are torchvision's, so that a state_dict of its ResNet-18 fits ``resnet18`` with
-``norm="bn", stem="imagenet"`` but for the input normalization.
+Module names are torchvision's: a state_dict of its ResNet-18 fits ``resnet18`` with ``norm="bn",
+stem="imagenet"``, except for the input normalization.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from robustnorm.norms import NORMS
 Norm = str | Callable[[int], nn.Module]
 Stem = Literal["cifar", "imagenet"]
 
-# Channel means and standard deviations of CIFAR-10's training images in [0, 1].
+# Channel means and standard deviations of CIFAR-10's training images, scaled to [0, 1].
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 
 class InputNormalization(nn.Module):
-    """Subtracts a mean and divides by a deviation per channel; the network's first layer."""
+    """Subtracts a mean and divides by a standard deviation per channel; the first layer."""
 
     mean: Tensor
     std: Tensor
@@ -37,7 +37,7 @@ class InputNormalization(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[-3] != len(self.mean):  # one channel would be broadcast
+        if images.shape[-3] != len(self.mean):  # broadcasting would accept one channel
             raise ValueError(
                 f"images must have the network's {len(self.mean)} channels, got {images.shape[-3]} "
                 f"in {tuple(images.shape)}"
@@ -89,7 +89,7 @@ class PreActBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         output = F.relu(self.bn1(features))
-        # A projection sees the normalized features, an identity the raw ones.
+        # The projection reads the normalized features, the identity the raw ones.
         shortcut: Tensor = self.downsample(output if self.projects else features)
         output = self.conv1(output)
         residual: Tensor = self.conv2(F.relu(self.bn2(output)))
@@ -160,24 +160,24 @@ def resnet18(
     std: Sequence[float] | None = None,
     branches: Sequence[str] = ("clean", "adv"),
 ) -> ResNet:
-    """Builds ResNet-18 with the normalization layer of your choice.
+    """Builds ResNet-18 with the given normalization layer.
 
     Args:
         norm: A name in ``robustnorm.norms.NORMS``, or a callable num_features -> module.
-        num_classes: Logits per image.
+        num_classes: Number of logits.
         width: Channels of the first stage; 64 gives 11.17 M parameters with BN and 10 classes.
         stem: ``"cifar"``, one 3x3 convolution, or ``"imagenet"``, 7x7 stride 2 and max-pooling.
         in_channels: Channels of an image.
-        mean: Of each channel, on the [0, 1] scale; subtracted inside the model. None is
-            CIFAR-10's for three channels and 0 otherwise.
-        std: Likewise; None is CIFAR-10's for three channels and 1 otherwise.
-        branches: Names of the branches of a routed norm; others ignore it.
+        mean: Per channel, on the [0, 1] scale; subtracted inside the model. None means CIFAR-10's
+            for three channels and 0 otherwise.
+        std: Per channel, as ``mean``. None means CIFAR-10's for three channels and 1 otherwise.
+        branches: Names of the branches of a routed norm; ignored by other norms.
 
     Returns:
         The network in train mode, images (N, in_channels, H, W) in [0, 1] to logits.
 
     Raises:
-        ValueError: On an unknown norm (with the nearest), stem, or mean or std of another length.
+        ValueError: On an unknown norm or stem, or mean or std of another length.
 
     References:
         He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385; the CIFAR stem is
@@ -220,16 +220,16 @@ def preact_resnet18(
     """Builds the pre-activation ResNet-18: norm and ReLU before each convolution.
 
     Args:
-        norm: As ``resnet18``, like all that follow but the last.
-        num_classes: Logits per image.
+        norm: As in ``resnet18``, like all other arguments but the last.
+        num_classes: Number of logits.
         width: Channels of the first stage.
         stem: ``"cifar"`` or ``"imagenet"``.
         in_channels: Channels of an image.
-        mean: Of each channel.
-        std: Of each channel.
+        mean: Per channel.
+        std: Per channel.
         branches: Names of the branches of a routed norm.
-        final_norm: Norm and ReLU before the pooling. False is the network that the release of
-            Gong et al. trains.
+        final_norm: Apply norm and ReLU before the pooling. False gives the network trained by the
+            release of Gong et al.
 
     Returns:
         The network in train mode, images (N, in_channels, H, W) in [0, 1] to logits.

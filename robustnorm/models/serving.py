@@ -1,4 +1,4 @@
-"""Serving rules: how a deployed network answers that is not told which branch an image needs."""
+"""Serving rules: predictions of a deployed network that does not know which branch to use."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-# Rules that ask every branch; to always use one branch is a rule, too, and is that branch.
+# Rules that combine all branches; always using one branch is a rule too, named after that branch.
 RULES = ("mean logits", "more confident branch")
 
 
 class Served(nn.Module):
-    """All branches of a network behind one rule; an attack on it differentiates through the rule.
+    """All branches of a network behind one rule; attacks differentiate through the rule.
 
     ``"mean logits"`` averages the branches' logits; ``"more confident branch"`` gives for each
     image the logits of the branch whose largest softmax probability is the highest.
@@ -43,7 +43,7 @@ class Served(nn.Module):
         self.rule = rule
         self.branches = tuple(branches)
         self.modules_served = nn.ModuleList(b for b in branches if isinstance(b, nn.Module))
-        # As the networks served are; a tool that restores this mode must not restore another.
+        # The mode of the networks served: tools that save and restore it must not change it.
         self.training = self.modules_served.training = False
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Moving a trained network between ordinary batch normalization and routed layers."""
+"""Converting networks between ordinary batch normalization and routed layers."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ _NO_BATCH_STATISTICS = (
 
 
 def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
-    """Returns a copy of ``model`` fixed to one branch, its routed layers now torch's batch norms.
+    """Returns a copy of ``model`` fixed to one branch, its routed layers replaced by batch norms.
 
     The copy shares nothing with ``model``, keeps its mode, and in evaluation computes what
-    ``model`` computes through ``branch``, up to rounding. A RoutedBatchNorm1d, 2d or 3d becomes
-    ``nn.BatchNorm1d``, 2d or 3d; any other routed layer and one with hooks is bound to the branch.
+    ``model`` computes through ``branch``, up to rounding. A RoutedBatchNorm1d, 2d or 3d becomes an
+    ``nn.BatchNorm1d``, 2d or 3d; any other routed layer, and one with hooks, is bound to the
+    branch.
 
     Args:
-        model: Any module tree; one without routed layers is copied as it is.
+        model: Any module tree; without routed layers it is copied unchanged.
         branch: A branch that every routed layer of ``model`` has.
-        fuse: Also merge each batch norm into the convolution whose output it alone reads, where
-            ``torch.fx`` can follow the forward; elsewhere, and where a hook, ``no_grad`` or
-            autocast would be lost, the layers stay apart. For evaluation only;
-            ``robustnorm.models.faithful.difference`` compares the copy on images of yours.
+        fuse: Also merge each batch norm into the convolution of which it is the only reader, where
+            ``torch.fx`` can follow the forward and no hook, ``no_grad`` or autocast would be lost.
+            For evaluation only; ``robustnorm.models.faithful.difference`` compares the copy with
+            the network on your images.
 
     Raises:
         RoutingError: When a routed layer lacks the branch.
@@ -65,16 +66,16 @@ def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
     """
     if fuse and any(module.training for module in model.modules()):
         raise ValueError("fold with fuse=True needs the model in evaluation mode: model.eval()")
-    with route(model, branch):  # checks the name on every layer
+    with route(model, branch):  # raises on an unknown name
         folded = copy.deepcopy(model, _computed_tensors(model))
     folded = _replace(folded, _is_routed, lambda layer: _fold_layer(layer, branch))
     return fuse_convolutions(folded) if fuse else folded
 
 
 def _computed_tensors(model: nn.Module) -> dict[int, Tensor]:
-    """Returns copies, by id, of what hooks compute anew in each forward and torch cannot copy.
+    """Returns copies, by id, of tensors that hooks recompute and that torch cannot deep-copy.
 
-    Such are the weights of pruned layers and of ``torch.nn.utils.weight_norm``.
+    These are the weights of pruned layers and of ``torch.nn.utils.weight_norm``.
     """
     attributes = (value for module in model.modules() for value in vars(module).values())
     return {
@@ -94,33 +95,31 @@ def convert(
 ) -> nn.Module:
     """Replaces the batch norms of ``model`` by a routed norm, in place.
 
-    Each branch starts with the running statistics and the affine of the layer that it replaces
-    (a sandwich with an identity as its shared affine, a layer without affine with an identity), so
-    that in evaluation every branch computes what the model computed. A layer without running
+    Each branch starts with the running statistics and the affine of the layer that it replaces (a
+    sandwich starts with an identity as its shared affine, a layer without affine with an identity),
+    so in evaluation every branch computes what the model computed. A layer without running
     statistics (track_running_stats=False) is converted to one without. Layers shared by several
-    modules stay shared. Mode, device, dtype, eps, momentum and requires_grad are kept. No weight of
-    another layer is copied.
-
-    timm's BatchNormAct2d keeps its drop-out and activation behind the norm.
+    modules stay shared. Mode, device, dtype, eps, momentum and requires_grad are kept, and the
+    weights of other layers are not copied. timm's BatchNormAct2d keeps its dropout and activation.
 
     Args:
         model: Any module tree.
-        norm: A routed norm's name in ``robustnorm.norms.NORMS``: its cell of the grid, which a
-            BatchNorm1d, 2d or 3d becomes as a RoutedBatchNorm1d, 2d or 3d.
+        norm: Name of a routed norm in ``robustnorm.norms.NORMS``. BatchNorm1d, 2d and 3d become
+            RoutedBatchNorm1d, 2d and 3d with that norm's statistics and affine.
         branches: Names of the branches.
-        layers: Patterns of the names of the layers to convert, as ``model.named_modules()`` gives
-            them, with ``*`` for any characters (``"layer4.*"``).
-        keep: Patterns of the names of layers to leave as they are.
+        layers: Patterns for the names of the layers to convert, as ``model.named_modules()`` gives
+            them; ``*`` matches any characters (``"layer4.*"``).
+        keep: Patterns for the names of layers to leave unchanged.
 
     Returns:
         ``model``, or the new layer when ``model`` is itself a batch norm.
 
     Raises:
-        ValueError: On an unknown norm or one without branches; a pattern that names no
+        ValueError: On an unknown norm or one without branches; a pattern that matches no
             normalization layer; nothing to convert; or layers that cannot be converted, all listed
             by name: GroupNorm and other norms without batch statistics, SyncBatchNorm, frozen,
-            quantized and lazy batch norms, subclasses, and layers with hooks. Nothing is replaced
-            then. ``keep`` leaves such layers as they are.
+            quantized and lazy batch norms, subclasses, and layers with hooks. The model is then
+            unchanged; exclude such layers with ``keep``.
 
     Examples:
         >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
@@ -157,7 +156,7 @@ def convert(
 
 
 class _RoutedBatchNormAct2d(RoutedBatchNorm2d):
-    """What timm's BatchNormAct2d becomes: drop-out and activation follow the norm."""
+    """The replacement of timm's BatchNormAct2d: dropout and activation follow the norm."""
 
     drop: nn.Module
     act: nn.Module
@@ -175,12 +174,12 @@ def _replace(
     matches: Callable[[nn.Module], TypeGuard[Layer]],
     replacement: Callable[[Layer], nn.Module],
 ) -> nn.Module:
-    """Replaces the layers that match, each once however many modules share it."""
+    """Replaces each matching layer once, however many modules share it."""
     if matches(model):
         return replacement(model)
     replaced: dict[nn.Module, nn.Module] = {}
     for parent in list(model.modules()):
-        # Not named_children(), which passes over a layer's second name.
+        # Not named_children(), which skips the second name of a layer.
         for name, child in parent._modules.items():
             if child is not None and matches(child):
                 if child not in replaced:
@@ -194,10 +193,10 @@ def _is_routed(module: nn.Module) -> TypeGuard[RoutedLayer]:
 
 
 def _choose(model: nn.Module, layers: Sequence[str], keep: Sequence[str]) -> dict[nn.Module, str]:
-    """Returns the normalization layers that are to be converted, with one name of each."""
+    """Returns the normalization layers to convert, each with one of its names."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        # What has running statistics is a batch norm of whatever library.
+        # Whatever has running statistics is a batch norm, from any library.
         if isinstance(module, (_NormBase, *_NO_BATCH_STATISTICS)) or hasattr(
             module, "running_mean"
         ):
@@ -220,7 +219,7 @@ def _choose(model: nn.Module, layers: Sequence[str], keep: Sequence[str]) -> dic
 
 
 def _obstacle(module: nn.Module, branches: tuple[str, ...]) -> str | None:
-    """Says why a normalization layer cannot be converted, None when it can."""
+    """Returns why a normalization layer cannot be converted, or None when it can."""
     kind = type(module).__name__
     if isinstance(module, RoutedLayer):
         same = module.branches == branches
@@ -237,7 +236,7 @@ def _obstacle(module: nn.Module, branches: tuple[str, ...]) -> str | None:
 
 
 def _is_batch_norm_act(module: nn.Module) -> bool:
-    """Says whether ``module`` is timm's batch norm with drop-out and activation behind it."""
+    """Returns whether ``module`` is timm's batch norm followed by dropout and activation."""
     kind = type(module)
     return kind.__module__.startswith("timm.") and kind.__name__ == "BatchNormAct2d"
 
@@ -276,7 +275,7 @@ def _convert_layer(layer: BatchNorm, cell: RoutedBatchNorm) -> RoutedBatchNorm:
     nn.init.ones_(routed.weight)
     if routed.affine == "sandwich":
         nn.init.ones_(routed.shared_weight)
-    # Each copy broadcasts over the rows of the branches.
+    # Each assignment broadcasts over the rows of the branches.
     if layer.affine:
         routed.weight.copy_(layer.weight)
         routed.bias.copy_(layer.bias)

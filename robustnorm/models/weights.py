@@ -1,4 +1,4 @@
-"""What weights must be before a network takes them, wherever they come from."""
+"""Checks weights from any source before a network loads them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.registry import some
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# Of the second moment: what float32 loses in it and in the square of the mean.
+# Relative to the second moment: float32 rounding of it and of the squared mean.
 _ROUNDING = 1e-5
 
 
 def check_weights(weights: Mapping[str, Tensor], model: nn.Module, source: str) -> None:
-    """Raises a RefusedFileError unless a network can take weights as they are; copies nothing.
+    """Raises a RefusedFileError unless ``model`` can load the weights unchanged; copies nothing.
 
-    Names and shapes are those of the network; values are floating where the network's are, int64
-    where those count batches; all are finite in the network's precision, no variance or count is
-    negative, and no second moment is below the square of its mean (``ModeNorm``).
+    Names and shapes must be the network's. Values must be floating point where the network's are,
+    int64 where it counts batches, and finite in the network's precision; no variance or count may
+    be negative, and no second moment below the square of its mean (``ModeNorm``).
 
     Args:
-        weights: Name to tensor.
-        model: The network; it may be on the meta device.
-        source: What the message calls the weights, such as the path of their file.
+        weights: Tensors by name.
+        model: The network; may be on the meta device.
+        source: How the message refers to the weights, such as the path of their file.
     """
     state: dict[str, Tensor] = model.state_dict()
     shapes = {
@@ -38,7 +38,7 @@ def check_weights(weights: Mapping[str, Tensor], model: nn.Module, source: str) 
         "not in the network": weights.keys() - state.keys(),
         "of another shape": shapes,
     }
-    # Of weights that do not fit no value is read: a shape costs nothing, its values may.
+    # Values are read only once names and shapes fit: reading them may be expensive.
     if not any(faults.values()):
         faults = {"unfit": {text for name in state if (text := _unfit(name, weights, state))}}
     if any(faults.values()):
@@ -50,7 +50,7 @@ def check_weights(weights: Mapping[str, Tensor], model: nn.Module, source: str) 
 
 
 def _unfit(name: str, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Returns what is wrong with a tensor's type or values, "" when nothing is."""
+    """Returns what is wrong with a tensor's type or values, or ""."""
     value, dtype = weights[name], state[name].dtype
     if value.dtype not in (_FLOATING if dtype.is_floating_point else (dtype,)):
         kind = "floating point" if dtype.is_floating_point else str(dtype)

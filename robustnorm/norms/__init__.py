@@ -1,7 +1,7 @@
 """Normalization layers and the names under which a network is built with them.
 
-A factory in ``NORMS`` takes ``num_features`` and ``branches`` and returns one layer. To add a
-norm: one file, one line here, one test.
+A factory in ``NORMS`` takes ``num_features`` and ``branches`` and returns one layer. Adding a norm
+takes one file, one line here and one test.
 
 Examples:
     >>> NORMS["auxbn"](64, branches=("clean", "adv")).weight.shape

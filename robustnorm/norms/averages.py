@@ -1,4 +1,4 @@
-"""Running statistics as averages over batches, with torch's meaning of ``momentum``."""
+"""Running statistics as averages over batches, where ``momentum`` means what it does in torch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def check_momentum(momentum: float | None) -> None:
 
 
 def newest_weight(momentum: float | None, num_batches_tracked: Tensor) -> float:
-    """Returns the weight of the newest batch, which is counted already.
+    """Returns the weight of the newest batch, which has already been counted.
 
     Args:
-        momentum: That weight; None for the same weight for all batches.
-        num_batches_tracked: Their number, ().
+        momentum: The weight; None weights all batches equally.
+        num_batches_tracked: Number of batches, ().
     """
     return 1 / num_batches_tracked.item() if momentum is None else momentum
 
 
 def complete_count(state: MutableMapping[str, Tensor], prefix: str, own: Tensor | None) -> None:
-    """Gives a state from before torch counted batches the layer's own count, as torch does."""
+    """Fills in the batch count that states saved by old versions of torch lack, as torch does."""
     if own is not None and f"{prefix}running_mean" in state:
         state.setdefault(f"{prefix}num_batches_tracked", own.clone())

@@ -8,9 +8,9 @@ from robustnorm.norms.routed import RoutedBatchNorm2d
 
 
 class AuxBN(RoutedBatchNorm2d):
-    """Keeps statistics and an affine of its own for each branch (AdvProp's auxiliary BN).
+    """Keeps separate statistics and a separate affine for each branch (AdvProp's auxiliary BN).
 
-    Split statistics, split affine; arguments, shapes and errors as ``RoutedBatchNorm2d``.
+    Split statistics, split affine. Arguments, shapes and errors are those of ``RoutedBatchNorm2d``.
 
     References:
         Xie et al., Adversarial Examples Improve Image Recognition, CVPR 2020, arXiv:1911.09665.
@@ -45,8 +45,8 @@ class SaAuxBN(RoutedBatchNorm2d):
         + \beta_{sa}) + \beta_i
 
     The shared affine sees every image; the branch affine and the statistics see one branch only.
-    All scales start at N(1, 0.02), all shifts at 0, as in the authors' release. Arguments, shapes
-    and errors as ``RoutedBatchNorm2d``.
+    All scales are initialized from N(1, 0.02) and all shifts to 0, as in the authors' release.
+    Arguments, shapes and errors are those of ``RoutedBatchNorm2d``.
 
     References:
         Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 8.
@@ -80,10 +80,10 @@ class SaAuxBN(RoutedBatchNorm2d):
 
 
 class AuxStatBN(RoutedBatchNorm2d):
-    """Keeps statistics of its own for each branch and one affine for all.
+    """Keeps separate statistics for each branch and one affine for all of them.
 
-    The grid's cell that no paper of this family trains: split statistics, shared affine. Arguments,
-    shapes and errors as ``RoutedBatchNorm2d``.
+    Split statistics, shared affine: the cell of the grid that no published network uses. Arguments,
+    shapes and errors are those of ``RoutedBatchNorm2d``.
 
     Examples:
         >>> layer = AuxStatBN(3)
@@ -106,9 +106,9 @@ class AuxStatBN(RoutedBatchNorm2d):
 class CCBN(RoutedBatchNorm2d):
     """Normalizes all samples together and gives each the affine of its condition.
 
-    Shared statistics, split affine. Conditions are rows, chosen per sample by
-    ``route(model, index)`` with an int64 index (N,), or named "0", "1", ... for a whole batch.
-    Shapes and errors as ``RoutedBatchNorm2d``.
+    Shared statistics, split affine. A condition is a row of the affine: ``route(model, index)``
+    with an int64 index (N,) chooses one per sample, a name "0", "1", ... one for the whole batch.
+    Shapes and errors are those of ``RoutedBatchNorm2d``.
 
     References:
         Gong et al., arXiv:2102.11382, Eq. 2; de Vries et al., arXiv:1707.00683.
@@ -140,9 +140,9 @@ class CCBN(RoutedBatchNorm2d):
 
 
 class SaBN(RoutedBatchNorm2d):
-    """Normalizes all samples together, then applies a shared affine and that of the condition.
+    """Normalizes all samples together, then applies a shared affine and the condition's affine.
 
-    Shared statistics, sandwich affine. Conditions as in ``CCBN``; shapes and errors as
+    Shared statistics, sandwich affine. Conditions are those of ``CCBN``, shapes and errors those of
     ``RoutedBatchNorm2d``.
 
     References:
@@ -175,12 +175,12 @@ class SaBN(RoutedBatchNorm2d):
 
 
 def ccbn(num_features: int, branches: Sequence[str] = ("clean", "adv")) -> RoutedBatchNorm2d:
-    """Returns CCBN's cell with the branches as conditions: shared statistics, split affine."""
+    """Returns CCBN with the branches as its conditions: shared statistics, split affine."""
     return RoutedBatchNorm2d(num_features, branches, statistics="shared", affine="split")
 
 
 def sabn(num_features: int, branches: Sequence[str] = ("clean", "adv")) -> RoutedBatchNorm2d:
-    """Returns SaBN's cell with the branches as conditions: shared statistics, sandwich affine."""
+    """Returns SaBN with the branches as its conditions: shared statistics, sandwich affine."""
     return RoutedBatchNorm2d(num_features, branches, statistics="shared", affine="sandwich")
 
 

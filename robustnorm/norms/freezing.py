@@ -13,18 +13,18 @@ from robustnorm.norms.routing import route, routed_layers
 
 @contextmanager
 def freeze(model: nn.Module, branch: str, optimizer: Optimizer) -> Iterator[None]:
-    """Keeps a branch's own affine as it is in every step of ``optimizer`` inside the block.
+    """Keeps one branch's affine unchanged in every step of ``optimizer`` inside the block.
 
-    The affines of all branches are rows of one parameter. A branch that had no image in a step has
-    gradient 0 there, where a batch norm of its own would have none, so that weight decay and
-    momentum move it. Here its rows, and those of what the optimizer keeps for them (momentum), stay
-    to the bit. Its running statistics move only when images are routed through it. What branches
-    share learns on: convolutions, the shared affine of a sandwich.
+    The affines of all branches are rows of one parameter. A branch without images in a step gets a
+    gradient of 0 there, where a separate batch norm would get none, so weight decay and momentum
+    would still move it. This block restores its rows, and the optimizer's state for them
+    (momentum), exactly. The branch's running statistics change only when images are routed through
+    it. Everything the branches share still trains: convolutions, the shared affine of a sandwich.
 
     Args:
         model: Any module tree.
         branch: A branch that every routed layer of ``model`` has.
-        optimizer: What trains ``model``.
+        optimizer: The optimizer that trains ``model``.
 
     Raises:
         RoutingError: When a routed layer lacks the branch.
@@ -57,10 +57,10 @@ def freeze(model: nn.Module, branch: str, optimizer: Optimizer) -> Iterator[None
     def restore(*_: object) -> None:
         for parameter, row in rows.items():
             for values in _values(parameter):
-                values[row] = kept.get(values, 0)  # momentum of the first step starts at 0
+                values[row] = kept.get(values, 0)  # momentum buffers start at 0
 
     def _values(parameter: Tensor) -> list[Tensor]:
-        """Returns a parameter and what the optimizer keeps for each of its entries."""
+        """Returns a parameter and the optimizer's state tensors of the same shape."""
         state = optimizer.state[parameter].values() if parameter in optimizer.state else ()
         same = [v for v in state if isinstance(v, Tensor) and v.shape == parameter.shape]
         return [parameter, *same]

@@ -10,26 +10,26 @@ from robustnorm.norms.instance import AdaIN
 class ILM(nn.Module):
     r"""Predicts the affine that follows a normalization from the features before it.
 
-    The channels are cut into G = C / group_size groups, and each group has one mean m and one
+    The channels are divided into G = C / group_size groups; each group has one mean m and one
     variance v over its channels and positions. With matrices E (H, G), U and V (G, H), without
     biases,
 
     .. math:: \gamma = \gamma_0 + \mathrm{sigmoid}(U\,\mathrm{relu}(E v)), \quad
         \beta = \beta_0 + \tanh(V\,\mathrm{relu}(E m))
 
-    where a group's value holds for all of its channels, :math:`\gamma_0` starts at 1 and
-    :math:`\beta_0` at 0, one a channel. With U and V at 0 the weight is 1.5 and the bias 0.
+    where all channels of a group share its value, and :math:`\gamma_0` and :math:`\beta_0`, one per
+    channel, start at 1 and 0. With U and V at 0 the weight is 1.5 and the bias 0.
 
     Args:
         num_features: C, a multiple of ``group_size``.
-        group_size: Channels of a group; 16 in the paper.
-        unbiased: Divide the variance by its number of values less one, not by their number.
+        group_size: Channels per group; 16 in the paper.
+        unbiased: Divide the variance by the number of values minus one.
 
     Shape:
         (N, C, H, W) to two tensors (N, C, 1, 1), weight and bias.
 
     Raises:
-        ValueError: When C is no multiple of ``group_size``, or the input has other channels.
+        ValueError: When C is not a multiple of ``group_size`` or the input has another C.
 
     References:
         Jia, Chen & Chen, Instance-Level Meta Normalization, CVPR 2019, arXiv:1904.03516; H is
@@ -59,7 +59,7 @@ class ILM(nn.Module):
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor]:
         if input.dim() != 4 or input.shape[1] != self.num_features:
             raise ValueError(f"ILM takes (N, {self.num_features}, H, W), got {tuple(input.shape)}")
-        with torch.autocast(input.device.type, enabled=False):  # a variance needs its precision
+        with torch.autocast(input.device.type, enabled=False):  # half precision is too coarse here
             # (N, G, values of a group)
             grouped = input.reshape(len(input), -1, self.group_size * input[0, 0].numel())
             grouped = grouped.to(self.weight.dtype)
@@ -69,7 +69,7 @@ class ILM(nn.Module):
         return self._spread(weight, self.weight), self._spread(bias, self.bias)
 
     def _spread(self, grouped: Tensor, start: Tensor) -> Tensor:
-        """Gives each channel its group's value: (N, G) to (N, C, 1, 1)."""
+        """Repeats each group's value for its channels: (N, G) to (N, C, 1, 1)."""
         return (grouped.repeat_interleave(self.group_size, dim=1) + start)[:, :, None, None]
 
     def extra_repr(self) -> str:
@@ -79,21 +79,21 @@ class ILM(nn.Module):
 
 
 class ILMAdaIN(AdaIN):
-    r"""AdaIN with an affine that ILM predicts from the content, in the place of SaAdaIN's.
+    r"""AdaIN with an affine that ILM predicts from the content instead of SaAdaIN's learned one.
 
     .. math:: y = \sigma(s) (\gamma(x) \frac{x - \mu(x)}{\sigma(x)} + \beta(x)) + \mu(s)
 
     Args:
         num_features: C, a multiple of 16.
         eps: Added to both variances.
-        unbiased: As in ``AdaIN``, for the variance of ILM's groups, too.
+        unbiased: As in ``AdaIN``, and for the variance of ILM's groups.
 
     Shape:
         As ``AdaIN``, with C = num_features.
 
     References:
-        "ILM+IN" of Gong et al., arXiv:2102.11382, Section 5.2. Its code is not public: where the
-        predicted affine stands is a reading of the text.
+        "ILM+IN" of Gong et al., arXiv:2102.11382, Section 5.2. Its code is not public; the position
+        of the predicted affine follows our interpretation of the text.
 
     Examples:
         >>> content, style = torch.rand(2, 16, 4, 4), torch.rand(2, 16, 8, 8)

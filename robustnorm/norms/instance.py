@@ -7,7 +7,7 @@ from torch import Tensor, nn
 def instance_statistics(
     input: Tensor, eps: float = 1e-5, *, unbiased: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Returns mean and deviation of each sample and channel over (H, W).
+    """Returns mean and standard deviation of each sample and channel over (H, W).
 
     Args:
         input: Feature maps (N, C, H, W); half precision is computed in float32.
@@ -18,14 +18,14 @@ def instance_statistics(
         Two tensors (N, C, 1, 1).
 
     Raises:
-        ValueError: On another rank, and when ``unbiased`` has one position alone.
+        ValueError: On another rank, or with ``unbiased`` and a single position.
     """
     if input.dim() != 4:
         raise ValueError(f"content and style must be (N, C, H, W), got {tuple(input.shape)}")
     if unbiased and input.shape[2] * input.shape[3] < 2:
         raise ValueError(
             f"an unbiased variance needs H W of at least 2, got {tuple(input.shape)}; take larger "
-            "images or the population's variance"
+            "images or set unbiased to False"
         )
     if input.dtype in (torch.float16, torch.bfloat16):
         input = input.float()
@@ -34,13 +34,13 @@ def instance_statistics(
 
 
 class AdaIN(nn.Module):
-    r"""Gives the content's feature maps the mean and deviation of the style's.
+    r"""Gives the content's feature maps the mean and standard deviation of the style's.
 
     .. math:: y = \sigma(s) \frac{x - \mu(x)}{\sigma(x)} + \mu(s), \quad
         \sigma(x)^2 = \mathrm{var}(x) + \epsilon
 
-    with mean and variance per sample and channel over (H, W). There is nothing to learn and no
-    difference between training and evaluation.
+    with mean and variance per sample and channel over (H, W). The layer has no parameters and
+    behaves the same in training and evaluation.
 
     Args:
         eps: Added to both variances.
@@ -50,7 +50,7 @@ class AdaIN(nn.Module):
         content (N, C, H, W), style (N, C, H', W') to content's shape and dtype.
 
     Raises:
-        ValueError: When the two differ in N or C or are not of rank 4.
+        ValueError: When content and style differ in N or C or do not have rank 4.
 
     References:
         Huang & Belongie, arXiv:1703.06868; Gong et al., arXiv:2102.11382, Eq. 9.

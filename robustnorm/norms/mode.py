@@ -10,15 +10,15 @@ from torch.autograd import forward_ad
 from robustnorm.norms.averages import check_momentum, complete_count, newest_weight
 from robustnorm.norms.synchronized import sum_over_processes
 
-# The backward passes below are written in differentiable operations, so that there are derivatives
-# of any order; ``once_differentiable`` would give zeros wherever the incoming gradient is constant.
+# The backward passes below use differentiable operations, so that derivatives of any order exist;
+# ``once_differentiable`` would return zeros wherever the incoming gradient is constant.
 
-# Values of which a float32 copy, 1 MB, stays in the second-level cache of a core.
+# So many values make a float32 copy of 1 MB, which fits the second-level cache of a core.
 _CACHED = 1 << 18
 
 
 class _Moments(torch.autograd.Function):
-    """Means of x and x^2 over (H, W), (2, N, C), at least float32; one pass in the backward."""
+    """Means of x and x^2 over (H, W), (2, N, C), at least float32, with a one-pass backward."""
 
     @staticmethod
     def forward(input: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class _Moments(torch.autograd.Function):
 
 
 class _ScaleAndShift(torch.autograd.Function):
-    """scale x + shift with (N, C) coefficients, in the dtype of x; their gradients in their own."""
+    """scale x + shift with (N, C) coefficients, in the dtype of x; gradients keep their dtypes."""
 
     @staticmethod
     def forward(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class _ScaleAndShift(torch.autograd.Function):
 
 
 def _apply(function: type[_Moments | _ScaleAndShift], *inputs: Tensor) -> Tensor:
-    """Runs ``function``; under vmap and forward-mode derivatives its operations as they are."""
+    """Runs ``function``, or its plain operations under vmap and forward-mode derivatives."""
     if not torch.compiler.is_compiling() and (
         torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     ):
@@ -75,7 +75,7 @@ def _apply(function: type[_Moments | _ScaleAndShift], *inputs: Tensor) -> Tensor
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yields groups of samples, on a CPU so small that a wide copy of one stays in the cache."""
+    """Yields groups of samples; on a CPU a float32 copy of a group fits the cache."""
     first = tensors[0]
     if first.device.type != "cpu":
         return iter([tensors])
@@ -84,13 +84,13 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _maps(input: Tensor, *values: Tensor) -> list[Tensor]:
-    """Returns (N, C) coefficients in the dtype of ``input``, shaped to be broadcast over it."""
+    """Returns (N, C) coefficients in the dtype of ``input``, shaped to broadcast over it."""
     maps = [value.to(input.dtype)[:, :, None, None] for value in values]
     # vmap cannot ask for the memory format.
     vmapped = torch._C._are_functorch_transforms_active()
     if vmapped or not input.is_contiguous(memory_format=torch.channels_last):
         return maps
-    # Written out along W, so that one inner loop covers a row's W C values instead of C.
+    # Expanded along W, so that one inner loop covers the W C values of a row instead of C.
     width = input.shape[3]
     return [
         values.expand(-1, -1, -1, width).contiguous(memory_format=torch.channels_last)
@@ -107,28 +107,29 @@ class ModeNorm(nn.Module):
 
     .. math:: y_n = \gamma \sum_k g_{nk} \frac{x_n - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta
 
-    The gates :math:`g_{nk} = \mathrm{softmax}_k(W \bar x_n + b)` read the sample's spatial mean
-    :math:`\bar x_n`; :math:`\mu_k` and :math:`\sigma_k^2` are mean and variance over (N, H, W)
-    weighted by the gates. Two per-sample sums, of x and of x^2, give all statistics, and the output
-    is :math:`a_{nc} x + b_{nc}`: one pass over the feature map whatever K is.
+    The gates :math:`g_{nk} = \mathrm{softmax}_k(W \bar x_n + b)` are computed from the sample's
+    spatial mean :math:`\bar x_n`; :math:`\mu_k` and :math:`\sigma_k^2` are mean and variance over
+    (N, H, W) weighted by the gates. All statistics follow from two per-sample sums, of x and of
+    x^2, and the output is :math:`a_{nc} x + b_{nc}`: one pass over the feature map for any K.
 
-    Training uses batch statistics and updates the running ones, per mode averages of the weighted
-    means of x and x^2; evaluation uses those (variance = second moment - mean^2, at least 0) and
-    changes nothing. Gates depend on the input in both modes, so gradients pass through them.
-    Statistics are float32 (float64 for float64 input) under autocast too.
+    Training uses batch statistics and updates the running ones, which are, per mode, averages of
+    the weighted means of x and x^2. Evaluation uses the running statistics (variance = second
+    moment - mean^2, at least 0) and changes nothing. The gates depend on the input in both modes,
+    so gradients flow through them. Statistics are float32 (float64 for float64 input), also under
+    autocast.
 
     Args:
         num_features: C.
         num_modes: K.
         eps: Added to each variance.
-        momentum: Weight of the newest batch in the running statistics, in [0, 1]; None for the same
-            weight for all batches.
+        momentum: Weight of the newest batch in the running statistics, in [0, 1]; None weights all
+            batches equally.
 
     Shape:
         (N, C, H, W) floating point to the same; in training N H W > 1.
 
     Raises:
-        ValueError: On another rank or channel count, or a single value per channel in training.
+        ValueError: On another rank or channel count, or with one value per channel in training.
 
     References:
         Deecke et al., Mode Normalization, ICLR 2019, arXiv:1810.05466. The gate starts at
@@ -146,7 +147,7 @@ class ModeNorm(nn.Module):
     running_second_moment: Tensor
     num_batches_tracked: Tensor
 
-    # Whether batch statistics are those of all processes; set by ``synchronize``.
+    # Whether batch statistics are taken over all processes; set by ``synchronize``.
     synchronized = False
 
     def __init__(
@@ -205,7 +206,7 @@ class ModeNorm(nn.Module):
         return gates.softmax(1)  # (N, K)
 
     def _batch_statistics(self, moments: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns mean and variance (K, C) of each mode; moves the running statistics."""
+        """Returns mean and variance (K, C) of each mode and updates the running statistics."""
         dtype = torch.promote_types(gates.dtype, moments.dtype)  # they differ in a half layer
         gates, moments = gates.to(dtype), moments.to(dtype)
         total = self._over_processes(gates.sum(0))
@@ -237,5 +238,5 @@ class ModeNorm(nn.Module):
 
 
 def modenorm(num_features: int, branches: Sequence[str] = ()) -> ModeNorm:
-    """Returns a ModeNorm with two modes; it finds its modes itself, so nothing is routed."""
+    """Returns a ModeNorm with two modes; it has no branches to route."""
     return ModeNorm(num_features)

@@ -6,5 +6,5 @@ from torch import nn
 
 
 def bn(num_features: int, branches: Sequence[str] = ()) -> nn.BatchNorm2d:
-    """Returns ``torch.nn.BatchNorm2d``: one set of statistics, one affine, nothing to route."""
+    """Returns ``torch.nn.BatchNorm2d``: one set of statistics, one affine, no branches."""
     return nn.BatchNorm2d(num_features)

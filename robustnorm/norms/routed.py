@@ -1,8 +1,8 @@
-"""Batch normalization with per-branch statistics, affine or both: one layer for 1d, 2d and 3d.
+"""Batch normalization with statistics, affine or both per branch, for 1d, 2d and 3d.
 
 The sandwich affine of Gong et al. collapses, gamma_i (gamma xhat + beta) + beta_i =
-(gamma_i gamma) xhat + (gamma_i beta + beta_i), so that each cell of the grid is one
-``F.batch_norm`` call per branch and costs what BN costs.
+(gamma_i gamma) xhat + (gamma_i beta + beta_i), so every cell of the grid is one ``F.batch_norm``
+call per branch and costs what BN costs.
 """
 
 from __future__ import annotations
@@ -24,48 +24,49 @@ log = logging.getLogger("robustnorm")
 Statistics = Literal["shared", "split"]
 Affine = Literal["shared", "split", "sandwich"]
 
-# The release draws every scale of the sandwich from N(1, 0.02); its AuxBN starts as BN does.
+# The release draws every scale of the sandwich from N(1, 0.02) and initializes AuxBN as BN.
 _SANDWICH_STD = 0.02
 
 
 class RoutedBatchNorm(RoutedLayer):
     r"""Standardizes with the active branch's statistics, then applies its affine.
 
-    Used as ``RoutedBatchNorm1d``, ``RoutedBatchNorm2d`` or ``RoutedBatchNorm3d``, which differ in
-    the shapes that they take.
+    Use ``RoutedBatchNorm1d``, ``RoutedBatchNorm2d`` or ``RoutedBatchNorm3d``, which differ only in
+    the shapes they accept.
 
     .. math:: y = a_i \frac{x - \mu_i}{\sqrt{\sigma_i^2 + \epsilon}} + b_i
 
     where i is the sample's branch, and :math:`(a_i, b_i)` is :math:`(\gamma, \beta)` for a shared
     affine, :math:`(\gamma_i, \beta_i)` for a split one, and
     :math:`(\gamma_i \gamma_{sa}, \gamma_i \beta_{sa} + \beta_i)` for a sandwich. Shared statistics
-    drop the index of :math:`\mu` and :math:`\sigma` and are taken over the whole batch.
+    drop the index of :math:`\mu` and :math:`\sigma` and cover the whole batch.
 
     Training uses batch statistics and updates the running statistics of the active branch;
-    evaluation uses its running statistics and changes nothing. With ``track_running_stats`` set to
-    False later on, training leaves the running statistics alone; built with False, the layer has
-    none (None, as in torch) and uses batch statistics in both modes.
+    evaluation uses the branch's running statistics and changes nothing. Setting
+    ``track_running_stats`` to False later makes training leave the running statistics alone; a
+    layer built with False has none (None, as in torch) and uses batch statistics in both modes.
 
-    A branch without an image in a step has gradient 0 in its rows of the affine, not none, so that
-    weight decay and momentum move them; ``freeze`` keeps them.
+    A branch without images in a step gets a gradient of 0, rather than none, in its rows of the
+    affine, so weight decay and momentum still move them; ``freeze`` prevents that.
 
-    A state_dict of a batch norm without branches fits: each branch starts from it, and the log says
-    so. torch's ``swa_utils.update_bn`` knows torch's own layers alone and passes this one by; a
-    branch's statistics are measured again by ``robustnorm.studies.reestimate.reestimate``.
+    A state_dict of a batch norm without branches can be loaded: every branch starts from it, and a
+    log message says so. torch's ``swa_utils.update_bn`` handles only torch's own layers and skips
+    this one; ``robustnorm.studies.reestimate.reestimate`` measures a branch's statistics again.
 
     Args:
         num_features: C.
         branches: Names; row i of each per-branch tensor belongs to ``branches[i]``.
-        statistics: One set for all branches (``"shared"``) or one each (``"split"``).
-        affine: One for all branches, one each, or one each after a shared one (``"sandwich"``).
+        statistics: One set for all branches (``"shared"``) or one per branch (``"split"``).
+        affine: One for all branches, one per branch, or one per branch after a shared one
+            (``"sandwich"``).
         eps: Added to the variance.
-        momentum: Weight of the newest batch in the running statistics, in [0, 1]; None for the same
-            weight for all batches of a branch.
-        track_running_stats: Whether there are running statistics.
+        momentum: Weight of the newest batch in the running statistics, in [0, 1]; None weights all
+            batches of a branch equally.
+        track_running_stats: Whether to keep running statistics.
 
     Shape:
         1d: (N, C) or (N, C, L); 2d: (N, C, H, W); 3d: (N, C, D, H, W); floating point to the same.
-        Where batch statistics are used each branch needs more than one value per channel.
+        Batch statistics need more than one value per channel in each branch.
 
     Raises:
         RoutingError: Outside ``route``.
@@ -89,9 +90,9 @@ class RoutedBatchNorm(RoutedLayer):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    # Whether batch statistics are those of all processes; set by ``synchronize``.
+    # Whether batch statistics are taken over all processes; set by ``synchronize``.
     synchronized = False
-    # Rank of an input to its shape in words.
+    # Accepted shapes by rank.
     shapes: ClassVar[Mapping[int, str]]
 
     def __init__(
@@ -135,7 +136,7 @@ class RoutedBatchNorm(RoutedLayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Resets running statistics and affine to their initial distribution."""
+        """Resets running statistics and affine to their initial values."""
         if self.has_running_statistics:
             nn.init.zeros_(self.running_mean)
             nn.init.ones_(self.running_var)
@@ -154,10 +155,10 @@ class RoutedBatchNorm(RoutedLayer):
         return self._buffers["running_mean"] is not None
 
     def effective_affine(self, row: int | Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the one scale and shift that the branch in ``row`` amounts to.
+        """Returns the single scale and shift equivalent to the affine of the branch in ``row``.
 
         Args:
-            row: A branch's row, or int64 rows (N,).
+            row: Row of a branch, or int64 rows (N,).
 
         Returns:
             Weight and bias, (C,) for an int and (N, C) for a tensor.
@@ -171,7 +172,7 @@ class RoutedBatchNorm(RoutedLayer):
         return weight * self.shared_weight, torch.addcmul(bias, weight, self.shared_bias)
 
     def branch_statistics(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns views of running mean, variance (C,) and batch count () of a branch."""
+        """Returns views of a branch's running mean and variance (C,) and batch count ()."""
         if self.statistics == "shared":
             return self.running_mean, self.running_var, self.num_batches_tracked
         return self.running_mean[row], self.running_var[row], self.num_batches_tracked[row]
@@ -198,7 +199,7 @@ class RoutedBatchNorm(RoutedLayer):
             return torch.cat([self._normalize(x, i, *self.effective_affine(i)) for x, i in parts])
         order = rows.argsort(stable=True)
         counts = torch.bincount(rows, minlength=len(self.branches))
-        # A branch that has images on any process takes part on all.
+        # A branch that has images in any process takes part in all of them.
         total = sum_over_processes(counts) if self._over_processes else counts
         images: list[int] = total.tolist()
         outputs = [
@@ -244,7 +245,7 @@ class RoutedBatchNorm(RoutedLayer):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _spread_plain(self, state: MutableMapping[str, Tensor], prefix: str) -> None:
-        """Gives each branch what a batch norm without branches has, if ``state`` is of one."""
+        """Copies a batch norm without branches to each branch, if ``state`` is of one."""
         own = {**self._parameters, **self._buffers}
         plain = {
             name: state[prefix + name]
@@ -273,7 +274,7 @@ class RoutedBatchNorm(RoutedLayer):
 
 
 class RoutedBatchNorm1d(RoutedBatchNorm):
-    """``RoutedBatchNorm`` for (N, C) or (N, C, L); arguments, formula and errors are its own.
+    """``RoutedBatchNorm`` for (N, C) or (N, C, L); see there for arguments, formula and errors.
 
     Examples:
         >>> from robustnorm import bind
@@ -285,7 +286,7 @@ class RoutedBatchNorm1d(RoutedBatchNorm):
 
 
 class RoutedBatchNorm2d(RoutedBatchNorm):
-    """``RoutedBatchNorm`` for (N, C, H, W); arguments, formula and errors are its own.
+    """``RoutedBatchNorm`` for (N, C, H, W); see there for arguments, formula and errors.
 
     Examples:
         >>> from robustnorm import bind
@@ -297,7 +298,7 @@ class RoutedBatchNorm2d(RoutedBatchNorm):
 
 
 class RoutedBatchNorm3d(RoutedBatchNorm):
-    """``RoutedBatchNorm`` for (N, C, D, H, W); arguments, formula and errors are its own.
+    """``RoutedBatchNorm`` for (N, C, D, H, W); see there for arguments, formula and errors.
 
     Examples:
         >>> from robustnorm import bind

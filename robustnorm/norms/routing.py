@@ -1,7 +1,7 @@
-"""Branches of a network's routed layers: choosing one for a ``with`` block, or for good.
+"""Selecting a branch of a network's routed layers, for a ``with`` block or permanently.
 
-A routed layer keeps several sets of statistics or affines, one per branch, and none of them is a
-default. ``route`` says which one applies, for one network, for what is called inside one block.
+A routed layer keeps several sets of statistics or affines, one per branch, and has no default
+branch. ``route`` selects one for one network and for the code called inside one block.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from robustnorm.norms.scope import Selection, active, close_route, open_route
 
 
 class RoutingError(RuntimeError):
-    """A routed layer was run outside any route, or a route names what does not exist.
+    """A routed layer was run outside any route, or a route names a branch that does not exist.
 
     Examples:
         >>> from robustnorm.norms import AuxBN
@@ -28,10 +28,10 @@ class RoutingError(RuntimeError):
 
 
 class RoutedLayer(nn.Module):
-    """Base of the layers that ``route`` reaches.
+    """Base class of the layers whose branch ``route`` selects.
 
     Args:
-        branches: At least one name, all different; row i of each per-branch tensor belongs to
+        branches: One or more different names; row i of each per-branch tensor belongs to
             ``branches[i]``.
     """
 
@@ -44,7 +44,7 @@ class RoutedLayer(nn.Module):
         self.branches = tuple(branches)
 
     def __prepare_scriptable__(self) -> NoReturn:
-        """Tells torch.jit.script that it cannot follow a route."""
+        """Refuses torch.jit.script, which cannot follow a route."""
         raise RoutingError(
             f"TorchScript cannot compile {type(self).__name__}, whose branch is chosen outside of "
             "it: script `fold(model, branch)`, or trace `bind(model, branch)`"
@@ -60,8 +60,8 @@ class RoutedLayer(nn.Module):
                 "use `bind(model, branch)`"
             )
         selected, graph_task = found
-        # Activation checkpointing runs a forward again inside backward. Whatever route happens to
-        # be open around backward() is not the one of the first forward.
+        # Activation checkpointing runs a forward again inside backward, when the route open around
+        # backward() need not be that of the first forward.
         if not torch.compiler.is_compiling() and graph_task != torch._C._current_graph_task_id():
             raise RoutingError(
                 "a routed layer was recomputed during backward, where the route of its first "
@@ -86,11 +86,11 @@ class RoutedLayer(nn.Module):
 def route(model: nn.Module, branch: str | Sequence[str] | Tensor) -> Iterator[None]:
     """Selects the branch of every routed layer of ``model`` for the block.
 
-    Blocks nest, and whatever held before a block holds again after it, however it is left. Other
-    models, deep copies and other threads are not touched: a thread that runs the model opens its
-    own route, and so does a task that a coroutine starts. While a generator or coroutine waits
-    inside a block, the block does not hold for those who run meanwhile. On a model without routed
-    layers nothing happens, so BN runs through the same code.
+    Blocks nest, and leaving a block in any way restores the previous route. Other models, deep
+    copies and other threads are not affected: a thread that runs the model opens its own route, and
+    so does a task that a coroutine starts. While a generator or coroutine is suspended inside a
+    block, the block does not apply to other code. On a model without routed layers nothing happens,
+    so BN runs through the same code.
 
     Args:
         model: Any module tree.
@@ -100,7 +100,7 @@ def route(model: nn.Module, branch: str | Sequence[str] | Tensor) -> Iterator[No
 
     Raises:
         RoutingError: On entry, when a routed layer lacks the branch or the index is out of range.
-            Inside the block, when a batch does not fit the parts or the index, or when a layer is
+            Inside the block, when a batch does not fit the names or the index, or a layer is
             recomputed during backward. Outside any block, when a routed layer is run.
 
     Examples:
@@ -129,15 +129,15 @@ class Bound(nn.Module):
         self.model = model
         self.branch = branch
 
-    # The model's own mode, whenever it is asked for: tools read it, call eval(), and put it back
-    # with train(), which on a flag of its own would put the model into train mode.
+    # Forwarded to the model: tools read it, call eval(), and restore it with train(); a separate
+    # flag would put the model into train mode.
     @property
     def training(self) -> bool:
         return "model" in self._modules and self.model.training
 
     @training.setter
     def training(self, mode: bool) -> None:
-        """Nothing to keep: ``train(mode)`` passes the mode on to the model."""
+        """Does nothing: ``train(mode)`` passes the mode on to the model."""
 
     def forward(self, images: Tensor) -> Tensor:
         with route(self.model, self.branch):
@@ -149,13 +149,13 @@ class Bound(nn.Module):
 
 
 def bind(model: nn.Module, branch: str) -> nn.Module:
-    """Returns an ordinary module, images to logits, fixed to one branch of ``model``.
+    """Returns an ordinary module (images to logits) fixed to one branch of ``model``.
 
-    It shares the model's parameters, buffers and mode, and is what tools that know nothing of
-    branches are given (AutoAttack, torchattacks, RobustBench).
+    It shares the model's parameters, buffers and mode. Give it to tools that do not know about
+    branches (AutoAttack, torchattacks, RobustBench).
 
     Args:
-        model: Any module tree; without routed layers every name binds.
+        model: Any module tree; without routed layers any name is accepted.
         branch: A branch that every routed layer of ``model`` has.
 
     Raises:
@@ -167,7 +167,7 @@ def bind(model: nn.Module, branch: str) -> nn.Module:
         >>> attacked(torch.rand(2, 3, 8, 8)).shape
         torch.Size([2, 10])
     """
-    with route(model, branch):  # an unknown name fails here, not minutes into an attack
+    with route(model, branch):  # raises on an unknown name
         return Bound(model, branch)
 
 
@@ -177,7 +177,7 @@ def routed_layers(model: nn.Module) -> list[RoutedLayer]:
 
 
 def branches_of(model: nn.Module) -> tuple[str, ...]:
-    """Returns the branch names of ``model``, () when it has no routed layer.
+    """Returns the branch names of ``model``, or () without routed layers.
 
     Raises:
         RoutingError: When two layers have different branches.

@@ -1,8 +1,8 @@
-"""Which open routes hold for the code that runs now: those inside whose blocks it was called.
+"""Determines which open routes apply to the running code: those inside whose blocks it was called.
 
-Tasks and threads are told apart by a context variable. A generator or coroutine that is suspended
-inside a block leaves that block open, though its caller runs on outside of it. So a route also
-knows the generator or coroutine that opened it, and holds only while that one runs.
+A context variable separates tasks and threads. A generator or coroutine that is suspended inside a
+block leaves that block open while its caller continues outside of it, so a route also remembers the
+generator or coroutine that opened it and applies only while that one runs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ _CONTEXTLIB = contextlib.contextmanager.__code__.co_filename
 
 
 class OpenRoute:
-    """One block of ``route``, from its beginning to its end.
+    """One block of ``route``.
 
     Attributes:
-        selections: What it selects, layer by layer; empty after its end.
-        graph_task: The backward pass during which it began, if any.
-        opener: The innermost generator or coroutine that it began in, None when there is none.
-        can_be_left_open: Whether the block stands in that function itself.
+        selections: The selection for each layer; empty once the block has ended.
+        graph_task: The backward pass during which the block began, if any.
+        opener: The innermost generator or coroutine in which the block began, or None.
+        can_be_left_open: Whether the block is in the body of that function itself.
+
     """
 
     def __init__(self, selections: Mapping[nn.Module, Selection]) -> None:
@@ -49,9 +50,10 @@ _OPEN: ContextVar[tuple[OpenRoute, ...]] = ContextVar("open routes", default=())
 
 
 class _Traceable(threading.local):
-    """What holds for compiled code, which reads and guards a thread's attributes, no contexts.
+    """The selections for compiled code, which can read a thread's attributes but not contexts.
 
-    A layer is missing where only the frames tell what holds; compiled code then asks Python.
+    A layer is missing where only the frames determine the selection; compiled code then calls
+    Python.
     """
 
     def __init__(self) -> None:
@@ -73,7 +75,7 @@ _TRACEABLE = _Traceable()
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def open_route(selections: Mapping[nn.Module, Selection]) -> OpenRoute:
-    """Begins the block of a function with ``contextlib.contextmanager``, for its user."""
+    """Opens the block of a ``contextlib.contextmanager`` function on behalf of its caller."""
     route = OpenRoute(selections)
     _OPEN.set((*(other for other in _OPEN.get() if other.selections), route))
     _TRACEABLE.stack.append(route)
@@ -83,16 +85,16 @@ def open_route(selections: Mapping[nn.Module, Selection]) -> OpenRoute:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def close_route(route: OpenRoute) -> None:
-    """Ends a block, wherever it was begun: contexts copied inside it lose it too."""
+    """Closes a block, also in contexts that were copied inside it."""
     route.selections, route.opener = {}, None
-    # By identity, so that blocks left out of order do not revive each other.
+    # By identity, so that blocks closed out of order do not revive each other.
     _OPEN.set(tuple(other for other in _OPEN.get() if other is not route))
     _TRACEABLE.stack[:] = [other for other in _TRACEABLE.stack if other is not route]
     _TRACEABLE.refresh()
 
 
 def active(layer: nn.Module) -> tuple[Selection, int] | None:
-    """Returns what is selected for ``layer``, and in which backward pass; None outside a block."""
+    """Returns the selection for ``layer`` and its backward pass, or None outside a block."""
     if torch.compiler.is_compiling() and layer in _TRACEABLE.active:
         return _TRACEABLE.active[layer]
     route = _holding(layer)
@@ -113,10 +115,10 @@ def _holding(layer: nn.Module) -> OpenRoute | None:
 
 
 def _callers() -> Iterator[FrameType]:
-    """Yields the frames of a context manager's user and of those that called it, no manager's."""
+    """Yields the frames of the context manager's user and its callers, without contextlib's."""
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code.co_filename != _CONTEXTLIB:
-        frame = frame.f_back  # this module, and torch.compile's
+        frame = frame.f_back  # skips this module and torch.compile
     while frame is not None:
         caller = frame.f_back
         is_manager = frame.f_code.co_name == "__aenter__" or (

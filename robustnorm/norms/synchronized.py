@@ -1,9 +1,9 @@
 """Batch statistics over the images of all processes, on any device.
 
-torch's SyncBatchNorm does this on GPUs for its own layer alone; here routed layers and ModeNorm
-take part, and the CPU (Gloo). Each process must send the same layers the same number of batches:
-every batch is a message to the others, in the forward and in the backward pass. torch.compile
-leaves these functions as they are.
+torch's SyncBatchNorm supports only its own layer, on GPUs; this module also covers routed layers,
+ModeNorm and the CPU (Gloo). Every process must send the same number of batches through the same
+layers, since each batch is exchanged with the other processes in the forward and in the backward
+pass. torch.compile does not compile these functions.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from robustnorm.norms.averages import newest_weight
 
 
 def synchronize(model: nn.Module) -> None:
-    """Lets layers take their batch statistics over all processes from now on, in training.
+    """Makes layers take their batch statistics over all processes when training.
 
-    Routed batch norms, ModeNorm, and ``nn.BatchNorm2d``, which becomes a
-    ``SynchronizedBatchNorm2d`` in place. Parameters, buffers and their names stay as they are;
-    evaluation does not change. A process group must be open when the network is trained.
+    Applies to routed batch norms, ModeNorm and ``nn.BatchNorm2d``, which becomes a
+    ``SynchronizedBatchNorm2d`` in place. Parameters, buffers, their names and evaluation do not
+    change. Training then needs an open process group.
 
     Args:
         model: Any module tree.
@@ -35,7 +35,7 @@ def synchronize(model: nn.Module) -> None:
 
 
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` with batch statistics over the images of all processes."""
+    """``nn.BatchNorm2d`` with batch statistics over all processes."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
@@ -63,16 +63,16 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Returns ``F.batch_norm`` in training over the images of all processes.
+    """Returns ``F.batch_norm`` in training mode over the images of all processes.
 
     Processes may hold different numbers of images, even none. Statistics are float32, or float64
     for float64 input. The gradient is that of the sum of all processes' losses.
 
     Args:
         input: (N, C, ...), floating point.
-        running_mean: (C,), moved in place; None for none, then ``running_var`` is None too.
-        running_var: (C,), moved by the unbiased variance.
-        weight: (C,), or None for no affine, then ``bias`` is None too.
+        running_mean: (C,), updated in place; None together with ``running_var``.
+        running_var: (C,), updated with the unbiased variance.
+        weight: (C,); None together with ``bias``.
         bias: (C,).
         momentum: Weight of this batch in the running statistics.
         eps: Added to the variance.
@@ -91,19 +91,19 @@ def batch_norm(
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def sum_over_processes(values: Tensor) -> Tensor:
-    """Returns the sum of all processes' ``values``; its gradient is that of the sum of losses."""
+    """Returns the sum of ``values`` over all processes, as the gradient sums their losses."""
     total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
     return total
 
 
 class _Standardize(torch.autograd.Function):
-    """(x - mean) / sqrt(var + eps), at least float32, with mean, variance (C,) and the count ()."""
+    """(x - mean) / sqrt(var + eps), at least float32; also mean and variance (C,) and count ()."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, eps: float) -> tuple[Tensor, ...]:
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         count = values.new_tensor([values.numel() / values.shape[1]])
-        # Each process's own mean and squared deviations, put together as by Chan et al. (1979):
+        # Means and squared deviations of all processes, combined as by Chan et al. (1979); plain
         # sums of squares would cancel.
         mean = values.sum(_dims(values)) / count.clamp_min(1)
         squares = (values - _per_channel(mean, values)).square().sum(_dims(values))
@@ -148,7 +148,7 @@ class _Sum(torch.autograd.Function):
 
 
 def _gather(values: Tensor) -> Tensor:
-    """Returns all processes' ``values`` (D,) as rows."""
+    """Returns the ``values`` (D,) of all processes as rows."""
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values)
     return torch.stack(parts)

@@ -1,1 +1,1 @@
-"""What a kill, a full disk, little memory or a hostile file must not harm."""
+"""Protection against kills, full disks, little memory and hostile files."""

@@ -1,4 +1,4 @@
-"""Memory that a process frees and needs again at every step, kept instead of given back."""
+"""Keeping freed memory for the next step instead of returning it to the system."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _MOST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc's malloc to keep freed memory for the next tensor, for the whole process.
+    """Makes glibc's malloc keep freed memory for the next tensor, for the whole process.
 
-    By default each large tensor on the CPU is mapped anew, and the kernel clears its pages at their
-    first use: up to half of the time of an attack. Elsewhere than on glibc this does nothing.
+    By default each large CPU tensor is mapped anew, and the kernel clears its pages when they are
+    first used: up to half of an attack's time. Does nothing without glibc.
 
     Returns:
-        Whether malloc took the settings.
+        Whether malloc accepted the settings.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Tar archives from outside, unpacked member by member."""
+"""Tar archives from untrusted sources, unpacked member by member."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tqdm import tqdm
 from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.untrusted import is_inside
 
-# An archive of images holds little more than its own size; one of zeros, a million times as much.
+# An archive of images unpacks to little more than its size; one of zeros, to a million times it.
 _MOST_BYTES, _MOST_RATIO = 16_000_000, 100
-# Headers are read whole, whatever size they claim.
+# Limits how much is read at once: a header is read in full, whatever size it claims.
 _MOST_AT_ONCE = 1_000_000
 
 _PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
@@ -31,17 +31,17 @@ _PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
 
 
 def unpack_tar(archive: Path, into: Path) -> None:
-    """Writes the regular files of a tar archive, plain or packed by gzip, bzip2 or xz.
+    """Writes the regular files of a tar archive, plain or compressed by gzip, bzip2 or xz.
 
-    Owners, times and permissions are left out. A folder is made for the files in it.
+    Ignores owners, times and permissions, and creates folders as needed.
 
     Args:
-        archive: Its content tells how it is packed, not its name.
-        into: A new folder. What was written before an error stays there.
+        archive: Its content, not its name, determines the compression.
+        into: A new folder. Files written before an error stay there.
 
     Raises:
-        RefusedFileError: On links, devices, sparse files, paths that lead outside, names that are
-            there twice, more than 16 MB and 100 times the archive's size, and damage.
+        RefusedFileError: On links, devices, sparse files, paths that lead outside, duplicate names,
+            more than both 16 MB and 100 times the archive's size, and damage.
     """
     most = _MOST_BYTES + _MOST_RATIO * archive.stat().st_size
     into.mkdir(parents=True)
@@ -80,7 +80,7 @@ def unpack_tar(archive: Path, into: Path) -> None:
 
 
 class _Bounded:
-    """What an archive holds, as a file that ends with an error after so many bytes."""
+    """An archive's uncompressed bytes, as a file that raises an error after ``most`` of them."""
 
     def __init__(self, stream: IO[bytes], most: int) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Errors that the user can mend; the command line prints their message and exits with a status."""
+"""Errors that the user can fix; the command line prints their message and exits with a status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Status(IntEnum):
     """Exit statuses of the command line.
 
     Attributes:
-        meaning: What ``robustnorm --help`` says of it.
+        meaning: Its explanation in ``robustnorm --help``.
     """
 
     meaning: str
@@ -33,7 +33,7 @@ class Status(IntEnum):
 
 
 class UserError(ValueError):
-    """What is required, what was received, what to do.
+    """An error whose message says what is required, what was received and what to do.
 
     Attributes:
         status: Exit status of a command that ends with it.
@@ -43,7 +43,7 @@ class UserError(ValueError):
 
 
 class UsageError(UserError):
-    """The settings do not fit what is there."""
+    """The settings do not fit the files, data or network found."""
 
 
 class OutOfMemoryError(UserError):
@@ -59,13 +59,13 @@ class DiskError(UserError):
 
 
 class RefusedFileError(UserError):
-    """A file is damaged, foreign, or not to be trusted; nothing of it was used."""
+    """A file is damaged, foreign or not to be trusted; nothing of it was used."""
 
     status: ClassVar[Status] = Status.REFUSED
 
 
-class CheckFailed(Exception):  # noqa: N818 (the program did its work)
-    """What a command checked does not hold; its text is printed.
+class CheckFailed(Exception):  # noqa: N818 (the program itself worked)
+    """A command found that its subject fails a check; its text is printed.
 
     Attributes:
         status: Exit status of the command.
@@ -75,6 +75,6 @@ class CheckFailed(Exception):  # noqa: N818 (the program did its work)
 
 
 class Unreliable(CheckFailed):
-    """A check found the evaluation unreliable, and the user is strict; the text is the tables."""
+    """A check found the evaluation unreliable under ``strict``; the text holds the tables."""
 
     status: ClassVar[Status] = Status.UNRELIABLE

@@ -1,4 +1,4 @@
-"""Files that a kill, a full disk or a second process cannot harm."""
+"""Writing files so that a kill, a full disk or a second process does no harm."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ _REPAIR = "free some, or choose another disk with --output"
 
 
 def write_atomically(path: Path, data: bytes, *, shared: bool = False) -> None:
-    """Writes a file whole or not at all, also when the power goes.
+    """Writes a file completely or not at all, even if the power fails.
 
-    A temporary file beside it is written and synced, then renamed, then the folder is synced.
+    Writes and syncs a temporary file beside it, renames it, then syncs the folder.
 
     Args:
-        path: Of the file.
+        path: The file.
         data: Its content.
         shared: Whether other processes, on any machine, may write the file at the same time.
 
     Raises:
-        DiskError: When the disk is full or read-only; the former file is left as it was.
+        DiskError: When the disk is full or read-only; the previous file is left unchanged.
     """
     writer = f".{socket.gethostname()}-{os.getpid()}" if shared else ""
     temporary = path.with_name(f".{path.name}{writer}.tmp")
@@ -72,13 +72,13 @@ def check_free_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Holds a folder, made if need be, for this process alone.
+    """Reserves a folder, created if needed, for this process.
 
-    The kernel gives it back when the process ends, however it ends; the file ``.lock`` stays.
+    The kernel releases it when the process ends in any way; the file ``.lock`` stays.
 
     Raises:
         UsageError: When another process holds it.
-        DiskError: When it cannot be written to.
+        DiskError: When the folder is not writable.
     """
     path = folder / ".lock"
     with disk_errors(path, 0):
@@ -102,7 +102,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def _lock(file: IO[str]) -> None:
-    """Locks a file without waiting; where the system has no such locks, says so and goes on."""
+    """Locks a file without waiting; warns and continues on systems without such locks."""
     if not _HAS_LOCKS:
         log.warning("%s is not locked on this system: start no second run there", file.name)
         return
@@ -111,11 +111,11 @@ def _lock(file: IO[str]) -> None:
 
 @contextmanager
 def disk_errors(path: Path, needed: int) -> Iterator[None]:
-    """Turns what a disk refuses into a DiskError.
+    """Turns the disk's errors within the block into a DiskError.
 
     Args:
-        path: Of the file that is written.
-        needed: Bytes of it.
+        path: The file being written.
+        needed: Its size in bytes.
     """
     try:
         yield
@@ -129,13 +129,13 @@ def disk_errors(path: Path, needed: int) -> Iterator[None]:
 
 
 def _free(folder: Path) -> int:
-    """Returns the free bytes of the disk that a folder is on, or will be."""
+    """Returns the free bytes of the disk of a folder, which need not exist yet."""
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     return shutil.disk_usage(there).free
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder last; Windows cannot open a folder, and needs no such thing."""
+    """Makes a rename in the folder durable; Windows cannot open folders and does not need it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

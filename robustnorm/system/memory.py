@@ -1,4 +1,4 @@
-"""What to do where memory does not suffice: tell it apart, try smaller batches, say the peak."""
+"""Handling little memory: recognizing its errors, shrinking batches, reporting the peak."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if _HAS_LIMITS:
 
 _T = TypeVar("_T")
 
-# RuntimeErrors of torch that have no class of their own: the CPU's allocator, cuBLAS and cuDNN.
+# RuntimeErrors of torch without a class of their own: from the CPU allocator, cuBLAS and cuDNN.
 _MESSAGES = ("DefaultCPUAllocator: ", "_STATUS_ALLOC_FAILED", "CUDA out of memory")
 
 log = logging.getLogger("robustnorm")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that there is not enough memory, on the CPU or a GPU.
+    """Returns whether an error means that memory ran out, on the CPU or a GPU.
 
     Examples:
         >>> is_out_of_memory(torch.OutOfMemoryError()), is_out_of_memory(MemoryError())
@@ -37,10 +37,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_smaller_batches(work: Callable[[int], _T], most: int) -> _T:
-    """Returns ``work(size)`` for the first of most, most / 2, ... 1 for which memory suffices.
+    """Returns ``work(size)`` for the first of most, most / 2, ... 1 that fits in memory.
 
     Args:
-        work: Does all of the work in batches of that size; what it changes it can change again.
+        work: Does all of the work in batches of that size; must be repeatable.
         most: Batch size to begin with.
     """
     size = most
@@ -58,9 +58,9 @@ def in_smaller_batches(work: Callable[[int], _T], most: int) -> _T:
 
 
 def bytes_taken(work: Callable[[], object], device: torch.device) -> int:
-    """Does ``work`` on a GPU; returns the most memory that it held there, beyond what was held.
+    """Runs ``work`` on a GPU; returns by how much its memory use rose at most.
 
-    The peak that torch keeps begins anew with it.
+    Resets the peak that torch records.
     """
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -69,13 +69,13 @@ def bytes_taken(work: Callable[[], object], device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Returns the memory of a GPU that nobody holds, or torch without a tensor in it."""
+    """Returns the memory of a GPU that is unused, or reserved by torch without holding a tensor."""
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def peak_memory(device: torch.device) -> str:
-    """Returns the largest memory held so far, in words: of a GPU's tensors, or of the process."""
+    """Describes the largest memory use so far, of a GPU's tensors or of the process."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB on {device}"
     if not _HAS_LIMITS:

@@ -1,4 +1,4 @@
-"""Names a user may type, each imported only when it is first used."""
+"""Names that a user may type, each imported only when it is first used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Returns "; did you mean '...'?" with the nearest known name, "" where none is near.
+    """Returns "; did you mean '...'?" with the nearest known name, or "" when none is near.
 
     Examples:
         >>> did_you_mean("evaluate", ["ablate", "eval"])
@@ -22,26 +22,26 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def unknown(subject: str, name: str, known: list[str]) -> str:
-    """Says that ``name`` is no known ``subject``, and which one is nearest."""
+    """Returns the message for an unknown name, with the nearest known one."""
     hint = did_you_mean(name, known) or "."
     return f"unknown {subject} '{name}'{hint} Known: {', '.join(known)}."
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """Lists the first few names in alphabetical order and says how many there are more."""
+    """Lists the first few names in alphabetical order and the number of the others."""
     listed = sorted(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
 
 
 class Registry(MutableMapping[str, Callable[..., Any]]):
-    """A mapping from a name to a function or class that is imported at its first use.
+    """A mapping from names to functions or classes that are imported when first used.
 
-    Listing and checking names costs no import, so that a mistyped name is refused before torch
-    is loaded. A program adds an entry of its own with ``registry[name] = function``.
+    Listing and checking names imports nothing, so a mistyped name is refused before torch is
+    loaded. Programs add entries with ``registry[name] = function``.
 
     Args:
-        subject: What the names name, in the singular, for the error message.
+        subject: What an entry is, in the singular, for error messages.
         places: Name to ``"module:attribute"``.
 
     Raises:
@@ -83,7 +83,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
         del self._places[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places  # a mapping's own would import what the name stands for
+        return name in self._places  # the inherited method would import the entry
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -1,4 +1,4 @@
-"""Which commit of the source is running."""
+"""The commit of the running source."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _ROOT = Path(__file__).parents[2]
 
 
 def source_commit() -> dict[str, str]:
-    """Returns {"commit": hash}, with "-dirty" after a change; {} where there is no repository.
+    """Returns {"commit": hash}, with "-dirty" after local changes, or {} without a repository.
 
-    A copy of the tree without its repository can be told the commit in ROBUSTNORM_COMMIT.
+    The environment variable ROBUSTNORM_COMMIT names the commit of a copy without a repository.
     """
     told = os.environ.get("ROBUSTNORM_COMMIT")
     if told:

@@ -1,4 +1,4 @@
-"""Stopping long work between two of its pieces, where nothing is lost."""
+"""Stopping long work at points where nothing is lost."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from types import FrameType
 
 from robustnorm.system.errors import Status
 
-# Asked between two pieces of work, with the seconds that the next one takes as far as is known, and
-# with ``WITHIN`` in the midst of one, where work would be lost; True stops the work there.
+# Called between two pieces of work with the seconds that the next one is expected to take, and with
+# ``WITHIN`` in the middle of one, where stopping loses work; returns True to stop.
 ShouldStop = Callable[[float], bool]
-WITHIN = -math.inf  # no budget is so far overdrawn: a signal alone stops the work
+WITHIN = -math.inf  # always within budget: only a signal stops the work
 
 _SIGNALS = ("SIGTERM", "SIGUSR1")
-# A scheduler may signal a process twice for one reason: by itself and by way of its parent.
+# A scheduler may signal a process twice for one reason: directly and through its parent.
 _SAME_SIGNAL = 1.0
 
 
-class Stopped(Exception):  # noqa: N818 - it was asked for, nothing went wrong
-    """The work was stopped between two pieces; what was done is kept or told by the exception."""
+class Stopped(Exception):  # noqa: N818 - stopping was requested, nothing went wrong
+    """The work was stopped between two pieces; results so far are saved or in the exception."""
 
 
 def never(_seconds: float) -> bool:
-    """Does not stop the work."""
+    """Never stops the work."""
     return False
 
 
 def interrupted(should_stop: ShouldStop) -> bool:
-    """Returns whether what is under way must stop: for a signal it must, for a budget not."""
+    """Returns whether to stop in the middle of a piece of work: for a signal, not for a budget."""
     return should_stop(WITHIN)
 
 
 def either(one: ShouldStop, other: ShouldStop) -> ShouldStop:
-    """Returns what stops the work as soon as one of two does."""
+    """Returns a ``ShouldStop`` that stops as soon as one of two does."""
     return lambda seconds: one(seconds) or other(seconds)
 
 
 class SignalStop:
     """Stops the work after SIGTERM or SIGUSR1; an instance is a ``ShouldStop``.
 
-    Before it is asked for the first time there is nothing to save, and the first signal ends the
-    process with status 143. From then on it makes the answers True, and a second signal ends the
-    process at once.
+    Until it is called for the first time there is nothing to save, and the first signal ends the
+    process with status 143. From then on it returns True after a signal, and a second signal ends
+    the process at once.
 
     Attributes:
         received: Whether a signal came.
@@ -65,7 +65,7 @@ class SignalStop:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handles the signals for the block; in a thread, where that cannot be, does nothing."""
+        """Handles the signals within the block; does nothing in a thread, which cannot."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -96,16 +96,16 @@ class SignalStop:
 
 
 def _tell(message: str) -> None:
-    # Past Python's buffers: the signal may have come while one of them was written.
+    # Bypasses Python's buffers, which may be in use when the signal arrives.
     os.write(2, f"robustnorm: {message}\n".encode())
 
 
 class Budget:
-    """Seconds that work may take, counted from now; an instance is a ``ShouldStop``.
+    """Time budget that starts now; an instance is a ``ShouldStop``.
 
     Args:
-        seconds: From now to the end.
-        clock: Seconds since any moment.
+        seconds: The budget.
+        clock: Returns seconds since an arbitrary moment.
 
     Examples:
         >>> seconds = iter([100.0, 130.0, 130.0, 130.0])
@@ -122,7 +122,7 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Seconds left, below 0 when overdrawn."""
+        """Seconds left, negative when overdrawn."""
         return self._end - self._clock()
 
     def __call__(self, seconds: float = 0.0) -> bool:

@@ -1,4 +1,4 @@
-"""Text that others wrote, JSON, YAML and names, read so that none of it can do harm."""
+"""Reading JSON, YAML, names and numbers from untrusted sources safely."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import yaml
 
 from robustnorm.system.errors import RefusedFileError
 
-# The largest config of the package has 2 kB; YAML takes seconds to read a megabyte.
+# The package's largest config has 2 kB; YAML takes seconds to parse a megabyte.
 MOST_YAML_BYTES = 64_000
 _MOST_YAML_DEPTH = 20
-# Of an image: networks take far smaller ones, and a few kilobytes can stand for more.
+# Pixels of an image: networks take far smaller ones, and a few kilobytes can encode many more.
 MOST_PIXELS = 2**24
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Returns the values of a JSON text in which no key stands twice.
+    """Parses JSON and refuses duplicate keys.
 
     Raises:
-        ValueError: On anything else, whatever its depth.
+        ValueError: On anything that is not JSON, at any depth.
 
     Examples:
         >>> parse_json('{"epoch": 1, "epoch": 2}')
@@ -46,10 +46,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_yaml(path: Path) -> None:
-    """Raises a RefusedFileError unless a settings file is small and holds plain values alone.
+    """Raises a RefusedFileError unless a settings file is small and holds plain values only.
 
-    Tags can name Python objects, and a few aliases of aliases stand for billions of values.
-    Whether the values are settings is not looked at; neither is a path where no file is.
+    Tags can name Python objects, and a few nested aliases can expand to billions of values. Does
+    not check that the values are settings, nor that the file exists.
     """
     try:
         text = path.read_bytes() if (size := path.stat().st_size) <= MOST_YAML_BYTES else b""
@@ -74,7 +74,7 @@ def check_yaml(path: Path) -> None:
 
 
 def is_inside(name: str) -> bool:
-    r"""Returns whether a relative path leads to a place below its folder.
+    r"""Returns whether a relative path leads to a location below its folder.
 
     Examples:
         >>> [is_inside(name) for name in ("a/b.json", "/a", "a/../../b", "..\\a", "")]
@@ -85,15 +85,15 @@ def is_inside(name: str) -> bool:
 
 
 def is_name(name: object) -> bool:
-    """Returns whether a value is the name of one file or folder, and no path."""
+    """Returns whether a value is the name of a single file or folder rather than a path."""
     return isinstance(name, str) and is_inside(name) and name == PurePosixPath(name).name
 
 
 def parse_fraction(value: object) -> Fraction:
-    """Returns the number that people write as 8/255 or 0.03.
+    """Parses a number written as 8/255 or 0.03.
 
     Raises:
-        ValueError: On anything else; on an exponent of thousands too, which would fill the memory.
+        ValueError: On anything else, and on huge exponents, which would fill the memory.
 
     Examples:
         >>> parse_fraction("8/255"), parse_fraction(0.5)

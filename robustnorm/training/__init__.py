@@ -1,1 +1,1 @@
-"""AdvProp: a step, an epoch, a loop, in one process or many."""
+"""AdvProp training: a step, an epoch and a loop, in one process or many."""

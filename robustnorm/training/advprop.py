@@ -1,4 +1,4 @@
-"""AdvProp's training loop: each epoch takes its steps, then measures held-out images."""
+"""AdvProp's training loop: each epoch runs its steps, then evaluates held-out images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from robustnorm.training.progress import (
 )
 from robustnorm.training.schedule import learning_rate
 
-# The progress line reads the losses, and so waits for the device, at most this often (seconds).
+# Minimum seconds between updates of the progress line, which reads losses and waits for the device.
 _REFRESH = 0.5
 
 
@@ -55,38 +55,39 @@ def train(
 ) -> Iterator[EpochRecord]:
     """Trains epoch by epoch; yields a record after each, with the model in evaluation mode.
 
-    Saving, logging and stopping belong to the caller. Nothing is random but what follows from
-    (seed, epoch, step or image), so that a run continued from ``position`` with the model and
-    optimizer as they were repeats the uninterrupted one.
+    Saving, logging and stopping belong to the caller. All randomness follows from (seed, epoch,
+    step or image), so a run continued from ``position`` with the same model and optimizer state
+    repeats the uninterrupted one.
 
-    In a process group each process learns from its part of every batch and averages gradients with
-    the others; records, losses and positions are the same on all of them.
+    In a process group each process trains on its part of every batch and averages gradients with
+    the others; records, losses and positions are the same in all of them.
 
     Args:
-        model: On the device where it trains.
+        model: On the training device.
         split: Training images, on the same device.
         validation: Held-out images, on the same device.
         config: The settings.
-        augmentation: Of the training images.
-        optimizer: Over the model's parameters; its learning rate is set at each step.
-        test: Test images to follow as the held-out ones are, on the same device; none by default.
-        position: Where the run stands; at its beginning by default.
-        bar: Progress in images, advanced and annotated if given.
-        should_stop: Asked after each step; a signal is also heeded before the first, and between
-            two chunks of a validation, which is repeated when the run is continued.
-        save_is_due: Asked after each step.
-        save: Called after a step when it is due, with the position to continue from.
+        augmentation: Augments the training images.
+        optimizer: For the model's parameters; its learning rate is set at each step.
+        test: Test images to evaluate each epoch besides the held-out ones, on the same device.
+        position: Where to continue; the beginning by default.
+        bar: Progress bar in images to update.
+        should_stop: Called after each step, before the first one, and between two chunks of a
+            validation; before the first and within a validation only a signal counts. An
+            interrupted validation is repeated when the run continues.
+        save_is_due: Called after each step.
+        save: Called after a step when a save is due, with the position to continue from.
 
     Raises:
-        TrainingStopped: When ``should_stop`` says so, with the position to continue from.
+        TrainingStopped: When ``should_stop`` asks for it, with the position to continue from.
         NonFiniteLossError: When a loss or the gradient is not finite; model and optimizer are then
-            as they were before that step.
+            in their state before that step.
         Stopped: When a signal came before the first step.
     """
-    distributed.per_process(config.batch_size)  # refuses what does not divide
+    distributed.per_process(config.batch_size)  # raises when it cannot be divided
     if config.sync_norm and distributed.world_size() > 1:
         synchronize(model)
-    # An nn.Module too, which torch's annotations do not say.
+    # It is an nn.Module too, although torch's annotations do not say so.
     forward = cast(nn.Module, torch.compile(model)) if config.compile else model
     step_losses = distributed.data_parallel(StepLosses(forward, config))
     position = position or Position()
@@ -116,7 +117,7 @@ def train(
         if reading_waits(losses.device):
             finite = FiniteSteps(model, optimizer, epoch, take_again=partial(take, finite))
         for step in take(finite, here.step, bar=bar):
-            # After the last step comes a validation, which no budget interrupts.
+            # The last step is followed by a validation, which no budget interrupts.
             stop, due = distributed.any_process(
                 should_stop(validation_seconds if step == steps else 0.0), save_is_due()
             )
@@ -154,7 +155,7 @@ def train(
 
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """Returns the generator of the attack's start at a step of the run."""
+    """Returns the generator of the attack's random start at a step of the run."""
     state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1
     return torch.Generator(device).manual_seed(int(state))
 
@@ -167,17 +168,17 @@ def backward(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> Tensor:
-    """Leaves the gradient of a step in the parameters; returns its norm.
+    """Computes the gradient of a step, clipped if so configured, and returns its norm.
 
     Args:
         clean_loss: From ``advprop_losses``.
-        adv_loss: Likewise.
+        adv_loss: From ``advprop_losses``.
         config: The settings of loss and clipping.
         model: The network.
-        optimizer: Over its parameters.
+        optimizer: For its parameters.
 
     Returns:
-        A scalar, before any clipping; nothing waits for it.
+        The norm before clipping, a scalar; does not wait for the device.
     """
     loss = clean_loss if adv_loss is None else clean_loss + adv_loss
     if config.loss == "mean" and adv_loss is not None:
@@ -203,11 +204,9 @@ def _train_epoch(
     stop_step: int | None = None,
     bar: tqdm[Any] | None = None,
 ) -> Iterator[int]:
-    """Takes the steps of an epoch from ``first_step`` on, writes down their losses.
+    """Runs the steps of an epoch from ``first_step`` to before ``stop_step``; stores losses.
 
-    Up to before ``stop_step``, where it is given.
-
-    Yields the number of steps done after each.
+    Yields the number of steps done after each one.
     """
     device, steps = split.images.device, len(losses)
     batches = epoch_batches(
@@ -231,7 +230,7 @@ def _train_epoch(
         adv_loss: Tensor | None
         clean_loss, adv_loss = step_losses(batch.images, batch.labels, adv_images)
         gradient = backward(clean_loss, adv_loss, config=config, model=model, optimizer=optimizer)
-        # In place: from here on they are the losses of the whole batch.
+        # In place: stores the losses of the whole batch.
         distributed.average(clean_loss.detach())
         if adv_loss is not None:
             distributed.average(adv_loss.detach())
@@ -258,27 +257,27 @@ def _train_epoch(
 def validate(
     model: nn.Module, split: Split, config: Config, should_stop: ShouldStop = never
 ) -> dict[str, BranchValidation]:
-    """Returns accuracies and mean losses of each branch on images that are not learned from.
+    """Returns accuracies and mean losses of each branch on images not used for training.
 
     Args:
         model: In evaluation mode.
         split: The images.
         config: Gives the attack of each branch, ``validation_steps`` PGD steps.
-        should_stop: A signal that it tells of is heeded before each chunk.
+        should_stop: Called before each chunk; only a signal counts.
 
     Raises:
         Stopped: When a signal came.
     """
-    sums: list[dict[Key, tuple[float, float]]] = []  # of each chunk: correct, loss
+    sums: list[dict[Key, tuple[float, float]]] = []  # per chunk: correct, loss
     attacked = branches(model)
     search = Search.of(config, (config.validation_steps,))
     everything = (split.images, split.labels, torch.arange(len(split)))
     processes, own = distributed.world_size(), distributed.rank()
-    # The same on all processes, and not so many that one has none.
+    # Equal in all processes, and small enough that each has memory for it.
     at_once = min(distributed.gather(images_at_once(attacked, *everything, search)))
     at_once = min(at_once, whole_chunks(math.ceil(len(split) / processes)))
     chunks = torch.split(torch.arange(len(split)), at_once)
-    for first in range(0, len(chunks), processes):  # each process a chunk
+    for first in range(0, len(chunks), processes):  # one chunk per process
         if distributed.any_process(interrupted(should_stop))[0]:
             raise Stopped("stopped in a validation")
         outcomes: Mapping[Key, Outcome] = {}

@@ -1,7 +1,7 @@
-"""Many processes train one network: their group, what they agree on, what they average.
+"""Training one network with many processes: their group, and what they average.
 
-Every function also serves a single process, for which it does nothing. Within a group each is
-called by all processes at the same point: it is a message that the others wait for.
+Every function also works in a single process, where it does nothing. In a group all processes must
+call it at the same point, since each call exchanges messages.
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ from robustnorm.system.errors import UsageError
 
 _T = TypeVar("_T")
 
-# After this a process that hears nothing from another ends with an error; one that has died is
-# noticed at once.
+# A process that receives nothing for this long fails; a peer that died is noticed at once.
 _TIMEOUT = timedelta(minutes=30)
 
 
 def launched_processes() -> int:
-    """Returns the number of processes that torchrun started, 1 without it."""
+    """Returns the number of processes that torchrun started, or 1."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def own_device(name: str) -> str:
-    """Returns the name of this process's device: its own GPU of those that the name allows.
+    """Returns the name of this process's device; with many processes each gets a different GPU.
 
     Args:
         name: ``"auto"``, ``"cuda"`` or another device.
 
     Raises:
-        UsageError: When many processes are given one GPU.
+        UsageError: When several processes would share one GPU.
     """
     if launched_processes() == 1 or name == "cpu":
         return name
@@ -57,11 +56,11 @@ def own_device(name: str) -> str:
 def process_group(device: torch.device) -> Iterator[None]:
     """Joins the group of the processes that torchrun started, for the block.
 
-    Tensors on a GPU travel by NCCL, those on the CPU by Gloo. Without torchrun there is no group;
-    one that is open already is used, and left open.
+    Tensors on a GPU are sent by NCCL, those on the CPU by Gloo. Without torchrun there is no group;
+    a group that is already open is used and left open.
 
     Args:
-        device: Of this process.
+        device: Device of this process.
     """
     if launched_processes() == 1 or _in_group():
         yield
@@ -71,25 +70,25 @@ def process_group(device: torch.device) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=_TIMEOUT)
     yield
-    # Not after an error: the others may not come to this point.
+    # Not after an error, when the others may never reach this point.
     dist.destroy_process_group()
 
 
 def world_size() -> int:
-    """Returns the number of processes of the group, 1 without one."""
+    """Returns the number of processes in the group, 1 without one."""
     return dist.get_world_size() if _in_group() else 1
 
 
 def rank() -> int:
-    """Returns the number of this process in the group, from 0; only 0 writes, logs and shows."""
+    """Returns the rank of this process; only rank 0 writes, logs and shows progress."""
     return dist.get_rank() if _in_group() else 0
 
 
 def per_process(batch_size: int) -> int:
-    """Returns each process's images of a batch.
+    """Returns the number of images of a batch that each process gets.
 
     Raises:
-        UsageError: When they are not equally many.
+        UsageError: When the batch cannot be divided equally.
     """
     if batch_size % world_size():
         nearest = max(batch_size - batch_size % world_size(), world_size())
@@ -101,12 +100,12 @@ def per_process(batch_size: int) -> int:
 
 
 def own_part(batch: Tensor) -> Tensor:
-    """Returns this process's part of a batch (N, ...), (N / world size, ...)."""
+    """Returns this process's share of a batch (N, ...), (N / world size, ...)."""
     return batch.chunk(world_size())[rank()]
 
 
 def any_process(*flags: bool) -> list[bool]:
-    """Says of each flag whether it is set on any process."""
+    """Returns for each flag whether any process sets it."""
     if not _in_group():
         return list(flags)
     together = torch.tensor(flags, dtype=torch.int32)
@@ -115,13 +114,13 @@ def any_process(*flags: bool) -> list[bool]:
 
 
 def wait_for_all() -> None:
-    """Returns when all processes have come here."""
+    """Returns once all processes have called it."""
     any_process(False)
 
 
 @contextmanager
 def one_a_node_first() -> Iterator[None]:
-    """Lets one process of each node through the block first: it writes what the others read."""
+    """Lets one process per node run the block first, so that the others can read what it writes."""
     first = not _in_group() or os.environ.get("LOCAL_RANK", "0") == "0"
     if not first:
         wait_for_all()
@@ -142,7 +141,7 @@ def gather(value: _T) -> list[_T]:
 
 
 def average(values: Tensor) -> None:
-    """Replaces ``values`` by their mean over the processes, in place, without waiting for them."""
+    """Replaces ``values`` by their mean over the processes, in place, without waiting."""
     if _in_group():
         dist.all_reduce(values)
         values /= world_size()
@@ -152,9 +151,8 @@ def average(values: Tensor) -> None:
 def average_statistics(model: nn.Module) -> None:
     """Replaces running statistics by their means over the processes, in place.
 
-    A running mean by the mean of the means, a running variance by the mean of the variances, a
-    second moment likewise, for each branch: what running averages over all processes' batches
-    would be. Counters, which are equal, stay.
+    Running means, variances and second moments are averaged per branch, which gives the running
+    averages over all processes' batches. Counters are equal already.
 
     Args:
         model: Its floating-point buffers named ``running_...`` are averaged.
@@ -175,15 +173,15 @@ def average_statistics(model: nn.Module) -> None:
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """Returns ``module`` with gradients that are means over the processes; alone, as it is.
+    """Returns ``module`` with gradients averaged over the processes, or itself in a single process.
 
-    One forward, then one backward. Buffers are left alone: to send them before a forward would
-    overwrite what an earlier one keeps for its backward (pytorch/pytorch#175024), and give rank
-    0's statistics to all.
+    For one forward followed by one backward. Buffers are not synchronized: broadcasting them before
+    a forward would overwrite what an earlier one saved for its backward (pytorch/pytorch#175024)
+    and copy rank 0's statistics to all.
     """
     if not _in_group():
         return module
-    # The second name is torch 2.13's; the first, older one is deprecated there.
+    # torch 2.13 deprecates the first name in favour of the second.
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {name: False}

@@ -1,4 +1,4 @@
-"""Finds the first step whose loss or gradient is not finite, and leaves the state before it."""
+"""Finds the first step whose loss or gradient is not finite and restores the state before it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustnorm.data.batches import Batch
 from robustnorm.training.progress import NonFiniteLossError
 
-# Steps after which a GPU is asked, which waits for it.
+# Steps between two checks on a GPU, since each check waits for it.
 _EVERY = 20
 
 
@@ -22,18 +22,18 @@ def reading_waits(device: torch.device) -> bool:
 def gradient_norm(model: nn.Module) -> Tensor:
     """Returns the Euclidean norm of the gradient, a scalar.
 
-    It is not finite where a value of the gradient is not, or is so large that the square is not.
+    Overflow of a square makes it infinite, as does a value of the gradient that is not finite.
     """
     return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
 def non_finite(clean_loss: Tensor, adv_loss: Tensor | None, gradient: Tensor) -> str:
-    """Returns what is not finite, ``"loss"`` or ``"gradient"``; "" where all is. Waits for them.
+    """Returns what is not finite, "loss", "gradient" or "" for neither; waits for the device.
 
     Args:
         clean_loss: Scalar.
-        adv_loss: Scalar, None where there is none.
-        gradient: Its norm, a scalar.
+        adv_loss: Scalar or None.
+        gradient: Norm of the gradient, a scalar.
     """
     losses = clean_loss if adv_loss is None else clean_loss + adv_loss
     if not losses.isfinite():
@@ -42,20 +42,20 @@ def non_finite(clean_loss: Tensor, adv_loss: Tensor | None, gradient: Tensor) ->
 
 
 class FiniteSteps:
-    """Watches the steps of an epoch, and takes back the first that is not finite.
+    """Checks the steps of an epoch and undoes the first one that is not finite.
 
-    On the CPU each step is judged before its update. To ask a GPU is to wait for it, so it is asked
-    now and then; where a step was not finite, the state of the time before is put back, and the
-    steps from there are taken again, one by one.
+    On the CPU each step is checked before its update. Checking on a GPU means waiting for it, so
+    several steps are checked together; if one was not finite, the state before them is restored and
+    they are repeated one by one.
 
     Args:
         model: The network.
-        optimizer: Over its parameters.
+        optimizer: For its parameters.
         epoch: From 0.
-        take_again: Takes steps once more, from the first number to before the second, one each time
-            that it is iterated, watched by a ``FiniteSteps`` without ``take_again``. None: each
-            step is judged before its update.
-        every: Steps after which the device is asked.
+        take_again: Repeats the steps from the first number to before the second, one per
+            iteration, under a ``FiniteSteps`` without ``take_again``. None checks each step before
+            its update.
+        every: Number of steps that are checked together.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FiniteSteps:
         self._buffers: list[Tensor] = []
         self._flags: list[Tensor] = []
         self._first = 0  # step of the first flag
-        self._before: list[tuple[Tensor, Tensor]] = []  # tensors of the state, and their values
+        self._before: list[tuple[Tensor, Tensor]] = []  # tensors of the state, and their old values
 
     def begin(self, step: int) -> None:
         """Called before a step, counted from 0."""
@@ -90,7 +90,7 @@ class FiniteSteps:
         """Called between the backward and the update.
 
         Raises:
-            NonFiniteLossError: When the step is not finite, and each is judged.
+            NonFiniteLossError: When each step is checked and this one is not finite.
         """
         if self._take_again is not None:
             losses = clean_loss if adv_loss is None else clean_loss + adv_loss
@@ -104,12 +104,12 @@ class FiniteSteps:
             raise NonFiniteLossError(self._epoch + 1, step + 1, what, batch)
 
     def end(self) -> None:
-        """Called after the update; asks the device if it is time."""
+        """Called after the update; checks the steps so far if enough are pending."""
         if len(self._flags) >= self._every:
             self.check()
 
     def check(self) -> None:
-        """Asks the device about the steps since the last time; waits for it.
+        """Checks the steps since the last check; waits for the device.
 
         Raises:
             NonFiniteLossError: When one of them was not finite.
@@ -123,9 +123,9 @@ class FiniteSteps:
                 value.copy_(before)
         for state in self._optimizer.state.values():
             momentum = state.get("momentum_buffer")
-            if momentum is not None and id(momentum) not in known:  # there was none yet
+            if momentum is not None and id(momentum) not in known:  # did not exist before
                 del state["momentum_buffer"]
-        # A GPU may sum in another order and be finite now; then the run simply goes on.
+        # A GPU may sum in another order and be finite now; then training simply continues.
         for _ in self._take_again(self._first, self._first + len(flags)):
             pass
 

@@ -1,4 +1,4 @@
-"""AdvProp's step: each learns from clean images and from adversarial ones, each on its branch."""
+"""AdvProp's step: clean and adversarial images, each through their branch."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def advprop_losses(
 ) -> tuple[Tensor, Tensor | None]:
     """Returns the clean and the adversarial loss of one batch, ready for one backward.
 
-    Adversarial images are made for each adversarial branch, "adv" by default, by its own attack
-    through it, with the statistics that ``config.attack_norm_mode`` names; then one clean forward
-    and one forward of each adversarial branch, normalized by its own batch. On a network without
-    branches all go through the same layers.
+    Each adversarial branch ("adv" by default) is attacked with its attack, using the statistics
+    named by ``config.attack_norm_mode``. Then follow one clean forward and one forward per
+    adversarial branch, each normalized by its batch. In a network without branches all of them go
+    through the same layers.
 
     Args:
         model: In train mode.
         images: Float (N, C, H, W) in [0, 1].
         labels: int64 (N,).
         config: The settings of loss, attack and precision.
-        generator: Of the attack's random start; None when ``config.adversarial`` is False.
+        generator: Draws the attack's random start; None when ``config.adversarial`` is False.
 
     Returns:
         Two scalars; the second, the sum over the adversarial branches, is None when
@@ -52,7 +52,7 @@ def advprop_losses(
 
 
 class StepLosses(nn.Module):
-    """All losses of a step in one forward, the only one that DistributedDataParallel hears of.
+    """All losses of a step in one forward, as DistributedDataParallel requires.
 
     Args:
         model: In train mode.
@@ -89,9 +89,9 @@ def adversarial_images(
     config: Config,
     generator: torch.Generator | None,
 ) -> dict[str, Tensor]:
-    """Returns each adversarial branch's images; none when ``config.adversarial`` is False.
+    """Returns the adversarial images of each branch; empty when ``config.adversarial`` is False.
 
-    Arguments as ``advprop_losses``.
+    See ``advprop_losses`` for the arguments.
     """
     if not config.adversarial:
         return {}
@@ -108,7 +108,7 @@ def adversarial_images(
             route(model, branch),
             autocast(config, images.device),
         ):
-            # As ``pgd``, without the checks that wait for the device.
+            # Equal to ``pgd``, without its checks, which wait for the device.
             epsilon = float(attack.epsilon)
             adv_images = _random_start(ball, images, epsilon, require_generator(generator))
             for _ in range(config.train_steps):
@@ -118,13 +118,13 @@ def adversarial_images(
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """Returns the precision of a training forward: bfloat16 where asked for, else float32."""
+    """Returns the precision of a training forward: bfloat16 if configured, else float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Puts ``model`` in evaluation mode for the block, then each module back as it was."""
+    """Puts ``model`` in evaluation mode for the block, then restores the mode of each module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -137,7 +137,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 def _random_start(
     ball: ThreatModel, images: Tensor, epsilon: float, generator: torch.Generator
 ) -> Tensor:
-    """Draws for the batch of all processes, so that an image's start does not depend on them."""
+    """Draws for the batch of all processes, so that the start does not depend on their number."""
     processes = distributed.world_size()
     if processes == 1:
         return ball.random_start(images, epsilon, generator)

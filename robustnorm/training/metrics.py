@@ -7,15 +7,15 @@ from robustnorm.training.progress import EpochRecord
 
 
 class TensorBoard:
-    """Writes epoch records for TensorBoard, or nothing when it is switched off.
+    """Writes epoch records for TensorBoard.
 
     Args:
-        folder: Where the event files go.
+        folder: Folder of the event files.
         enabled: False makes every call do nothing.
         first_epoch: Records of later epochs, from an earlier attempt, are hidden.
 
     Raises:
-        ImportError: When it is enabled and TensorBoard is not installed.
+        ImportError: When enabled and TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, *, enabled: bool, first_epoch: int = 0) -> None:

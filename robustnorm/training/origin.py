@@ -1,4 +1,4 @@
-"""Where a training step stops being finite: it is taken again, and followed tensor by tensor."""
+"""Repeats a training step tensor by tensor to find where it stops being finite."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def origin(
     config: Config,
     step_of_run: int,
 ) -> str:
-    """Takes a step again, without its update, and says where it stops being finite.
+    """Repeats a step without its update and reports where it stops being finite.
 
     In a process group every process must call it with its part of the batch; all return the same.
 
     Args:
-        model: As it was before the step; its gradient and its running statistics are changed.
-        optimizer: Over its parameters; left as it is.
-        batch: Of the step.
+        model: In its state before the step; gradient and running statistics are changed.
+        optimizer: For its parameters; left unchanged.
+        batch: The batch of the step.
         config: Settings of the run.
-        step_of_run: Steps done before it, of all epochs.
+        step_of_run: Number of steps before it, over all epochs.
 
     Returns:
-        In words: "it begins with the output of conv1, step 2 of the attack on branch adv".
+        A description: "it begins with the output of conv1, step 2 of the attack on branch adv".
     """
     generator = step_generator(config.seed, step_of_run, batch.images.device)
     with _followed(model.train(), config, batch.images) as found:
@@ -56,7 +56,7 @@ def origin(
 
 @contextmanager
 def _followed(model: nn.Module, config: Config, images: Tensor) -> Iterator[list[str]]:
-    """Collects what is not finite within the block, in the order in which it comes up."""
+    """Collects what is not finite within the block, in order of appearance."""
     found: list[str] = []
     passes = iter(_passes(config))
     now = ["images of the batch"]
@@ -80,7 +80,7 @@ def _followed(model: nn.Module, config: Config, images: Tensor) -> Iterator[list
         note(tensor, f"{name}, before the step")
     handles = [model.register_forward_pre_hook(before_pass)]
     for name, module in model.named_modules():
-        if name:  # inner modules answer before those around them
+        if name:  # hooks of inner modules run first
             handles.append(module.register_forward_hook(partial(after, name)))
     for name, parameter in model.named_parameters():
         hook = partial(gradient, name)
@@ -93,7 +93,7 @@ def _followed(model: nn.Module, config: Config, images: Tensor) -> Iterator[list
 
 
 def _passes(config: Config) -> Iterator[str]:
-    """Yields what each forward pass of a step is for, in their order in ``advprop_losses``."""
+    """Yields the purpose of each forward pass of a step, in the order of ``advprop_losses``."""
     adversarial = config.adversarial_branches if config.adversarial else {}
     for branch in adversarial:
         for step in range(1, config.train_steps + 1):

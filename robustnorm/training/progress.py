@@ -1,4 +1,4 @@
-"""What training tells its caller: a record an epoch, where it stands, why it ended early."""
+"""What training reports: a record per epoch, its position, and why it ended early."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robustnorm.system.stopping import Stopped
 
 @dataclass(frozen=True)
 class BranchValidation:
-    """Validation through one branch: accuracies and mean losses, all fractions and nats."""
+    """Accuracies (fractions) and mean losses (nats) of one branch on held-out images."""
 
     sa: float
     ra: float
@@ -21,16 +21,16 @@ class BranchValidation:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did; the losses are means over its training images."""
+    """Results of one epoch; the losses are means over its training images."""
 
     epoch: int
     learning_rate: float
     clean_loss: float
     adv_loss: float | None
     validation: dict[str, BranchValidation]
-    test: dict[str, BranchValidation]  # empty where no test images were followed
+    test: dict[str, BranchValidation]  # empty without ``test`` images
     seconds: float  # of the training steps
-    validation_seconds: float  # of held-out and followed test images
+    validation_seconds: float  # of held-out and test images
     images_per_second: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -39,12 +39,12 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands between two steps; with weights and momentum, all that it needs to go on.
+    """Position between two steps; with weights and momentum, all that is needed to continue.
 
     Args:
         epoch: Epochs done.
-        losses: Clean and adversarial loss of each step done of the next epoch.
-        seconds: Spent on those steps.
+        losses: Clean and adversarial loss of each step done in the next epoch.
+        seconds: Time spent on those steps.
     """
 
     epoch: int = 0
@@ -53,7 +53,7 @@ class Position:
 
     @property
     def step(self) -> int:
-        """Steps done of the next epoch."""
+        """Steps done in the next epoch."""
         return len(self.losses)
 
 
@@ -72,7 +72,7 @@ class NonFiniteLossError(RuntimeError):
         epoch: Epoch of the step, from 1.
         step: First such step of that epoch, from 1.
         what: ``"loss"`` or ``"gradient"``.
-        batch: Of the step.
+        batch: The batch of the step.
     """
 
     def __init__(self, epoch: int, step: int, what: str, batch: Batch) -> None:

@@ -1,4 +1,4 @@
-"""What a run keeps in its folder: when it is saved, what, and how many bytes that takes."""
+"""What a run saves in its folder, when, and how many bytes it needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from robustnorm.system.files import write_atomically
 from robustnorm.training import distributed
 from robustnorm.training.progress import EpochRecord, Position
 
-# An epoch's entry in a manifest and in metrics.jsonl, with test images followed on three branches.
+# Bytes of an epoch's entry in a manifest and in metrics.jsonl, with test images and three branches.
 _ENTRY = 4096
 # Bytes of a tensor's entry in a file's header, and of the global random states.
 _NAME = 200
@@ -28,18 +28,18 @@ _RANDOM_STATES = 25_000
 
 @dataclass
 class Saver:
-    """Saves the state of a run after each epoch, within one, and restores it.
+    """Saves the state of a run within and after each epoch, and restores it.
 
-    Of many processes rank 0 alone writes; the others only keep count.
+    With several processes only rank 0 writes.
 
     Args:
-        folder: Of the run; it is there.
+        folder: The run's folder, which exists.
         config: Settings of the run.
         data: From ``describe_dataset``.
-        model: On the device where it trains.
-        optimizer: Over its parameters.
-        history: An entry for each epoch done.
-        best: Highest selection score of them.
+        model: On the training device.
+        optimizer: For its parameters.
+        history: One entry per finished epoch.
+        best: Their highest selection score.
     """
 
     folder: Path
@@ -61,21 +61,21 @@ class Saver:
         write_atomically(self.folder / "config.yaml", settings.encode())
 
     def restore(self, run: Run) -> Position:
-        """Puts a run's state into model, optimizer and random states.
+        """Loads a run's state into model, optimizer and random states.
 
         Returns:
-            Where the run stands.
+            The position to continue from.
         """
         restore(run.checkpoint, self.model, self.optimizer)
         self.history, self.best = list(run.history), run.best
         return Position(run.epoch, **run.within_epoch)
 
     def save_epoch(self, record: EpochRecord, device: str) -> None:
-        """Saves what an epoch reached.
+        """Saves the state after an epoch.
 
         Args:
-            record: Of the epoch.
-            device: Name of what trained it.
+            record: Record of the epoch.
+            device: Name of the training device.
         """
         self.history.append(record.to_dict() | {"device": device} | self._processes())
         score = _selection_score(self.config, record)
@@ -83,7 +83,7 @@ class Saver:
         if distributed.rank():
             return
         content = self._manifest() | {"score": score}
-        # "last" is saved last: a run killed before that repeats the epoch, to the same end.
+        # "last" is saved last: a run killed before that repeats the epoch, with the same result.
         if record.epoch in self.config.keep_epochs:
             save_checkpoint(self.folder, f"epoch{record.epoch}", self.model, content)
         if improved:
@@ -93,22 +93,22 @@ class Saver:
         self._save_last(content)
 
     def save_within(self, position: Position) -> None:
-        """Saves where the run stands within an epoch."""
+        """Saves the state within an epoch."""
         if distributed.rank():
             return
         within = {"losses": position.losses, "seconds": position.seconds}
         self._save_last(self._manifest() | {"within_epoch": within})
 
     def is_due(self) -> bool:
-        """Returns whether ``config.save_minutes`` are over since the state was saved."""
+        """Returns whether ``config.save_minutes`` have passed since the last save."""
         since = time.monotonic() - self._saved
         return distributed.rank() == 0 and since >= 60 * self.config.save_minutes
 
     def bytes_needed(self) -> int:
-        """Returns the bytes that the run's files take at most, less what is there already."""
+        """Returns the most bytes that the run's files will take, minus what is there already."""
         weights = sum(map(_bytes, self.model.state_dict().values()))
         momentum = sum(map(_bytes, self.model.parameters()))
-        # Two "last" and a third while it is written; "best"; an entry an epoch in each manifest.
+        # Two "last" and a third while it is written; "best"; an entry per epoch in each manifest.
         last = weights + (momentum if self.config.momentum else 0) + _RANDOM_STATES
         files = 3 * last + (1 + len(self.config.keep_epochs)) * weights
         files += (5 + len(self.config.keep_epochs)) * _ENTRY * self.config.epochs
@@ -142,10 +142,10 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _selection_score(config: Config, record: EpochRecord) -> float:
-    """Returns what "best" is best at, on held-out images.
+    """Returns the score on held-out images that selects "best".
 
-    The worst robust accuracy through an adversarial branch, or the only branch's; for a plainly
-    trained control, which has none, standard accuracy through "clean".
+    The worst robust accuracy over the adversarial branches, or that of the only branch; for a
+    control, trained without attacks, the standard accuracy of "clean".
     """
     validation = record.validation
     only = next(iter(validation.values()))

@@ -8,14 +8,14 @@ from robustnorm.settings.config import Config
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
     """Returns the learning rate of a step, a pure function of the step and the settings.
 
-    ``milestones``: a linear warm-up from ``warmup_from`` over ``warmup_steps`` steps, then
+    ``milestones``: linear warm-up from ``warmup_from`` over ``warmup_steps`` steps, then
     ``learning_rate``, multiplied by ``decay`` at each milestone (in epochs). ``one-cycle``: linear
     from zero to ``learning_rate`` at the fraction ``peak`` of the run, then linear to zero.
 
     Args:
         config: The settings.
         step: From 0, over the whole run.
-        steps_per_epoch: Steps of one epoch.
+        steps_per_epoch: Number of steps per epoch.
 
     References:
         Gong et al., arXiv:2102.11382, release; Smith & Topin, arXiv:1708.07120; Wong et al.,
@@ -27,7 +27,7 @@ def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
         [0.04, 0.08, 0.12, 0.16, 0.2, 0.17, 0.13, 0.1, 0.07, 0.03]
     """
     if config.schedule == "one-cycle":
-        # Steps 1..total of total + 1, so that no step has a learning rate of zero.
+        # Steps 1..total of total + 1: no step has a learning rate of zero.
         total = config.epochs * steps_per_epoch
         peak = max(1, round(config.peak * total))
         fraction = min((step + 1) / peak, (total - step) / (total + 1 - peak))
