@@ -1,1 +1,1 @@
-"""Weights in from other code, one branch out to other tools."""
+"""Importing weights from other code and exporting one branch to other tools."""

@@ -1,4 +1,4 @@
-"""One branch of a network as a file for other tools, checked by loading it again."""
+"""Exporting one branch of a network to a file for other tools, verified by loading it again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from robustnorm.norms.routing import bind
 from robustnorm.system.errors import UserError
 from robustnorm.system.untrusted import parse_json
 
-# Largest difference of a logit between the network and the file: fusing rounds anew in float32.
+# Largest accepted difference of a logit between network and file: fusing rounds in float32.
 TOLERANCE = 1e-4
 _CHUNK = 100
 
@@ -32,17 +32,17 @@ Network = Callable[[Tensor], Tensor]
 
 
 class ExportError(UserError):
-    """What was written does not answer as the network; it has been removed."""
+    """The exported network's predictions differ; its file has been removed."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a file of weights says of itself.
+    """Metadata of a file of weights.
 
     Args:
-        config: JSON values: "network" ("resnet18" or "preact_resnet18") and its "arguments", and
-            what else is worth keeping.
-        card: Text of the README.md beside the weights of the Hugging Face layout.
+        config: JSON values: "network" ("resnet18" or "preact_resnet18"), its "arguments", and
+            anything else worth keeping.
+        card: Text of the README.md in the Hugging Face layout.
     """
 
     config: dict[str, Any]
@@ -50,7 +50,7 @@ class Description:
 
 
 class Format(NamedTuple):
-    """A file's suffix ("" for a folder) and what writes it."""
+    """A file's suffix ("" for a folder) and the function that writes it."""
 
     suffix: str
     write: Callable[[nn.Module, str, Path, Tensor, Description], None]
@@ -72,23 +72,23 @@ def export(
     branch and ``description``, from which ``load_exported`` builds the network.
 
     Args:
-        model: In evaluation mode, on the CPU; any module tree for the two programs.
-        branch: A branch of ``model``; a network without branches has one, under any name.
-        path: The file to write, for "huggingface" the folder.
+        model: In evaluation mode, on the CPU; for the two programs any module tree.
+        branch: A branch of ``model``; any name for a network without branches.
+        path: The file to write; for "huggingface" the folder.
         to: A key of ``FORMATS``.
-        images: Float (N, C, H, W) in [0, 1], to compare on; the first alone, as a batch of one.
-        description: Of the folded network, which the two formats of weights need.
+        images: Float (N, C, H, W) in [0, 1] to compare on; the first one also as a batch of one.
+        description: Describes the folded network; required by the two formats of weights.
 
     Returns:
         The largest difference of a logit.
 
     Raises:
         RoutingError: When a routed layer lacks the branch.
-        ValueError: When ``to`` is unknown, ``path`` has another suffix than its, or it needs a
-            description and has none.
+        ValueError: When ``to`` is unknown, ``path`` has the wrong suffix, or a required description
+            is missing.
         ImportError: When the format's library is missing, with what to install.
-        ExportError: When a logit differs by more than ``TOLERANCE`` or a prediction differs; then
-            nothing is left at ``path`` that was not there before.
+        ExportError: When a logit differs by more than ``TOLERANCE`` or a prediction differs;
+            ``path`` is then as it was before.
 
     Examples:
         >>> import tempfile
@@ -121,7 +121,7 @@ def export(
 
 
 def load_exported(path: Path) -> Network:
-    """Returns what ``export`` wrote: images (N, C, H, W) in [0, 1] to logits (N, K), on the CPU.
+    """Loads a file written by ``export``: images (N, C, H, W) in [0, 1] to logits, on the CPU.
 
     Args:
         path: A .pt2, .onnx or .safetensors file, or a folder of the Hugging Face layout.
@@ -144,19 +144,19 @@ def compare(network: Network, exported: Network, images: Tensor) -> float:
     """Returns the largest difference of a logit between two networks.
 
     Args:
-        network: What the other must answer as.
-        exported: The other.
-        images: Float (N, C, H, W); the first is also a batch of its own.
+        network: The reference.
+        exported: The network to check.
+        images: Float (N, C, H, W); the first one is also compared as a batch of one.
 
     Raises:
-        ExportError: When a logit differs by more than ``TOLERANCE``, is not a number, or a
+        ExportError: When a logit differs by more than ``TOLERANCE`` or is not a number, or a
             prediction differs.
     """
     largest, others = 0.0, 0
     chunks = [chunk for chunk in (images[:1], *torch.split(images[1:], _CHUNK)) if len(chunk)]
     for chunk in tqdm(chunks, desc="comparing", unit="batch", disable=None, leave=False):
         logits, answer = network(chunk), exported(chunk)
-        # max() of a list would pass over what is not a number.
+        # max() of a list would skip NaN.
         largest = torch.stack([torch.tensor(largest), (logits - answer).abs().max()]).max().item()
         others += int((logits.argmax(1) != answer.argmax(1)).sum())
     if others or not largest <= TOLERANCE:
@@ -173,7 +173,7 @@ def _write_program(
 ) -> None:
     network = fold(model, branch, fuse=True)
     with torch.no_grad():
-        # Two images: of a batch of one the size would be fixed.
+        # Two images: with one, the export would fix the batch size.
         program = torch.export.export(
             network,
             (_two(images),),
@@ -185,10 +185,10 @@ def _write_program(
 def _write_onnx(
     model: nn.Module, branch: str, path: Path, images: Tensor, description: Description
 ) -> None:
-    _onnxruntime()  # before the minutes that an export may take
+    _onnxruntime()  # raises before an export that may take minutes
     network = fold(model, branch, fuse=True)
     with torch.no_grad(), warnings.catch_warnings():
-        # Raised within torch.onnx by its own use of torch.
+        # Raised by torch.onnx itself.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
         torch.onnx.export(
             network,
@@ -210,9 +210,9 @@ def _read_onnx(path: Path) -> Network:
 
 def _onnxruntime() -> Any:
     try:
-        import onnx  # noqa: F401 (torch.onnx uses it)
+        import onnx  # noqa: F401 (used by torch.onnx)
         import onnxruntime
-        import onnxscript  # noqa: F401 (likewise)
+        import onnxscript  # noqa: F401 (used by torch.onnx)
     except ImportError as error:
         raise ImportError(
             'ONNX needs onnx, onnxscript and onnxruntime: pip install "robustnorm[export]"'
@@ -238,7 +238,7 @@ def _write_huggingface(
 
 def _read_weights(path: Path, config: dict[str, Any]) -> nn.Module:
     weights = read_weights(path)
-    with torch.device("meta"):  # a network of a size that its weights do not have is not built
+    with torch.device("meta"):  # allocates nothing before the shapes are known to fit
         check_weights(weights, NETWORKS[config["network"]](**config["arguments"]), str(path))
     network: nn.Module = NETWORKS[config["network"]](**config["arguments"])
     network.load_state_dict(weights)
@@ -250,7 +250,7 @@ def _two(images: Tensor) -> Tensor:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Moves a file, or the files of a folder into another, over what is there."""
+    """Moves a file, or the files of a folder into another folder, replacing existing ones."""
     if source.is_dir():
         target.mkdir(exist_ok=True)
         for file in source.iterdir():

@@ -1,8 +1,8 @@
-"""Weights that others trained, read from files that nobody vouches for.
+"""Reading weights from untrusted files.
 
-What a file holds is looked at before any of it is loaded, nothing that it names is imported, and
-no more memory is used than it has bytes. Whether the weights fit a network is
-``robustnorm.models.weights.check_weights``'s to say.
+A file is inspected before anything in it is loaded, nothing that it names is imported, and reading
+it takes no more memory than its size. ``robustnorm.models.weights.check_weights`` then checks
+whether the weights fit a network.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from torch import Tensor
 from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.untrusted import is_inside, parse_json
 
-# Of safetensors; that of a network with ten thousand tensors has one megabyte.
+# Limit of a safetensors header; that of a network with ten thousand tensors has one megabyte.
 _MOST_HEADER_BYTES = 10_000_000
 _MOST_MEMBERS = 100_000
 _ZIP = b"PK\x03\x04"
-# Under one of these, training code keeps the weights beside the optimizer and the like.
+# Keys under which training code stores the weights beside the optimizer and other state.
 _WITHIN = ("state_dict", "model", "model_state_dict", "net")
 _OFF = ("", "0", "n", "no", "false")
-# What the pickle of plain tensors names. torch's own list also has bytearray, which takes any size.
+# Globals in a pickle of plain tensors. torch's list also has bytearray, which takes any size.
 _GLOBALS = frozenset(
     {
         "collections OrderedDict",
@@ -48,21 +48,21 @@ _GLOBALS = frozenset(
         "torch ShortStorage",
     }
 )
-# How a pickle gets at an object: GLOBAL is compared with the list above, the others are refused.
+# Opcodes that reach objects: GLOBAL is checked against the list above, the others are refused.
 _OTHER_GLOBALS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"})
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a ``.safetensors`` file, or of one that ``torch.save`` wrote.
+    """Returns the tensors of a ``.safetensors`` file or of one that ``torch.save`` wrote.
 
-    The content tells which it is, not the name. Prefer safetensors, which can hold nothing else.
+    The content, not the name, determines the kind. Prefer safetensors, which holds only tensors.
 
     Args:
-        path: Of the file. What torch saved is a state_dict, or a dictionary that has one under
-            "state_dict", "model", "model_state_dict" or "net"; all else in it is left.
+        path: The file. torch must have saved a state_dict, or a dictionary with one under
+            "state_dict", "model", "model_state_dict" or "net"; other entries are ignored.
 
     Returns:
-        Name to tensor, on the CPU.
+        Tensors by name, on the CPU.
 
     Raises:
         RefusedFileError: On any other file; its message says what is required.
@@ -88,16 +88,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _check_header(path: Path) -> None:
-    """Raises a ValueError on what safetensors lets pass: a name that is there twice."""
+    """Raises a ValueError on a duplicate name, which safetensors accepts."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > _MOST_HEADER_BYTES:  # which the next line would take long to read
+        if length > _MOST_HEADER_BYTES:  # parsing it would take long
             raise ValueError(f"its header has {length} bytes, of at most {_MOST_HEADER_BYTES}")
         parse_json(file.read(length))
 
 
 def _read_zip(path: Path) -> dict[str, Tensor]:
-    """Reads what ``torch.save`` wrote, as tensors and plain values only."""
+    """Reads a file that ``torch.save`` wrote, allowing tensors and plain values only."""
     forced = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "")
     if forced.lower() not in _OFF:
         raise RefusedFileError(
@@ -108,7 +108,7 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
         _check_zip(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         return _tensors(content)
-    # torch raises almost anything on a file that is not what it should be.
+    # torch may raise anything on a malformed file.
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise RefusedFileError(
@@ -118,7 +118,7 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
 
 
 def _check_zip(path: Path) -> None:
-    """Raises a ValueError unless an archive's members are bare tensors and one pickle of them."""
+    """Raises a ValueError unless an archive holds only uncompressed tensors and one pickle."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         names = [member.filename for member in members]
@@ -135,7 +135,7 @@ def _check_zip(path: Path) -> None:
                 if outside
                 else f"member {packed[0]} is compressed"
             )
-        # Members as they are cannot be larger than the archive, unless they share bytes.
+        # Uncompressed members exceed the archive's size only if they share bytes.
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise ValueError("its members are larger than the file")
         pickles = [name for name in names if name.endswith(".pkl")]
@@ -149,7 +149,7 @@ def _check_zip(path: Path) -> None:
 
 
 def _tensors(content: object) -> dict[str, Tensor]:
-    """Returns the tensors of a state_dict, or of the one that a dictionary holds."""
+    """Returns the tensors of a state_dict, or of the state_dict inside a dictionary."""
     if isinstance(content, Mapping):
         within = [content[key] for key in _WITHIN if isinstance(content.get(key), Mapping)]
         state = {
@@ -166,5 +166,5 @@ def _tensors(content: object) -> dict[str, Tensor]:
 
 
 def _is_expanded(tensor: Tensor) -> bool:
-    """Returns whether values stand for several: a copy could take any memory."""
+    """Returns whether elements share storage: a copy could then take any amount of memory."""
     return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()

@@ -1,7 +1,7 @@
-"""Loading what other code trained with two sets of batch norms, each under that code's names.
+"""Loading networks that other code trained with two sets of batch norms, under its names.
 
-A loader is a function from such a state_dict to ours; ``LOADERS`` has them by name. Row 0 of each
-tensor per branch is the set for clean images, the rows after it are those for adversarial ones.
+A loader converts such a state_dict to ours; ``LOADERS`` lists them by name. Row 0 of each
+per-branch tensor is the set for clean images, the other rows are the sets for adversarial ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from robustnorm.system.registry import Registry
 
 State = Mapping[str, Tensor]
 
-# What nn.DataParallel puts before each name.
+# Prefix that nn.DataParallel adds to each name.
 _PARALLEL = "module."
 
 LOADERS = Registry(
@@ -43,17 +43,17 @@ def load_released(
     """Loads a state_dict of another code's layout into a network with routed layers, in place.
 
     Args:
-        model: A network whose layers are named as the state's, with AuxBN where that code has two
-            batch norms (SaAuxBN for a sandwich): ``convert`` makes one of a plain network.
-        state: Name to tensor: the state_dict alone, without optimizer and the like. The prefix
-            "module." of ``nn.DataParallel`` is taken off.
+        model: A network whose layers have the state's names, with AuxBN where the other code has
+            two batch norms (SaAuxBN for a sandwich); ``convert`` makes one from a plain network.
+        state: The state_dict alone, without optimizer or other state. The prefix "module." of
+            ``nn.DataParallel`` is removed.
         layout: A name in ``LOADERS``.
-        branches: Names of the state's sets, the one for clean images first: those of ``model``.
+        branches: Branches of ``model`` in the order of the state's sets, clean images first.
 
     Raises:
         ValueError: On an unknown layout, or a model with other branches.
-        RefusedFileError: On tensors that are missing, left over, of another shape or type, or hold
-            what weights cannot be, all named; nothing is loaded then.
+        RefusedFileError: Naming all tensors that are missing, unexpected, of another shape or type,
+            or have values that weights cannot have; nothing is loaded then.
 
     Examples:
         >>> from robustnorm import convert
@@ -74,28 +74,28 @@ def load_released(
     source = f"the state, read as '{layout}',"
     try:
         loaded: dict[str, Tensor] = loader(state)
-    except (RuntimeError, IndexError) as error:  # of torch, on tensors of strange shapes
+    except (RuntimeError, IndexError) as error:  # from torch, on unexpected shapes
         raise RefusedFileError(f"{source} has tensors that do not go together ({error})") from error
     check_weights(loaded, model, source)
     model.load_state_dict(loaded)
 
 
 def plain(state: State) -> dict[str, Tensor]:
-    """Reads a state_dict of our own names.
+    """Reads a state_dict that already has our names.
 
     Args:
-        state: Name to tensor.
+        state: Tensors by name.
     """
     return {name.removeprefix(_PARALLEL): value for name, value in state.items()}
 
 
 def timm_splitbn(state: State) -> dict[str, Tensor]:
-    """Reads timm's SplitBatchNorm2d, into AuxBN.
+    """Converts timm's SplitBatchNorm2d to AuxBN.
 
     ``bn1.weight`` (C,) is the first set; ``bn1.aux_bn.0.weight`` the second, ``aux_bn.1`` a third.
 
     Args:
-        state: Name to tensor.
+        state: Tensors by name.
 
     Raises:
         ValueError: When a set is missing.
@@ -109,12 +109,12 @@ def timm_splitbn(state: State) -> dict[str, Tensor]:
 
 
 def advprop_mixbn(state: State) -> dict[str, Tensor]:
-    """Reads AdvProp's MixBatchNorm2d as its PyTorch port names it, into AuxBN.
+    """Converts AdvProp's MixBatchNorm2d, as named in its PyTorch port, to AuxBN.
 
     ``bn1.weight`` (C,) is the clean set, ``bn1.aux_bn.weight`` the adversarial one.
 
     Args:
-        state: Name to tensor.
+        state: Tensors by name.
 
     Raises:
         ValueError: When a set is missing.
@@ -126,12 +126,12 @@ def advprop_mixbn(state: State) -> dict[str, Tensor]:
 
 
 def oat_dualbn(state: State) -> dict[str, Tensor]:
-    """Reads the DualBN2d of Once-for-all Adversarial Training, into AuxBN.
+    """Converts the DualBN2d of Once-for-all Adversarial Training to AuxBN.
 
     ``bn1.BN_c.weight`` (C,) is the clean set, ``bn1.BN_a.weight`` the adversarial one.
 
     Args:
-        state: Name to tensor. Its FiLM layers (``film1.MLP.0.weight``, ...) keep their names.
+        state: Tensors by name. FiLM layers (``film1.MLP.0.weight``, ...) keep their names.
 
     Raises:
         ValueError: When a set is missing.
@@ -143,15 +143,15 @@ def oat_dualbn(state: State) -> dict[str, Tensor]:
 
 
 def sandwich_release(state: State) -> dict[str, Tensor]:
-    """Reads the networks of the Sandwich Batch Normalization release, into ``preact_resnet18``.
+    """Converts networks of the Sandwich Batch Normalization release to ``preact_resnet18``.
 
-    ``bn1.bn_list.0`` holds the clean set and ``bn_list.1`` the adversarial one, without affine in
-    SaAuxBN, whose ``bn1.embed.weight`` (3, 2 C) has the branches' scales and shifts side by side in
-    its first rows and the shared ones in its last. ``normal``, ``shortcut.0`` and ``linear`` are
+    ``bn1.bn_list.0`` holds the clean set and ``bn_list.1`` the adversarial one. In SaAuxBN they
+    have no affine; the first rows of ``bn1.embed.weight`` (3, 2 C) hold the branches' scales and
+    shifts side by side, the last row the shared ones. ``normal``, ``shortcut.0`` and ``linear`` are
     our ``normalize``, ``downsample`` and ``fc``.
 
     Args:
-        state: Name to tensor, of "auxbn" or "saauxbn", or of "bn", which has no sets. It fits
+        state: Tensors by name, of "auxbn", "saauxbn" or "bn" (which has a single set). They fit
             ``preact_resnet18(norm, mean=..., std=..., final_norm=False)``.
 
     Raises:
@@ -179,7 +179,7 @@ def sandwich_release(state: State) -> dict[str, Tensor]:
 
 
 def _stack(state: State, pattern: str, row: Callable[[str], int]) -> dict[str, Tensor]:
-    """Stacks the tensors of a layer's sets, the first of which may stand under the plain name."""
+    """Stacks the tensors of a layer's sets; the first set may have the plain name."""
     rest, stacked = dict[str, Tensor](), dict[str, dict[int, Tensor]]()
     for name, value in state.items():
         name = name.removeprefix(_PARALLEL)

@@ -1,1 +1,1 @@
-"""Tables and pages, made from records and never from a model."""
+"""Tables, figures and pages, made from records only, never from a model."""

@@ -13,8 +13,8 @@ from robustnorm.reporting.model_records import LAST, ModelRecords, group
 from robustnorm.reporting.notes import GROUP_NOTE, setting_notes
 from robustnorm.reporting.render import Cell, Table
 
-# The norm of each cell, by statistics and affine; with both shared nothing tells the branches
-# apart, and the cell is BN.
+# The norm of each cell, by statistics and affine; with both shared the branches are identical and
+# the cell is BN.
 GRID = {
     ("shared", "shared"): "bn",
     ("shared", "split"): "ccbn",
@@ -26,11 +26,11 @@ GRID = {
 
 
 def ablation_table(records: Sequence[Record]) -> Table:
-    """Returns for each metric the grid's accuracies with their intervals.
+    """Returns the grid's accuracies with their intervals, per metric.
 
     Args:
-        records: Of one evaluation; norms outside the grid and controls are left out. A cell without
-            a record stays empty.
+        records: Records of one evaluation; norms outside the grid and controls are ignored. A cell
+            without a record stays empty.
     """
     models = [m for m in group(records) if m.adversarial and m.norm in GRID.values()]
     branches = max((model.records[0].branches for model in models), key=len)

@@ -1,4 +1,4 @@
-"""The README of an exported network: what it is, how to load it, what it was measured to do."""
+"""The README of an exported network: what it is, how to load it, and its measured accuracy."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ logits = network(images)
 
 
 def model_card(content: dict[str, Any], run: Run, record: Record | None) -> str:
-    """Returns the Markdown of a model card.
+    """Returns a model card in Markdown.
 
     Args:
-        content: What config.json says.
-        run: Whose checkpoint was exported.
-        record: Of the checkpoint's evaluation, whose tables the card prints.
+        content: Content of config.json.
+        run: The run whose checkpoint was exported.
+        record: The checkpoint's evaluation, whose tables the card shows, if any.
     """
     return _CARD.format(
         network=content["network"],

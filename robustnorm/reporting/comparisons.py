@@ -1,4 +1,4 @@
-"""Which differences between models, or between branches of a model, are more than chance."""
+"""Tests which differences between models, or between a model's branches, exceed chance."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Comparison:
     """Two sets of verdicts on the same images.
 
     Args:
-        first: What gave the first verdicts.
-        second: What gave the second.
-        first_only: Images that only the first classifies correctly.
-        second_only: Images that only the second does.
-        n: Images.
-        p: Of the exact McNemar test.
+        first: Name of the model or branch with the first verdicts.
+        second: Name of the one with the second verdicts.
+        first_only: Number of images that only the first classifies correctly.
+        second_only: Number of images that only the second classifies correctly.
+        n: Number of images.
+        p: p-value of the exact McNemar test.
         adjusted: p after Holm's adjustment for the comparisons of its family.
     """
 
@@ -43,10 +43,10 @@ class Comparison:
 
 
 def compare(pairs: Sequence[tuple[tuple[str, Bits], tuple[str, Bits]]]) -> list[Comparison]:
-    """Returns the comparisons of one family: their p-values are adjusted together.
+    """Returns the comparisons of one family, whose p-values are adjusted together.
 
     Args:
-        pairs: Two names, each with its verdicts (n,).
+        pairs: Pairs of (name, verdicts (n,)).
     """
     p_values = [mcnemar(one, other) for (_, one), (_, other) in pairs]
     return [
@@ -66,10 +66,10 @@ def compare(pairs: Sequence[tuple[tuple[str, Bits], tuple[str, Bits]]]) -> list[
 
 
 def groups(verdicts: Sequence[Bits]) -> list[str]:
-    """Returns letters; rows that share one are not distinguishable at the 5 % level.
+    """Returns letters per row; rows that share one are not distinguishable at the 5 % level.
 
     Args:
-        verdicts: Of each row, on the same images, (n,).
+        verdicts: Verdicts of each row, on the same images, (n,).
     """
     pairs = list(itertools.combinations(range(len(verdicts)), 2))
     found = compare([((str(i), verdicts[i]), (str(j), verdicts[j])) for i, j in pairs])
@@ -80,10 +80,10 @@ def groups(verdicts: Sequence[Bits]) -> list[str]:
 
 
 def families(models: Sequence[ModelRecords]) -> dict[str, list[Comparison]]:
-    """Returns the comparisons that a report makes, by the first seed of each model.
+    """Returns the comparisons of a report, using the first seed of each model.
 
-    Models in pairs by each accuracy of Tables 3 and 4, and the branches of each model; a family
-    with nothing to compare is left out.
+    Models are compared in pairs by each accuracy of Tables 3 and 4, and the branches within each
+    model; a family without pairs is omitted.
     """
     asked = {
         "SA, clean branch": ("SA", "clean"),

@@ -1,4 +1,4 @@
-"""How figures look and how they are saved: one style, one color a model, light and dark."""
+"""The style of figures, one color per model for light and dark pages, and how they are saved."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 INK, RULE = "#1c1e21", "#d5d7da"
-# On white and on a dark page, at least 3:1 on either; told apart by color-blind readers, with the
-# markers' help. The paper's norms have the first four; controls are grey.
+# Contrast of at least 3:1 on light and dark pages; distinguishable for color-blind readers with the
+# help of markers. The first four belong to the paper's norms; controls are grey.
 PALETTE = (
     ("#0067a5", "#62b4ee"),
     ("#b87400", "#e8a838"),
@@ -62,20 +62,20 @@ _STYLE: dict[RcKeyType, Any] = {
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
     "text.color": INK,
-    "text.parse_math": False,  # a name with a dollar sign is a name
+    "text.parse_math": False,  # a dollar sign in a name is literal
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 1.5,
     "lines.markersize": 4.5,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
-    "svg.fonttype": "none",  # text stays text: smaller, searchable, in the page's own font
-    "svg.hashsalt": "robustnorm",  # the same identifiers in every run
+    "svg.fonttype": "none",  # text stays text: smaller, searchable, in the page's font
+    "svg.hashsalt": "robustnorm",  # makes identifiers reproducible
 }
 
 
 class Look(NamedTuple):
-    """How one model is drawn, in all figures of a report."""
+    """The appearance of a model in all figures of a report."""
 
     color: str
     dark: str
@@ -83,7 +83,7 @@ class Look(NamedTuple):
 
 
 def looks(models: Sequence[ModelRecords]) -> dict[str, Look]:
-    """Returns the look of each model by its name: its norm's own color where that is free."""
+    """Returns the look of each model by name, with its norm's color where that is still free."""
     order = list(NAMES)
     free = list(range(len(PALETTE)))
     chosen: dict[str, Look] = {}
@@ -100,18 +100,18 @@ def looks(models: Sequence[ModelRecords]) -> dict[str, Look]:
 
 
 def variables() -> dict[str, tuple[str, str]]:
-    """Returns the page's color variables of models: name to the light and the dark color."""
+    """Returns the page's color variables for models: name to light and dark color."""
     return {_VARIABLES[light]: (light, dark) for light, dark in (*PALETTE, CONTROL)}
 
 
 def variable(color: str) -> str:
-    """Returns the page's variable for a color of this file."""
+    """Returns the page's variable for one of this file's colors."""
     return _VARIABLES[color]
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draws in the report's style within the block; matplotlib's own settings come back after."""
+    """Draws in the report's style within the block, then restores matplotlib's settings."""
     with matplotlib.rc_context(_STYLE):
         yield
 

@@ -1,4 +1,4 @@
-"""Images before and after an attack, as a grid that can be put into a page."""
+"""Images before and after an attack, as a grid for a page."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from robustnorm.records.record import Example, Record, RecordError
 from robustnorm.reporting.model_records import ModelRecords
 from robustnorm.system.untrusted import MOST_PIXELS
 
-# Characters that the grid may add to a page: rows are left out beyond it.
+# Most characters that the grid may add to a page; further rows are omitted.
 BUDGET = 700_000
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """One image after the attack on one branch: data URLs, and what the branch saw.
+    """One image after the attack on one branch, as data URLs, with the branch's predictions.
 
     Args:
-        perturbation: The change, amplified, around mid-grey.
-        adv_image: The attacked image.
-        clean_class: Predicted for the image itself.
-        adv_class: Predicted for the attacked image.
+        perturbation: The perturbation, amplified, around mid-grey.
+        adv_image: The adversarial image.
+        clean_class: Class predicted for the clean image.
+        adv_class: Class predicted for the adversarial image.
     """
 
     perturbation: str
@@ -40,7 +40,7 @@ class Attacked:
 
 @dataclass(frozen=True)
 class ExampleRow:
-    """One test image, its class, and what each column's attack made of it; None where not kept."""
+    """One test image, its class, and each column's attack on it (None where not kept)."""
 
     image: str
     label: str
@@ -52,10 +52,10 @@ class ExampleGrid:
     """Examples of all models.
 
     Args:
-        columns: The attacked branch of a model, in words.
-        rows: An image each.
-        left_out: Images for which there was no room.
-        amplification: Factor of the perturbation.
+        columns: Model and attacked branch, as text.
+        rows: One per image.
+        left_out: Number of images omitted for lack of space.
+        amplification: Factor applied to the perturbations.
     """
 
     columns: list[str]
@@ -65,14 +65,14 @@ class ExampleGrid:
 
 
 def example_grid(models: Sequence[ModelRecords], budget: int = BUDGET) -> ExampleGrid | None:
-    """Returns the examples of the first seed of each model, or None where there are none.
+    """Returns the examples of the first seed of each model, or None if there are none.
 
     Args:
-        models: Their records may differ in which images they keep.
-        budget: Characters of data URLs; at least one image is shown if it fits.
+        models: Their records may keep different images.
+        budget: Most characters of data URLs; at least one image is shown if it fits.
 
     Raises:
-        RecordError: When an example is no image, or its two images differ in size.
+        RecordError: When an example is not an image, or its two images differ in size.
     """
     found: dict[str, dict[int, Example]] = {}
     for model in models:
@@ -83,7 +83,7 @@ def example_grid(models: Sequence[ModelRecords], budget: int = BUDGET) -> Exampl
     if not found:
         return None
     first = models[0].records[0]
-    # Perturbations of the full radius reach black and white.
+    # A perturbation of the full radius reaches black or white.
     amplification = max(1, int(1 / (2 * Fraction(first.protocol["epsilon"]))))
     ids = sorted({image_id for examples in found.values() for image_id in examples})
     rows: list[ExampleRow] = []
@@ -138,7 +138,7 @@ def _decode(png: str, image_id: int) -> NDArray[np.uint8]:
 
 
 def _data_url(pixels: NDArray[np.uint8]) -> str:
-    """Encodes the pixels anew: nothing but them comes from a record."""
+    """Encodes pixels only: nothing else from a record reaches the page."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

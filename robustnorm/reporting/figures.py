@@ -1,4 +1,4 @@
-"""Figures of a report, from records; each is None where the records do not hold what it shows."""
+"""Figures of a report, from records; each function returns None when the records lack its data."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from robustnorm.reporting.model_records import ModelRecords
 Looks = dict[str, Look]
 # Radius in 1/255, accuracy, interval.
 _Curve = list[tuple[float, float, Interval]]
-# Rows of the per-class figure; beyond these, the classes with the lowest robust accuracy.
+# Most rows of the per-class figure: the classes with the lowest robust accuracy.
 MOST_CLASSES = 30
 
 
 def accuracy_over_epsilon(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
-    """Returns accuracy under attacks of growing radius, a panel a branch or serving rule."""
+    """Returns accuracy over the attack radius, with one panel per branch or serving rule."""
     curves: dict[str, dict[str, _Curve]] = {}
     for model in models:
         for answer in model.records[0].answers:
@@ -54,7 +54,7 @@ def accuracy_over_epsilon(models: Sequence[ModelRecords], looks: Looks) -> Figur
         panel.set_title(titles.get(answer, answer.capitalize()))
         radius = 255 * float(Fraction(models[0].records[0].attack_on(answer)["epsilon"]))
         panel.axvline(radius, color=INK, linewidth=0.8, linestyle=":")
-    # Square roots: small radii, where curves differ, are not squeezed into a corner.
+    # Square roots give more room to small radii, where the curves differ.
     axes[0].set_xscale("function", functions=(_root, np.square))
     radii = sorted({point[0] for of in curves.values() for curve in of.values() for point in curve})
     axes[0].set_xticks(radii, [f"{radius:g}" for radius in radii])
@@ -78,7 +78,7 @@ def _root(values: Any) -> Any:
 
 
 def _curve(model: ModelRecords, answer: str) -> _Curve:
-    """Returns the curve of one branch or rule, at the mean over seeds."""
+    """Returns the curve of one branch or rule, averaged over seeds."""
     points: dict[str, list[tuple[int, int]]] = {}
     for record in model.records:
         for point in record.curve:
@@ -93,7 +93,7 @@ def _curve(model: ModelRecords, answer: str) -> _Curve:
 
 def test_losses(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
     """Returns the paper's Figure 6: losses on test images over the epochs, by branch."""
-    # AuxBN against SaAuxBN is the paper's figure; the others stand behind them.
+    # The paper's figure shows AuxBN and SaAuxBN; the other models are drawn in the background.
     trained = [model for model in models if model.adversarial]
     first = [model for model in trained if model.norm in ("auxbn", "saauxbn")]
     shown = [*first, *(model for model in trained if model not in first)]
@@ -131,7 +131,7 @@ Reader = Callable[[dict[str, Any]], float | None]
 
 
 def _followed(part: str, branch: str, what: str) -> Reader:
-    """Returns what reads one value of an epoch, in percent where it is an accuracy."""
+    """Returns a function that reads one value of an epoch, in percent if it is an accuracy."""
     scale = 100 if what in ("sa", "ra") else 1
 
     def read(entry: dict[str, Any]) -> float | None:
@@ -149,7 +149,7 @@ def _over_epochs(
     columns: int,
     strong: set[str],
 ) -> Figure | None:
-    """Draws a panel a reader and a line a run; marks the best epoch and the last."""
+    """Draws one panel per reader and one line per run; marks the best and the last epoch."""
     drawn: dict[str, Look] = {}
     figure, axes = panels(len(readers) // columns, columns, 2.0, sharex=True)
     for panel, (title, read) in zip(axes, readers.items(), strict=True):
@@ -197,7 +197,7 @@ def _line(
 
 
 def per_class(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
-    """Returns SA and PGD-20 RA of each class through the adversarial branch, a panel a model."""
+    """Returns SA and PGD-20 RA of each class in the adversarial branch, one panel per model."""
     first = models[0].records[0]
     labels, names = np.asarray(first.labels), first.dataset["classes"]
     classes = [k for k in range(len(names)) if (labels == k).any()]
@@ -248,13 +248,13 @@ def _in_class(model: ModelRecords, evaluation: str, members: Any) -> tuple[float
 
 
 def gradients(content: dict[str, Any], looks: Looks) -> Figure:
-    """Returns the diagnostics of gradients, a panel a metric, stages from input to output.
+    """Returns the gradient diagnostics, one panel per metric, stages from input to output.
 
-    Bars are 95 % intervals. Branches of a run share its color and differ in line.
+    Bars are 95 % intervals. Branches of a run share its color and differ in line style.
 
     Args:
-        content: Of a file that ``robustnorm diagnose`` wrote.
-        looks: Of the runs that the report knows; others get looks of their own.
+        content: Content of a file that ``robustnorm diagnose`` wrote.
+        looks: Looks of the report's models; other runs get new ones.
     """
     figure, axes = panels(1, 2, 2.4)
     metrics = {
@@ -272,7 +272,7 @@ def gradients(content: dict[str, Any], looks: Looks) -> Figure:
             rows = [row for row in content["rows"] if row["model"] == model]
             bounds = [row[interval] or (row[metric], row[metric]) for row in rows]
             look = drawn[rows[0]["run"]]
-            # Side by side, so that the bars of a stage do not hide each other.
+            # Offset, so that the bars of a stage do not hide each other.
             shift = 0.08 * (number - (len(models) - 1) / 2)
             panel.errorbar(
                 [stages.index(row["stage"]) + shift for row in rows],

@@ -30,15 +30,15 @@ _NOTES = (
 
 
 def gradient_results(diagnoses: dict[str, Diagnosis], setting: str) -> list[dict[str, Any]]:
-    """Returns the comparison of the branches and that of the classes, as JSON values.
+    """Returns the comparisons of the branches and of the classes as JSON values.
 
     Args:
-        diagnoses: Name of the run to what was found; the same stages for every run.
-        setting: Images, checkpoint and attack, in words.
+        diagnoses: Diagnosis by name of the run; all with the same stages.
+        setting: Images, checkpoint and attack, as text.
 
     Returns:
-        Two of ``schema``, ``title``, ``kind``, ``models``, ``stages``, ``setting`` and ``rows``,
-        one for each model and stage: ``model``, the ``run`` and ``branch`` (or None) that it is,
+        Two dictionaries with ``schema``, ``title``, ``kind``, ``models``, ``stages``, ``setting``
+        and ``rows``. A row per model and stage has ``model``, its ``run`` and ``branch`` (or None)
         and the attributes of ``StageDiversity``.
     """
     kinds: dict[str, list[tuple[str, str | None, list[StageDiversity]]]] = {
@@ -68,10 +68,10 @@ def gradient_results(diagnoses: dict[str, Diagnosis], setting: str) -> list[dict
 
 
 def read_gradients(path: Path) -> dict[str, Any]:
-    """Returns one of the ``gradient_results`` from its file.
+    """Reads one of the ``gradient_results`` from its file.
 
     Raises:
-        RecordError: When the file does not hold one.
+        RecordError: When the file does not hold such a result.
     """
     try:
         content: dict[str, Any] = parse_json(path.read_text())

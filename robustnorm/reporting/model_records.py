@@ -1,4 +1,4 @@
-"""Records grouped into what a table compares: a norm trained one way, over its seeds."""
+"""Groups records by model: a norm trained in one way, over its seeds."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ WORST = "RA, worst case"
 LAST = "pgd-20"
 
 
-# Of a protocol: how the network was trained. Evaluations are comparable whatever these are.
+# Fields of a protocol that describe training; evaluations that differ in them are comparable.
 _TRAINING = frozenset({"name", "train_steps", "attack_norm_mode"})
 
 
 @dataclass(frozen=True)
 class ModelRecords:
-    """The records of one norm and one way of training, a record a seed.
+    """The records of one norm trained in one way, one record per seed.
 
     Args:
         norm: As ``Config.norm``.
-        adversarial: False for a plainly trained control.
-        records: A record a seed.
-        remark: What tells it from others of its norm: config and checkpoint where they differ.
+        adversarial: False for a control trained without attacks.
+        records: One per seed.
+        remark: Distinguishes models of one norm: config and checkpoint where they differ.
     """
 
     norm: str
@@ -56,10 +56,10 @@ class ModelRecords:
         )
 
     def branches(self, wanted: str) -> tuple[str, ...]:
-        """Returns the branches that stand for a table's "clean" or "adv".
+        """Returns the branches shown as "clean" or "adv" in a table.
 
-        For "adv" these are all adversarial branches where none has that name, and for either the
-        only branch of a network that has no more.
+        For "adv" these are all adversarial branches if none has that name; a network with one
+        branch has only that one to show.
         """
         branches = self.records[0].branches
         if wanted in branches:
@@ -77,14 +77,14 @@ class ModelRecords:
         return [record.find(attack, rule, attacker, scorer) for record in self.records]
 
     def correct(self, evaluation: str, place: str) -> list[Bits]:
-        """Returns each record's verdicts: final images of its own attack, or the worst case.
+        """Returns each record's verdicts on the final images of an attack, or in the worst case.
 
         Args:
             evaluation: A key of ``EVALUATIONS`` or an entry of ``further``.
-            place: The branch that is attacked and scores.
+            place: The branch that is attacked and that scores.
 
         Returns:
-            bool (n,), one a record.
+            bool (n,) per record.
         """
         if evaluation == WORST:
             return [record.worst_case(place) for record in self.records]
@@ -93,14 +93,14 @@ class ModelRecords:
 
 
 def named_attacks(record: Record) -> list[str]:
-    """Returns the attacks that ran besides PGD-10 and PGD-20, transfers left out."""
+    """Returns the attacks besides PGD-10 and PGD-20, without transfers."""
     ran = dict.fromkeys(verdict.attack for verdict in record.verdicts)
     usual = ("none", "pgd-10", LAST)
     return [name for name in ran if name not in usual and not name.startswith("transfer:")]
 
 
 def further(record: Record) -> list[str]:
-    """Returns the evaluations that the paper does not have: named attacks, then the worst case."""
+    """Returns the evaluations beyond the paper's: named attacks, then the worst case."""
     if all(verdict.attack in ("none", "pgd-10", LAST) for verdict in record.verdicts):
         return []
     labels = {attack: evaluation for evaluation, attack in EVALUATIONS.items()}
@@ -108,7 +108,7 @@ def further(record: Record) -> list[str]:
 
 
 def group(records: Sequence[Record]) -> list[ModelRecords]:
-    """Returns the models: the paper's norms in its order, other norms, then controls."""
+    """Groups records into models: the paper's norms in its order, other norms, then controls."""
     order = list(NAMES)
     several_configs = len({record.name for record in records}) > 1
     several_tags = len({record.checkpoint["tag"] for record in records}) > 1
@@ -128,7 +128,7 @@ def group(records: Sequence[Record]) -> list[ModelRecords]:
 
 
 def check_comparable(records: Sequence[Record]) -> None:
-    """Raises a RecordError unless the records are of one evaluation, each of another run."""
+    """Raises a RecordError unless the records share one evaluation and come from different runs."""
     if not records:
         raise RecordError("tables need at least one result record; run an evaluation first")
     first = records[0]

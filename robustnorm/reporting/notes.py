@@ -1,4 +1,4 @@
-"""What stands under the tables: how the numbers were measured, and what they cannot tell apart."""
+"""Notes below the tables: how the numbers were measured, and which differences may be chance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUP_NOTE = (
 
 
 def setting_notes(models: list[ModelRecords]) -> list[str]:
-    """Returns what was trained, attacked and counted, the images first."""
+    """Describes images, training and attack, the images first."""
     records = [record for model in models for record in model.records]
     first = records[0]
     data, protocol = first.dataset, first.protocol
@@ -102,7 +102,7 @@ def _checkpoint(record: Record) -> str:
 
 
 def _each(models: list[ModelRecords], describe: Callable[[Record], str]) -> str:
-    """Returns what holds for all records once, else model by model."""
+    """Returns what describes all records once, otherwise model by model."""
     texts = {
         model.name: ", ".join(dict.fromkeys(describe(record) for record in model.records))
         for model in models
@@ -133,7 +133,7 @@ def _differing(record: Record) -> list[str]:
 
 
 def missing_notes(missing: list[str], train_command: str) -> list[str]:
-    """Returns the commands that train what is missing."""
+    """Returns the commands that train the missing norms."""
     return [
         f"{NAMES[norm]} is not trained yet: {train_command.format(norm=norm)}" for norm in missing
     ]

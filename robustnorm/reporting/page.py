@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing else, and its figures as files."""
+"""The report: one self-contained HTML page, and its figures as files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VERDICTS = ("unreliable", "warn", "reliable")
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on the page: its file's name, its caption, what it shows, and the SVG element."""
+    """A figure on the page: file name, caption, description and SVG element."""
 
     name: str
     caption: str
@@ -44,16 +44,16 @@ def write_page(
     gradients: Sequence[dict[str, Any]] = (),
     options: str = "",
 ) -> list[Path]:
-    """Writes ``report.html``, and under ``figures`` each figure as SVG and PNG.
+    """Writes ``report.html`` and, under ``figures``, each figure as SVG and PNG.
 
-    The same records give the same bytes. Nothing on the page is loaded from elsewhere, and every
-    name in the records is escaped.
+    The same records give the same bytes. The page loads nothing from elsewhere, and every name in
+    the records is escaped.
 
     Args:
-        records: Of one data set, one set of test images and one attack.
-        folder: Where to write; the figures of an earlier report there are removed.
-        gradients: What ``robustnorm diagnose`` found, a file each.
-        options: Of the make commands that the page names, such as " CONFIG=configs/digits.yaml".
+        records: Records of one data set, set of test images and attack.
+        folder: Output folder; the figures of an earlier report in it are removed.
+        gradients: Results of ``robustnorm diagnose``, one per file.
+        options: Options of the make commands on the page, such as " CONFIG=configs/digits.yaml".
 
     Returns:
         The files written, the page first.
@@ -66,7 +66,7 @@ def write_page(
 
 
 def write_files(page: str, pictures: dict[str, bytes], folder: Path) -> list[Path]:
-    """Writes a page and its figures' files, name to content, in place of an earlier report's."""
+    """Writes a page and its figure files (content by name) over an earlier report's."""
     place = folder / "figures"
     place.mkdir(parents=True, exist_ok=True)
     for old in [*place.glob("*.svg"), *place.glob("*.png")]:
@@ -82,7 +82,7 @@ def write_files(page: str, pictures: dict[str, bytes], folder: Path) -> list[Pat
 def render_page(
     records: Sequence[Record], *, gradients: Sequence[dict[str, Any]] = (), options: str = ""
 ) -> tuple[str, dict[str, bytes]]:
-    """Returns the page and its figures' files, name to content; arguments as ``write_page``."""
+    """Returns the page and its figure files (content by name); see ``write_page``."""
     made = tables(records, train_command="make train NORM={norm}" + options)
     models = group(records)
     looks = drawing.looks(models)
@@ -169,7 +169,7 @@ def render_page(
 
 
 def environment() -> Environment:
-    """Returns the reader of the package's templates."""
+    """Returns the environment of the package's templates."""
     environment = Environment(
         loader=PackageLoader("robustnorm", "reporting"),
         autoescape=True,
@@ -195,7 +195,7 @@ def _swatches(models: Sequence[ModelRecords], looks: dict[str, drawing.Look]) ->
 
 
 def _typeset(table: Table) -> tuple[list[list[str]], list[bool]]:
-    """Returns ``layout`` with a minus sign for a minus and a dash for what there is not."""
+    """Returns ``layout`` with proper minus signs, and dashes for missing values."""
     cells, numeric = layout(table)
     return [
         [
@@ -234,7 +234,7 @@ def _matrices(table: Table) -> dict[str, dict[str, dict[str, tuple[float, str, s
 
 
 def _checks(models: Sequence[ModelRecords]) -> dict[str, Any] | None:
-    """Returns the verdicts of all checks, the worst over the seeds of a model."""
+    """Returns the verdicts of all checks, the worst over a model's seeds."""
     columns: dict[str, list[str]] = {}
     cells: dict[tuple[str, str, str], Check] = {}
     for model in models:

@@ -1,4 +1,4 @@
-"""What the paper prints, and the experiment behind it."""
+"""The paper's published numbers and the experiment behind them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan's records say: which of the paper's orderings hold, best against last, AutoAttack."""
+"""A plan's results: the paper's orderings, best against later checkpoints, AutoAttack."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from robustnorm.reporting.render import Cell, Table, to_markdown
 
 
 def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
-    """Returns Markdown that reads a plan's records.
+    """Returns a Markdown page that sums up a plan's records.
 
     Args:
-        name: Of the plan.
-        evaluations: Name of an evaluation, which is its folder's, to at least one record. The
-            first is compared with the paper.
+        name: Name of the plan.
+        evaluations: Records by name of the evaluation, which is also its folder's. The first one
+            is compared with the paper.
     """
     first = next(iter(evaluations.values()))
     links = ", ".join(f"[{title}]({title}/tables.md)" for title in evaluations)
@@ -38,7 +38,7 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
 
 
 def provenance_text(records: Sequence[Record]) -> str:
-    """Returns sentences on the data, the devices, the time and the source of the records."""
+    """Describes the data, devices, time and source commit of the records."""
     first = records[0]
     history = [entry for record in records for entry in record.history]
     training = sum(entry["seconds"] + entry.get("validation_seconds", 0.0) for entry in history)
@@ -56,10 +56,10 @@ def provenance_text(records: Sequence[Record]) -> str:
 
 
 def orderings(records: Sequence[Record]) -> list[str]:
-    """Returns a line for each evaluation of the paper's tables: which of its orderings hold.
+    """Returns, per evaluation of the paper's tables, which of its orderings hold.
 
     Args:
-        records: Of one evaluation.
+        records: Records of one evaluation.
     """
     models = [model for model in group(records) if model.adversarial]
     return [_ordering(branch, evaluation, models) for branch, evaluation in PAPER]
@@ -88,7 +88,7 @@ def _ordering(branch: str, evaluation: str, models: Sequence[ModelRecords]) -> s
         gaps = [float(ours.mean() - theirs.mean()) for ours, theirs in verdicts]
         kind = "within noise"
         if len({gap > 0 for gap in gaps}) > 1:
-            kind = "seeds disagree"  # whatever the first one's test images say
+            kind = "seeds disagree"  # even if the first one's test images are significant
         elif test.distinguishable:
             kind = "as in the paper" if gaps[0] > 0 else "the other way"
         ours, theirs = (mean(float(v.mean()) for v in side) for side in zip(*verdicts, strict=True))
@@ -105,7 +105,7 @@ def _ordering(branch: str, evaluation: str, models: Sequence[ModelRecords]) -> s
 
 
 def _best_and_later(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
-    """Returns what robust accuracy loses, and standard accuracy wins, after the best epoch."""
+    """Compares the best checkpoint's accuracies with those of later checkpoints."""
     by_tag: dict[str, Sequence[Record]] = {}
     for records in evaluations.values():
         by_tag.setdefault(records[0].checkpoint["tag"], records)
@@ -139,7 +139,7 @@ def _best_and_later(evaluations: Mapping[str, Sequence[Record]]) -> Table | None
 
 
 def _attacked(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
-    """Returns what AutoAttack leaves of the accuracy under PGD, on the same images."""
+    """Compares accuracy under AutoAttack with that under PGD, on the same images."""
     rows: list[tuple[Cell, ...]] = []
     for records in evaluations.values():
         for model in group([record for record in records if record.has("autoattack")]):
@@ -182,7 +182,7 @@ def _paired(
 
 
 def _own(record: Record, attack: str, branch: str) -> Bits:
-    """Returns the verdicts of a branch, or the only one, under an attack on itself."""
+    """Returns the verdicts of a branch, or the only one, under an attack on that branch."""
     place = branch if branch in record.branches else SINGLE
     return record.find(attack, "final", place, place).correct
 

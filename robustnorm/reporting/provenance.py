@@ -1,4 +1,4 @@
-"""Where each number of a report comes from: hashes, versions, devices, settings."""
+"""The origin of a report's numbers: hashes, versions, devices, settings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from robustnorm.reporting.render import Cell, Table
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a report says of its origin.
+    """The origin of a report.
 
     Args:
-        runs: A row a record: checkpoint, hashes, device, time.
+        runs: One row per record: checkpoint, hashes, device, time.
         data: Names and hashes of the data.
-        versions: Of Python and packages, all that occur.
-        settings: Of training, where all runs agree.
-        differing: A row a run, the settings in which runs differ.
+        versions: All versions of Python and packages that occur.
+        settings: Training settings that all runs share.
+        differing: One row per run with the settings in which runs differ.
     """
 
     runs: Table

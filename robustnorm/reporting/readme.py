@@ -1,4 +1,4 @@
-"""The block of results in a README, between two markers, from result records."""
+"""Updates the block of results between two markers of a README."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SHOWN = ("table3", "table4", "deployment")
 def show_results(readme: Path, folder: str, records: Sequence[Record]) -> None:
     """Replaces the first block of results in a README by the tables of ``records``.
 
-    A block begins with ``<!-- reports/<folder> -->``, ends with ``<!-- end -->``, and says with its
-    tables which data, devices, time and commit they come from.
+    A block begins with ``<!-- reports/<folder> -->`` and ends with ``<!-- end -->``. It states the
+    data, devices, time and commit behind its tables.
 
     Args:
         readme: The file.
-        folder: Below reports/, where the tables and records are.
-        records: Of one evaluation.
+        folder: Folder below reports/ that holds the tables and records.
+        records: Records of one evaluation.
 
     Raises:
         RecordError: When the file has no such block.

@@ -20,10 +20,10 @@ Cell = str | float | Interval | None
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it will be printed.
+    """A table ready to print.
 
     Args:
-        name: For file names.
+        name: Used in file names.
         title: Above the table.
         columns: Headers.
         rows: Cells: text, a fraction (printed in percent), an interval of fractions, or None.
@@ -38,7 +38,7 @@ class Table:
 
 
 def to_text(tables: Sequence[Table]) -> str:
-    """Returns tables for a terminal; a note that several share stands under the first."""
+    """Returns tables for a terminal; a note that several share appears under the first."""
     lines: list[str] = []
     said: set[str] = set()
     for table in tables:
@@ -58,7 +58,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Returns the table as LaTeX; needs the package booktabs."""
+    """Returns the table as LaTeX, which needs the package booktabs."""
     notes = " ".join(_escape(note) for note in table.notes)
     return (
         f"\\begin{{table}}\n\\caption{{{_escape(table.title)}}}\n\\centering\n"
@@ -67,7 +67,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Returns the table as CSV, numbers in percent, each interval as two columns."""
+    """Returns the table as CSV, with numbers in percent and each interval in two columns."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     spread = [
@@ -102,7 +102,7 @@ def save_tables(tables: Sequence[Table], folder: Path, name: str) -> list[Path]:
 
 
 def layout(table: Table) -> tuple[list[list[str]], list[bool]]:
-    """Returns the cells as text, "-" where there is none, and which columns hold numbers."""
+    """Returns the cells as text, "-" for None, and which columns hold numbers."""
     text = [[_text(cell, "-") for cell in row] for row in table.rows]
     right = [
         all(cell[:1] in "+-<[0123456789" for cell in column) for column in zip(*text, strict=True)

@@ -1,4 +1,4 @@
-"""A report of tables and figures under headings, on a page that looks as ``report.html`` does."""
+"""A page of tables and figures under headings, in the style of ``report.html``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Drawing:
     """A figure to draw.
 
     Args:
-        name: Of its files.
-        caption: Below it.
-        alt: What it shows, for those who do not see it.
-        draw: Makes it, in the report's style.
+        name: Name of its files.
+        caption: Text below it.
+        alt: Description for readers who cannot see it.
+        draw: Draws it, in the report's style.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its heading, the figures, then the tables."""
+    """A section of the page: heading, figures, then tables."""
 
     title: str
     tables: Sequence[Table] = ()
@@ -50,19 +50,19 @@ def write_sections(
     looks: dict[str, drawing.Look],
     command: str,
 ) -> list[Path]:
-    """Writes ``report.html``, and under ``figures`` each figure as SVG and PNG.
+    """Writes ``report.html`` and, under ``figures``, each figure as SVG and PNG.
 
-    The same content gives the same bytes. Nothing is loaded from elsewhere; all text is escaped. A
-    note that several tables share stands under the first.
+    The same content gives the same bytes. The page loads nothing from elsewhere; all text is
+    escaped. A note that several tables share appears under the first.
 
     Args:
-        folder: Where to write; the figures of an earlier report there are removed.
-        title: Of the page.
-        summary: Its first sentences.
-        facts: Name to value, below them.
+        folder: Output folder; the figures of an earlier report in it are removed.
+        title: Title of the page.
+        summary: Introductory sentences.
+        facts: Values by name, listed below the summary.
         sections: In order.
-        looks: What the figures draw, by name; tables show its color beside the name.
-        command: That makes the report.
+        looks: Looks of the models by name; tables show the color beside the name.
+        command: The command that makes the report.
 
     Returns:
         The files written, the page first.

@@ -1,4 +1,4 @@
-"""What a report says in a sentence, computed from the same verdicts as its tables."""
+"""Sentences that sum up a report, computed from the same verdicts as its tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from robustnorm.reporting.render import Table
 
 
 def summary(models: Sequence[ModelRecords]) -> str:
-    """Returns which model is the most robust, and from which it cannot be told apart."""
+    """Names the most robust model and those that are not distinguishable from it."""
     accuracies = {m.label("adv"): _robust(m) for m in models}
     best = max(accuracies, key=lambda label: accuracies[label])
     n = models[0].records[0].n
@@ -33,7 +33,7 @@ def summary(models: Sequence[ModelRecords]) -> str:
 
 
 def deployment_summary(table: Table) -> str:
-    """Returns what the best rule of the deployment table gives, and what the most accurate costs.
+    """Describes the most robust and the most accurate serving rule of the deployment table.
 
     Args:
         table: "deployment" of ``robustnorm.reporting.tables.tables``.

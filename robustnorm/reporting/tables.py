@@ -1,4 +1,4 @@
-"""Tables 3 and 4 of the Sandwich Batch Normalization paper, and the branch matrix, from records."""
+"""Tables 3 and 4 of the Sandwich Batch Normalization paper, the branch matrix and deployment."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from robustnorm.reporting.render import Cell, Table, save_tables
 def tables(
     records: Sequence[Record], *, train_command: str = "make train NORM={norm}"
 ) -> list[Table]:
-    """Returns Table 3, Table 4, the branch matrix and, where it was evaluated, the deployment.
+    """Returns Table 3, Table 4, the branch matrix and, if evaluated, the deployment table.
 
     Args:
-        records: Of one data set, one set of test images and one protocol.
-        train_command: What trains a norm that has no record, with ``{norm}`` in its place.
+        records: Records of one data set, set of test images and protocol.
+        train_command: Command that trains a missing norm, with a placeholder ``{norm}``.
 
     Raises:
-        RecordError: When there is no record, or records are not of the same evaluation.
+        RecordError: When there is no record, or records belong to different evaluations.
     """
     check_comparable(records)
     models = group(records)
@@ -69,7 +69,7 @@ def _paper_table(
 ) -> Table:
     evaluations = [evaluation for wanted, evaluation in PAPER if wanted == branch]
     if branch == "adv":
-        evaluations += further(models[0].records[0])  # which the paper does not print
+        evaluations += further(models[0].records[0])  # beyond the paper's
     several = any(len(model.records) > 1 for model in models)
     rows = [
         row
@@ -94,7 +94,7 @@ def _paper_table(
 def _rows(
     branch: str, evaluation: str, models: list[ModelRecords], *, several: bool
 ) -> list[tuple[Cell, ...]]:
-    """Returns the rows of one evaluation: the paper's norms first, trained or not."""
+    """Returns the rows of one evaluation: the paper's norms first, even when not trained."""
     paper = PAPER.get((branch, evaluation), {})
     places = [(model, place) for model in models for place in model.branches(branch)]
     found = [model.correct(evaluation, place) for model, place in places]  # by row, then by seed

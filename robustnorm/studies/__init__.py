@@ -1,1 +1,1 @@
-"""Questions about a trained network, each with its measurement and its table."""
+"""Studies of a trained network, each with its measurement and its table."""

@@ -1,4 +1,4 @@
-"""The gradients of a network's branches, clean and attacked, and of its classes, compared."""
+"""Compares the gradients of a network's branches, clean and attacked, and of its classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustnorm.studies.gradients import Group, check_model, gradient_diversity
 
 
 class Diagnosis(NamedTuple):
-    """The comparison of the branches, and for each branch that of the classes through it."""
+    """The comparison of the branches, and, per branch, the comparison of the classes."""
 
     branches: list[StageDiversity]
     classes: dict[str, list[StageDiversity]]
@@ -34,22 +34,22 @@ def diagnose(
     image_ids: Tensor | None = None,
     progress: str | None = None,
 ) -> Diagnosis:
-    """Compares the gradients of the branches, and through each branch those of the classes.
+    """Compares the gradients of the branches and, in each branch, those of the classes.
 
-    The branch "clean" is given the images, every other branch the adversarial images that PGD makes
-    of the same ones through it. A network without branches is given all of them, "clean" and "adv"
-    where the search names no others, through the same layers. Each batch holds its share of every
-    class.
+    The branch "clean" gets the images; every other branch gets adversarial images that PGD makes
+    from them through it. In a network without branches both kinds ("clean" and "adv" unless the
+    search names others) go through the same layers. Every batch contains the same number of images
+    of each class.
 
     Args:
-        model: In evaluation mode, on the device where it is to run. Left as it was.
+        model: In evaluation mode, on the device to use. Left unchanged.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
         labels: int64 (N,).
         num_classes: Classes to compare, 0 to num_classes - 1.
-        search: The attack of each branch, ``max(search.steps)`` steps; its seed also divides the
-            images.
+        search: The attack of each branch, with ``max(search.steps)`` steps; its seed also
+            determines the batches.
         batches: Number of batches into which the images are divided.
-        image_ids: int64 (N,), the images' places in their data set; 0..N-1 by default.
+        image_ids: int64 (N,), indices of the images in their data set; 0..N-1 by default.
         progress: Text of a progress bar; none by default.
 
     Raises:
@@ -68,8 +68,7 @@ def diagnose(
     parts = _divide(labels.cpu(), num_classes, batches, search.seed)
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
     names = branches_of(model) or ("clean", *(search.own or ("adv",)))
-    # An image is attacked once for each branch but "clean", and takes part in two gradients of
-    # each branch.
+    # Each image is attacked once per branch other than "clean" and enters two gradients per branch.
     work = len(images) * (3 * len(names) - names.count("clean"))
     with tqdm(
         total=work, desc=progress, unit="img", disable=None if progress else True, leave=False
@@ -99,7 +98,7 @@ def diagnose(
 
 
 def _divide(labels: Tensor, num_classes: int, batches: int, seed: int) -> list[list[Tensor]]:
-    """Returns for each batch the places of its images, class by class, at random."""
+    """Returns, per batch, the indices of its images grouped by class, at random."""
     generator = torch.Generator().manual_seed(seed)
     shares = []
     for label in range(num_classes):
@@ -123,7 +122,7 @@ def _attack(
     search: Search,
     bar: tqdm[Any],
 ) -> Tensor:
-    """Returns the adversarial images of a branch, where the images are."""
+    """Returns the adversarial images of a branch, on the device of the images."""
     device, network = next(model.parameters()).device, bind(model, branch)
     adv_images = []
     for places in torch.split(torch.arange(len(images)), CHUNK):

@@ -1,4 +1,4 @@
-"""Which modes ModeNorm uses on clean images and on attacked ones."""
+"""ModeNorm's gates on clean and on attacked images."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class GateUsage:
     adv: Tensor
 
     def distance(self) -> Tensor:
-        """Returns how far an attack moved each image's gates, (N,).
+        """Returns how much the attack changed each image's gates, (N,).
 
-        The total variation distance, half the sum over the modes of the absolute differences: 0
-        where the gates stay, 1 where one mode takes over all of what another had.
+        Total variation distance, half the sum over modes of the absolute differences: 0 when the
+        gates are equal, 1 when one mode takes over the entire weight of another.
         """
         return (self.clean - self.adv).abs().sum(1) / 2
 
 
 def entropy(gates: Tensor) -> Tensor:
-    """Returns the entropy of each row of gates (N, K) in bits, (N,): 0 decided, log2 K undecided.
+    """Returns the entropy of each row of gates (N, K) in bits, (N,), 0 to log2 K.
 
     Examples:
         >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
@@ -44,7 +44,7 @@ def entropy(gates: Tensor) -> Tensor:
 
 
 def mean_interval(values: Tensor) -> Interval:
-    """Returns the normal 95 % interval of the mean of ``values`` (n,), n of at least 2."""
+    """Returns the normal 95 % confidence interval of the mean of ``values`` (n,), n at least 2."""
     half = NormalDist().inv_cdf(0.975) * values.std().item() / math.sqrt(len(values))
     return Interval(values.mean().item() - half, values.mean().item() + half)
 
@@ -54,7 +54,7 @@ def gates(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """Returns the gates of every ModeNorm of ``model``, (N, K), by the layer's name.
 
     Args:
-        model: In the mode in which it is to run; its buffers move in train mode.
+        model: Runs in its current mode; train mode updates its buffers.
         batches: Images (N, C, H, W) in [0, 1], any number of batches.
 
     Raises:

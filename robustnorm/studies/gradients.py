@@ -1,4 +1,4 @@
-"""How far the gradients of branches or of classes pull the shared weights apart, stage by stage."""
+"""How far the gradients of branches or classes diverge in the shared weights, by stage."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from robustnorm.norms.routing import Bound, route
 
 
 class Group(NamedTuple):
-    """Images that give one gradient.
+    """Images that yield one gradient.
 
     Args:
-        branch: Through which they go; on a network without branches any name.
+        branch: Their branch; any name in a network without branches.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
         labels: int64 (N,).
     """
@@ -37,7 +37,7 @@ class Group(NamedTuple):
 def gradient_diversity(
     model: nn.Module, batches: Iterable[Sequence[Group]]
 ) -> list[StageDiversity]:
-    r"""Measures how balanced and how alike the gradients of several groups of images are.
+    r"""Measures how balanced and how similar the gradients of several groups of images are.
 
     With :math:`v_{ij}` the gradient, in the weights of one stage, of the mean cross-entropy of
     group j of batch i, and m batches of n groups,
@@ -46,24 +46,24 @@ def gradient_diversity(
         \frac{1}{m} \sum_i \frac{1}{n (n - 1)} \sum_j \sum_{k \ne j}
         \frac{v_{ij} \cdot v_{ik}}{\|v_{ij}\| \|v_{ik}\|}
 
-    where std divides by n: the groups are all there are. The weights are those of the convolutions
-    and of the last linear layer, which every branch shares; a stage is a child of the network, such
-    as ``layer1``. The 95 % intervals are Student's, over the choice of the batches. A group of few
-    images has a noisy gradient, which lowers the cosine and moves the norms: compare only numbers
-    from groups of the same size.
+    where std divides by n: the groups are the whole population. The weights are those of the
+    convolutions and of the last linear layer, which all branches share; a stage is a child of the
+    network, such as ``layer1``. The 95 % intervals are Student's, over the choice of the batches. A
+    group of few images has a noisy gradient, which lowers the cosine and changes the norms: compare
+    only numbers from groups of the same size.
 
     Args:
-        model: In evaluation mode, so that a gradient depends on its own group alone: statistics
-            are the running ones. Left as it was.
-        batches: Each of two or more groups, in every batch the same ones in the same order.
+        model: In evaluation mode, so that a gradient depends on its group only and statistics are
+            the running ones. Left unchanged.
+        batches: Two or more groups each, the same ones in the same order in every batch.
 
     Returns:
-        One entry a stage, in the order of the network.
+        One entry per stage, in the order of the network.
 
     Raises:
-        ValueError: When a module is in train mode or the model is bound to a branch, when no weight
-            takes a gradient, there is no batch, a batch has fewer than two groups, a group has no
-            image, or a gradient is zero or not finite and so has no direction.
+        ValueError: When a module is in train mode, the model is bound to a branch, no weight
+            requires a gradient, there is no batch, a batch has fewer than two groups, a group has
+            no image, or a gradient is zero or not finite.
 
     References:
         Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 4 and 5 and
@@ -92,7 +92,7 @@ def gradient_diversity(
 
 
 def check_model(model: nn.Module) -> None:
-    """Raises a ValueError on a model whose gradients would not be those of one group."""
+    """Raises a ValueError on a model whose gradients would mix several groups."""
     if any(module.training for module in model.modules()):
         raise ValueError("gradients need the model in evaluation mode: call model.eval() first")
     if any(isinstance(module, Bound) for module in model.modules()):
@@ -100,7 +100,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def _gradient(model: nn.Module, weights: Sequence[nn.Parameter], group: Group) -> Gradient:
-    """Returns the gradient of the group's mean cross-entropy, summed up chunk by chunk."""
+    """Returns the gradient of the group's mean cross-entropy, accumulated chunk by chunk."""
     n, device = len(group.images), weights[0].device
     if not n:
         raise ValueError(f"a group (branch '{group.branch}') has no image; give each at least one")

@@ -1,4 +1,4 @@
-"""A branch's running statistics measured again on data, and how far the kept ones were off."""
+"""Re-estimating a branch's running statistics, and their distance from the stored ones."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from robustnorm.studies.swap import split_layers
 class Drift:
     """Distance of a layer's re-estimated statistics from the stored ones, over its channels.
 
-    In units of the stored standard deviation s of each channel: ``mean`` is |m' - m| / s and
-    ``deviation`` is |s' - s| / s, each averaged over the channels and at its largest.
+    In units of each channel's stored standard deviation s: ``mean`` is |m' - m| / s and
+    ``deviation`` is |s' - s| / s, each as the average and the maximum over the channels.
     """
 
     layer: str
@@ -34,19 +34,19 @@ class Drift:
 def reestimate(model: nn.Module, branch: str, batches: Iterable[Tensor]) -> None:
     """Replaces the running statistics of one branch by those of ``batches``, in place.
 
-    Each batch goes through ``branch`` once, normalized by its own statistics as in training; mean
-    and variance of a layer are then those of all its inputs taken together, so that no batch counts
-    more for being the last. Weights, modes and other branches stay as they are.
+    Each batch passes through ``branch`` once, normalized by its batch statistics as in training. A
+    layer's mean and variance are then computed from all its inputs together, so that all batches
+    weigh equally. Weights, modes and other branches do not change.
 
     Args:
-        model: A network whose routed layers keep statistics for each branch.
-        branch: The branch to run and to replace.
-        batches: Images (N, C, H, W) in [0, 1], such as that branch sees: clean images for "clean",
+        model: A network whose routed layers keep statistics per branch.
+        branch: The branch to re-estimate.
+        batches: Images (N, C, H, W) in [0, 1] as the branch sees them: clean images for "clean",
             attacked ones for "adv".
 
     Raises:
         RoutingError: When a routed layer lacks the branch.
-        ValueError: When no layer keeps statistics for each branch, or there is no batch.
+        ValueError: When no layer keeps statistics per branch, or there is no batch.
 
     References:
         Wu and Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, Section 3 (the population
@@ -67,7 +67,7 @@ def reestimate(model: nn.Module, branch: str, batches: Iterable[Tensor]) -> None
         )
     sums = {layer: _Sums() for layer in layers.values()}
     for images in batches:
-        # Opened batch by batch: whatever makes the next one, an attack perhaps, is not measured.
+        # Opened batch by batch, so that producing the next one (an attack, say) is not measured.
         with unchanged(model), route(model, branch), _measured(sums):
             model.train()
             model(images)
@@ -96,7 +96,7 @@ class _Sums:
         self.batches += 1
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Returns mean and variance; unbiased, as torch's running variance is."""
+        """Returns the mean and the unbiased variance, as torch's running variance is."""
         mean, second_moment = (
             torch.as_tensor(total) / self.count for total in (self.values, self.squares)
         )
@@ -106,7 +106,7 @@ class _Sums:
 
 @contextmanager
 def _measured(sums: dict[RoutedBatchNorm2d, _Sums]) -> Iterator[None]:
-    """Adds the inputs of each layer to its sums for the block."""
+    """Adds the inputs of each layer to its sums within the block."""
     hooks = [layer.register_forward_pre_hook(total.add) for layer, total in sums.items()]
     try:
         yield
@@ -116,7 +116,7 @@ def _measured(sums: dict[RoutedBatchNorm2d, _Sums]) -> Iterator[None]:
 
 
 def drift(stored: nn.Module, reestimated: nn.Module, branch: str) -> list[Drift]:
-    """Returns for each layer how far the statistics of two copies of a network are apart.
+    """Compares the statistics of two copies of a network, layer by layer.
 
     Args:
         stored: The network whose standard deviations are the unit.
@@ -129,7 +129,7 @@ def drift(stored: nn.Module, reestimated: nn.Module, branch: str) -> list[Drift]
         row = layer.branches.index(branch)
         mean, variance, _ = layer.branch_statistics(row)
         other_mean, other_variance, _ = others[name].branch_statistics(row)
-        unit = (variance + layer.eps).sqrt()  # a dead channel has no deviation of its own
+        unit = (variance + layer.eps).sqrt()  # a dead channel has no deviation
         means = (other_mean - mean).abs() / unit
         deviations = ((other_variance + layer.eps).sqrt() - unit).abs() / unit
         values = [f(x).item() for x in (means, deviations) for f in (torch.mean, torch.amax)]

@@ -1,4 +1,4 @@
-"""The statistics of one branch under the affine of another."""
+"""Combining the statistics of one branch with the affine of another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from robustnorm.norms.routing import route
 
 
 def split_layers(model: nn.Module) -> dict[str, RoutedBatchNorm2d]:
-    """Returns the layers of ``model`` that keep running statistics for each branch, by name."""
+    """Returns the layers of ``model`` that keep running statistics per branch, by name."""
     return {
         name: layer
         for name, layer in model.named_modules()
@@ -25,13 +25,13 @@ def split_layers(model: nn.Module) -> dict[str, RoutedBatchNorm2d]:
 def swapped(model: nn.Module, *, statistics: str, affine: str) -> nn.Module:
     """Returns a plain network with one branch's running statistics and another's affine.
 
-    The copy shares nothing with ``model`` and has no branches: each routed layer is now an
-    ``nn.BatchNorm2d``. With the same branch twice it is ``fold(model, branch)``.
+    The copy shares nothing with ``model`` and has no branches: each routed layer becomes an
+    ``nn.BatchNorm2d``. With the same branch twice it equals ``fold(model, branch)``.
 
     Args:
-        model: Any module tree; a layer that shares statistics or affine keeps those it has.
-        statistics: The branch whose running mean and variance standardize.
-        affine: The branch whose scale and shift follow.
+        model: Any module tree; a layer with shared statistics or affine keeps them.
+        statistics: The branch that provides running mean and variance.
+        affine: The branch that provides scale and shift.
 
     Raises:
         RoutingError: When a routed layer lacks one of the branches.
@@ -46,7 +46,7 @@ def swapped(model: nn.Module, *, statistics: str, affine: str) -> nn.Module:
         >>> type(network.bn1).__name__
         'BatchNorm2d'
     """
-    with route(model, (statistics, affine)):  # checks the names on every layer
+    with route(model, (statistics, affine)):  # raises on unknown names
         network = copy.deepcopy(model)
     for layer in split_layers(network).values():
         source, target = (

@@ -1,4 +1,4 @@
-"""Tables of the studies of a trained network: swapped branches, running statistics, gates."""
+"""Tables of the studies of a trained network: swapped branches, re-estimated statistics, gates."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ def swap_table(records: Sequence[Record]) -> Table:
     """Returns SA and RA of each branch's statistics with each branch's affine.
 
     Args:
-        records: Whose answers are "statistics/affine", two names of branches.
+        records: Evaluations whose branches are named "statistics/affine".
     """
     return _variants(
         "swap",
         "Swap: running statistics of one branch, affine of another",
         ("Statistics", "Affine"),
         records,
-        "Each row is a plain network of its own, attacked as such, within the ball of the branch "
-        "that gives the affine. Where one branch gives both it is that branch.",
+        "Each row is a separate plain network, attacked itself, within the ball of the branch that "
+        "gives the affine. Where one branch gives both, the network is that branch.",
     )
 
 
 def reestimation_table(records: Sequence[Record], batches: int) -> Table:
-    """Returns SA and RA of each branch before and after its statistics were measured again.
+    """Returns SA and RA of each branch before and after re-estimating its statistics.
 
     Args:
-        records: Whose answers are "branch/statistics".
-        batches: Batches of the re-estimation, at most.
+        records: Evaluations whose branches are named "branch/statistics".
+        batches: Most batches used for the re-estimation.
     """
     return _variants(
         "reestimation",
@@ -51,7 +51,7 @@ def drift_table(drifts: Mapping[tuple[str, str], Sequence[Drift]], batches: int)
 
     Args:
         drifts: By model and branch.
-        batches: Batches of the re-estimation, at most.
+        batches: Most batches used for the re-estimation.
     """
     rows: list[tuple[Cell, ...]] = []
     for (model, branch), layers in drifts.items():
@@ -74,11 +74,11 @@ def drift_table(drifts: Mapping[tuple[str, str], Sequence[Drift]], batches: int)
 def gate_tables(
     usages: Mapping[str, Sequence[GateUsage]], records: Sequence[Record]
 ) -> list[Table]:
-    """Returns the mean gates of each mode, and how far an attack moves the gates of an image.
+    """Returns the mean gates of each mode and how far an attack changes an image's gates.
 
     Args:
         usages: Layers by model.
-        records: Of those models, for the notes.
+        records: Records of those models, for the notes.
     """
     n = len(next(iter(usages.values()))[0].clean)
     shares: list[tuple[Cell, ...]] = []

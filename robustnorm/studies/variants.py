@@ -1,4 +1,4 @@
-"""Plain networks made from a trained one, evaluated as it was."""
+"""Evaluating plain networks that were derived from a trained one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("robustnorm")
 
 
 class Studied(NamedTuple):
-    """A trained network, how it was trained, and its evaluation."""
+    """A trained network, its settings, and its evaluation."""
 
     model: nn.Module
     trained: Config
@@ -36,9 +36,9 @@ class Studied(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A plain network made from a trained one, None for a branch of it as it is.
+    """A plain network derived from a trained one; None for one of its branches unchanged.
 
-    ``branch`` is that branch, or the one whose attack the network faces.
+    ``branch`` is that branch, or the one whose attack is used.
     """
 
     name: str
@@ -52,13 +52,13 @@ def evaluate_variants(
     variants: list[Variant],
     protocol: dict[str, Any],
 ) -> Record:
-    """Returns the run's record with the verdicts of other networks made from it.
+    """Returns the run's record with the verdicts of networks derived from it.
 
     Args:
         run: The trained network.
         config: Gives the attack.
-        variants: The other networks.
-        protocol: What made them.
+        variants: The derived networks.
+        protocol: How they were derived.
     """
     protocol = run.record.protocol | protocol
     wanted = replace(
