@@ -1,1 +1,1 @@
-"""The other systems of the paper: architecture search, conditional GANs, style transfer."""
+"""The paper's other systems: architecture search, conditional GANs, style transfer."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from robustnorm.applications.style.data import load_sources, validation_pairs
 from robustnorm.applications.style.encoders import get_encoder
 from robustnorm.applications.style.examples import paint
-from robustnorm.applications.style.runs import train_run
+from robustnorm.applications.style.runs import train_style
 from robustnorm.reporting.render import to_text
 from robustnorm.runs.run import resolve_device
 from robustnorm.settings.style import StyleSettings
@@ -50,7 +50,7 @@ def figure7(
     ]
     for seed in settings.seeds:
         for row in settings.rows:
-            train_run(row, seed, settings, sources, described, pairs, device, should_stop)
+            train_style(row, seed, settings, sources, described, pairs, device, should_stop)
     seed = settings.seeds[0]
     made, files = write_report(
         Path(settings.reports) / str(settings.name),

@@ -12,7 +12,7 @@ from robustnorm.applications.gan.inception import InceptionFeatures
 from robustnorm.applications.gan.measures import Measures, shrunk
 from robustnorm.applications.gan.record import GanRecord
 from robustnorm.applications.gan.report import check_report, write_grid, write_report
-from robustnorm.applications.gan.run import Run, train_gan
+from robustnorm.applications.gan.run import GanRun, train_gan
 from robustnorm.data import check_data, load_dataset
 from robustnorm.runs.run import resolve_device
 from robustnorm.settings.gan import GanSettings
@@ -46,7 +46,7 @@ def table1(
     check_report()
     folder = Path(config.reports) / config.name
     runs = [
-        Run(network, norm, seed)
+        GanRun(network, norm, seed)
         for network, seed, norm in itertools.product(config.networks, config.seeds, config.norms)
     ]
     missing = [run for run in runs if not _path(folder, run).exists()]
@@ -62,11 +62,11 @@ def table1(
     )
 
 
-def _path(folder: Path, run: Run) -> Path:
+def _path(folder: Path, run: GanRun) -> Path:
     return folder / "records" / f"{run.name}.json"
 
 
-def _load(folder: Path, run: Run, config: GanSettings) -> GanRecord:
+def _load(folder: Path, run: GanRun, config: GanSettings) -> GanRecord:
     path = _path(folder, run)
     record = GanRecord.load(path)
     settings = config.to_dict() | run._asdict()
@@ -80,8 +80,8 @@ def _load(folder: Path, run: Run, config: GanSettings) -> GanRecord:
 
 
 def _trained(
-    config: GanSettings, runs: list[Run], folder: Path, should_stop: ShouldStop
-) -> dict[Run, GanRecord]:
+    config: GanSettings, runs: list[GanRun], folder: Path, should_stop: ShouldStop
+) -> dict[GanRun, GanRecord]:
     """Trains runs one after the other and writes the record and the images of each."""
     check_data(config.data)
     device = resolve_device(config.device)

@@ -1,1 +1,1 @@
-"""Conditional GANs whose generators are told the class by their norms: Table 1, Figures 2, 3."""
+"""Conditional GANs with conditional norms in the generator: Table 1, Figures 2 and 3."""

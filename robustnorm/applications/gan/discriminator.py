@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 
 class DownBlock(nn.Module):
-    """Two 3x3 convolutions, then average pooling where ``down``, beside a shortcut.
+    """Two 3x3 convolutions, then average pooling if ``down``, in parallel with a shortcut.
 
     Args:
-        in_channels: Of the input.
-        channels: Of the output.
+        in_channels: Channels of the input.
+        channels: Channels of the output.
         down: Halve height and width; the shortcut is then a 1x1 convolution.
-        first: The input is an image: no ReLU before the first convolution.
+        first: The input is an image: omit the ReLU before the first convolution.
 
     Shape:
         (N, in_channels, H, W) to (N, channels, H, W), or (N, channels, H / 2, W / 2).
@@ -39,16 +39,16 @@ class DownBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    r"""Scores an image as one of its class, :math:`D(x, y) = w \cdot h(x) + e_y \cdot h(x)`.
+    r"""Scores an image and its class, :math:`D(x, y) = w \cdot h(x) + e_y \cdot h(x)`.
 
-    h is the sum over the pixels of the last features after ReLU. SNGAN's and AutoGAN's has no
-    bias; BigGAN's has one, and two times the width.
+    h is the sum over the pixels of the last features after ReLU. The discriminators of SNGAN and
+    AutoGAN have no bias; BigGAN's has one, and twice the width.
 
     Args:
-        num_classes: Classes.
+        num_classes: Number of classes.
         width: Channels of every stage.
-        channels: Of an image.
-        bias: Of the last linear layer.
+        channels: Channels of an image.
+        bias: Whether the last linear layer has a bias.
 
     Shape:
         images (N, channels, H, W) in [-1, 1] and labels int64 (N,) to scores (N,).

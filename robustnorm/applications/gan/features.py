@@ -1,4 +1,4 @@
-"""The network through which generated images are measured: a classifier, trained here."""
+"""The network whose features measure generated images: a classifier trained here."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ log = logging.getLogger("robustnorm")
 
 
 class Seen(NamedTuple):
-    """What a network sees in images: features (N, D) and logits (N, K), float32 on the CPU."""
+    """Output of a feature network: features (N, D) and logits (N, K), float32 on the CPU."""
 
     features: Tensor
     logits: Tensor
 
 
 class Features(Protocol):
-    """A network that measures look through.
+    """A network whose features and logits the measures use.
 
     Attributes:
-        name: Which the measures bear: "C10net" for a classifier trained here.
-        classes: Whether its logits are those of the data's classes.
+        name: Suffix in the measures' names: "C10net" for a classifier trained here.
+        classes: Whether its logits are for the data's classes.
         description: JSON values that identify it.
     """
 
@@ -48,16 +48,16 @@ class Features(Protocol):
     description: dict[str, Any]
 
     def __call__(self, images: Tensor) -> Seen:
-        """Returns what it sees in uint8 images (N, C, H, W)."""
+        """Returns features and logits of uint8 images (N, C, H, W)."""
         ...
 
 
 class ClassifierFeatures:
-    """Features before the last layer of a classifier, and its logits.
+    """The features before a classifier's last layer, and its logits.
 
     Args:
-        model: In evaluation mode, on the device where it is to run.
-        description: With ``accuracy`` and ``sha256``.
+        model: In evaluation mode, on the device to use.
+        description: JSON values, including ``accuracy`` and ``sha256``.
     """
 
     name = "C10net"
@@ -81,20 +81,21 @@ class ClassifierFeatures:
 def trained_classifier(
     dataset: Dataset, config: GanSettings, device: torch.device, folder: Path
 ) -> ClassifierFeatures:
-    """Returns the classifier of the settings, trained now if need be or trained further.
+    """Returns the classifier of the settings, training it, or finishing its training, if needed.
 
-    A ResNet-18 with plain BN, trained with SGD and a one-cycle rate on all training images, cropped
-    from a padding of an eighth and mirrored where that suits the data; saved after each epoch.
+    A ResNet-18 with plain BN, trained by SGD with a one-cycle learning rate on all training images,
+    randomly cropped after padding by an eighth, and mirrored where that suits the data. Saved after
+    each epoch.
 
     Args:
-        dataset: Of the generators' image size.
-        config: Settings.
-        device: Where to run.
-        folder: Of its checkpoint.
+        dataset: At the generators' image size.
+        config: The settings.
+        device: Device to use.
+        folder: Folder of its checkpoint.
 
     Raises:
-        UsageError: When the folder holds one of other settings or data.
-        CheckpointError: When it is damaged.
+        UsageError: When the folder holds a classifier with other settings or data.
+        CheckpointError: When the checkpoint is damaged.
     """
     data = describe_dataset(dataset, len(dataset.train))
     settings = {
@@ -153,7 +154,7 @@ def _train(
     settings: dict[str, Any],
     data: dict[str, Any],
 ) -> None:
-    """Trains what is left of the epochs and saves each."""
+    """Trains the remaining epochs and saves after each."""
     batch_size = min(_BATCH_SIZE, len(dataset.train))
     per_epoch = steps_per_epoch(len(dataset.train), batch_size)
     total = config.classifier_epochs * per_epoch

@@ -25,7 +25,7 @@ LOOKS = {
 
 
 def figure3(records: Sequence[GanRecord]) -> Drawing:
-    """Returns losses and scores over the steps, a row a GAN."""
+    """Returns losses and scores over the steps, one row per GAN."""
     distance, score = measure_names(records[0])
     return Drawing(
         "figure3",
@@ -38,7 +38,7 @@ def figure3(records: Sequence[GanRecord]) -> Drawing:
 
 
 def figure2(records: Sequence[GanRecord]) -> list[Drawing]:
-    """Returns the gradients' comparison at the last step that was kept, a figure a GAN."""
+    """Returns the comparison of gradients at the last kept step, one figure per GAN."""
     drawings = []
     for network, name in NETWORKS.items():
         found = pairs(records, network)
@@ -62,11 +62,11 @@ def figure2(records: Sequence[GanRecord]) -> list[Drawing]:
 def grids(
     records: Sequence[GanRecord], images: dict[tuple[str, str], NDArray[np.uint8]]
 ) -> Drawing:
-    """Returns generated images, a panel a model.
+    """Returns generated images, one panel per model.
 
     Args:
-        records: For the names of the classes.
-        images: Network and norm to a picture (H, W, channels), one class a column.
+        records: Records, for the names of the classes.
+        images: Picture (H, W, channels) by network and norm, with one class per column.
     """
     classes = ", ".join(records[0].dataset["classes"])
     return Drawing(
@@ -110,7 +110,7 @@ def _figure3(records: Sequence[GanRecord]) -> Figure:
 
 
 def _smoothed(losses: Sequence[dict[str, float]]) -> list[tuple[float, float]]:
-    """Returns steps and the generator's losses, means over at most _WINDOWS windows."""
+    """Returns (step, generator loss) averaged over at most _WINDOWS windows."""
     length = -(-len(losses) // _WINDOWS)
     parts = [losses[start : start + length] for start in range(0, len(losses), length)]
     return [(part[-1]["step"], mean(entry["generator"] for entry in part)) for part in parts]
@@ -132,7 +132,7 @@ def _figure2(found: Sequence[tuple[GanRecord, GanRecord]], step: int) -> Figure:
                     student(each[side]) or Interval(m, m)
                     for each, m in zip(sides, means, strict=True)
                 ]
-                # Side by side, so that the bars of a stage do not hide each other.
+                # Offset, so that the bars of a stage do not hide each other.
                 panel.errorbar(
                     [number + 0.12 * (side - 0.5) for number in range(len(stages))],
                     means,

@@ -1,6 +1,6 @@
-"""Generators whose normalization layers are told the class: SNGAN, BigGAN and AutoGAN-top1.
+"""Generators whose normalization layers receive the class: SNGAN, BigGAN and AutoGAN-top1.
 
-Each turns latent vectors into images in [-1, 1] and takes the labels from ``route``. It has three
+Each maps latent vectors to images in [-1, 1] and takes the labels from ``route``. It has three
 stages that double the size, with two conditional norms each.
 """
 
@@ -23,10 +23,10 @@ ENLARGED = 8
 
 
 def conditional_norm(name: str, num_classes: int) -> Norm:
-    """Returns what makes the norm of that name with one affine for each class.
+    """Returns a constructor of the named norm with one affine per class.
 
     Raises:
-        ValueError: On another name.
+        ValueError: On an unknown name.
     """
     layers: dict[str, type[CCBN | SaBN]] = {"ccbn": CCBN, "sabn": SaBN}
     if name not in layers:
@@ -35,7 +35,7 @@ def conditional_norm(name: str, num_classes: int) -> Norm:
 
 
 class UpBlock(nn.Module):
-    """Norm, ReLU, up-sampling, 3x3, norm, ReLU, 3x3, beside an up-sampled 1x1 shortcut.
+    """Norm, ReLU, upsampling, 3x3, norm, ReLU, 3x3, in parallel with an upsampled 1x1 shortcut.
 
     Shape:
         (N, channels, H, W) to (N, channels, 2 H, 2 W).
@@ -51,29 +51,30 @@ class UpBlock(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         hidden = self.conv1(_enlarge(F.relu(self.norm1(input)), "nearest"))
-        # A 1x1 convolution commutes with up-sampling and is cheaper before it.
+        # A 1x1 convolution commutes with upsampling and is cheaper before it.
         shortcut = _enlarge(self.shortcut(input), "nearest")
         output: Tensor = self.conv2(F.relu(self.norm2(hidden))) + shortcut
         return output
 
 
 class ResidualGenerator(nn.Module):
-    """SNGAN's generator, and with spectral norm BigGAN's for 32x32 images.
+    """SNGAN's generator; with spectral normalization, BigGAN's for 32x32 images.
 
     Args:
         norm: ``"ccbn"`` or ``"sabn"``.
-        num_classes: Classes.
+        num_classes: Number of classes.
         width: Channels of every stage.
         latent_dim: Length of a latent vector.
         image_size: Height and width of an image, a multiple of 8.
-        channels: Of an image.
-        spectral: Divide each convolution and the linear layer by its largest singular value.
+        channels: Channels of an image.
+        spectral: Divide the weight of each convolution and of the linear layer by its largest
+            singular value.
 
     Shape:
         latents (N, latent_dim) to images (N, channels, image_size, image_size) in [-1, 1].
 
     Raises:
-        ValueError: On another norm or size.
+        ValueError: On an unknown norm or an invalid size.
         RoutingError: In the forward pass, outside ``route(generator, labels)``.
 
     References:
@@ -118,14 +119,14 @@ class ResidualGenerator(nn.Module):
 
 
 class Cell(nn.Module):
-    """A cell of AutoGAN: as ``UpBlock``, with the first outputs of former cells added to its own.
+    """A cell of AutoGAN: an ``UpBlock`` that also adds the first outputs of earlier cells.
 
     Args:
-        channels: Of input and output.
-        norm: Makes a conditional norm.
-        mode: Of all up-sampling in the cell.
-        skips: Former cells.
-        shortcut: Whether a 1x1 convolution leads around the cell.
+        channels: Channels of input and output.
+        norm: Constructor of a conditional norm.
+        mode: Mode of all upsampling in the cell.
+        skips: Number of earlier cells.
+        shortcut: Whether the cell has a 1x1 shortcut.
     """
 
     def __init__(self, channels: int, norm: Norm, mode: Mode, *, skips: int, shortcut: bool):
@@ -139,7 +140,7 @@ class Cell(nn.Module):
         self.shortcut = nn.Conv2d(channels, channels, 1) if shortcut else None
 
     def forward(self, input: Tensor, former: tuple[Tensor, ...] = ()) -> tuple[Tensor, Tensor]:
-        """Returns the first convolution's output with what was added to it, and the cell's."""
+        """Returns the first convolution's output including the skips, and the cell's output."""
         first = self.conv1(_enlarge(F.relu(self.norm1(input)), self.mode))
         for skip, other in zip(self.skips, former, strict=True):
             first = first + _enlarge(skip(other), self.mode, first.shape[2])
@@ -150,9 +151,9 @@ class Cell(nn.Module):
 
 
 class CellGenerator(nn.Module):
-    """AutoGAN-top1's generator, with the conditional norms that Gong et al. put into its cells.
+    """AutoGAN-top1's generator, with the conditional norms that Gong et al. add to its cells.
 
-    Arguments, shapes and errors as ``ResidualGenerator``.
+    See ``ResidualGenerator`` for arguments, shapes and errors.
 
     References:
         Gong et al., AutoGAN, arXiv:1908.03835; Sandwich Batch Normalization, arXiv:2102.11382.
@@ -193,9 +194,9 @@ class CellGenerator(nn.Module):
 
 
 def normalize_spectrally(network: nn.Module) -> None:
-    """Divides the weight of every convolution, linear layer and embedding by its spectral norm.
+    """Divides the weight of each convolution, linear layer and embedding by its spectral norm.
 
-    One power iteration in each forward pass in train mode, as in SNGAN.
+    Runs one power iteration per forward pass in train mode, as SNGAN does.
     """
     for module in list(network.modules()):
         if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
@@ -218,7 +219,7 @@ def _to_image(width: int, channels: int) -> nn.Sequential:
 
 
 def _enlarge(features: Tensor, mode: Mode, size: int | None = None) -> Tensor:
-    """Returns features of twice the height and width, or of the size given."""
+    """Returns features at twice the height and width, or at the given size."""
     size = 2 * features.shape[2] if size is None else size
     if mode == "nearest":
         return F.interpolate(features, size=(size, size), mode="nearest")

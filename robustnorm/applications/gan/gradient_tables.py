@@ -11,7 +11,7 @@ from robustnorm.evaluation.diversity import StageDiversity
 from robustnorm.evaluation.statistics import student
 from robustnorm.reporting.render import Cell, Table
 
-# A stage's numbers, as Figure 2 and its tables show them.
+# Quantities of a stage in Figure 2 and its tables.
 SPREAD, RELATIVE, COSINE = "Std of norms", "Std over mean", "Mean cosine"
 QUANTITIES: dict[str, Callable[[StageDiversity], float]] = {
     RELATIVE: lambda stage: stage.std_of_norms / stage.mean_norm,
@@ -21,10 +21,10 @@ QUANTITIES: dict[str, Callable[[StageDiversity], float]] = {
 
 
 def gradient_tables(records: Sequence[GanRecord], setting: str) -> list[Table]:
-    """Returns where SaBN's numbers are lower, and all numbers; none without a pair of runs.
+    """Returns where SaBN's numbers are lower, and all numbers; empty without a pair of runs.
 
     Args:
-        records: Of one table.
+        records: Records of one table.
         setting: From ``setting_note``.
     """
     made = [_places(records, setting), _gradients(records, setting)]
@@ -34,7 +34,7 @@ def gradient_tables(records: Sequence[GanRecord], setting: str) -> list[Table]:
 def stage_differences(
     found: Sequence[tuple[GanRecord, GanRecord]], place: int, stage: int, quantity: str
 ) -> tuple[list[float], list[float]]:
-    """Returns a quantity of a stage with CCBN and with SaBN, for each pair of runs.
+    """Returns a quantity of a stage with CCBN and with SaBN, per pair of runs.
 
     Args:
         found: From ``pairs``.
@@ -51,7 +51,7 @@ def stage_differences(
 
 
 def _places(records: Sequence[GanRecord], setting: str) -> Table:
-    """Returns in how many stages SaBN's number is the lower one, for each step and reading."""
+    """Returns in how many stages SaBN's number is the lower one, per step and reading of Eq. 4."""
     rows: list[tuple[Cell, ...]] = []
     for network, name in NETWORKS.items():
         found = pairs(records, network)

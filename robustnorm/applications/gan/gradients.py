@@ -1,4 +1,4 @@
-"""Figure 2: the gradients that a generator takes from its classes, compared stage by stage."""
+"""Figure 2: compares, by stage, the gradients that the classes give the generator."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def class_gradients(
 ) -> list[StageDiversity]:
     """Compares the gradients of the generator's loss between the classes.
 
-    Each latent vector is given to every class, so that nothing but the class differs. Read as
-    "single samples", a gradient is that of one image, with the generator in evaluation mode: its
-    norms use running statistics, and no other image has a part in it. Read as "class batches", it
-    is that of a batch of one class with the generator in train mode, whose norms then see one class
-    only. The weights are those of the convolutions, and the first linear layer.
+    Every latent vector is used with every class, so only the class differs. "single samples" reads
+    Eq. 4 as the gradient of one image, with the generator in evaluation mode: norms use running
+    statistics, independent of other images. "class batches" reads it as the gradient of a batch of
+    one class, with the generator in train mode: norms see one class only. The weights are those of
+    the convolutions and of the first linear layer.
 
     Args:
-        generator: As it is trained, not its running mean. Left as it was.
-        discriminator: Left as it was; in evaluation mode its spectral norms stand still.
+        generator: The trained generator, not its running mean. Left unchanged.
+        discriminator: Left unchanged; in evaluation mode its spectral norms are constant.
         latents: (m, latent_dim) for single samples, (m, batch, latent_dim) for class batches.
-        num_classes: n, every class is a group.
-        reading: Of Eq. 4.
+        num_classes: n, the number of groups.
+        reading: How to read Eq. 4.
 
     Returns:
-        One entry a stage, from the latent vector's side to the image's.
+        One entry per stage, from the latent vector to the image.
 
     Raises:
         ValueError: As ``compare_gradients``.

@@ -1,4 +1,4 @@
-"""The Inception network of FID and IS, by way of torch-fidelity and weights that the user has."""
+"""The Inception network of FID and IS, using torch-fidelity and weights supplied by the user."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from torch import Tensor
 from robustnorm.applications.gan.features import Seen
 from robustnorm.system.errors import RefusedFileError, UsageError
 
-# Beginning of the sha256 of the weights, as their name tells it.
+# First digits of the weights' sha256, which are part of the file name.
 SHA256 = "6726825d"
 _BATCH = 50
 _MISSING = "operator torchvision::nms does not exist"
 
 
 class InceptionFeatures:
-    """Inception's pooled features and its logits without a bias: FID and IS as published.
+    """Inception's pooled features and its logits without bias: FID and IS as published.
 
     Args:
-        path: Of ``weights-inception-2015-12-05-6726825d.pth``, from torch-fidelity's releases.
-        device: Where to run.
+        path: ``weights-inception-2015-12-05-6726825d.pth`` from torch-fidelity's releases.
+        device: Device to use.
 
     Raises:
-        UsageError: When there is no such file.
-        RefusedFileError: When it is another one.
+        UsageError: When the file does not exist.
+        RefusedFileError: When it is another file.
         ImportError: Without torch-fidelity.
     """
 
@@ -52,7 +52,9 @@ class InceptionFeatures:
                 f"{SHA256}...; take those that torch-fidelity publishes with its releases"
             )
         try:
-            torch.load(path, weights_only=True, map_location="meta")  # torch-fidelity trusts a file
+            torch.load(
+                path, weights_only=True, map_location="meta"
+            )  # torch-fidelity checks nothing
         except (pickle.UnpicklingError, RuntimeError) as error:
             raise RefusedFileError(f"{path} holds more than weights; nothing was loaded") from error
         self._network = _extractor()(
@@ -72,15 +74,15 @@ class InceptionFeatures:
 
 @cache
 def _extractor() -> Any:
-    """Returns torch-fidelity's network, whose package imports torchvision."""
+    """Returns torch-fidelity's network; its package imports torchvision."""
     try:
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except RuntimeError as error:
             if _MISSING not in str(error):
                 raise
-            # A torchvision for CUDA beside a torch for the CPU: two operators are declared there
-            # and defined nowhere. Nothing here calls them.
+            # A torchvision built for CUDA does not define two of its operators beside a CPU-only
+            # torch. They are not used here.
             for name in [name for name in sys.modules if name.split(".")[0] in _HALF_IMPORTED]:
                 del sys.modules[name]
             library: Any = torch.library
@@ -97,5 +99,5 @@ def _extractor() -> Any:
 
 
 _HALF_IMPORTED = ("torchvision", "torch_fidelity")
-# What is defined lasts as long as this.
+# Definitions last only as long as this list refers to them.
 _LIBRARIES: list[Any] = []

@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Returns the mean of max(0, 1 - real) plus that of max(0, 1 + fake).
+    """Returns mean(max(0, 1 - real)) + mean(max(0, 1 + fake)).
 
     Args:
-        real: Scores of images of the data, (N,).
+        real: Scores of real images, (N,).
         fake: Scores of generated images, (M,).
 
     References:
@@ -20,5 +20,5 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """Returns minus the mean score of generated images, (N,); reference as the other loss."""
+    """Returns minus the mean score of generated images (N,); source as above."""
     return -fake.mean()

@@ -1,4 +1,4 @@
-"""A generator measured: images drawn from it, and how far they are from the data's."""
+"""Measures a generator: samples images and compares them with the data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from robustnorm.data.errors import DataError
 from robustnorm.norms.routing import route
 
 _BATCH = 250
-# Of precision and recall, whose cost grows with the square.
+# Most images for precision and recall, whose cost is quadratic.
 _MOST_NEIGHBOURS = 10_000
 
 
@@ -30,7 +30,7 @@ def shrunk(dataset: Dataset, size: int) -> Dataset:
     """Returns the data set with its images averaged down to ``size`` x ``size``, as uint8.
 
     Raises:
-        DataError: When their size is not a multiple of it.
+        DataError: When the image size is not a multiple of ``size``.
     """
     height, width = dataset.train.images.shape[2:]
     if height != width or height % size:
@@ -75,9 +75,9 @@ def generate(generator: nn.Module, latents: Tensor, labels: Tensor) -> Tensor:
 
 
 def balanced_labels(n: int, num_classes: int, seed: int) -> Tensor:
-    """Returns n labels, of every class as many as of any other or one more, in random order.
+    """Returns n labels in random order, with class counts that differ by at most one.
 
-    The splits of an Inception Score would hold one class each if the labels were in order.
+    Ordered labels would give each split of an Inception Score a single class.
     """
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return (torch.arange(n) % num_classes)[order]
@@ -87,11 +87,11 @@ class Measures:
     """Compares generated images with a data set's training images, through one network.
 
     Args:
-        features: The network.
-        dataset: Of the generators' image size.
-        images: Generated images in each measurement.
+        features: The feature network.
+        dataset: At the generators' image size.
+        images: Number of generated images per measurement.
         latent_dim: Length of a latent vector.
-        seed: Of latent vectors and labels, the same for every generator.
+        seed: Seed of latent vectors and labels, the same for every generator.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Measures:
         return self._of(self.features(images), self._labels)
 
     def of_test_images(self) -> dict[str, Any]:
-        """Returns the measures of the data's own test images, as far as a generator can come."""
+        """Returns the measures of the test images, a bound for what a generator can reach."""
         n = min(self._n, len(self._dataset.test))
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
         split = subset(self._dataset.test, n)[1].take(order)
@@ -124,7 +124,7 @@ class Measures:
     def _of(self, seen: Seen, labels: Tensor) -> dict[str, Any]:
         """Returns ``n``, ``distance``, ``score``, ``precision``, ``recall``, ``label_accuracy``.
 
-        The last is None where the network knows other classes.
+        The last is None when the network was trained on other classes.
         """
         precision, recall = precision_recall(
             self._neighbours, seen.features[: len(self._neighbours)]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Rows of a block of distances.
+# Number of rows in a block of distances.
 _BLOCK = 1024
 
 
@@ -31,9 +31,8 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     .. math:: \|\mu_1 - \mu_2\|^2 + \mathrm{tr}(\Sigma_1 + \Sigma_2
         - 2 (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2})
 
-    With moments of Inception features it is FID; with those of another network it is not. Negative
-    eigenvalues, which only rounding gives, count as 0, so that covariances of fewer images than
-    features serve, too.
+    This is FID only with moments of Inception features. Negative eigenvalues, which arise only from
+    rounding, count as 0, so covariances of fewer images than features are allowed.
 
     References:
         Heusel et al., GANs Trained by a Two Time-Scale Update Rule, NeurIPS 2017, arXiv:1706.08500.
@@ -58,12 +57,12 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 def inception_score(logits: Tensor, splits: int = 10) -> float:
     r"""Returns the mean over equal splits of :math:`\exp E_x KL(p(y | x) \| p(y))`.
 
-    With the logits of Inception it is the Inception Score; with those of another classifier it is
-    not. Between 1 and the number of classes. Give images in random order: p(y) is that of a split.
+    This is the Inception Score only with the logits of Inception. The result lies between 1 and the
+    number of classes. Images must be in random order, since p(y) is computed per split.
 
     Args:
         logits: (N, K), N at least ``splits``.
-        splits: Parts of consecutive images.
+        splits: Number of splits, each of consecutive images.
 
     References:
         Salimans et al., Improved Techniques for Training GANs, NeurIPS 2016, arXiv:1606.03498.
@@ -83,12 +82,12 @@ def inception_score(logits: Tensor, splits: int = 10) -> float:
 def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[float, float]:
     """Returns the fraction of fakes near a real image, and of real images near a fake.
 
-    Near is within the distance of that image to its third nearest neighbour of its own kind.
+    Near means within that image's distance to its third nearest neighbour of its own kind.
 
     Args:
-        real: Features of images of the data, (N, D), N above ``neighbours``.
-        fake: Features of generated images, (M, D), M likewise.
-        neighbours: Which neighbour.
+        real: Features of real images, (N, D), N above ``neighbours``.
+        fake: Features of generated images, (M, D), M above ``neighbours``.
+        neighbours: Rank of the neighbour that sets the distance.
 
     References:
         Kynkäänniemi et al., Improved Precision and Recall Metric, NeurIPS 2019, arXiv:1904.06991.
@@ -104,7 +103,7 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[f
 
 def _covered(centers: Tensor, points: Tensor, neighbours: int) -> float:
     """Returns the fraction of the points within the radius of any center."""
-    # The nearest of all is the image itself.
+    # The nearest neighbour is the image itself.
     radii = torch.cat(
         [
             _distances(block, centers).kthvalue(neighbours + 1).values
@@ -116,5 +115,5 @@ def _covered(centers: Tensor, points: Tensor, neighbours: int) -> float:
 
 
 def _distances(first: Tensor, second: Tensor) -> Tensor:
-    # Not by way of the matrix product, which has an error where two images are alike.
+    # Without matrix products, whose rounding is large for images that are nearly equal.
     return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,4 +1,4 @@
-"""Generator and discriminator by the name of the GAN, drawn from a seed."""
+"""Builds the generator and discriminator of a GAN by name, initialized from a seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustnorm.norms.routed import RoutedBatchNorm
 from robustnorm.runs.run import to_channels_last
 from robustnorm.settings.gan import GanSettings
 
-# Deviation of the norms' scales around 1, and of BigGAN's weights around 0.
+# Standard deviation of the norms' initial scales, and of BigGAN's initial weights.
 _STD = 0.02
 
 
@@ -26,19 +26,19 @@ def build_networks(
 ) -> tuple[nn.Module, nn.Module]:
     """Returns generator and discriminator in train mode, on the CPU.
 
-    SNGAN's and AutoGAN's convolutions start Xavier-uniform, their linear layers and embeddings as
-    torch's; BigGAN's weights all start from N(0, 0.02). The scales of every norm start from
-    N(1, 0.02) and the shifts at 0, except that BigGAN's embedding of the shifts starts from
-    N(0, 0.02). Every weight of the discriminator, and of BigGAN's generator, is then spectrally
-    normalized, the norms' affines left out.
+    Initialization: SNGAN's and AutoGAN's convolutions Xavier-uniform, their linear layers and
+    embeddings as in torch; all weights of BigGAN N(0, 0.02). The scales of every norm N(1, 0.02)
+    and the shifts 0, except that BigGAN's embedding of the shifts is N(0, 0.02). Then every weight
+    of the discriminator, and of BigGAN's generator, except the norms' affines, is spectrally
+    normalized.
 
     Args:
         config: Widths and sizes.
         network: ``"sngan"``, ``"biggan"`` or ``"autogan"``.
         norm: ``"ccbn"`` or ``"sabn"``.
-        seed: Of the weights.
-        num_classes: Classes of the data.
-        channels: Of an image.
+        seed: Seed of the weights.
+        num_classes: Number of classes.
+        channels: Channels of an image.
     """
     arguments: dict[str, Any] = {
         "num_classes": num_classes,
@@ -67,7 +67,7 @@ def build_networks(
         if big:
             normalize_spectrally(generator)
     for part in (generator, discriminator):
-        to_channels_last(part)  # a third less time on a CPU
+        to_channels_last(part)  # takes a third less time on a CPU
     return generator, discriminator
 
 

@@ -1,4 +1,4 @@
-"""The record of a trained GAN: all that tables and figures need, without its weights."""
+"""The record of a trained GAN: everything tables and figures need, without its weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class ClassGradients:
-    """The classes' gradients at a step, read in one way, stage by stage."""
+    """The classes' gradients at a step, by stage, for one reading of Eq. 4."""
 
     step: int
     reading: str
@@ -32,28 +32,29 @@ class ClassGradients:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ClassGradients:
-        """Returns what ``to_dict`` gave."""
+        """Restores the result of ``to_dict``."""
         stages = [_stage(stage) for stage in values["stages"]]
         return cls(int(values["step"]), str(values["reading"]), stages)
 
 
 @dataclass(frozen=True)
 class GanRecord:
-    """What a run reached.
+    """The results of a run.
 
     Args:
         config: ``GanSettings.to_dict`` and the run's ``network``, ``norm`` and ``seed``.
         dataset: From ``describe_dataset``.
-        features: What the measures look through; a classifier's ``accuracy``, its ``sha256``.
-        test_images: Measures of the data's own test images.
+        features: Description of the feature network; for a classifier its ``accuracy`` and
+            ``sha256``.
+        test_images: Measures of the test images.
         measured: Measures of the generator's running mean, in the order of ``step``.
         best: Step of the lowest distance.
         losses: Means over windows: ``step`` (the last), ``generator`` and ``discriminator``.
-        gradients: At the steps that were kept.
-        seconds: Of all steps, measuring and saving left out.
-        device: Where it was trained.
-        versions: Of packages.
-        sha256: Of the last checkpoint.
+        gradients: Comparisons at the kept steps.
+        seconds: Time of all steps, without measuring and saving.
+        device: Training device.
+        versions: Versions of packages.
+        sha256: Hash of the last checkpoint.
     """
 
     config: dict[str, Any]
@@ -81,27 +82,27 @@ class GanRecord:
 
     @property
     def seed(self) -> int:
-        """Of the run."""
+        """Seed of the run."""
         return int(self.config["seed"])
 
     def at(self, when: str) -> dict[str, Any]:
-        """Returns the measures ``"last"``, or those of the step with the ``"best"`` distance."""
+        """Returns the measures of the ``"last"`` step, or of that with the ``"best"`` distance."""
         if when == "last":
             return self.measured[-1]
         return next(entry for entry in self.measured if entry["step"] == self.best)
 
     def save(self, path: Path) -> None:
-        """Writes the record whole or not at all."""
+        """Writes the record atomically."""
         content = {"schema": _SCHEMA} | asdict(self)
         content["gradients"] = [entry.to_dict() for entry in self.gradients]
         write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> GanRecord:
-        """Returns a record from its file.
+        """Reads a record from its file.
 
         Raises:
-            RecordError: When the file does not hold one.
+            RecordError: When the file does not hold a record.
         """
         try:
             content: dict[str, Any] = parse_json(path.read_text())
@@ -129,7 +130,7 @@ def _stage(values: dict[str, Any]) -> StageDiversity:
 
 
 def pairs(records: Sequence[GanRecord], network: str) -> list[tuple[GanRecord, GanRecord]]:
-    """Returns the records of a network with CCBN and with SaBN that have a seed in common."""
+    """Returns the records of a network with CCBN and with SaBN, paired by seed."""
     of = {(r.norm, r.seed): r for r in records if r.network == network}
     seeds = sorted({seed for _, seed in of})
     return [

@@ -1,4 +1,4 @@
-"""Table 1's files from its records: tables, figures, page."""
+"""Writes Table 1's report from its records: tables, figures, page."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
     """Writes tables, figures and page; returns summary and tables as text.
 
     Args:
-        records: That differ in network, norm and seed alone.
-        folder: Where to write; ``images/<run>.png`` in it are the grids that the page shows, those
-            of the first seed that has one.
-        command: That the page names.
+        records: Records that differ only in network, norm and seed.
+        folder: Output folder; its ``images/<run>.png`` are the grids on the page, each from the
+            first seed that has one.
+        command: The command shown on the page.
 
     Raises:
-        UsageError: When they differ in more, or there is none.
+        UsageError: When the records differ in more, or there are none.
         ImportError: Without the packages of the extra "report".
     """
     check_report()

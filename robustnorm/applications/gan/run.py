@@ -1,4 +1,4 @@
-"""One GAN trained and measured: networks, norm and seed to checkpoints and a record."""
+"""Trains and measures one GAN, given by network, norm and seed."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from robustnorm.system.stopping import ShouldStop, Stopped
 
 log = logging.getLogger("robustnorm")
 
-# Of a checkpoint's manifest, in its record.
+# Entries of a checkpoint's manifest that the record keeps.
 _RECORDED = (
     *("config", "dataset", "features", "test_images", "measured", "best", "losses"),
     *("seconds", "device", "versions"),
 )
-# Of a grid of images.
+# Rows of a grid of images.
 _ROWS = 6
 
 
-class Run(NamedTuple):
-    """One cell of the table with one seed."""
+class GanRun(NamedTuple):
+    """One cell of the table, with one seed."""
 
     network: str
     norm: str
@@ -47,47 +47,47 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its folder and its record."""
+        """Name of its folder and its record."""
         return f"{self.network}-{self.norm}-seed{self.seed}"
 
 
 class Finished(NamedTuple):
     """A trained run: its record, and images of its running mean, uint8 (_ROWS, K, C, H, W).
 
-    An image's column is its class; the images of a row have one latent vector.
+    Images of a row share a latent vector, images of a column share a class.
     """
 
     record: GanRecord
     images: Tensor
 
 
-def folder_of(config: GanSettings, run: Run) -> Path:
+def folder_of(config: GanSettings, run: GanRun) -> Path:
     """Returns the folder of a run's checkpoints."""
     return Path(config.output) / config.name / run.name
 
 
 def train_gan(
     config: GanSettings,
-    run: Run,
+    run: GanRun,
     dataset: Dataset,
     measures: Callable[[], Measures],
     device: torch.device,
     should_stop: ShouldStop,
 ) -> Finished:
-    """Trains a run, or what is left of it; measures it at every ``config.eval_every`` steps.
+    """Trains a run, or the rest of it, and measures it every ``config.eval_every`` steps.
 
     Args:
-        config: Settings.
-        run: Which network, norm and seed.
-        dataset: Of ``config.image_size``.
-        measures: Gives the measures; called if there is something to measure.
-        device: Where to train.
-        should_stop: Asked after every step.
+        config: The settings.
+        run: Network, norm and seed.
+        dataset: At ``config.image_size``.
+        measures: Returns the measures; called only if something must be measured.
+        device: Training device.
+        should_stop: Called after every step.
 
     Raises:
-        UsageError: When the folder holds a run of other settings, data or features, or the losses
+        UsageError: When the folder holds a run with other settings, data or features, or the losses
             are not finite.
-        Stopped: When asked to; what was done is saved.
+        Stopped: When ``should_stop`` asks for it; the results so far are saved.
     """
     folder = folder_of(config, run)
     with exclusive(folder):
@@ -115,9 +115,9 @@ def train_gan(
 
 
 def _start(
-    config: GanSettings, run: Run, dataset: Dataset, device: torch.device, folder: Path
+    config: GanSettings, run: GanRun, dataset: Dataset, device: torch.device, folder: Path
 ) -> tuple[State, dict[str, Any]]:
-    """Returns the state where it was left, and what its manifest says beside the tensors."""
+    """Returns the saved state, or the initial one, and the other content of its manifest."""
     data = describe_dataset(dataset, len(dataset.train))
     settings = config.to_dict() | run._asdict()
     generator, discriminator = _networks(config, run, dataset)
@@ -147,7 +147,7 @@ def _start(
     return state, {name: manifest[name] for name in kept if name in manifest}
 
 
-def _networks(config: GanSettings, run: Run, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
+def _networks(config: GanSettings, run: GanRun, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
     return build_networks(
         config,
         *run,
@@ -158,7 +158,7 @@ def _networks(config: GanSettings, run: Run, dataset: Dataset) -> tuple[nn.Modul
 
 def _train(
     config: GanSettings,
-    run: Run,
+    run: GanRun,
     dataset: Dataset,
     measures: Callable[[], Measures],
     device: torch.device,
@@ -167,7 +167,7 @@ def _train(
     state: State,
     content: dict[str, Any],
 ) -> None:
-    """Trains to the end; changes state and content, and saves both."""
+    """Trains to the end, updating and saving state and content."""
     first, saved = content["step"], time.monotonic()
     steps = train(
         state,
@@ -190,7 +190,7 @@ def _train(
             measured = step % config.eval_every == 0 or step == config.steps
             if measured:
                 _measure(run, folder, state, measures(), content)
-            # A step that is kept is kept before the run is saved past it.
+            # Kept before the run is saved beyond this step.
             if step in config.keep_steps:
                 save_checkpoint(folder, f"step{step}", _pair(state), content)
             stop = should_stop(0.0) and step < config.steps
@@ -203,9 +203,9 @@ def _train(
 
 
 def _measure(
-    run: Run, folder: Path, state: State, measures: Measures, content: dict[str, Any]
+    run: GanRun, folder: Path, state: State, measures: Measures, content: dict[str, Any]
 ) -> None:
-    """Measures the running mean and keeps it where it is the best so far, by distance."""
+    """Measures the running mean and saves it if its distance is the lowest so far."""
     entry = {"step": content["step"]} | measures.of_generator(state.average)
     content["measured"].append(entry)
     best = min(content["measured"], key=lambda other: other["distance"])
@@ -220,14 +220,19 @@ def _measure(
 
 
 def _pair(state: State) -> nn.ModuleDict:
-    """Returns generator and discriminator as they are trained."""
+    """Returns generator and discriminator, not the running mean."""
     return nn.ModuleDict({"generator": state.generator, "discriminator": state.discriminator})
 
 
 def _gradients(
-    config: GanSettings, run: Run, dataset: Dataset, device: torch.device, folder: Path, step: int
+    config: GanSettings,
+    run: GanRun,
+    dataset: Dataset,
+    device: torch.device,
+    folder: Path,
+    step: int,
 ) -> list[ClassGradients]:
-    """Returns the comparison of the classes' gradients at a step that was kept, read both ways."""
+    """Compares the classes' gradients at a kept step, for both readings of Eq. 4."""
     generator, discriminator = _networks(config, run, dataset)
     pair = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
     restore(load_checkpoint(folder, f"step{step}"), pair)
@@ -262,7 +267,7 @@ def _grid(generator: nn.Module, num_classes: int, latent_dim: int) -> Tensor:
 
 
 def _record(content: dict[str, Any], sha256: str) -> GanRecord:
-    """Returns what is kept of a finished run beside its weights."""
+    """Returns the record of a finished run."""
     given: dict[str, Any] = {name: content[name] for name in _RECORDED}
     gradients = [ClassGradients.from_dict(entry) for entry in content["gradients"]]
     return GanRecord(**given, gradients=gradients, sha256=sha256)

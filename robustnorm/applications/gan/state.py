@@ -1,4 +1,4 @@
-"""All that a GAN's training needs to go on: networks, running mean, optimizers, losses."""
+"""The state of a GAN's training: networks, running mean, optimizers, losses."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from robustnorm.settings.gan import GanSettings
 class State(nn.Module):
     """Networks, the generator's running mean, both optimizers and the losses so far.
 
-    What an optimizer keeps of each parameter is a buffer here, and so is every loss: a checkpoint
-    of this module holds everything, and the steps done are all that must be known beside it.
+    The optimizers' state and the losses are buffers, so a checkpoint of this module, together with
+    the number of steps, is all that is needed to continue.
 
     Args:
-        generator: On the device where it trains.
-        discriminator: Likewise.
+        generator: On the training device.
+        discriminator: On the training device.
         config: Settings of the run.
 
     Attributes:
         average: The generator with the running mean of its parameters, in evaluation mode.
-        losses: (2, steps), the generator's and the discriminator's; 0 where a step is to come.
+        losses: (2, steps) of generator and discriminator; 0 for later steps.
     """
 
     losses: Tensor
@@ -43,7 +43,7 @@ class State(nn.Module):
 
     @torch.no_grad()
     def update_average(self, weight: float) -> None:
-        """Moves the mean: ``weight`` times itself and 1 - ``weight`` times the generator.
+        """Updates the running mean with ``weight`` for itself and 1 - ``weight`` for the generator.
 
         Buffers, such as the norms' running statistics, are copied.
         """
@@ -61,7 +61,7 @@ class State(nn.Module):
 
 
 def _adam(network: nn.Module, config: GanSettings) -> torch.optim.Adam:
-    """Returns an optimizer whose state is there before the first step."""
+    """Returns an optimizer whose state is allocated before the first step."""
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=config.betas)
     for parameter in network.parameters():
         optimizer.state[parameter] = {

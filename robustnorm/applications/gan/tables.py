@@ -12,7 +12,7 @@ from robustnorm.system.errors import UsageError
 
 NETWORKS = {"sngan": "SNGAN", "biggan": "BigGAN", "autogan": "AutoGAN-top1"}
 NORMS = {"ccbn": "CCBN", "sabn": "SaBN"}
-# Gong et al., Table 1, CIFAR-10: the best IS and FID over a training.
+# Gong et al., Table 1, CIFAR-10: the best IS and FID during training.
 PAPER = {
     ("sngan", "ccbn"): (8.76, 10.18),
     ("sngan", "sabn"): (8.89, 8.97),
@@ -34,7 +34,7 @@ def model_name(network: str, norm: str) -> str:
 
 
 def measure_names(record: GanRecord) -> tuple[str, str]:
-    """Returns what distance and score are called: FID and IS through Inception alone."""
+    """Returns the names of distance and score: FID and IS only for Inception features."""
     if record.features["network"].startswith("Inception"):
         return "FID", "IS"
     net = f"C{len(record.dataset['classes'])}net"
@@ -42,10 +42,10 @@ def measure_names(record: GanRecord) -> tuple[str, str]:
 
 
 def group(records: Sequence[GanRecord]) -> dict[tuple[str, str], list[GanRecord]]:
-    """Returns the records by network and norm, in the paper's order, by seed.
+    """Groups records by network and norm, in the paper's order, sorted by seed.
 
     Raises:
-        UsageError: When there is none, or they differ in more than network, norm and seed.
+        UsageError: When there are none, or they differ in more than network, norm and seed.
     """
     if not records:
         raise UsageError("no network is trained yet; run robustnorm table1 without --train false")
@@ -79,7 +79,7 @@ def group(records: Sequence[GanRecord]) -> dict[tuple[str, str], list[GanRecord]
 
 
 def tables(records: Sequence[GanRecord]) -> list[Table]:
-    """Returns Table 1, further measures, and the paired differences where there are pairs.
+    """Returns Table 1, further measures, and, if there are pairs, the paired differences.
 
     Raises:
         UsageError: As ``group``.
@@ -90,7 +90,7 @@ def tables(records: Sequence[GanRecord]) -> list[Table]:
 
 
 def setting_note(grouped: dict[tuple[str, str], list[GanRecord]]) -> str:
-    """Returns what was trained, on what, and how it was measured."""
+    """Describes training, data and measurement."""
     record = next(iter(grouped.values()))[0]
     config, features = record.config, record.features
     seeds = ", ".join(f"{model_name(*key)} {len(found)}" for key, found in grouped.items())
@@ -112,7 +112,7 @@ def setting_note(grouped: dict[tuple[str, str], list[GanRecord]]) -> str:
 
 
 def summary(records: Sequence[GanRecord]) -> str:
-    """Returns a sentence for each GAN: whether SaBN is better than CCBN, as the paper has it."""
+    """Says for each GAN whether SaBN is better than CCBN, as in the paper."""
     distance, _ = measure_names(records[0])
     sentences = []
     for network, name in NETWORKS.items():

@@ -1,4 +1,4 @@
-"""The steps of a conditional GAN's training; saving and measuring belong to the caller."""
+"""The training steps of a conditional GAN; saving and measuring belong to the caller."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def train(
     """Yields the number of steps done after each step, from ``first`` + 1 to ``config.steps``.
 
     A step is ``config.discriminator_steps`` steps of the discriminator and one of the generator.
-    Everything random in it follows from (seed, step): a state that was saved after a step goes on
-    to the same bits. Labels of generated images are uniform over the classes.
+    All randomness follows from (seed, step), so a run continued from a saved state has the same
+    bits as an uninterrupted one. Labels of generated images are uniform over the classes.
 
     Args:
         state: In train mode, changed in place.
-        split: Real images of ``config.image_size``, on the device of the state.
+        split: Real images of size ``config.image_size``, on the device of the state.
         config: Settings of the run.
-        seed: Of images' order, latent vectors and labels.
-        num_classes: Classes.
-        first: Steps done.
+        seed: Seed of the order of images, latent vectors and labels.
+        num_classes: Number of classes.
+        first: Steps already done.
 
     Raises:
         DataError: When a batch is larger than the data.
@@ -59,7 +59,7 @@ def train(
             values, labels = latents(config.batch_size)
             with torch.no_grad(), route(generator, labels):
                 fakes = generator(values)
-            # Nothing in the discriminator looks across images: one pass serves both.
+            # The discriminator treats images independently: one pass serves real and fake ones.
             scores = discriminator(
                 torch.cat([2 * batch.images - 1, fakes]), torch.cat([batch.labels, labels])
             )
@@ -86,7 +86,7 @@ def train(
 
 
 def learning_rate(config: GanSettings, step: int) -> float:
-    """Returns the learning rate of a step, from 0.
+    """Returns the learning rate of a step, counted from 0.
 
     Examples:
         >>> config = GanSettings(steps=4, learning_rate=0.4, decay="linear")
@@ -98,15 +98,15 @@ def learning_rate(config: GanSettings, step: int) -> float:
 
 
 def window_means(losses: Tensor, done: int, windows: int = 200) -> list[dict[str, float]]:
-    """Returns the losses of the steps done as means over windows.
+    """Returns the losses of the steps done, averaged over windows.
 
     Args:
         losses: ``State.losses``.
         done: Steps done.
-        windows: At most, in a whole run.
+        windows: Largest number of windows in a run.
 
     Returns:
-        ``step`` (the last of the window), ``generator`` and ``discriminator``, each whole window.
+        ``step`` (the last of the window), ``generator`` and ``discriminator`` per complete window.
     """
     length = math.ceil(losses.shape[1] / windows)
     return [
@@ -117,7 +117,7 @@ def window_means(losses: Tensor, done: int, windows: int = 200) -> list[dict[str
 
 
 def _real_batches(split: Split, config: GanSettings, seed: int, first: int) -> Iterator[Batch]:
-    """Yields batches of real images, neither cropped nor mirrored, from the ``first`` one on."""
+    """Yields batches of real images without augmentation, from batch ``first`` on."""
     epoch, step = divmod(first, steps_per_epoch(len(split), config.batch_size))
     while True:
         yield from epoch_batches(
@@ -132,6 +132,6 @@ def _real_batches(split: Split, config: GanSettings, seed: int, first: int) -> I
 
 
 def _random(seed: int, step: int) -> torch.Generator:
-    # The third number sets these draws apart from those of the order of the images.
+    # The third number separates these draws from those of the image order.
     state = np.random.SeedSequence((seed, step, 1)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))

@@ -1,1 +1,1 @@
-"""DARTS on NAS-Bench-201 with the norm that its mixed operations see as the choice: Table 2."""
+"""DARTS on NAS-Bench-201 with different norms in the mixed operations: Table 2."""

@@ -1,8 +1,8 @@
 """Accuracies of all NAS-Bench-201 cells, trained from scratch by the benchmark's authors.
 
-``nasbench201.npz`` holds, for each data set, the test accuracy after 200 epochs of each cell in the
-order of ``all_cells``, in whole parts of a percent (600, 300 or 180 to one, so that means over two
-or three seeds of 5,000 or 3,000 images are exact). They come from the public repository
+``nasbench201.npz`` holds, per data set, the test accuracy after 200 epochs of each cell, in the
+order of ``all_cells``, as whole fractions of a percent (1/600, 1/300 or 1/180), so that means over
+two or three seeds of 5,000 or 3,000 images are exact. They come from the public repository
 v-tao/nats-bench-landscape, which took them from NATS-Bench (Dong et al., MIT licence).
 """
 
@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from robustnorm.applications.nas.space import CELLS, Cell, all_cells, from_string, number
 from robustnorm.evaluation.statistics import Interval
 
-# As the benchmark trained them; a search's own data may be others.
+# The benchmark's data sets; a search may use other data.
 SETS = ("CIFAR-10", "CIFAR-100", "ImageNet16-120")
 _FILE = "nasbench201.npz"
 _PARTS = np.array([600, 300, 180])
-# Of the file from which the packaged one is made.
+# Columns of the file from which the packaged one is made.
 _COLUMNS = [f"{name}TestAccuracy200Epochs" for name in ("CIFAR10", "CIFAR100", "ImageNet")]
 
 
 class SetStatistics(NamedTuple):
-    """Accuracies of all cells on one data set, fractions; ``middle`` holds 90 % of them."""
+    """Accuracies of all cells on one data set, as fractions; ``middle`` holds 90 % of them."""
 
     best: float
     best_cell: Cell
@@ -41,7 +41,7 @@ class SetStatistics(NamedTuple):
 
 @cache
 def accuracies() -> NDArray[np.float64]:
-    """Returns the test accuracies, fractions (15625, 3): a row a cell, a column one of ``SETS``."""
+    """Returns the test accuracies as fractions (15625, 3), by cell and data set."""
     with (files(__package__) / _FILE).open("rb") as file, np.load(file) as columns:
         parts = np.stack([columns[name] for name in SETS], axis=1)
     assert parts.shape == (CELLS, len(SETS))
@@ -51,7 +51,7 @@ def accuracies() -> NDArray[np.float64]:
 
 
 def set_statistics(place: int) -> SetStatistics:
-    """Returns what a cell drawn at random, and the best one, reach on ``SETS[place]``."""
+    """Returns the accuracies of random cells and of the best one on ``SETS[place]``."""
     values = accuracies()[:, place]
     best = int(values.argmax())
     low, high = np.quantile(values, [0.05, 0.95])
@@ -66,14 +66,14 @@ def set_statistics(place: int) -> SetStatistics:
 
 
 def compact(lines: Iterable[str]) -> dict[str, NDArray[np.uint16]]:
-    """Returns what the packaged file holds, from the published CSV file.
+    """Converts the published CSV file to the content of the packaged file.
 
     Args:
-        lines: A header and a row for each cell: three accuracies in percent, and
+        lines: A header and a row per cell: three accuracies in percent, and
             ``ArchitectureString``.
 
     Raises:
-        ValueError: When cells are missing or accuracies are not whole parts of a percent.
+        ValueError: When cells are missing, or accuracies are not whole fractions of a percent.
     """
     found = np.full((CELLS, len(SETS)), np.nan)
     for row in csv.DictReader(lines):

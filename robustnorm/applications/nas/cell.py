@@ -1,4 +1,4 @@
-"""The mixed cell: every operation on every edge, weighted, with work that edges share merged."""
+"""The mixed cell: the weighted sum of all operations on every edge, with shared work merged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from robustnorm.norms.routed import Affine, RoutedBatchNorm2d
 from robustnorm.settings.nas import Paths, SearchNorm
 
 _AFFINES: dict[SearchNorm, Affine] = {"affine": "shared", "ccbn": "split", "sabn": "sandwich"}
-# The release draws CCBN's scales, too, as the package's sandwich does.
+# The release draws CCBN's scales from this distribution, too.
 _SCALE_STD = 0.02
 _EPS = 1e-5
 
@@ -33,16 +33,16 @@ class MixedConvolution(nn.Module):
     .. math:: y_e = w_e (a_{e,i} \frac{h_e - \mu}{\sqrt{\sigma^2 + \epsilon}} + b_{e,i}), \quad
         h_e = \mathrm{conv}_e(x)
 
-    The edges out of a node share its input and the path i, so that their convolutions are one, and
-    so are their norms: :math:`w_e` is put into the affine, :math:`(a, b)` is the layer's
-    ``effective_affine``. Statistics are those of the batch, in evaluation too; none are kept.
+    The edges out of a node share its input and the path i, so they share one convolution and one
+    norm; :math:`w_e` is multiplied into the affine :math:`(a, b)`, the layer's
+    ``effective_affine``. Uses batch statistics in evaluation too and keeps no running ones.
 
     Args:
-        channels: C, of input and of each edge's output.
+        channels: C, of the input and of each edge's output.
         edges: E.
-        kernel_size: Of the convolution; it keeps height and width.
+        kernel_size: Kernel size; padding keeps height and width.
         norm: bn has no affine.
-        paths: Affine paths of ccbn and sabn.
+        paths: Number of affine paths of ccbn and sabn.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class MixedConvolution(nn.Module):
 
         Args:
             input: (N, C, H, W).
-            weights: Of the edges, (E,).
-            path: Of the affine.
+            weights: Weights of the edges, (E,).
+            path: Index of the affine path.
 
         Returns:
             (N, E C, H, W), edge by edge.
@@ -94,7 +94,7 @@ class MixedCell(nn.Module):
 
     Args:
         channels: C.
-        norm: Of the convolutions.
+        norm: Norm of the convolutions.
         paths: See ``num_paths``.
     """
 
@@ -114,12 +114,12 @@ class MixedCell(nn.Module):
         self.conv3x3 = convolutions(3)
 
     def forward(self, input: Tensor, weights: Tensor, sampled: Sequence[int]) -> Tensor:
-        """Returns the last node.
+        """Returns the output of the last node.
 
         Args:
-            input: The first node, (N, C, H, W).
-            weights: Of each operation on each edge, (6, 5).
-            sampled: An operation for each edge, which choose the affine paths.
+            input: Output of the first node, (N, C, H, W).
+            weights: Weights of each operation on each edge, (6, 5).
+            sampled: One operation per edge; they select the affine paths.
         """
         nodes: list[Tensor | None] = [input, *[None] * (NODES - 1)]
         for source in range(NODES - 1):
@@ -142,15 +142,15 @@ class MixedCell(nn.Module):
 
 
 def sample_operations(alpha: Tensor, cells: int, generator: torch.Generator) -> list[list[int]]:
-    """Returns an operation for each edge of each cell, drawn from softmax(alpha).
+    """Returns one operation per edge of each cell, drawn from softmax(alpha).
 
     Args:
         alpha: (6, 5).
-        cells: Of the network; each draws anew.
+        cells: Number of cells, which are drawn independently.
         generator: On the CPU.
 
     Returns:
-        Places in ``OPERATIONS``, cell by cell, edge by edge.
+        Indices into ``OPERATIONS``, by cell and edge.
 
     Raises:
         FloatingPointError: When alpha is not finite.

@@ -1,4 +1,4 @@
-"""Searches grouped by norm, and pairs of norms compared on the seeds that both have."""
+"""Groups searches by norm and compares pairs of norms on the seeds they share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEADLINE = SETS.index("CIFAR-100")
 
 @dataclass(frozen=True)
 class Searched:
-    """The searches with one norm, in the order of their seeds."""
+    """The searches with one norm, sorted by seed."""
 
     norm: SearchNorm
     records: tuple[SearchRecord, ...]
@@ -39,13 +39,13 @@ class Searched:
 
     @cached_property
     def readouts(self) -> dict[int, Readout]:
-        """What each search ended with, by seed."""
+        """Readouts of the final alpha, by seed."""
         return {r.search.seed: read(r.history[-1].array) for r in self.records}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two norms compared on the seeds that both have: the second's value minus the first's."""
+    """Two norms compared on their common seeds: the second's value minus the first's."""
 
     first: Searched
     second: Searched
@@ -58,7 +58,7 @@ class Pair:
         return self.adjusted <= LEVEL
 
 
-# What is compared: words, whether it is printed in percent, and its value in a readout.
+# Quantities to compare: name, whether printed in percent, and value of a readout.
 QUANTITIES: list[tuple[str, bool, Callable[[Readout], float]]] = [
     ("ground truth of the cell, CIFAR-100", True, lambda r: r.truth[HEADLINE]),
     ("ground truth of the cell, ImageNet16-120", True, lambda r: r.truth[2]),
@@ -69,10 +69,10 @@ QUANTITIES: list[tuple[str, bool, Callable[[Readout], float]]] = [
 
 
 def group(records: Sequence[SearchRecord]) -> list[Searched]:
-    """Returns the searches norm by norm, in the paper's order.
+    """Groups the searches by norm, in the paper's order.
 
     Raises:
-        UsageError: When there is none, or they differ in more than norm and seed.
+        UsageError: When there are none, or they differ in more than norm and seed.
     """
     if not records:
         raise UsageError("no searches to compare; make some with robustnorm table2")
@@ -95,7 +95,7 @@ def group(records: Sequence[SearchRecord]) -> list[Searched]:
 
 
 def compare(searched: Sequence[Searched], value: Callable[[Readout], float]) -> list[Pair]:
-    """Returns all pairs of norms; their p-values are adjusted together."""
+    """Returns all pairs of norms, with p-values adjusted together."""
     pairs = []
     for first, second in itertools.combinations(searched, 2):
         one, other = first.readouts, second.readouts

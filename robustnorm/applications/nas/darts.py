@@ -1,4 +1,4 @@
-"""First-order DARTS: a step on the weights, then one on alpha, until ``stop_step``."""
+"""First-order DARTS: alternating steps on the weights and on alpha, until ``stop_step``."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def search_folder(settings: SearchSettings) -> Path:
 
 
 def run_search(settings: SearchSettings, *, should_stop: ShouldStop = never) -> SearchRecord:
-    """Makes a search, or goes on with it, and writes its record; returns that of a finished one.
+    """Runs a search, or the rest of it, and writes its record; returns an existing record.
 
     Args:
         settings: The settings, with a name.
-        should_stop: Asked between two steps.
+        should_stop: Called between two steps.
 
     Raises:
-        UsageError: When the folder holds a search of other settings or data, or losses are no
+        UsageError: When the folder holds a search with other settings or data, or the losses are no
             longer finite.
-        DataError, CheckpointError: As data and checkpoint tell.
-        Stopped: When ``should_stop`` says so; the state is saved, the next call goes on.
+        DataError, CheckpointError: From data and checkpoint.
+        Stopped: When ``should_stop`` asks for it; the state is saved, the next call continues.
     """
     found = find_record(settings)
     if found is not None:
@@ -86,12 +86,12 @@ def run_search(settings: SearchSettings, *, should_stop: ShouldStop = never) -> 
 
 
 class DartsSearch:
-    """The state of a search and its steps.
+    """The state of a search, and its steps.
 
     Args:
         settings: The settings.
-        dataset: At the size at which it is searched.
-        device: Where.
+        dataset: At the image size of the search.
+        device: Device to use.
     """
 
     def __init__(self, settings: SearchSettings, dataset: Dataset, device: torch.device) -> None:
@@ -138,15 +138,15 @@ class DartsSearch:
         self.step = 0
         self.seconds = 0.0
         self.history: list[Entry] = []
-        # Of the steps on weights and on alpha, since the last entry.
+        # Sums over the steps on weights and on alpha since the last history entry.
         self.losses = torch.zeros(2, dtype=torch.float64, device=device)
         self._note()
 
     def take_steps(self, should_stop: ShouldStop = never) -> None:
-        """Takes all steps that are left.
+        """Runs all remaining steps.
 
         Raises:
-            Stopped: When ``should_stop`` says so, after saving.
+            Stopped: When ``should_stop`` asks for it, after saving.
             UsageError: When a loss is not finite.
         """
         settings, images = self.settings, self.images
@@ -193,7 +193,7 @@ class DartsSearch:
     def step_weights(
         self, images: Tensor, labels: Tensor, sampled: Sequence[Sequence[int]]
     ) -> Tensor:
-        """Takes a step on the weights; returns the loss."""
+        """Runs a step on the weights; returns the loss."""
         settings = self.settings
         learning_rate = cosine(
             self.step, settings.steps, settings.learning_rate, settings.final_learning_rate
@@ -210,16 +210,16 @@ class DartsSearch:
     def step_alpha(
         self, images: Tensor, labels: Tensor, sampled: Sequence[Sequence[int]]
     ) -> Tensor:
-        """Takes a step on alpha; returns the loss."""
+        """Runs a step on alpha; returns the loss."""
         alpha = self.network.alpha
         loss = F.cross_entropy(self.network(images, sampled), labels)
-        # The weights' gradients, a third of the work, are left out.
+        # Skips the gradients of the weights, a third of the work.
         (alpha.grad,) = torch.autograd.grad(loss, [alpha])
         self.alpha_optimizer.step()
         return loss.detach()
 
     def record(self) -> SearchRecord:
-        """Returns the record of a search that has taken all its steps."""
+        """Returns the record of a finished search."""
         return SearchRecord(
             settings=self.settings.to_dict(),
             dataset=self.dataset,
@@ -231,7 +231,7 @@ class DartsSearch:
         )
 
     def save(self) -> None:
-        """Writes the state, so that a kill at any moment leaves the former or this one."""
+        """Saves the state atomically."""
         manifest = {
             "config": self.settings.to_dict(),
             "dataset": self.dataset,
@@ -244,10 +244,10 @@ class DartsSearch:
         save_checkpoint(self.folder, "last", state, manifest, self.weight_optimizer)
 
     def resume(self) -> None:
-        """Goes back to the state that was saved last, if one was.
+        """Restores the last saved state, if any.
 
         Raises:
-            UsageError: When it is of other settings or data.
+            UsageError: When it has other settings or data.
             CheckpointError: When it is damaged.
         """
         checkpoint = find_checkpoint(self.folder, "last")
@@ -286,14 +286,14 @@ class DartsSearch:
         means = [loss / since if since else None for loss in self.losses.tolist()]
         if not all(mean is None or math.isfinite(mean) for mean in means):
             raise self._diverged()
-        # Nine digits tell every float32 apart.
+        # Nine digits distinguish all float32 values.
         alpha = [[float(f"{value:.9g}") for value in row] for row in self.network.alpha.tolist()]
         self.history.append(Entry(self.step, alpha, *means))
         self.losses.zero_()
 
 
 class _State(nn.Module):
-    """Supernet and Adam's averages as one module, which a checkpoint keeps by name."""
+    """Supernet and Adam's averages as one module for checkpoints."""
 
     exp_avg: Tensor
     exp_avg_sq: Tensor
@@ -307,7 +307,7 @@ class _State(nn.Module):
             self.register_buffer(name, value.clone())
 
     def give_back(self, optimizer: torch.optim.Adam, steps: int) -> None:
-        """Puts the averages after a number of steps into the optimizer."""
+        """Restores the averages and the number of steps in the optimizer."""
         if steps:
             optimizer.state[self.network.alpha] = {
                 "step": torch.tensor(float(steps)),
@@ -317,7 +317,7 @@ class _State(nn.Module):
 
 
 def cosine(step: int, steps: int, first: float, last: float) -> float:
-    """Returns the learning rate of a step: from ``first`` to ``last`` along half a cosine.
+    """Returns the learning rate of a step on half a cosine from ``first`` to ``last``.
 
     Examples:
         >>> [round(cosine(step, 100, 3.0, 1.0), 3) for step in (0, 50, 100)]

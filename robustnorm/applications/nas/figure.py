@@ -1,4 +1,4 @@
-"""The searches over their steps: ground truth, expected accuracy, mass on the skip connection."""
+"""Figure of the searches over their steps: ground truth, expected accuracy, skip mass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOOKS = {
 
 
 def curves(searched: Sequence[Searched]) -> Drawing:
-    """Returns the figure of the searches, from ``group``."""
+    """Returns the figure of the searches, which come from ``group``."""
     return Drawing(
         "search",
         "Over the steps of the search. Thin: a seed; thick: mean over seeds. Dotted: a random cell "

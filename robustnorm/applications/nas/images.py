@@ -1,4 +1,4 @@
-"""The images of a search: reduced, kept as bytes, divided between weights and alpha."""
+"""The images of a search: reduced in size, stored as bytes, split between weights and alpha."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from robustnorm.data.dataset import Augmentation, Dataset, Split, split_validati
 from robustnorm.data.errors import DataError
 from robustnorm.settings.nas import SearchSettings
 
-# Images that are averaged at once; as floats they take four times their bytes.
+# Images averaged at once; as floats they take four times the memory.
 _CHUNK = 2000
 
 
 class SearchImages(NamedTuple):
-    """Training images of the weights and of alpha, and how both are augmented."""
+    """Training images for the weights and for alpha, and their augmentations."""
 
     weights: Split
     alpha: Split
@@ -29,10 +29,10 @@ class SearchImages(NamedTuple):
 
 
 def reduced(dataset: Dataset, size: int | None) -> Dataset:
-    """Returns the data set with images averaged to a height; as it is where they have it.
+    """Returns the data set averaged down to the given height, or unchanged if it has that height.
 
     Raises:
-        DataError: When the height does not divide that of the images.
+        DataError: When ``size`` does not divide the images' height.
     """
     height, width = dataset.train.images.shape[2:]
     if size is None or size == height:
@@ -64,7 +64,7 @@ def _averaged(split: Split, factor: int) -> Split:
 
 
 def divide(dataset: Dataset, settings: SearchSettings) -> SearchImages:
-    """Returns the images of weights and of alpha; which these are does not depend on the seed."""
+    """Splits the images between weights and alpha, independently of the seed."""
     if settings.alpha_split == "train":
         weights, alpha = split_validation(dataset.train, len(dataset.train) // 2)
     else:
@@ -80,14 +80,14 @@ def divide(dataset: Dataset, settings: SearchSettings) -> SearchImages:
 def batches_from(
     split: Split, settings: SearchSettings, augmentation: Augmentation, part: int, step: int
 ) -> Iterator[Batch]:
-    """Yields the batches of a step and of all that follow, epoch after epoch.
+    """Yields the batches of a step and of all later steps, epoch after epoch.
 
     Args:
-        split: Images of the weights or of alpha.
-        settings: Batch size and seed.
-        augmentation: Of the images.
-        part: 0 for the weights, 1 for alpha: their orders do not depend on each other.
-        step: The first.
+        split: Images for the weights or for alpha.
+        settings: Gives batch size and seed.
+        augmentation: Augments the images.
+        part: 0 for the weights, 1 for alpha; the two orders are independent.
+        step: The first step.
     """
     epoch, first_step = divmod(step, steps_per_epoch(len(split), settings.batch_size))
     for following in count(epoch):
@@ -103,12 +103,12 @@ def batches_from(
 
 
 def generator_of(step: int, seed: int, part: int) -> torch.Generator:
-    """Returns what draws the paths of a step's forward: nothing else does, whatever the norm.
+    """Returns the generator that draws the paths of a step, independent of the norm.
 
     Args:
-        step: Of the search.
-        seed: Of the search.
-        part: 0 for the step on the weights, 1 for that on alpha.
+        step: Step of the search.
+        seed: Seed of the search.
+        part: 0 for the step on the weights, 1 for the step on alpha.
     """
     digest = hashlib.sha256(f"{seed} {step} {part}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))

@@ -1,4 +1,4 @@
-"""What a search found: the cell of the largest alpha, and exact means over all cells."""
+"""The result of a search: the cell of the largest alpha, and exact means over all cells."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from robustnorm.applications.nas.space import EDGES, OPERATIONS, SKIP, Cell, all
 
 
 class Readout(NamedTuple):
-    """What alpha says; tuples have an entry for each of ``SETS``.
+    """The result that alpha encodes; tuples have one entry per data set in ``SETS``.
 
     Args:
-        cell: The operation of the largest alpha on each edge: the search's result.
-        truth: Test accuracy of that cell, trained alone, fractions.
-        expected: Mean of the test accuracy over all cells, each as probable as alpha makes it.
-        rank_correlation: Spearman's, over all cells, of probability and test accuracy; NaN where
-            all are equally probable.
-        skip_mass: Probability of the skip connection, mean over the edges.
+        cell: The operation of the largest alpha on each edge.
+        truth: Test accuracy of that cell when trained alone, as fractions.
+        expected: Mean test accuracy over all cells, weighted by their probability under alpha.
+        rank_correlation: Spearman's correlation of probability and test accuracy over all cells;
+            NaN when all are equally probable.
+        skip_mass: Probability of the skip connection, averaged over the edges.
     """
 
     cell: Cell
@@ -32,7 +32,7 @@ class Readout(NamedTuple):
 
     @property
     def skips(self) -> int:
-        """Skip connections of the cell, of six."""
+        """Number of skip connections in the cell, of six."""
         return self.cell.count(SKIP)
 
 
@@ -48,13 +48,13 @@ def log_probabilities(alpha: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def read(alpha: NDArray[np.float64]) -> Readout:
-    """Returns what alpha, (6, 5), says of the cells."""
+    """Evaluates alpha, (6, 5)."""
     if alpha.shape != (len(EDGES), len(OPERATIONS)):
         raise ValueError(f"alpha must be (6, 5), got {alpha.shape}")
     table, log_p = accuracies(), log_probabilities(alpha)
     p = np.exp(log_p)
     cell = tuple(alpha.argmax(axis=1).tolist())
-    # Equal but for rounding: no order.
+    # Equal up to rounding: there is no order.
     ranked = np.ptp(log_p) > 1e-12
     correlations = [
         float(spearmanr(log_p, table[:, place]).statistic) if ranked else float("nan")

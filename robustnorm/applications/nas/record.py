@@ -1,4 +1,4 @@
-"""One search on disk: its settings, where it ran, and alpha every so many steps."""
+"""The record of a search: its settings, device, and alpha at regular steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SCHEMA = 1
 
 
 class Entry(NamedTuple):
-    """Alpha after a number of steps, (6, 5), and the mean losses since the entry before."""
+    """Alpha after a number of steps, (6, 5), and the mean losses since the previous entry."""
 
     step: int
     alpha: list[list[float]]
@@ -37,13 +37,13 @@ class SearchRecord:
     """A finished search.
 
     Args:
-        settings: Of the search, plain values.
-        dataset: ``name``, ``sha256``, ``classes``, ``image_size``, and the numbers of images of
+        settings: Settings of the search as plain values.
+        dataset: ``name``, ``sha256``, ``classes``, ``image_size``, and the numbers of images for
             weights and alpha.
-        history: The first entry is alpha as it began, the last the search's result.
-        seconds: Of the steps, on ``device``.
-        device: As a report names it.
-        versions: Of packages, and the commit.
+        history: From the initial alpha to the final one.
+        seconds: Time of the steps on ``device``.
+        device: Name of the device.
+        versions: Versions of packages, and the commit.
     """
 
     settings: dict[str, Any]
@@ -58,9 +58,9 @@ class SearchRecord:
         return SearchSettings.from_dict(self.settings)
 
     def save(self, path: Path) -> None:
-        """Writes the record, whole or not at all."""
+        """Writes the record atomically."""
         content: dict[str, Any] = {"schema": _SCHEMA, "kind": "nas-search"} | asdict(self)
-        del content["history"]  # a line an entry
+        del content["history"]  # written below, one line per entry
         entries = ",\n  ".join(json.dumps(entry._asdict()) for entry in self.history)
         head = json.dumps(content, indent=1).removesuffix("\n}")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,10 +68,10 @@ class SearchRecord:
 
     @classmethod
     def load(cls, path: Path) -> SearchRecord:
-        """Returns the record in a file.
+        """Reads a record from its file.
 
         Raises:
-            RefusedFileError: When the file holds none.
+            RefusedFileError: When the file does not hold one.
         """
         try:
             content: dict[str, Any] = parse_json(path.read_bytes())
@@ -91,15 +91,15 @@ class SearchRecord:
 
 
 def record_path(settings: SearchSettings) -> Path:
-    """Returns where a search's record lies."""
+    """Returns the path of a search's record."""
     return Path(settings.reports) / str(settings.name) / "records" / f"{settings.run}.json"
 
 
 def find_record(settings: SearchSettings) -> SearchRecord | None:
-    """Returns the record of a search, None where there is none.
+    """Returns the record of a search, or None without one.
 
     Raises:
-        UsageError: When it is of other settings.
+        UsageError: When its settings differ.
         RefusedFileError: When it is damaged.
     """
     path = record_path(settings)

@@ -1,6 +1,6 @@
-"""NAS-Bench-201's cells: four nodes, an operation on each of six edges, 15,625 of them.
+"""NAS-Bench-201's cells: four nodes and one of five operations on each of six edges, 15,625 in all.
 
-A cell is a tuple of six places in ``OPERATIONS``, in the order of ``EDGES``.
+A cell is a tuple of six indices into ``OPERATIONS``, in the order of ``EDGES``.
 
 References:
     Dong & Yang, NAS-Bench-201, ICLR 2020, arXiv:2001.00326.
@@ -20,7 +20,7 @@ from robustnorm.settings.nas import Paths
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NONE, SKIP, CONV_1X1, CONV_3X3, POOL = range(len(OPERATIONS))
 NODES = 4
-# (node that an edge leads to, node that it leaves).
+# (target node, source node) of each edge.
 EDGES = tuple((target, source) for target in range(1, NODES) for source in range(target))
 CELLS = len(OPERATIONS) ** len(EDGES)
 
@@ -28,7 +28,7 @@ Cell = tuple[int, ...]
 
 
 def to_string(cell: Sequence[int]) -> str:
-    """Returns a cell as NAS-Bench-201 writes it: nodes joined by "+", each ``|operation~source|``.
+    """Returns a cell in NAS-Bench-201's notation: nodes joined by "+", each ``|operation~source|``.
 
     Examples:
         >>> to_string((3, 1, 0, 2, 4, 1))
@@ -46,10 +46,10 @@ def to_string(cell: Sequence[int]) -> str:
 
 
 def from_string(text: str) -> Cell:
-    """Returns the cell that NAS-Bench-201 writes so.
+    """Parses NAS-Bench-201's notation of a cell.
 
     Raises:
-        ValueError: When the text is no cell of the space.
+        ValueError: When the text is not a cell of the space.
     """
     words = [word for word in text.replace("+", "").split("|") if word]
     names = [word.partition("~")[0] for word in words]
@@ -61,7 +61,7 @@ def from_string(text: str) -> Cell:
 
 
 def number(cell: Sequence[int]) -> int:
-    """Returns the place of a cell in ``all_cells``: its operations as digits, base 5.
+    """Returns the index of a cell in ``all_cells``: its operations as digits in base 5.
 
     Examples:
         >>> number((0, 0, 0, 0, 1, 2))
@@ -82,22 +82,22 @@ def all_cells() -> NDArray[np.int64]:
 
 
 def leaving(source: int) -> list[int]:
-    """Returns the edges that leave a node, in the order of the nodes that they lead to."""
+    """Returns the edges out of a node, ordered by target."""
     return [edge for edge, (_, start) in enumerate(EDGES) if start == source]
 
 
 def entering(target: int) -> list[int]:
-    """Returns the edges that lead to a node, in the order of the nodes that they leave."""
+    """Returns the edges into a node, ordered by source."""
     return [edge for edge, (end, _) in enumerate(EDGES) if end == target]
 
 
 def num_paths(source: int, paths: Paths) -> int:
-    """Returns how many affine paths the norms on the edges out of a node have.
+    """Returns the number of affine paths of the norms on the edges out of a node.
 
     Args:
-        source: The node. No edge leads to node 0, whose edges have one path.
-        paths: "paper": one for each operation of the previous layer. "release": one for each tuple
-            of operations on the edges into the node, 5, then 25.
+        source: The node. Node 0, which no edge enters, has one path.
+        paths: "paper": one per operation of the previous layer. "release": one per tuple of
+            operations on the edges into the node, 5, then 25.
 
     Examples:
         >>> [num_paths(source, "paper") for source in range(3)]
@@ -110,14 +110,14 @@ def num_paths(source: int, paths: Paths) -> int:
 
 
 def path(source: int, sampled: Sequence[int], paths: Paths) -> int:
-    r"""Returns the affine path on the edges out of a node.
+    r"""Returns the index of the affine path on the edges out of a node.
 
     Args:
         source: The node.
-        sampled: An operation for each of the six edges.
+        sampled: One operation per edge.
         paths: "release": :math:`\sum_k 5^k o_k` over the operations :math:`o_k` on the edges into
-            the node. "paper", which does not say which of two edges counts: the operation on the
-            edge from the node just before.
+            the node. "paper", which does not specify which edge counts: the operation on the edge
+            from the previous node.
 
     Examples:
         >>> path(2, (0, 4, 3, 0, 0, 0), "release"), path(2, (0, 4, 3, 0, 0, 0), "paper")

@@ -1,4 +1,4 @@
-"""The network whose cells are mixed: it holds all 15,625 networks of the benchmark at once."""
+"""The supernet of mixed cells, which contains all 15,625 networks of the benchmark."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from robustnorm.applications.nas.space import EDGES, OPERATIONS
 from robustnorm.settings.nas import Paths, SearchNorm
 
 _STAGES = 3
-# The release's, of its first values.
+# Standard deviation of the initial alpha in the release.
 _ALPHA_STD = 1e-3
 
 
 class Supernet(nn.Module):
-    """Stem, three stages of mixed cells with a residual block before each later one, classifier.
+    """Stem, three stages of mixed cells with residual blocks between them, classifier.
 
-    The blocks, the stem and the last norm are ordinary ones: affine, with running statistics. All
-    cells share ``alpha``, the logits of the weights of the operations.
+    Blocks, stem and last norm use ordinary batch norms: affine, with running statistics. All cells
+    share ``alpha``, the logits of the operations' weights.
 
     Args:
-        num_classes: Of the classifier.
+        num_classes: Number of classes.
         channels: C, of the first stage; the later ones have 2 C and 4 C.
-        cells: N, of each stage.
-        norm: Of the cells' convolutions.
+        cells: N, cells per stage.
+        norm: Norm of the cells' convolutions.
         paths: See ``num_paths``.
-        in_channels: Of the images.
-        mean: Of each channel of the training images, subtracted first.
-        std: By which they are then divided.
-        seed: Of weights and alpha. Convolutions, classifier and alpha do not depend on the norm.
+        in_channels: Channels of the images.
+        mean: Per channel of the training images; subtracted first.
+        std: Per channel; then divided by.
+        seed: Seed of weights and alpha. Convolutions, classifier and alpha do not depend on the
+            norm.
 
     Shape:
         Images (N, in_channels, H, W) in [0, 1] to logits (N, num_classes).
@@ -73,7 +74,7 @@ class Supernet(nn.Module):
             self.layers = nn.ModuleList(layers)
             self.last_norm = nn.BatchNorm2d(channels)
             self.classifier = nn.Linear(channels, num_classes)
-            torch.manual_seed(seed)  # again: norms draw, or do not
+            torch.manual_seed(seed)  # again, since some norms draw random numbers
             for module in self.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.reset_parameters()
@@ -81,7 +82,7 @@ class Supernet(nn.Module):
         self.mixed_cells = _STAGES * cells
 
     def weights(self) -> list[nn.Parameter]:
-        """Returns all parameters but alpha."""
+        """Returns all parameters except alpha."""
         return [parameter for parameter in self.parameters() if parameter is not self.alpha]
 
     def forward(self, images: Tensor, sampled: Sequence[Sequence[int]]) -> Tensor:
@@ -89,7 +90,7 @@ class Supernet(nn.Module):
 
         Args:
             images: (N, in_channels, H, W) in [0, 1].
-            sampled: From ``sample_operations``, for all cells.
+            sampled: From ``sample_operations``, one entry per cell.
         """
         weights = self.alpha.softmax(dim=1)
         features = self.stem((images - self.mean) / self.std)
@@ -105,7 +106,7 @@ class Supernet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """NAS-Bench-201's fixed block: ReLU-convolution-norm twice, half the height and width."""
+    """NAS-Bench-201's fixed block: ReLU-convolution-norm twice; halves height and width."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Table 2 of the paper, and what it lacks, from the records of searches."""
+"""Table 2 of the paper and further comparisons, from the records of searches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tables(records: Sequence[SearchRecord]) -> list[Table]:
     """Returns Table 2, the exact means over all cells, the paired tests and every search.
 
     Args:
-        records: That differ in norm and seed alone.
+        records: Records that differ only in norm and seed.
 
     Raises:
         UsageError: As ``group``.
@@ -61,7 +61,7 @@ def tables(records: Sequence[SearchRecord]) -> list[Table]:
 
 
 def summary(searched: Sequence[Searched]) -> str:
-    """Returns sentences: whether SaBN's cells are better than vanilla DARTS's, as the paper has it.
+    """Says whether SaBN's cells are better than vanilla DARTS's, as in the paper.
 
     Args:
         searched: From ``group``.
@@ -84,7 +84,7 @@ def summary(searched: Sequence[Searched]) -> str:
 
 
 def setting_note(searched: Sequence[Searched]) -> str:
-    """Returns what was searched, on what, and for how long."""
+    """Describes what was searched, on which data and for how long."""
     record = searched[0].records[0]
     search, data = record.search, record.dataset
     seeds = " ".join(f"{one.name} {len(one.records)}," for one in searched).rstrip(",")

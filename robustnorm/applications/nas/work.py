@@ -1,4 +1,4 @@
-"""The searches of Table 2 as jobs, and its files from their records."""
+"""Runs the searches of Table 2 as jobs, and writes its report from their records."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("robustnorm")
 
 @dataclass(frozen=True)
 class SearchJob:
-    """Makes a search, or goes on with it."""
+    """Runs a search, or the rest of it."""
 
     settings: SearchSettings
 
@@ -40,16 +40,16 @@ class SearchJob:
 
 
 def search_all(settings: Table2Settings, *, should_stop: ShouldStop = never) -> list[SearchRecord]:
-    """Makes the searches that are not made, all norms of a seed before the next; returns them all.
+    """Runs the searches not yet finished, all norms of a seed before the next; returns all records.
 
     Args:
-        settings: The searches, with a name, and who makes them.
-        should_stop: Asked between searches, and between the steps of one made in this process.
+        settings: The searches, with a name, and the engine that runs them.
+        should_stop: Called between searches, and between steps of a search in this process.
 
     Raises:
         ImportError: When the package of the engine is not installed.
-        SweepError: When searches failed, with the error of each, after all others are made.
-        Stopped: When ``should_stop`` says so; the next call goes on.
+        SweepError: When searches failed, with the error of each, after all others are finished.
+        Stopped: When ``should_stop`` asks for it; the next call continues.
     """
     check_engine(settings)
     jobs = [SearchJob(search) for search in settings.searches()]
@@ -75,12 +75,12 @@ def write_report(records: Sequence[SearchRecord], folder: Path, command: str) ->
     """Writes tables, figure and page of searches; returns summary and tables as text.
 
     Args:
-        records: That differ in norm and seed alone.
-        folder: Where to write.
-        command: That the page names.
+        records: Records that differ only in norm and seed.
+        folder: Output folder.
+        command: The command shown on the page.
 
     Raises:
-        UsageError: When they differ in more.
+        UsageError: When the records differ in more.
         ImportError: Without the packages of the extra "report".
     """
     check_report()

@@ -1,4 +1,4 @@
-"""The small encoder: a VGG-shaped classifier, trained, its batch norms folded, cut, normalized."""
+"""The small encoder: a VGG-like classifier, trained, folded, cut and normalized."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from robustnorm.settings.config import Config
 from robustnorm.training.schedule import learning_rate
 
 BATCH = 128
-# Crops of content on which the mean activations are measured.
+# Number of content crops on which the mean activations are measured.
 CALIBRATION = 500
 _SCHEDULE = Config(learning_rate=0.1, schedule="one-cycle")
 
 
 class Classifier(nn.Module):
-    """A VGG with batch norms, two convolutions a stage, a spatial mean and one linear layer.
+    """A VGG with batch norms, two convolutions per stage, a spatial mean and one linear layer.
 
     Args:
         widths: Channels of each stage.
         classes: Number of classes.
-        mean: Of each color, subtracted first.
-        std: Of each color, by which is then divided.
+        mean: Per color; subtracted first.
+        std: Per color; then divided by.
 
     Shape:
         (N, 3, H, W) in [0, 1] to (N, classes).
@@ -67,15 +67,15 @@ def train_epoch(
 
     Args:
         model: On the device of the images.
-        optimizer: Over its parameters; its learning rate is set here.
+        optimizer: For its parameters; the learning rate is set here.
         split: Training images.
-        augmentation: Of them.
+        augmentation: Augments them.
         epoch: From 0.
-        epochs: Of the whole training.
-        stop: Asked before each step; True gives the epoch up.
+        epochs: Number of epochs of the whole training.
+        stop: Called before each step; True abandons the epoch.
 
     Returns:
-        Whether the epoch was finished.
+        Whether the epoch was completed.
     """
     model.train()
     steps = steps_per_epoch(len(split), min(BATCH, len(split)))
@@ -98,7 +98,7 @@ def train_epoch(
 
 @torch.no_grad()
 def accuracy(model: Classifier, split: Split) -> float:
-    """Returns the fraction of images that are classified correctly, in evaluation mode."""
+    """Returns the fraction of images classified correctly in evaluation mode."""
     model.eval()
     correct = sum(
         (model(to_float(images)).argmax(1) == labels).sum().item()
@@ -110,12 +110,12 @@ def accuracy(model: Classifier, split: Split) -> float:
 
 
 @torch.no_grad()
-def fold(model: Classifier, cut: int) -> Encoder:
-    """Returns the layers up to the first ReLU of stage ``cut``, each batch norm in its convolution.
+def fold_encoder(model: Classifier, cut: int) -> Encoder:
+    """Returns the layers up to the first ReLU of stage ``cut``, with batch norms fused.
 
     Args:
-        model: The classifier; it is left as it is, but in evaluation mode.
-        cut: Stages that are kept, the last with one convolution.
+        model: The classifier; unchanged, but put in evaluation mode.
+        cut: Number of stages to keep, the last with one convolution.
     """
     model.eval()
     widths = [layer.out_channels for layer in model.features if isinstance(layer, nn.Conv2d)][1::2]

@@ -1,4 +1,4 @@
-"""What a figure trains on and is measured on: content, styles, and pairs of their crops."""
+"""The training and validation data of a figure: content, styles, and pairs of crops."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from robustnorm.data.dataset import Dataset as Classes
 from robustnorm.data.errors import DataError
 from robustnorm.settings.style import StyleSettings
 
-# Crops of each embedded photograph and texture on which the small encoder is trained and tested.
+# Crops per embedded photograph and texture used to train and test the small encoder.
 _TRAIN_CROPS, _TEST_CROPS = 600, 40
-# Of the crops of validation: the same for every run.
+# Seed of the validation crops, the same for every run.
 _FIXED = 2102_11382
 
 
@@ -45,11 +45,12 @@ class Sources:
     """Pictures of a figure.
 
     Args:
-        classes: Labelled images that train the small encoder and may give content; None with VGG.
-        content: To train on.
-        style: To train on.
-        validation_content: To measure on.
-        validation_style: To measure on.
+        classes: Labelled images that train the small encoder and may serve as content; None with
+            VGG.
+        content: Content pictures for training.
+        style: Style pictures for training.
+        validation_content: Content pictures for validation.
+        validation_style: Style pictures for validation.
     """
 
     classes: Classes | None
@@ -59,7 +60,7 @@ class Sources:
     validation_style: Pictures
 
     def describe(self) -> dict[str, Any]:
-        """Returns names, counts and hashes, as records keep them."""
+        """Returns names, counts and hashes for the records."""
         parts = {
             "content": self.content,
             "style": self.style,
@@ -76,8 +77,8 @@ def load_sources(settings: StyleSettings) -> Sources:
     """Returns the pictures that the settings name.
 
     Raises:
-        DataError: With the file and the repair, when pictures are missing or damaged.
-        ImportError: When the embedded pictures are wanted and scikit-image is not installed.
+        DataError: When pictures are missing or damaged, with the file and what to do.
+        ImportError: When the embedded pictures are needed and scikit-image is not installed.
     """
     _check_places(settings)
     root = Path(settings.data_root)
@@ -112,7 +113,7 @@ def load_sources(settings: StyleSettings) -> Sources:
 
 
 def _check_places(settings: StyleSettings) -> None:
-    """Raises a DataError unless what is named is there, before any of it is looked through."""
+    """Raises a DataError unless the named files and folders exist, before reading any of them."""
     for name in ("content", "style", "validation_content", "validation_style"):
         place = getattr(settings, name)
         if place is not None and not Path(place).is_dir():
@@ -122,7 +123,7 @@ def _check_places(settings: StyleSettings) -> None:
 
 
 def _divided(folder: Folder, validation: str | None) -> tuple[Pictures, Pictures]:
-    """Returns a folder's training and held-out pictures; all train where others are held out."""
+    """Returns a folder's training and validation pictures; all train if others are held out."""
     if validation is not None:
         return folder, folder
     return part_of(folder, held_out=False), part_of(folder, held_out=True)
@@ -138,15 +139,15 @@ def _check_classes(classes: Classes, crop: int) -> None:
 
 
 def _images(classes: Classes, split: Split, what: str) -> Kept:
-    # The data set's images stand class by class; a few of them should show every class.
+    # The data set's images are sorted by class; a few of them should show every class.
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(_FIXED))
     return Kept(f"{classes.name}, {what}", split.images[order], classes.sha256)  # type: ignore[arg-type]
 
 
 def embedded_classes(crop: int) -> Classes:
-    """Returns crops of embedded photographs and textures; a crop's class is its picture.
+    """Returns crops of embedded photographs and textures, labelled by their picture.
 
-    Training crops lie in the left three quarters of a picture, test crops in the right one.
+    Training crops come from the left three quarters of a picture, test crops from the right one.
 
     Args:
         crop: Side of a crop.
@@ -182,15 +183,15 @@ def embedded_classes(crop: int) -> Classes:
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """Crops of content and style by number; a number's crops follow from it and the seed alone.
+    """Crops of content and style by index; index and seed alone determine the crops.
 
     Args:
         content: Pictures of content.
         style: Pictures of style.
         crop: Side of the squares.
-        seed: Of the choices.
+        seed: Seed of the random choices.
         recolor: Mix the colors of the style at random.
-        in_order: Take pictures one after the other, not at random.
+        in_order: Take pictures in order, not at random.
     """
 
     def __init__(
@@ -220,7 +221,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _recolored(picture: Tensor, random: np.random.Generator) -> Tensor:
-    """Returns a picture (3, H, W) through a random matrix of colors near the identity."""
+    """Applies a random color matrix near the identity to a picture (3, H, W)."""
     matrix = torch.from_numpy(np.eye(3) + 0.5 * random.standard_normal((3, 3))).float()
     shift = torch.from_numpy(0.3 * random.standard_normal((3, 1, 1))).float()
     return (torch.einsum("dc,chw->dhw", matrix, picture) + shift).clamp(0, 1)
@@ -229,12 +230,12 @@ def _recolored(picture: Tensor, random: np.random.Generator) -> Tensor:
 def training_batches(
     sources: Sources, settings: StyleSettings, seed: int, first_step: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the batches of a training from a step on, whatever was read before.
+    """Yields the training batches from a step on, independent of earlier reads.
 
     Args:
         sources: The pictures.
-        settings: Of the figure.
-        seed: Of the run.
+        settings: Settings of the figure.
+        seed: Seed of the run.
         first_step: From 0.
     """
     pairs = Pairs(sources.content, sources.style, settings.crop, seed, recolor=settings.recolor)
@@ -245,13 +246,13 @@ def training_batches(
             batch_size=size,
             sampler=range(first_step * size, settings.steps * size),
             num_workers=settings.workers,
-            generator=torch.Generator(),  # leaves the global one alone
+            generator=torch.Generator(),  # leaves the global one unchanged
         )
     )
 
 
 def validation_pairs(sources: Sources, settings: StyleSettings) -> list[tuple[Tensor, Tensor]]:
-    """Returns the fixed pairs on which every run is measured, in batches."""
+    """Returns the fixed pairs on which every run is validated, in batches."""
     pairs = Pairs(
         sources.validation_content,
         sources.validation_style,

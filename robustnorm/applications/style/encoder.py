@@ -1,4 +1,4 @@
-"""The frozen encoder: a VGG whose channels all have a mean activation of 1."""
+"""The frozen encoder: a VGG in which every channel has a mean activation of 1."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-# The channels and convolutions of a stage of VGG-19 up to relu4_1.
+# Channels and number of convolutions of each stage of VGG-19 up to relu4_1.
 VGG19_WIDTHS, VGG19_DEPTHS = (64, 128, 256, 512), (2, 2, 4, 1)
 
 
 def stages(widths: Sequence[int], depths: Sequence[int]) -> list[list[tuple[int, int]]]:
-    """Returns the channels (in, out) of each convolution of a VGG, stage by stage.
+    """Returns the channels (in, out) of each convolution of a VGG, by stage.
 
     Examples:
         >>> stages((16, 32), (2, 1))
@@ -29,14 +29,14 @@ def stages(widths: Sequence[int], depths: Sequence[int]) -> list[list[tuple[int,
 def vgg_layers(
     widths: Sequence[int], depths: Sequence[int], *, batch_norm: bool = False
 ) -> nn.Sequential:
-    """Returns the layers of a VGG with reflection padding, named as the authors' weights are.
+    """Returns the layers of a VGG with reflection padding, named as in the authors' weights.
 
-    The first layer, a 1x1 convolution, standardizes the colors. A stage is a max pooling, but not
-    the first one's, then convolutions, each padded before and followed by a ReLU.
+    The first layer, a 1x1 convolution, standardizes the colors. A stage is a max pooling (except in
+    the first), then convolutions, each preceded by padding and followed by a ReLU.
 
     Args:
         widths: Channels of each stage.
-        depths: Convolutions of each stage.
+        depths: Number of convolutions of each stage.
         batch_norm: Put a batch norm between each convolution and its ReLU.
     """
     layers: list[nn.Module] = [nn.Conv2d(3, 3, 1)]
@@ -53,11 +53,11 @@ def vgg_layers(
 class Encoder(nn.Module):
     """The features of an image after the first ReLU of each stage; never trained.
 
-    Its weights take no gradient, and it stays in evaluation mode.
+    Its weights require no gradient, and it stays in evaluation mode.
 
     Args:
         widths: Channels of each stage.
-        depths: Convolutions of each stage.
+        depths: Number of convolutions of each stage.
 
     Shape:
         (N, 3, H, W) in [0, 1] to a list: stage k, from 0, gives (N, widths[k], H / 2^k, W / 2^k),
@@ -82,13 +82,13 @@ class Encoder(nn.Module):
         self.train()
 
     def train(self, _mode: bool = True) -> Encoder:
-        """Stays in evaluation mode."""
+        """Keeps the evaluation mode."""
         super().train(False)
         return self
 
     @property
     def least_side(self) -> int:
-        """Height and width, in pixels, below which an image is refused."""
+        """Smallest accepted height and width, in pixels."""
         return 1 << len(self.widths)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -108,10 +108,10 @@ class Encoder(nn.Module):
         return features
 
     def cut(self, stages: int) -> Encoder:
-        """Returns an encoder of the first stages, the last with one convolution, of these weights.
+        """Returns an encoder of the first stages, the last with one convolution and these weights.
 
         Args:
-            stages: To keep, at most as many as there are.
+            stages: Number of stages to keep.
         """
         kept = Encoder(self.widths[:stages], (*self.depths[: stages - 1], 1))
         state = self.state_dict()
@@ -122,11 +122,11 @@ class Encoder(nn.Module):
     def normalize(self, images: Sequence[Tensor]) -> None:
         """Rescales the weights so that each channel's mean activation on ``images`` is 1, in place.
 
-        A ReLU and a pooling commute with a positive factor, so each channel is only divided by its
-        mean, and what the next convolution does with it stays as it was. A channel that is never
-        active is left alone.
+        ReLU and pooling commute with a positive factor, so each channel is divided by its mean and
+        the next convolution compensates for it. A channel that is never active is not changed.
 
         Args:
+            images: Batches (N, 3, H, W) of any sizes; each batch weighs by its number of positions.
             images: Batches (N, 3, H, W) of any sizes; every batch counts by its positions.
 
         References:
@@ -155,17 +155,17 @@ class Encoder(nn.Module):
 
 
 def from_vgg19(state: Mapping[str, Tensor]) -> Encoder:
-    """Returns VGG-19 up to relu4_1 with the weights of one of two layouts.
+    """Returns VGG-19 up to relu4_1 with weights in one of two layouts.
 
-    Either those of ``vgg_normalised`` ("0.weight", "2.weight", ...), of AdaIN's authors, whose
-    first layer standardizes the colors; or torchvision's ("features.0.weight", ...), which take
-    ImageNet's mean and deviation.
+    Either ``vgg_normalised`` by AdaIN's authors ("0.weight", "2.weight", ...), whose first layer
+    standardizes the colors, or torchvision's ("features.0.weight", ...), which need ImageNet's mean
+    and standard deviation.
 
     Args:
-        state: Name to tensor; deeper layers are left.
+        state: Tensors by name; deeper layers are ignored.
 
     Raises:
-        ValueError: When layers are missing or of another shape.
+        ValueError: When layers are missing or have another shape.
     """
     encoder = Encoder(VGG19_WIDTHS, VGG19_DEPTHS)
     own = encoder.layers.state_dict()
@@ -173,7 +173,7 @@ def from_vgg19(state: Mapping[str, Tensor]) -> Encoder:
         mean, std = (torch.tensor(v) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         own |= color_standardization(mean, std)
         places = [place for place in _conv_places(encoder.layers) if place]
-        # Without paddings in between, torchvision's convolutions and ReLUs alone are counted.
+        # torchvision's numbering has no paddings: it counts convolutions, ReLUs and poolings.
         pools = [i for i, layer in enumerate(encoder.layers) if isinstance(layer, nn.MaxPool2d)]
         for number, place in enumerate(places):
             theirs = 2 * number + sum(pool < place for pool in pools)
@@ -193,7 +193,7 @@ def from_vgg19(state: Mapping[str, Tensor]) -> Encoder:
 
 
 def color_standardization(mean: Tensor, std: Tensor) -> dict[str, Tensor]:
-    """Returns the first layer's weights that subtract a mean and divide by a deviation, (3,)."""
+    """Returns weights of the first layer that subtract a mean and divide by a deviation, (3,)."""
     return {"0.weight": torch.diag(1 / std)[:, :, None, None], "0.bias": -mean / std}
 
 

@@ -1,4 +1,4 @@
-"""The encoder that all runs of a figure share: VGG-19, or the small one, trained once."""
+"""The encoder shared by all runs of a figure: VGG-19, or a small one, trained once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustnorm.applications.style.classifier import (
     CALIBRATION,
     Classifier,
     accuracy,
-    fold,
+    fold_encoder,
     train_epoch,
 )
 from robustnorm.applications.style.data import Pairs, Sources
@@ -37,11 +37,11 @@ log = logging.getLogger("robustnorm")
 
 @dataclass(frozen=True)
 class Described:
-    """An encoder and what records say of it.
+    """An encoder and its description in records.
 
     Args:
         encoder: Frozen and normalized.
-        about: Its ``name``, the ``sha256`` of its weights, and the like.
+        about: Its ``name``, the ``sha256`` of its weights, and further facts.
     """
 
     encoder: Encoder
@@ -49,19 +49,19 @@ class Described:
 
 
 def figure_folder(settings: StyleSettings) -> Path:
-    """Returns the folder of all runs of a figure."""
+    """Returns the folder that holds all runs of a figure."""
     return Path(settings.output) / str(settings.name)
 
 
 def get_encoder(
     settings: StyleSettings, sources: Sources, device: torch.device, should_stop: ShouldStop
 ) -> Described:
-    """Returns the frozen encoder on the device: VGG-19, or the small one, trained now or before.
+    """Returns the frozen encoder on the device, training the small one if needed.
 
     Raises:
-        UsageError: When the folder holds an encoder of other settings or data.
-        RefusedFileError: When the file of weights is none of VGG-19's.
-        Stopped: When it should stop; the epochs done are saved.
+        UsageError: When the folder holds an encoder with other settings or data.
+        RefusedFileError: When the file does not hold VGG-19's weights.
+        Stopped: When ``should_stop`` asks for it; finished epochs are saved.
     """
     if settings.vgg is not None:
         encoder, about = _vgg(settings)
@@ -88,7 +88,7 @@ def _vgg(settings: StyleSettings) -> tuple[Encoder, dict[str, Any]]:
         raise RefusedFileError(f"{path}: {error}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     log.info("encoder: VGG-19 of %s, sha256 %s", path, digest)
-    # The authors' file is normalized; torchvision's layout is that of weights as they were trained.
+    # The authors' file is normalized already; weights in torchvision's layout are not.
     normalized = "features.0.weight" not in state
     return encoder, {"name": "VGG-19", "file_sha256": digest, "normalized": normalized}
 
@@ -96,7 +96,7 @@ def _vgg(settings: StyleSettings) -> tuple[Encoder, dict[str, Any]]:
 def _trained(
     settings: StyleSettings, sources: Sources, device: torch.device, should_stop: ShouldStop
 ) -> tuple[Encoder, dict[str, Any]]:
-    """Returns the small encoder before its normalization; trains it where that is left to do."""
+    """Returns the small encoder before normalization, training it if needed."""
     classes = sources.classes
     assert classes is not None
     widths, epochs = settings.encoder_widths, settings.encoder_epochs
@@ -145,7 +145,7 @@ def _trained(
             }
             save_checkpoint(folder, "last", model, about, optimizer)
     kept = ("epoch", "test_accuracy", "test_images")
-    return fold(model, settings.cut), {
+    return fold_encoder(model, settings.cut), {
         "name": "small VGG-like encoder",
         "data": about["dataset"]["name"],
         "widths": list(widths[: settings.cut]),
@@ -153,14 +153,14 @@ def _trained(
 
 
 def _calibration(settings: StyleSettings, sources: Sources, device: torch.device) -> list[Tensor]:
-    """Returns crops of content on which the mean activations become 1, in batches."""
+    """Returns the content crops on which mean activations are normalized to 1, in batches."""
     pairs = Pairs(sources.content, sources.content, settings.crop, seed=0)
     crops = torch.stack([pairs[number][0] for number in range(CALIBRATION)])
     return list(torch.split(crops.to(device), 50))
 
 
 def check_same(there: dict[str, Any], here: dict[str, Any], folder: Path) -> None:
-    """Raises a UsageError when a folder was begun with other settings, pictures or encoder."""
+    """Raises a UsageError when a folder belongs to other settings, pictures or encoder."""
     different = [
         f"{name}: {there.get(name)} there, {value} here"
         for name, value in here.items()

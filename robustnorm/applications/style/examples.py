@@ -1,4 +1,4 @@
-"""The pictures of Figure 8: held-out styles on photographs, painted by the networks of one seed."""
+"""The pictures of Figure 8: held-out styles applied to photographs by the networks of one seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustnorm.applications.style.runs import load_network
 from robustnorm.data.batches import to_float
 from robustnorm.settings.style import StyleSettings
 
-# Of each, in the order given; every content with every style.
+# Numbers of contents and styles, the first ones; every content is combined with every style.
 _CONTENTS, _STYLES = 2, 3
 _PHOTOGRAPHS = ("chelsea", "rocket")
 
@@ -22,13 +22,13 @@ _PHOTOGRAPHS = ("chelsea", "rocket")
 def paint(
     settings: StyleSettings, sources: Sources, seed: int
 ) -> list[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    """Returns content, style and each row's output, for every pair of a few of them.
+    """Returns content, style and each row's output, for all pairs of a few pictures.
 
     Args:
-        settings: Of the figure; its rows have been trained with the seed.
-        sources: Its pictures. Content is held-out content where folders were given, else embedded
-            photographs; styles are held-out ones.
-        seed: Whose networks paint.
+        settings: Settings of the figure, whose rows have been trained with the seed.
+        sources: Its pictures. Content is held-out content if folders were given, otherwise embedded
+            photographs; styles are held out.
+        seed: Seed of the networks.
     """
     side = settings.crop * 3 // 2
     networks = {
@@ -53,7 +53,7 @@ def paint(
 
 
 def _some(pictures: Pictures, count: int, side: int) -> list[Tensor]:
-    """Returns the middle of a few pictures, spread over all of them."""
+    """Returns the centers of a few pictures, spread over all of them."""
     chosen = [pictures[i * len(pictures) // count] for i in range(min(count, len(pictures)))]
     return [_middle(picture, side) for picture in chosen]
 
@@ -64,5 +64,5 @@ def _middle(picture: Tensor, side: int) -> Tensor:
 
 
 def _square(image: Image.Image, side: int) -> Tensor:
-    """Returns the middle of a photograph, scaled down."""
+    """Returns the center of a photograph, scaled down."""
     return to_float(to_tensor(ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)))

@@ -1,4 +1,4 @@
-"""Figure 7, what its content loss measures, and Figure 8."""
+"""Figure 7 with an analysis of its content loss, and Figure 8."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOKS = {
     name: Look(*colors, marker)
     for name, colors, marker in zip(NAMES.values(), PALETTE, "osD^v", strict=False)
 }
-# Weight of the past in the moving average of the training curves, a point of the curve.
+# Weight of the past in the moving average of the training curves, per point of the curve.
 SMOOTHING = 0.9
 # A picture of Figure 8: content, style, and each row's output, (3, H, W) in [0, 1].
 Painted = tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -50,7 +50,7 @@ def _training(rows: Sequence[Row]) -> Figure:
             panel.plot(steps, smooth, color=color)
         panel.set_title(title)
         panel.set_xlabel("Step")
-        # The first steps, from random weights, would squeeze all that follows.
+        # The losses of the first steps, from random weights, would dwarf all others.
         tops = [np.percentile(np.asarray(line.get_ydata()), 97) for line in panel.lines]
         panel.set_ylim(0, 1.2 * max(tops))
     legend(figure, {row.name: LOOKS[row.name]._replace(marker="") for row in rows})
@@ -59,7 +59,7 @@ def _training(rows: Sequence[Row]) -> Figure:
 
 
 def moving_average(values: np.ndarray) -> np.ndarray:
-    """Returns the exponential moving average, its beginning corrected for what is not yet there."""
+    """Returns the exponential moving average, with bias correction at the beginning."""
     averaged, weight, total = [], 0.0, 0.0
     for value in values:
         total = SMOOTHING * total + (1 - SMOOTHING) * value
@@ -69,7 +69,7 @@ def moving_average(values: np.ndarray) -> np.ndarray:
 
 
 def validation(rows: Sequence[Row]) -> Drawing:
-    """Returns Figure 7 (b), the validation losses, with what they are made of beside them."""
+    """Returns Figure 7 (b), the validation losses, and their analysis."""
     names = ", ".join(row.name for row in rows)
     return Drawing(
         "figure7-validation",
@@ -120,7 +120,7 @@ def _band(panel: Axes, row: Row, measure: str) -> None:
 
 
 def grid(rows: Sequence[Row], painted: Sequence[Painted], seed: int) -> Drawing:
-    """Returns Figure 8: content and style, and what each row makes of them."""
+    """Returns Figure 8: content, style and the outputs of each row."""
     return Drawing(
         "figure8",
         f"Figure 8: held-out styles, painted by the networks of seed {seed}. The pictures are half "
@@ -145,7 +145,7 @@ def _grid(rows: Sequence[Row], painted: Sequence[Painted], seeds: str) -> Figure
 
 
 def _name_setting(figure: Figure, rows: Sequence[Row], seeds: str | None = None) -> None:
-    """Writes below a figure what it was measured with, so that it says so wherever it is shown."""
+    """Adds the setting below a figure, so that it is visible wherever the figure is shown."""
     record, most = rows[0].records[0], max(len(row.seeds) for row in rows)
     seeds = seeds or f"{most} {'seed' if most == 1 else 'seeds'}"
     figure.supxlabel(

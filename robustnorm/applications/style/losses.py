@@ -1,4 +1,4 @@
-"""Content and style loss, and what else is measured of a stylized picture."""
+"""Content and style loss, and further measures of stylized pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustnorm.norms.instance import AdaIN, SaAdaIN, instance_statistics
 
 
 class Losses(NamedTuple):
-    """Content and style loss of a batch, scalars without their weights."""
+    """Content and style loss of a batch, unweighted scalars."""
 
     content: Tensor
     style: Tensor
@@ -24,13 +24,13 @@ class Losses(NamedTuple):
 def losses(network: StyleNetwork, content: Tensor, style: Tensor, *, content_target: str) -> Losses:
     r"""Returns the losses of AdaIN's training for a batch.
 
-    With e the encoder, d the decoder, t the norm's output and g = d(t): the content loss is
-    the mean of :math:`(e(g) - t)^2` over the deepest features. t is a function of the norm's own
-    parameters, so "moving", as in the authors' release, lets the optimizer move the target towards
-    what the decoder reaches; "detached" takes t as a constant there.
+    With e the encoder, d the decoder, t the norm's output and g = d(t), the content loss is the
+    mean of :math:`(e(g) - t)^2` over the deepest features. t depends on the norm's parameters, so
+    "moving", as in the authors' release, lets the optimizer move the target towards what the
+    decoder reaches; "detached" treats t as a constant.
 
     Args:
-        network: To train.
+        network: The network to train.
         content: Pictures (N, 3, H, W) in [0, 1].
         style: Pictures (N, 3, H', W').
         content_target: "moving" or "detached".
@@ -59,12 +59,12 @@ def style_loss(
     """Returns the squared distances of channel means and deviations, summed over the stages.
 
     Args:
-        output: Features of the stylized pictures, (N, C, H, W) a stage.
+        output: Features of the stylized pictures, (N, C, H, W) per stage.
         style: Features of the style pictures, of any height and width.
         unbiased: As in ``AdaIN``.
 
     Returns:
-        A scalar: at each stage the mean over N and C of both squared distances.
+        A scalar: the mean over N and C of both squared distances, summed over the stages.
     """
     loss = output[0].new_zeros(())
     for mine, theirs in zip(output, style, strict=True):
@@ -74,18 +74,18 @@ def style_loss(
     return loss
 
 
-class Measures(NamedTuple):
-    """What is measured on fixed pairs of content and style, means over pairs.
+class StyleMeasures(NamedTuple):
+    """Measures on fixed pairs of content and style, averaged over pairs.
 
     Attributes:
-        content: Content loss as the paper's Figure 7 reports it: against the norm's own output.
+        content: Content loss as in the paper's Figure 7: against the norm's output.
         fixed: The same features against AdaIN's output, which no parameter can move.
-        relative: ``content`` over the target's spatial variance: 1 is what a decoder reaches that
-            paints each channel flat, at its mean.
-        structure: Instance-normalized features of the output against the content's: 0 for the
-            same, 2 for unrelated ones.
+        relative: ``content`` divided by the target's spatial variance: 1 for a decoder that paints
+            each channel flat, at its mean.
+        structure: Distance of the instance-normalized features of output and content: 0 for equal
+            ones, 2 for unrelated ones.
         style: Style loss.
-        gamma: Mean weight between the normalization and the style's statistics; AdaIN's is 1.
+        gamma: Mean weight between the normalization and the style's statistics; 1 for AdaIN.
     """
 
     content: float
@@ -97,11 +97,11 @@ class Measures(NamedTuple):
 
 
 @torch.no_grad()
-def measure(network: StyleNetwork, pairs: Sequence[tuple[Tensor, Tensor]]) -> Measures:
-    """Returns the measures of a network, over all pairs alike whatever their batches.
+def measure(network: StyleNetwork, pairs: Sequence[tuple[Tensor, Tensor]]) -> StyleMeasures:
+    """Returns the measures of a network, with equal weight for every pair.
 
     Args:
-        network: In any mode; nothing of it changes.
+        network: In any mode; left unchanged.
         pairs: Batches of content (N, 3, H, W) and style (N, 3, H', W').
     """
     sums, spread, count = torch.zeros(5, dtype=torch.float64), 0.0, 0
@@ -124,7 +124,7 @@ def measure(network: StyleNetwork, pairs: Sequence[tuple[Tensor, Tensor]]) -> Me
         count += len(content)
     content_loss, fixed, structure, style_, gamma = (sums / count).tolist()
     relative = content_loss / (spread / count)
-    return Measures(content_loss, fixed, relative, structure, style_, gamma)
+    return StyleMeasures(content_loss, fixed, relative, structure, style_, gamma)
 
 
 def _normalized(features: Tensor) -> Tensor:

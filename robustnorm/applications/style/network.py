@@ -1,4 +1,4 @@
-"""Encoder, norm, decoder: from content and style to one picture."""
+"""Encoder, norm and decoder: content and style to a stylized picture."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NORMS = ("adain", "ilm", "saadain")
 
 
 def decoder(widths: Sequence[int], depths: Sequence[int]) -> nn.Sequential:
-    """Returns the mirror of an encoder: from its deepest features to a picture.
+    """Returns the mirror image of an encoder: deepest features to picture.
 
-    Convolutions with reflection padding and ReLU in reversed order, nearest up-sampling where the
-    encoder pools, no normalization, and no ReLU at the end.
+    Convolutions with reflection padding and ReLU in reverse order, nearest upsampling where the
+    encoder pools, no normalization, and no final ReLU.
 
     Args:
         widths: Channels of each stage of the encoder.
-        depths: Convolutions of each stage of the encoder.
+        depths: Number of convolutions of each stage of the encoder.
 
     References:
         Huang & Belongie, arXiv:1703.06868, Section 6.
@@ -42,9 +42,9 @@ class StyleNetwork(nn.Module):
     Args:
         encoder: Frozen; its deepest features are normalized.
         norm: adain, ilm or saadain.
-        seed: Of the decoder's and then of the norm's weights; the decoder's do not depend on the
+        seed: Seed of the decoder's weights, then of the norm's; the decoder's do not depend on the
             norm.
-        unbiased: Of the norm's variance, as in ``AdaIN``.
+        unbiased: As in ``AdaIN``, for the norm's variance.
 
     Shape:
         content (N, 3, H, W), style (N, 3, H', W') in [0, 1] to content's shape, in [0, 1].

@@ -1,4 +1,4 @@
-"""Pictures of content and style: from folders, from a data set, or embedded in scikit-image."""
+"""Pictures of content and style from folders, from a data set, or embedded in scikit-image."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from robustnorm.system.untrusted import MOST_PIXELS, parse_json
 
 log = logging.getLogger("robustnorm")
 
-# Formats of plain pixels: others that Pillow opens call programs, such as Ghostscript.
+# Formats of plain pixels; Pillow opens some others by running programs such as Ghostscript.
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-# An encoder of four stages takes no less.
+# Smallest side that an encoder of four stages accepts.
 LEAST_SIDE = 16
 _MODES = ("RGB", "L", "LA", "RGBA", "P", "CMYK", "1")
 
-# Functions of skimage.data, one picture each. The textures and photographs held out are in no
+# Functions of skimage.data, one picture each. The held-out textures and photographs are in no
 # training set.
 PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 STYLES = (
@@ -47,12 +47,12 @@ STYLES = (
     "page",
 )
 HELD_OUT_STYLES = ("gravel", "retina", "text", "microaneurysms", "clock")
-# Sides to which embedded textures are scaled, in sides of the square that is seen.
+# Sides to which embedded textures are scaled, relative to the side of a crop.
 _SCALES = (1.5, 2.5, 4.0)
 
 
 class Pictures(Protocol):
-    """Pictures by number, uint8 (3, H, W)."""
+    """Pictures by index, uint8 (3, H, W)."""
 
     @property
     def name(self) -> str: ...
@@ -70,9 +70,9 @@ class Kept:
     """Pictures in memory.
 
     Args:
-        name: As reports print it.
+        name: Name in reports.
         pictures: uint8 (3, H, W), of any sizes.
-        sha256: Of the content.
+        sha256: Hash of the content.
     """
 
     name: str
@@ -87,13 +87,13 @@ class Kept:
 
 
 class Folder:
-    """Pictures of a folder and those below it, decoded when they are asked for.
+    """Pictures of a folder and its subfolders, decoded on demand.
 
     Args:
-        name: As reports print it.
-        paths: Of the pictures.
+        name: Name in reports.
+        paths: Paths of the pictures.
         side: Height and width to which each is scaled.
-        sha256: Of the content.
+        sha256: Hash of the content.
     """
 
     def __init__(self, name: str, paths: Sequence[Path], side: int, sha256: str) -> None:
@@ -114,7 +114,7 @@ class Folder:
             )
         )
 
-    def __getstate__(self) -> dict[str, object]:  # a cache does not travel to reading processes
+    def __getstate__(self) -> dict[str, object]:  # the cache is not sent to worker processes
         return {"name": self.name, "paths": self.paths, "side": self._side, "sha256": self.sha256}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -125,12 +125,12 @@ def read_picture(path: Path, *, draft: int | None = None) -> Image.Image:
     """Returns a picture in RGB; grey ones get three equal channels.
 
     Args:
-        path: Of the file.
-        draft: Side in pixels that suffices, for formats that can be decoded smaller.
+        path: The file.
+        draft: Sufficient side in pixels, for formats that can be decoded at lower resolution.
 
     Raises:
-        RefusedDataError: When the file is no whole picture, or too large.
-        DataError: When it is too small, or of an unusual mode.
+        RefusedDataError: When the file is not a complete picture, or too large.
+        DataError: When it is too small, or of an unsupported mode.
     """
     try:
         data = path.read_bytes()
@@ -164,26 +164,26 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_image(picture: Tensor) -> Image.Image:
-    """Returns a picture (3, H, W), uint8 or in [0, 1], as Pillow has it."""
+    """Converts a picture (3, H, W), uint8 or in [0, 1], to a Pillow image."""
     if picture.is_floating_point():
         picture = (255 * picture.clamp(0, 1)).round().to(torch.uint8)
     return Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
 
 
 def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Folder:
-    """Returns the pictures of a folder and those below it, in the order of their paths.
+    """Returns the pictures of a folder and its subfolders, sorted by path.
 
-    Every picture is decoded once, so that a damaged one is named before hours of work; what was
-    found is kept, and a folder whose files have not changed is not looked through again.
+    Every picture is decoded once, so that a damaged one is found before hours of work. The result
+    is cached, and a folder whose files have not changed is not checked again.
 
     Args:
-        path: Of the folder.
+        path: The folder.
         side: Height and width to which each picture is scaled.
-        cache: Folder in which is kept what was found.
-        threads: That decode.
+        cache: Folder of the cache.
+        threads: Number of decoding threads.
 
     Raises:
-        DataError: When there is no picture; a RefusedDataError where a file is at fault.
+        DataError: When there is no picture; a RefusedDataError when a file is at fault.
     """
     if not path.is_dir():
         raise DataError(f"{path} is no folder; give one of pictures")
@@ -221,14 +221,14 @@ def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Fold
 
 
 def _check(path: Path, side: int) -> tuple[str, bool]:
-    """Returns the hash of a picture's file once it has been decoded, and whether it is grey."""
+    """Decodes a picture; returns the hash of its file and whether it is grey."""
     red, green, blue = read_picture(path, draft=side).split()
     is_grey = red.tobytes() == green.tobytes() == blue.tobytes()
     return hashlib.sha256(path.read_bytes()).hexdigest(), is_grey
 
 
 def part_of(folder: Folder, *, held_out: bool) -> Folder:
-    """Returns every tenth picture of a folder, or all but those.
+    """Returns every tenth picture of a folder, or all others.
 
     Raises:
         DataError: When the folder has fewer than two pictures.
@@ -247,7 +247,7 @@ def embedded(names: Sequence[str]) -> list[Image.Image]:
     """Returns pictures that come with scikit-image, in RGB.
 
     Args:
-        names: Of functions of ``skimage.data``.
+        names: Names of functions of ``skimage.data``.
 
     Raises:
         ImportError: When scikit-image is not installed.
@@ -260,18 +260,18 @@ def embedded(names: Sequence[str]) -> list[Image.Image]:
             "or give folders with --content and --style"
         ) from error
     arrays = {name: getattr(data, name)() for name in names}
-    # Of a stereo pair the left picture.
+    # Only the left picture of a stereo pair.
     return [
         Image.fromarray(a[0] if isinstance(a, tuple) else a).convert("RGB") for a in arrays.values()
     ]
 
 
 def textures(names: Sequence[str], crop: int) -> Kept:
-    """Returns embedded pictures at three scales, so that their grain is seen coarse and fine.
+    """Returns embedded pictures at three scales, to show coarse and fine texture.
 
     Args:
-        names: Of functions of ``skimage.data``.
-        crop: Side of the square that is seen of each.
+        names: Names of functions of ``skimage.data``.
+        crop: Side of the crop to be taken from each.
     """
     made = [
         to_tensor(scaled(image, round(scale * crop)))

@@ -1,4 +1,4 @@
-"""Tables, figures and page of the records in a report's folder."""
+"""Writes tables, figures and page from the records in a report's folder."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ TITLE = "Style transfer: Figures 7 and 8"
 def write_report(
     folder: Path, painted: Sequence[figures.Painted], *, seed: int, command: str
 ) -> tuple[list[Table], list[Path]]:
-    """Writes tables.md, tables.tex, a CSV file a table, the figures and report.html.
+    """Writes tables.md, tables.tex, a CSV file per table, the figures and report.html.
 
     Args:
-        folder: Whose ``records`` are read; everything is written into it.
-        painted: The pictures of Figure 8, none for a report without it.
-        seed: Whose networks painted them.
-        command: That makes the report.
+        folder: Contains the ``records``; everything is written into it.
+        painted: The pictures of Figure 8; empty for a report without it.
+        seed: Seed of the networks that painted them.
+        command: The command that makes the report.
 
     Returns:
         The tables, and the files written.
 
     Raises:
-        UsageError, RefusedFileError: As the records tell.
+        UsageError, RefusedFileError: From the records.
     """
     rows = read_records(folder / "records")
     made, said = tables(rows), summary(rows)

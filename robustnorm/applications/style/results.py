@@ -1,4 +1,4 @@
-"""The trained rows of Figure 7, read from records, and which of their differences are chance."""
+"""The trained rows of Figure 7, read from records, with tests of their differences."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one row, in the order of their seeds.
+    """The runs of one row, sorted by seed.
 
     Args:
         row: Its name in the settings.
-        records: One a seed.
+        records: One per seed.
     """
 
     row: str
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """As reports print it."""
+        """Name in reports."""
         return NAMES[self.row]
 
     @property
@@ -50,7 +50,7 @@ class Row:
         return [record["seed"] for record in self.records]
 
     def values(self, measure: str) -> dict[int, float]:
-        """Returns a measure after the last step, by seed."""
+        """Returns a measure after the last step by seed."""
         return {record["seed"]: record["validation"][-1][measure] for record in self.records}
 
     def mean(self, measure: str) -> float:
@@ -58,20 +58,20 @@ class Row:
         return mean(self.values(measure).values())
 
     def interval(self, measure: str) -> Interval | None:
-        """Returns the 95 % interval of that mean, None with one seed."""
+        """Returns the 95 % interval of that mean, or None with one seed."""
         return student(list(self.values(measure).values()))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of one row minus that of another, on the seeds that both have.
+    """A measure of one row minus that of another, on their common seeds.
 
     Args:
-        measure: What is compared.
-        row: From which is subtracted.
-        other: What is subtracted.
-        values: One a seed.
-        p: Of the paired t-test, None with one seed.
+        measure: Name of the measure.
+        row: The minuend.
+        other: The subtrahend.
+        values: Differences, one per seed.
+        p: p-value of the paired t-test; None with one seed.
         adjusted: p after Holm's adjustment for the tests of its family.
     """
 
@@ -92,18 +92,18 @@ class Difference:
 
     @property
     def sign(self) -> int:
-        """-1 for lower, 1 for higher, 0 where the difference may be chance."""
+        """-1 for lower, 1 for higher, 0 when not distinguishable."""
         if self.adjusted is None or self.adjusted > LEVEL:
             return 0
         return 1 if self.mean > 0 else -1
 
 
 def read_records(folder: Path) -> list[Row]:
-    """Returns the rows whose records a folder holds, in the order of the settings.
+    """Reads the rows whose records are in a folder, in the order of the settings.
 
     Raises:
-        UsageError: When there is none, or they differ in more than row and seed.
-        RefusedFileError: When a file is no record of a run.
+        UsageError: When there are none, or they differ in more than row and seed.
+        RefusedFileError: When a file is not the record of a run.
     """
     records = [_read(path) for path in sorted(folder.glob("*.json"))]
     if not records:
@@ -140,11 +140,11 @@ def _read(path: Path) -> Record:
 
 
 def differences(rows: Sequence[Row], measures: Sequence[str]) -> list[Difference]:
-    """Returns each row's difference from AdaIN, and SaAdaIN's from the others; one family.
+    """Returns each row's difference from AdaIN, and SaAdaIN's from the others, as one family.
 
     Args:
         rows: From ``read_records``.
-        measures: To compare.
+        measures: Measures to compare.
     """
     there = {row.row: row for row in rows}
     wanted = [(row, "adain") for row in ROWS if row != "adain"]

@@ -1,4 +1,4 @@
-"""Runs on disk: a network a row and seed, and its record."""
+"""Runs on disk: one network and record per row and seed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def split_row(row: str) -> tuple[str, str]:
     return norm, target or "moving"
 
 
-def train_run(
+def train_style(
     row: str,
     seed: int,
     settings: StyleSettings,
@@ -53,22 +53,22 @@ def train_run(
     """Trains one network, or continues it, and writes its record.
 
     Args:
-        row: Of the table.
-        seed: Of the run.
-        settings: Of the figure.
+        row: Row of the table.
+        seed: Seed of the run.
+        settings: Settings of the figure.
         sources: The pictures.
         described: The encoder, on the device.
-        pairs: What is measured, on the device.
-        device: Where to train.
-        should_stop: Asked before each step; the state is then saved.
+        pairs: The validation pairs, on the device.
+        device: Training device.
+        should_stop: Called before each step.
 
     Returns:
         The record's path.
 
     Raises:
-        UsageError: When the folder holds a run of other settings, pictures or encoder, or the loss
-            is no longer finite.
-        Stopped: When it should stop.
+        UsageError: When the folder holds a run with other settings, pictures or encoder, or the
+            loss is no longer finite.
+        Stopped: When ``should_stop`` asks for it; the state is saved.
     """
     norm, content_target = split_row(row)
     name = f"{row}-seed{seed}"
@@ -91,7 +91,7 @@ def train_run(
         progress = Progress()
         if (checkpoint := find_checkpoint(folder, "last")) is not None:
             there = checkpoint.manifest
-            # A longer training begins as a shorter one does, and goes on from its end.
+            # A longer training begins like a shorter one and continues from its end.
             check_same(there["config"] | {"steps": settings.steps}, chosen, folder)
             hashes = {part: of["sha256"] for part, of in sources.describe().items()}
             check_same(

@@ -1,4 +1,4 @@
-"""The tables of Figure 7, and what they say in words."""
+"""The tables of Figure 7, and their summary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from robustnorm.evaluation.statistics import Interval
 from robustnorm.reporting.render import Cell, Table
 
 # Read off the ends of the validation curves that the authors published with their code: VGG-19,
-# MS-COCO and WikiArt, 160,000 steps. The style loss has its weight of 10.
+# MS-COCO and WikiArt, 160,000 steps. The style loss is multiplied by its weight of 10.
 PAPER = {"adain": (1.28, 4.1), "ilm": (2.02, 4.7), "saadain": (1.12, 3.8)}
 MEASURES = {
     "content": "content, as reported",
@@ -23,9 +23,9 @@ _NEARER = {-1: "nearer than", 0: "not distinguishable from", 1: "farther than"}
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """Returns the losses of Figure 7, what the content loss measures, the claims and the tests.
+    """Returns the losses of Figure 7, the analysis of the content loss, the claims and the tests.
 
-    The last two are there when the rows to be compared are.
+    The last two are omitted when their rows are missing.
 
     Args:
         rows: From ``read_records``.
@@ -147,11 +147,11 @@ def _claims(tested: Sequence[Difference], setting: str) -> Table:
 
 
 def claim_verdict(loss: Difference, structure: Difference | None) -> tuple[str, str]:
-    """Returns what becomes of the claim that a loss is lower, and why.
+    """Returns the verdict on the claim that a loss is lower, and the reason.
 
     Args:
         loss: Difference of the loss.
-        structure: Of the structure, for the content loss.
+        structure: Difference of the structure, for the content loss.
     """
     if loss.sign == 0:
         return "not distinguishable", f"adjusted p {_p(loss.adjusted)}"
@@ -194,7 +194,7 @@ def _tests(tested: Sequence[Difference], setting: str) -> Table:
 
 
 def setting_note(rows: Sequence[Row]) -> str:
-    """Returns the sentence on data, networks, steps and seeds that stands under every table."""
+    """Returns the note on data, networks, steps and seeds for all tables."""
     record = rows[0].records[0]
     config, dataset, encoder = record["config"], record["dataset"], record["encoder"]
     seeds = sorted({len(row.seeds) for row in rows})
@@ -217,7 +217,7 @@ def setting_note(rows: Sequence[Row]) -> str:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Returns in words what the lower loss of Figure 7 is worth, as far as the rows tell."""
+    """Interprets the lower loss of Figure 7, as far as the rows allow."""
     there = {row.row: row for row in rows}
     said = [
         "The content loss of Figure 7 compares the decoder's picture with the norm's own output. "

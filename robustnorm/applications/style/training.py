@@ -1,4 +1,4 @@
-"""The training loop: from pictures and a network to curves, with saving left to the caller."""
+"""The training loop of style transfer; saving belongs to the caller."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass
 class Progress:
-    """Where a training stands, JSON values.
+    """Position and curves of a training, as JSON values.
 
     Attributes:
         step: Steps done.
         since: Sums of content and style loss since the last point of the curve.
         curve: Points (step, content loss, style loss), means over the steps since the last.
-        validation: A dictionary of "step" and the measures, for each validation.
-        seconds: Spent so far.
+        validation: One dictionary per validation, with "step" and the measures.
+        seconds: Time spent.
     """
 
     step: int = 0
@@ -39,7 +39,7 @@ class Progress:
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns JSON values, for ``Progress(**values)``."""
+        """Returns JSON values for ``Progress(**values)``."""
         return asdict(self)
 
 
@@ -62,22 +62,22 @@ def train(
     should_stop: ShouldStop,
     name: str = "",
 ) -> None:
-    """Trains from where ``progress`` stands to the end, both in place.
+    """Trains from ``progress`` to the end, updating both in place.
 
     Args:
-        network: On the device where it trains.
+        network: On the training device.
         optimizer: From ``make_optimizer``.
-        batches: From the step of ``progress`` on.
-        pairs: What is measured, on the device.
-        progress: Is brought on with every step.
-        settings: Of the figure.
+        batches: Batches from the step of ``progress`` on.
+        pairs: The validation pairs, on the device.
+        progress: Updated at every step.
+        settings: Settings of the figure.
         content_target: "moving" or "detached".
-        save: Called after each validation, and where time or a signal asks for it.
-        should_stop: Asked before each step.
-        name: Of the run, for the bar.
+        save: Called after each validation, and when time or a signal asks for it.
+        should_stop: Called before each step.
+        name: Name of the run, for the progress bar.
 
     Raises:
-        Stopped: When it should stop; the state is saved.
+        Stopped: When ``should_stop`` asks for it; the state is saved.
         UsageError: When a loss is no longer finite.
     """
     device = next(network.decoder.parameters()).device

@@ -14,7 +14,7 @@ from robustnorm.applications.gan.losses import discriminator_loss, generator_los
 from robustnorm.applications.gan.measures import Measures, balanced_labels, generate, shrunk
 from robustnorm.applications.gan.networks import build_networks
 from robustnorm.applications.gan.record import GanRecord
-from robustnorm.applications.gan.run import Run, folder_of, train_gan
+from robustnorm.applications.gan.run import GanRun, folder_of, train_gan
 from robustnorm.applications.gan.state import State
 from robustnorm.applications.gan.train import train, window_means
 from robustnorm.data.dataset import Dataset, Split
@@ -167,7 +167,7 @@ def test_state_restored_after_any_step_goes_on_to_the_same_bits(digits):
 
 @pytest.mark.parametrize("network", ["sngan", "biggan", "autogan"])
 def test_stopped_run_continues_to_the_same_bits(digits, measures, tmp_path, network):
-    run = Run(network, "sabn", 1)
+    run = GanRun(network, "sabn", 1)
     asked = itertools.count(1)
     records, weights = [], []
     for name in ("whole", "stopped"):
@@ -188,7 +188,7 @@ def test_stopped_run_continues_to_the_same_bits(digits, measures, tmp_path, netw
 
 
 def test_killed_run_goes_on_from_what_was_saved_to_the_same_bits(digits, measures, tmp_path):
-    run, weights = Run("sngan", "ccbn", 1), []
+    run, weights = GanRun("sngan", "ccbn", 1), []
     asked = itertools.count(1)
 
     def killed(_seconds):
@@ -213,7 +213,7 @@ def test_killed_run_goes_on_from_what_was_saved_to_the_same_bits(digits, measure
 
 def test_record_holds_what_the_table_and_the_figures_need(digits, measures, tmp_path):
     config = in_folder(tmp_path)
-    finished = train_gan(config, Run("sngan", "ccbn", 0), digits, lambda: measures, CPU, never)
+    finished = train_gan(config, GanRun("sngan", "ccbn", 0), digits, lambda: measures, CPU, never)
     record = finished.record
     assert record.at("last")["step"] == config.steps
     assert record.best in (3, 6)
@@ -228,12 +228,12 @@ def test_record_holds_what_the_table_and_the_figures_need(digits, measures, tmp_
     assert finished.images.dtype == torch.uint8
     record.save(tmp_path / "record.json")
     assert GanRecord.load(tmp_path / "record.json") == record
-    best = load_checkpoint(folder_of(config, Run("sngan", "ccbn", 0)), "best")
+    best = load_checkpoint(folder_of(config, GanRun("sngan", "ccbn", 0)), "best")
     assert best.manifest["step"] == record.best
 
 
 def test_folder_of_a_run_with_other_settings_is_refused(digits, measures, tmp_path):
-    run = Run("sngan", "ccbn", 0)
+    run = GanRun("sngan", "ccbn", 0)
     arguments = (run, digits, lambda: measures, CPU, never)
     train_gan(in_folder(tmp_path, steps=1, keep_steps=()), *arguments)
     with pytest.raises(UsageError, match=r"other settings .*latent_dim 6 there"):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from robustnorm.applications.style.classifier import Classifier, accuracy, fold, train_epoch
+from robustnorm.applications.style.classifier import Classifier, accuracy, fold_encoder, train_epoch
 from robustnorm.applications.style.encoder import (
     VGG19_DEPTHS,
     VGG19_WIDTHS,
@@ -89,7 +89,7 @@ def make_classifier():
 
 def test_folded_encoder_gives_the_features_of_the_classifier():
     model = make_classifier()
-    encoder = fold(model, cut=2)
+    encoder = fold_encoder(model, cut=2)
     images = torch.rand(2, 3, 8, 8)
     expected, x = [], images
     for layer in model.features:

@@ -11,7 +11,7 @@ from robustnorm.applications.style.data import Sources, validation_pairs
 from robustnorm.applications.style.encoder import VGG19_DEPTHS, VGG19_WIDTHS, Encoder
 from robustnorm.applications.style.encoders import figure_folder, get_encoder
 from robustnorm.applications.style.pictures import Kept
-from robustnorm.applications.style.runs import load_network, split_row, train_run
+from robustnorm.applications.style.runs import load_network, split_row, train_style
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.runs.checkpoint import load_checkpoint
 from robustnorm.settings.style import StyleSettings
@@ -60,7 +60,7 @@ def stop_after(asked):
 def run(row, settings, sources, should_stop=never, seed=0):
     described = get_encoder(settings, sources, CPU, never)
     pairs = validation_pairs(sources, settings)
-    return train_run(row, seed, settings, sources, described, pairs, CPU, should_stop)
+    return train_style(row, seed, settings, sources, described, pairs, CPU, should_stop)
 
 
 def state(settings, name):
