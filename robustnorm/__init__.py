@@ -34,8 +34,7 @@ _PLACES = {
 }
 
 
-# The command line refuses a wrong setting before torch is loaded, which takes seconds; so the
-# public names are imported when they are first used.
+# Imported on first use: the command line checks settings before loading torch, which takes seconds.
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

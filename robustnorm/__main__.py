@@ -1,4 +1,4 @@
-"""The program ``robustnorm``, also where Ctrl-C comes while it is still being loaded."""
+"""The program ``robustnorm``; handles Ctrl-C even while it is still loading."""
 
 import sys
 

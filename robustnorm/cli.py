@@ -1,4 +1,4 @@
-"""The command line: words become settings, before torch is loaded, and settings a command's run."""
+"""The command line: parses settings before torch is loaded, then runs the command."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Command(NamedTuple):
 
     Attributes:
         help: What it does.
-        settings: The dataclass of its options. A field without a default is given by place; one
-            with help in its metadata under "by_place" takes all words that are left.
-        run: "module:function", loaded when it runs: from the settings to the text to print, or
-            None. It may also take ``config_path``, the config file's path, and ``should_stop``,
-            which tells it of a signal; a command that does not take it ends at once.
+        settings: The dataclass of its options. A field without a default is positional; one with
+            "by_place" in its metadata, its help, takes all remaining words.
+        run: "module:function", imported when it runs. Takes the settings and returns the text to
+            print or None. May also take ``config_path``, the config file's path, and
+            ``should_stop``, which reports a signal; without it, a signal ends the command at once.
     """
 
     help: str
@@ -145,7 +145,7 @@ COMMANDS = {
     ),
 }
 
-# What was a command once, and what does its work now.
+# Former commands, and what replaces them.
 REMOVED = dict.fromkeys(
     ("pack", "unpack"), "move runs with tar, split and sha256sum as docs/moving-runs.md shows"
 ) | {"replay": "training that diverges names the layer where it begins; give its command again"}
@@ -179,13 +179,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(text, flush=True)
         except (Exception, KeyboardInterrupt) as error:
             status = _fail(*_explain(error))
-    # What was finished after the signal came is done, too; whoever sent it asked for this status.
+    # Whoever sent the signal expects this status, even if the work was finished after it.
     return Status.PREEMPTED if stop.received and status == Status.DONE else status
 
 
 def _run(words: Sequence[str], stop: SignalStop) -> str | None:
     """Runs a command; returns the text to print."""
-    Path.cwd()  # raises where it was removed, which would end torch's libraries without a sentence
+    Path.cwd()  # raises if the folder was removed, which torch's libraries report unreadably
     command, settings, path = parse(words)
     if os.environ.get("WORLD_SIZE", "1") != "1" and command is not COMMANDS["train"]:
         raise UsageError(
@@ -210,11 +210,11 @@ def _run(words: Sequence[str], stop: SignalStop) -> str | None:
 
 
 def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
-    """Returns command, settings and the config file's path; imports no torch.
+    """Returns the command, its settings and the config file's path; does not import torch.
 
     Raises:
         UserError: On anything unknown, of a wrong type, or out of range.
-        SystemExit: After help, the version or the settings themselves were asked for and printed.
+        SystemExit: After printing help, the version or the settings on request.
     """
     name, *words = list(arguments) or ["--help"]
     if name == "help":
@@ -269,7 +269,7 @@ def _show(text: str) -> None:
 
 
 def _explain(error: BaseException) -> tuple[str, Status]:
-    """Returns what to tell the user, and the exit status; raises an error that nobody expects."""
+    """Returns the message and the exit status; raises unexpected errors again."""
     match error:
         case UserError():
             return str(error), error.status
@@ -300,7 +300,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _forget(stream: TextIO) -> None:
-    """Sends what a closed pipe did not take nowhere, for Python writes it again when it ends."""
+    """Discards unwritten output of a closed pipe, which Python would write again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

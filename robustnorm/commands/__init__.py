@@ -1,1 +1,1 @@
-"""What the command line does once the settings are known to be sound, a module for each command."""
+"""The commands behind the command line, one module each; they receive validated settings."""

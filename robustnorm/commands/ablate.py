@@ -21,8 +21,8 @@ def ablate(
 ) -> str:
     """Trains each norm of the grid, then evaluates them; returns the tables and the grid.
 
-    What is trained or evaluated already is not done again, so that the same command continues an
-    interrupted ablation. Arguments as ``evaluate_runs``.
+    Skips what is already trained or evaluated, so that the same command continues an interrupted
+    ablation. See ``evaluate_runs`` for the arguments.
     """
     for norm in GRID.values():
         train_run(replace(config, norm=norm), should_stop=should_stop)

@@ -25,15 +25,17 @@ log = logging.getLogger("robustnorm")
 
 
 def diagnose_runs(settings: DiagnoseSettings) -> str:
-    """Diagnoses each run on the same images, writes table and plot, returns the tables as text.
+    """Compares the gradients of each run on the same images; returns the tables as text.
+
+    Also writes tables and plots.
 
     Args:
-        settings: The runs, and on what to compare them.
+        settings: The runs, and the images used.
 
     Raises:
-        UsageError: When the runs were trained on other data or under other threats, or there are
-            too few images.
-        CheckpointError, DataError: As checkpoints and data tell.
+        UsageError: When the runs were trained on different data or threat models, or there are too
+            few images.
+        CheckpointError, DataError: From checkpoints and data.
         ImportError: When matplotlib is not installed.
     """
     try:
@@ -115,7 +117,7 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
 
 
 def _threat(config: Config) -> str:
-    """Says which attack makes the images of each adversarial branch."""
+    """Describes the attack of each adversarial branch."""
     return "; ".join(
         f"{branch}: {attack.threat_model.capitalize()}, epsilon {attack.epsilon}, "
         f"step size {attack.step_size}"
@@ -124,7 +126,7 @@ def _threat(config: Config) -> str:
 
 
 def _models(configs: list[Config], folders: list[Path]) -> list[ModelRecords]:
-    """Returns the runs as reports name them, with the seed or the folder where it takes that."""
+    """Returns the runs with their names in reports, and with seed or folder where needed."""
     remarks = (
         [""] * len(configs),
         [f"seed {config.seed}" for config in configs],

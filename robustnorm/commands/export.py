@@ -1,4 +1,4 @@
-"""Writes one branch of a trained run for other tools."""
+"""Exports one branch of a trained run for other tools."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from robustnorm.system.errors import UsageError
 
 
 def export_run(settings: ExportSettings) -> str:
-    """Exports one branch, checks it, uploads it where asked to; returns what was done.
+    """Exports one branch, checks it, and uploads it if requested; returns a description.
 
     Args:
         settings: The settings.
 
     Raises:
         CheckpointError: When the checkpoint is missing or damaged.
-        UsageError: When the branch or the images' size is not known.
+        UsageError: When the branch or the image size is unknown.
         ExportError: When the check failed.
         ImportError: When the format's library is missing.
     """
@@ -71,7 +71,7 @@ def _path(settings: ExportSettings, folder: Path, branch: str) -> Path:
 
 
 def _images(settings: ExportSettings, run: Run) -> Tensor:
-    """Returns the random images to compare on, then as many test images where data are given."""
+    """Returns random images to compare on, followed by as many test images if data are given."""
     channels, size = run.dataset["channels"], run.dataset.get("image_size")
     test: list[Tensor] = []
     if settings.data is not None:
@@ -97,7 +97,7 @@ def _description(settings: ExportSettings, run: Run, model: nn.Module, branch: s
     attack = config.adversarial_branches.get(branch, config.attack)
     arguments = network_arguments(config, run.dataset)
     if branches_of(model):
-        arguments["norm"] = "bn"  # what a branch folds into
+        arguments["norm"] = "bn"  # the norm of a folded branch
     content = {
         "model_type": "robustnorm",
         "network": config.network,
@@ -120,7 +120,7 @@ def _description(settings: ExportSettings, run: Run, model: nn.Module, branch: s
 
 
 def _uploader(repository: str) -> Any:
-    """Returns what uploads a folder to a Hugging Face repository; the library's token is used."""
+    """Returns a function that uploads a folder to a Hugging Face repository with your token."""
     try:
         from huggingface_hub import HfApi
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Trains the networks of Figures 7 and 8 and writes figures, table and page."""
+"""Trains the networks of Figures 7 and 8 and writes figures, tables and page."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def figure7(
     """Trains each row with each seed, or continues; writes records, tables, figures and page.
 
     Args:
-        settings: What to train and on what.
-        config_path: Of the config file, for the commands that the page names.
-        should_stop: Asked between steps; the state is then saved, and the next call goes on.
+        settings: Networks and data.
+        config_path: Path of the config file, for the commands on the page.
+        should_stop: Called between steps.
 
     Returns:
         The tables as text.
 
     Raises:
-        UsageError, DataError, RefusedFileError: As settings, pictures and checkpoints tell.
+        UsageError, DataError, RefusedFileError: From settings, pictures and checkpoints.
         ImportError: Without the packages of the extras "style" and "report".
-        Stopped: When a signal came; the state is saved.
+        Stopped: When a signal came; the state is saved, and the next call continues.
     """
     try:
         from robustnorm.applications.style.report import write_report

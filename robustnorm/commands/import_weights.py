@@ -1,4 +1,4 @@
-"""Makes a run of weights that other code trained, so that they are evaluated like our own."""
+"""Imports weights that other code trained as a run, so that they can be evaluated like ours."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from robustnorm.system.errors import RefusedFileError, UsageError
 
 
 def import_run(settings: ImportSettings) -> str:
-    """Writes a run whose checkpoint "best" holds the weights of a file; says where.
+    """Writes a run whose checkpoint "best" holds the weights of a file; returns a description.
 
-    The manifest says that they were imported and from what; of their training nothing is known.
+    The manifest records the file; nothing is known of the training.
 
     Args:
-        settings: The file, and the network and data as the settings of a run.
+        settings: The file, and its network and data as the settings of a run.
 
     Raises:
         RefusedFileError: When the file is not to be trusted or does not fit the network.
-        UsageError: When the folder holds a run already, or a layout's branches do not fit.
-        DataError: As data tell.
+        UsageError: When the folder already holds a run, or a layout's branches do not fit.
+        DataError: From the data.
     """
     config = Config(**{field.name: getattr(settings, field.name) for field in fields(Config)})
     folder, file = run_folder(config), Path(settings.file[0])

@@ -14,9 +14,9 @@ from robustnorm.work.train import train_run
 def reproduce(
     config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
 ) -> str:
-    """Trains each norm and a plainly trained control, then evaluates them; returns the tables.
+    """Trains each norm and a control on clean images, then evaluates them; returns the tables.
 
-    Arguments as ``evaluate_runs``.
+    See ``evaluate_runs`` for the arguments.
     """
     for norm in PAPER_NORMS:
         train_run(replace(config, norm=norm), should_stop=should_stop)

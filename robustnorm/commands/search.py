@@ -14,11 +14,11 @@ from robustnorm.system.stopping import ShouldStop, never
 
 
 def search_cell(settings: SearchSettings, *, should_stop: ShouldStop = never) -> str:
-    """Makes one search, or goes on with it; returns what it found as text.
+    """Runs one search, or the rest of it; returns the result as text.
 
     Args:
         settings: The settings.
-        should_stop: Asked between two steps.
+        should_stop: Called between two steps.
 
     Raises:
         UsageError, DataError, CheckpointError, Stopped: As ``run_search``.
@@ -32,12 +32,12 @@ def search_cell(settings: SearchSettings, *, should_stop: ShouldStop = never) ->
 def table2(
     settings: Table2Settings, config_path: str | None = None, *, should_stop: ShouldStop = never
 ) -> str:
-    """Makes the searches that are not made, writes Table 2 and its page; returns them as text.
+    """Runs the missing searches, writes Table 2 and its page; returns them as text.
 
     Args:
         settings: The settings.
-        config_path: Path of the config file, for the command that the page names.
-        should_stop: Asked between searches, and between the steps of one made in this process.
+        config_path: Path of the config file, for the command on the page.
+        should_stop: Called between searches, and between steps of a search in this process.
 
     Raises:
         ImportError, SweepError, Stopped: As ``search_all``.

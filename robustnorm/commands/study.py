@@ -1,4 +1,4 @@
-"""Studies of trained networks: swapped branches, statistics measured again, gates of ModeNorm."""
+"""Studies of trained networks: swapped branches, re-estimated statistics, gates of ModeNorm."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ log = logging.getLogger("robustnorm")
 def study_runs(config: StudySettings, config_path: str | None = None) -> str:
     """Studies every checkpoint that fits ``config``, writes the tables, returns them as text.
 
-    Networks are evaluated first as ``evaluate_runs`` does. What was evaluated before under the same
-    protocol is not evaluated again, so that the same command continues an interrupted study.
+    Evaluates the networks first, as ``evaluate_runs`` does. Skips what was already evaluated under
+    the same protocol, so that the same command continues an interrupted study.
 
     Args:
-        config: The settings; norm and seed do not matter.
-        config_path: Of the config file, for the command that trains a missing norm.
+        config: The settings; norm and seed are ignored.
+        config_path: Path of the config file, for the command that trains a missing norm.
 
     Raises:
-        UsageError: When no checkpoint fits, or no network suits a study.
+        UsageError: When no checkpoint fits, or the study applies to none of the networks.
     """
     records = evaluate_records(config, config_path)
     dataset, device = load_data(config), resolve_device(config.device)
@@ -123,7 +123,7 @@ def _reestimate(runs: list[Studied], config: StudySettings) -> list[Table]:
 
 
 def _training_images(run: Studied, branch: str, most: int) -> Iterator[Tensor]:
-    """Yields images as they are in training, of the epoch that would follow."""
+    """Yields images as in training, from the epoch after the last."""
     trained = run.trained
     training, _ = split_validation(run.dataset.train, trained.validation, trained.train_limit)
     batches = epoch_batches(
@@ -169,7 +169,7 @@ def _gates(runs: list[Studied], config: StudySettings) -> list[Table]:
 def _before_and_after(
     run: Studied, config: Config, ids: Tensor, test: Split
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields test images and what PGD makes of them, with the starts of an evaluation."""
+    """Yields test images and their PGD images, with the random starts of an evaluation."""
     branch = Branch(SINGLE, run.model, run.model)
     search = Search.of(config)
     chunks = torch.split(torch.arange(len(test)), CHUNK)
@@ -192,7 +192,7 @@ def _has_gates(run: Studied) -> bool:
     return any(isinstance(module, ModeNorm) for module in run.model.modules())
 
 
-# Name of a study to which networks it suits, and what makes its tables.
+# Each study by name: which networks it applies to, and what makes its tables.
 _STUDIES = {
     "swap": (_has_statistics_and_affine, _swap),
     "reestimate": (_has_statistics, _reestimate),

@@ -1,4 +1,4 @@
-"""Paints one picture in the style of another."""
+"""Applies the style of one picture to another."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ log = logging.getLogger("robustnorm")
 
 
 def stylize(settings: StylizeSettings) -> None:
-    """Writes a picture that has the content of one and the style of another.
+    """Writes a picture with the content of one picture and the style of another.
 
     Args:
-        settings: The network, the pictures, and where to write.
+        settings: The network, the pictures, and the file to write.
 
     Raises:
-        UsageError, CheckpointError: As the run's folder tells.
+        UsageError, CheckpointError: From the run's folder.
         DataError: When a picture is damaged or too small.
         DiskError: When the file cannot be written.
     """
@@ -49,7 +49,7 @@ def stylize(settings: StylizeSettings) -> None:
 
 
 def _scaled(picture: Image.Image, side: int | None) -> Image.Image:
-    """Returns a picture whose longer side is at most the given one."""
+    """Returns a picture scaled down so that its longer side is at most ``side``."""
     if side is not None:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return picture

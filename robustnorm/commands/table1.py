@@ -25,23 +25,22 @@ log = logging.getLogger("robustnorm")
 def table1(
     config: GanSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
 ) -> str:
-    """Trains each network, norm and seed that has no record; writes Table 1 from all that have one.
+    """Trains all runs without a record, then writes Table 1 from all records.
 
     Both norms of a seed are trained before the next seed.
 
     Args:
         config: The settings.
-        config_path: Of the config file, for the command that the page names.
-        should_stop: Asked after every step; the same command continues.
+        config_path: Path of the config file, for the command on the page.
+        should_stop: Called after every step; the same command continues.
 
     Returns:
         Summary and tables as text.
 
     Raises:
         UsageError, DataError, CheckpointError, RecordError, Stopped: As ``train_gan``, and when a
-            record is of other settings.
-        ImportError: Without the packages of the extra "report", or with Inception those of
-            "fidelity".
+            record has other settings.
+        ImportError: Without the packages of the extra "report" or, for Inception, "fidelity".
     """
     check_report()
     folder = Path(config.reports) / config.name
@@ -82,7 +81,7 @@ def _load(folder: Path, run: GanRun, config: GanSettings) -> GanRecord:
 def _trained(
     config: GanSettings, runs: list[GanRun], folder: Path, should_stop: ShouldStop
 ) -> dict[GanRun, GanRecord]:
-    """Trains runs one after the other and writes the record and the images of each."""
+    """Trains the runs in order and writes the record and the images of each."""
     check_data(config.data)
     device = resolve_device(config.device)
     whole = load_dataset(config.data, root=Path(config.data_root), download=config.download)

@@ -20,10 +20,10 @@ def verify_record(settings: VerifySettings) -> str:
     """Re-checks a record against its checkpoint, its data and its kept images; returns a table.
 
     Args:
-        settings: The record and where its checkpoint and data are.
+        settings: The record, and the paths of its checkpoint and data.
 
     Raises:
-        CheckFailed: When anything does not hold, with the table and the first failures.
+        CheckFailed: When any check fails, with the table and the first failures.
     """
     path = Path(settings.record)
     record = Record.load(path)

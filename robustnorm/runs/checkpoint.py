@@ -1,4 +1,4 @@
-"""Checkpoints: tensors as safetensors, all else as a JSON manifest that holds their hash."""
+"""Checkpoints: tensors as safetensors, everything else in a JSON manifest with their hash."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.untrusted import parse_json
 
-# 1 had no hash of the manifest and no random states; it can still be read.
+# Format 1 had no hash of the manifest and no random states; it can still be read.
 _FORMAT = 2
 _MODEL = "model."
-_MOMENTUM = "momentum."  # SGD's, under the parameter's name
-_OPTIMIZER = "optimizer."  # what another optimizer keeps: its name for it, then the parameter's
+_MOMENTUM = "momentum."  # SGD's buffers; followed by the parameter's name
+_OPTIMIZER = "optimizer."  # other optimizers' state; followed by its name and the parameter's
 _RANDOM = "random."
 _REQUIRED = {"format", "file", "sha256", "bytes", "config", "dataset"}
 
@@ -33,14 +33,14 @@ log = logging.getLogger("robustnorm")
 
 
 class CheckpointError(RefusedFileError):
-    """A checkpoint is missing, damaged, or of another network; the message says what to do."""
+    """A checkpoint is missing, damaged, or for another network; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved: ``tensors`` by name, mapped from their file, ``manifest`` and ``sha256``.
+    """A loaded checkpoint: ``tensors`` by name, mapped from their file, ``manifest``, ``sha256``.
 
-    The tensors stay as they were checked, though a training that goes on replaces the file.
+    The tensors stay valid even if continued training replaces the file.
     """
 
     tensors: dict[str, Tensor]
@@ -55,22 +55,21 @@ def save_checkpoint(
     manifest: dict[str, Any],
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
-    """Writes ``tag`` so that a kill at any moment leaves the former or the new one whole.
+    """Writes ``tag`` so that a kill at any moment leaves the previous or the new one intact.
 
-    The tensors' file is named by its content and written first; the manifest, which names it, is
-    then replaced in one step; files that no manifest names any more are removed last. The former
-    "last", if it is whole, stays beside the new one.
+    The file of tensors is named by its content and written first; the manifest, which names it, is
+    then replaced atomically; files that no manifest names are removed last. The previous "last", if
+    intact, is kept beside the new one.
 
     Args:
-        folder: Of the run; made if need be.
+        folder: The run's folder; created if needed.
         tag: ``"last"``, ``"best"`` or ``"epoch"`` and a number.
         model: Its state_dict is saved.
         manifest: JSON values.
-        optimizer: What it keeps of each parameter and the global random states are saved, for a
-            run that may be continued.
+        optimizer: Saves its state and the global random states, so that the run can continue.
 
     Raises:
-        DiskError: When the disk is full or read-only; what was saved before is left whole.
+        DiskError: When the disk is full or read-only; earlier checkpoints are left intact.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for half_written in folder.glob(f".{tag}-*.tmp"):
@@ -91,13 +90,13 @@ def save_checkpoint(
 
 
 def manifest_bytes(content: dict[str, Any]) -> bytes:
-    """Returns a manifest as it is written, with a hash of its own content."""
+    """Returns a manifest as written to disk, including the hash of its content."""
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return json.dumps(content | {"manifest_sha256": digest}, indent=1).encode()
 
 
 def load_checkpoint(folder: Path, tag: str) -> Checkpoint:
-    """As ``find_checkpoint``, but raises a UsageError when there is none."""
+    """Like ``find_checkpoint``, but raises a UsageError when there is none."""
     checkpoint = find_checkpoint(folder, tag)
     if checkpoint is None:
         raise UsageError(f"no checkpoint '{tag}' in {folder}")
@@ -105,7 +104,7 @@ def load_checkpoint(folder: Path, tag: str) -> Checkpoint:
 
 
 def read_history(folder: Path) -> list[dict[str, Any]] | None:
-    """Returns the history in the newest manifest of "last" that is whole; None without one."""
+    """Returns the history in the newest intact manifest of "last", or None without one."""
     for path in _manifests(folder, "last"):
         try:
             history: list[dict[str, Any]] = _read_manifest(path)["history"]
@@ -116,7 +115,7 @@ def read_history(folder: Path) -> list[dict[str, Any]] | None:
 
 
 def check_fits(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Raises a CheckpointError unless ``model``, which may be on the meta device, can take it."""
+    """Raises a CheckpointError unless the weights fit ``model``, possibly on the meta device."""
     try:
         check_weights(_part(checkpoint.tensors, _MODEL), model, "the checkpoint")
     except RefusedFileError as error:
@@ -128,10 +127,10 @@ def restore(
 ) -> None:
     """Copies a checkpoint into ``model`` and, if given, into ``optimizer``.
 
-    With an optimizer the run goes on, so the global random states are set, too.
+    With an optimizer the run continues, so the global random states are set, too.
 
     Raises:
-        CheckpointError: When the weights are not such as the model takes; nothing is copied then.
+        CheckpointError: When the weights do not fit the model; nothing is copied then.
     """
     check_fits(checkpoint, model)
     model.load_state_dict(_part(checkpoint.tensors, _MODEL))
@@ -144,25 +143,25 @@ def restore(
                 what, _, of = key.partition(".")
                 if of == name:
                     kept[what] = value
-            for what, value in kept.items():  # a count of steps has no shape and stays on the CPU
+            for what, value in kept.items():  # a step count is a scalar and stays on the CPU
                 like = torch.empty_like(parameter if value.dim() else value)
                 optimizer.state[parameter][what] = like.copy_(value)
         set_random_states(_part(checkpoint.tensors, _RANDOM), _device(model))
 
 
 def _manifests(folder: Path, tag: str) -> list[Path]:
-    """Returns the paths of a tag's manifests, the newest first: two of "last", one of others."""
+    """Returns the paths of a tag's manifests, newest first: two of "last", one of other tags."""
     paths = [folder / f"{tag}.json"]
     return [*paths, folder / f"{tag}-previous.json"] if tag == "last" else paths
 
 
 def find_checkpoint(folder: Path, tag: str) -> Checkpoint | None:
-    """Returns the checkpoint ``tag`` of a run, its size and hash checked; None when there is none.
+    """Returns the checkpoint ``tag`` of a run after checking size and hash; None without one.
 
-    A damaged "last" is named in a warning, and the one before it is taken.
+    If "last" is damaged, warns and uses the previous one.
 
     Raises:
-        CheckpointError: When none is whole.
+        CheckpointError: When none is intact.
     """
     paths = [path for path in _manifests(folder, tag) if path.exists()]
     damages = []
@@ -177,7 +176,7 @@ def find_checkpoint(folder: Path, tag: str) -> Checkpoint | None:
             _warn_once(f"{damages[0]}; the one before it, of epoch {epoch}, is used instead")
         try:
             return Checkpoint(load_file(tensors), manifest, manifest["sha256"])
-        except (SafetensorError, OSError) as error:  # its hash is right: it was not written here
+        except (SafetensorError, OSError) as error:  # right hash, but not written by this code
             raise CheckpointError(
                 f"{tensors} cannot be read as safetensors ({error}); train again"
             ) from error
@@ -191,10 +190,10 @@ def find_checkpoint(folder: Path, tag: str) -> Checkpoint | None:
 
 
 def _check(path: Path) -> tuple[dict[str, Any], Path]:
-    """Returns a manifest and the file of the tensors that it names, both checked.
+    """Checks a manifest and the file of tensors that it names; returns both.
 
     Raises:
-        CheckpointError: When one of them is not what was written.
+        CheckpointError: When either was changed after it was written.
     """
     manifest = _read_manifest(path)
     tensors = path.parent / Path(str(manifest["file"])).name
@@ -214,7 +213,7 @@ def _check(path: Path) -> tuple[dict[str, Any], Path]:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """Returns a manifest, every byte of it checked."""
+    """Reads a manifest and checks all of its content."""
     try:
         data = path.read_bytes()
         manifest: dict[str, Any] = parse_json(data)
@@ -244,7 +243,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _named_file(path: Path) -> str | None:
-    """Returns the tensors' file that a manifest names, None where there is no such manifest."""
+    """Returns the file of tensors that a manifest names, or None without a valid manifest."""
     try:
         return str(_read_manifest(path)["file"])
     except CheckpointError:
@@ -259,7 +258,7 @@ def _warn_once(message: str) -> None:
 def state_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> dict[str, Tensor]:
-    """Returns what a checkpoint keeps of them, by name, on the CPU; ``restore`` puts it back."""
+    """Returns the tensors that a checkpoint keeps, by name, on the CPU; see ``restore``."""
     tensors = {_MODEL + name: value for name, value in model.state_dict().items()}
     if optimizer is not None:
         tensors |= _optimizer_tensors(model, optimizer)
@@ -273,7 +272,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Returns the tensors that an optimizer keeps of each parameter, by what and by parameter."""
+    """Returns the optimizer's tensors by kind and parameter."""
     return {
         (_MOMENTUM if what == "momentum_buffer" else f"{_OPTIMIZER}{what}.") + name: value
         for name, parameter in model.named_parameters()

@@ -1,4 +1,4 @@
-"""The global random states, which a user's layer such as dropout draws from."""
+"""The global random states, used by layers such as dropout."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:
-    """Returns the states of Python, numpy, torch and, where it is one, the GPU.
+    """Returns the random states of Python, numpy, torch and, on a GPU, the device.
 
     Args:
-        device: Where the network is.
+        device: The network's device.
 
     Returns:
         uint8 tensors by name, for ``set_random_states``.
@@ -31,7 +31,7 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
-    """Puts states back; one that is not among them, or that has no device here, is left alone."""
+    """Restores the states given; ignores those of a device that is not available here."""
     if "python" in states:
         version, numbers, gauss = _from_tensor(states["python"])
         random.setstate((version, tuple(numbers), gauss))

@@ -1,4 +1,4 @@
-"""A run: what its settings describe, and what a checkpoint of it on disk holds."""
+"""A run: the objects that its settings describe, and its checkpoints on disk."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run_folder(config: Config) -> Path:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Returns the device of that name; "auto" is a GPU where there is one.
+    """Returns the device of that name; "auto" is a GPU if there is one.
 
     Raises:
         UsageError: When there is no such device.
@@ -53,31 +53,31 @@ def resolve_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Returns the device as a report names it."""
+    """Returns the name of the device in reports."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def to_channels_last(model: nn.Module) -> None:
-    """Lays the weights out for channels-last convolutions, in place."""
+    """Converts the weights to the channels-last memory format, in place."""
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def place_model(model: nn.Module, config: Config, device: torch.device) -> None:
-    """Moves a network to the device, in the memory format of its settings, in place."""
+    """Moves a network to the device, in its settings' memory format, in place."""
     model.to(device)
     if config.channels_last:
         to_channels_last(model)
 
 
 def load_data(config: Config) -> Dataset:
-    """Returns the data set that the settings name."""
+    """Loads the data set that the settings name."""
     return load_dataset(config.data, root=Path(config.data_root), download=config.download)
 
 
 def augmentation(config: Config, dataset: Dataset) -> Augmentation:
-    """Returns the augmentation of the settings, where they are silent that of the data set."""
+    """Returns the settings' augmentation, with the data set's defaults."""
     given = dataset.augmentation
     return Augmentation(
         padding=given.padding if config.padding is None else config.padding,
@@ -86,7 +86,7 @@ def augmentation(config: Config, dataset: Dataset) -> Augmentation:
 
 
 def describe_dataset(dataset: Dataset, train_images: int) -> dict[str, Any]:
-    """Returns what a checkpoint says of its data, enough to build the network without them."""
+    """Returns a checkpoint's description of its data, sufficient to build the network."""
     return {
         "name": dataset.name,
         "sha256": dataset.sha256,
@@ -101,7 +101,7 @@ def describe_dataset(dataset: Dataset, train_images: int) -> dict[str, Any]:
 
 
 def network_arguments(config: Config, data: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments with which ``config.network`` is built.
+    """Returns the arguments for building ``config.network``.
 
     Args:
         config: The settings.
@@ -127,7 +127,7 @@ def network_arguments(config: Config, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
-    """Returns the network of the settings, its weights drawn from ``config.seed``.
+    """Builds the network of the settings, initialized from ``config.seed``.
 
     Args:
         config: The settings.
@@ -142,12 +142,12 @@ def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run at one of its checkpoints, which is read and hashed once, when it is opened.
+    """A run at one of its checkpoints, which is read and hashed once, on opening.
 
     Args:
-        folder: Of the run, such as ``checkpoints/digits/saauxbn-seed0``.
+        folder: The run's folder, such as ``checkpoints/digits/saauxbn-seed0``.
         tag: ``"best"``, ``"last"`` or ``"epoch"`` and a number.
-        checkpoint: What lies there under that tag.
+        checkpoint: The checkpoint with that tag.
     """
 
     folder: Path
@@ -176,74 +176,75 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """All that the checkpoint holds beside its tensors, as JSON values."""
+        """Everything in the checkpoint except the tensors, as JSON values."""
         return self.checkpoint.manifest
 
     @cached_property
     def config(self) -> Config:
-        """The settings with which the run was started."""
+        """The settings that the run was started with."""
         return Config.from_dict(self.manifest["config"])
 
     @property
     def dataset(self) -> dict[str, Any]:
-        """What it was trained on, as ``describe_dataset`` says it."""
+        """Description of its training data, from ``describe_dataset``."""
         data: dict[str, Any] = self.manifest["dataset"]
         return data
 
     @property
     def epoch(self) -> int:
-        """Epochs that were finished."""
+        """Number of finished epochs."""
         return int(self.manifest["epoch"])
 
     @property
     def within_epoch(self) -> dict[str, Any]:
-        """Losses and seconds of the steps of an epoch that is not finished; empty after one."""
+        """Losses and seconds of the steps of an unfinished epoch; empty otherwise."""
         within: dict[str, Any] = self.manifest.get("within_epoch", {})
         return within
 
     @property
     def best(self) -> float:
-        """Highest selection score of its epochs."""
+        """Highest selection score so far."""
         return float(self.manifest["best"])
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """An entry for each epoch up to this checkpoint."""
+        """One entry per epoch up to this checkpoint."""
         entries: list[dict[str, Any]] = self.manifest["history"]
         return entries
 
     @property
     def whole_history(self) -> list[dict[str, Any]]:
-        """An entry for each epoch of the run, those after this checkpoint too."""
+        """One entry per epoch of the run, including those after this checkpoint."""
         newest = None if self.tag == "last" else read_history(self.folder)
         return self.history if newest is None else newest
 
     @property
     def sha256(self) -> str:
-        """Of the file of the tensors."""
+        """Hash of the file of tensors."""
         return self.checkpoint.sha256
 
     @property
     def imported(self) -> dict[str, str]:
-        """File, sha256 and layout of weights that other code trained; empty for our own."""
+        """File, sha256 and layout of weights trained by other code; empty for our runs."""
         imported: dict[str, str] = self.manifest.get("imported", {})
         return imported
 
     @property
     def processes(self) -> int:
-        """How many trained it."""
+        """Number of processes that trained it."""
         return int(self.manifest.get("processes", {}).get("world_size", 1))
 
     def network(self, device: torch.device | None = None) -> nn.Module:
         """Returns the trained network in evaluation mode.
 
         Args:
-            device: Where, in the memory format of its settings; the CPU and the usual one if None.
+            device: The network's device and memory format (from its settings); by default the CPU
+                and torch's format.
 
         Raises:
             CheckpointError: When the weights do not fit the settings.
         """
-        with torch.device("meta"):  # a network of a size that its weights do not have is not built
+        with torch.device("meta"):  # allocates nothing before the shapes are known to fit
             check_fits(self.checkpoint, build_model(self.config, self.dataset))
         model = build_model(self.config, self.dataset)
         restore(self.checkpoint, model)
@@ -252,7 +253,7 @@ class Run:
         return model.eval()
 
     def check_data(self, dataset: Dataset) -> None:
-        """Raises a UsageError when it was trained on other data."""
+        """Raises a UsageError when the run was trained on other data."""
         mine = self.dataset
         if mine["sha256"] != dataset.sha256:
             raise UsageError(
@@ -262,7 +263,7 @@ class Run:
             )
 
     def check_settings(self, config: Config) -> None:
-        """Raises a UsageError when it was started with other settings."""
+        """Raises a UsageError when the run was started with other settings."""
         differences = _differences(config, self.config, names(Where, Evaluation))
         if differences:
             raise UsageError(
@@ -275,7 +276,7 @@ def load_model(folder: Path, tag: str = "best") -> tuple[nn.Module, dict[str, An
     """Returns the trained network of a run in evaluation mode, on the CPU, and its manifest.
 
     Args:
-        folder: Of the run, such as ``checkpoints/digits/saauxbn-seed0``.
+        folder: The run's folder, such as ``checkpoints/digits/saauxbn-seed0``.
         tag: ``"best"``, ``"last"`` or ``"epoch"`` and a number.
 
     Raises:
@@ -288,10 +289,10 @@ def load_model(folder: Path, tag: str = "best") -> tuple[nn.Module, dict[str, An
 def find_runs(config: Config) -> list[Run]:
     """Returns the runs under the config's name that have the checkpoint ``config.checkpoint``.
 
-    A run that was stopped within an epoch has no "last" until it has finished that epoch.
+    A run that was stopped within an epoch has no "last" until that epoch is finished.
 
     Returns:
-        In alphabetical order of their folders.
+        Sorted by the name of their folders.
     """
     parent = Path(config.output) / str(config.name)
     folders = sorted(path for path in parent.glob("*") if path.is_dir())
@@ -300,24 +301,24 @@ def find_runs(config: Config) -> list[Run]:
 
 
 def misfit(config: Config, run: Run) -> str:
-    """Returns how a run's settings differ from the config's, "" when it fits.
+    """Describes how a run's settings differ from the config's; "" when it fits.
 
-    Runs that a config compares differ in norm and seed; a shortened run fits too and is reported
-    with its number of epochs.
+    Compared runs may differ in norm and seed; a shortened run fits too and is reported with its
+    number of epochs.
     """
     ignore = names(Where, Evaluation, Compared) | {"epochs", "keep_epochs"}
     return _differences(config, run.config, ignore)
 
 
 def is_trained(config: Config, dataset: Dataset | None = None) -> bool:
-    """Returns whether the config's run has all its epochs.
+    """Returns whether the config's run has finished all epochs.
 
     Args:
         config: Settings of the run.
-        dataset: That it must have been trained on; any by default.
+        dataset: The data that it must have been trained on; any by default.
 
     Raises:
-        UsageError: When its folder holds a run of other settings or data.
+        UsageError: When its folder holds a run with other settings or data.
         CheckpointError: When its checkpoint is damaged.
     """
     run = Run.find(run_folder(config), "last")

@@ -1,1 +1,1 @@
-"""What a user may set: typed, checked, free of torch."""
+"""User settings: typed, validated, without importing torch."""

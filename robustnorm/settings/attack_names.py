@@ -1,4 +1,4 @@
-"""The names of the attacks of an evaluation: what a user types and a verdict says; no torch."""
+"""Names of an evaluation's attacks, as typed by users and stored with verdicts; no torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from robustnorm.attacks import ATTACKS
 
-# The parts of AutoAttack's standard ensemble, each by its own name.
+# The parts of AutoAttack's standard ensemble, each also available alone.
 _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 _PGD = re.compile(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?(?:-(margin|dlr))?(-targeted)?")
-# Of the loss of AutoAttack's targeted attack.
+# Classes that the loss of AutoAttack's targeted attack requires.
 _LEAST_CLASSES = {"autoattack": 4, "apgd-t": 4}
 _WITH_OPTIONS = ("pgd", "torchattack")
 
@@ -24,10 +24,10 @@ class EvaluationAttack(NamedTuple):
     Args:
         name: As the user typed it.
         function: Its name in ``robustnorm.attacks.ATTACKS``.
-        options: That it is given, beside radius and threat model.
-        restarts: Random starts of PGD.
+        options: Its options besides radius and threat model.
+        restarts: Number of random starts of PGD.
         targeted: Whether PGD aims at each of the likeliest wrong classes in turn.
-        least_classes: Classes that a network must have for it.
+        least_classes: Smallest number of classes that it supports.
     """
 
     name: str
@@ -39,7 +39,7 @@ class EvaluationAttack(NamedTuple):
 
 
 def grammar() -> str:
-    """Returns what an attack may be called, in a sentence."""
+    """Describes the valid names of attacks in a sentence."""
     return (
         f"An attack is {', '.join(_plain())}; pgd-STEPS or pgd-STEPSxRESTARTS, then -margin or "
         "-dlr for another loss and -targeted for each of the likeliest wrong classes in turn; "
@@ -48,10 +48,10 @@ def grammar() -> str:
 
 
 def parse_attacks(names: Sequence[str]) -> list[EvaluationAttack]:
-    """Returns the attacks of those names, each once.
+    """Parses names of attacks and drops duplicates.
 
     Raises:
-        ValueError: On a name that is none, with the grammar and the nearest.
+        ValueError: On an unknown name, with the valid names and the nearest one.
 
     Examples:
         >>> [attack] = parse_attacks(["pgd-50x5-margin"])
@@ -90,7 +90,7 @@ def _parse(name: str) -> EvaluationAttack:
 
 
 def _plain() -> list[str]:
-    """Returns the attacks that are called by their name alone."""
+    """Returns the attacks that take no options."""
     return [name for name in ATTACKS if name not in _WITH_OPTIONS]
 
 

@@ -1,4 +1,4 @@
-"""What all settings share: they check themselves, and are written as plain values."""
+"""The base of all settings: validation, and conversion to plain values."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ MOST_SEED = 2**64 - 1
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a command, or a group of them that several commands share.
+    """Settings of a command, or a group of settings that several commands share.
 
     Attributes:
-        only_in_files: Settings that a config file may hold without being offered by the command:
+        only_in_files: Settings that the command does not offer but a config file may contain, since
             one file serves several commands.
     """
 
     only_in_files: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        """Raises a ValueError on a value out of range; a group checks its own fields."""
+        """Raises a ValueError on a value out of range; each group checks its fields."""
 
     def _require(self, field: str, holds: bool, what: str) -> None:
         if not holds:
@@ -40,12 +40,12 @@ class Settings:
                 raise ValueError(f"{name} must be at least 0 and below 2^64, got {seed}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fractions as people write them ("8/255")."""
+        """Returns plain values, with fractions as people write them ("8/255")."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
 def names(*groups: type[Settings]) -> frozenset[str]:
-    """Returns the names of the settings of the groups."""
+    """Returns the names of all settings in the groups."""
     return frozenset(field.name for group in groups for field in dataclasses.fields(group))
 
 

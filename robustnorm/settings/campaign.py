@@ -1,4 +1,4 @@
-"""Settings of a campaign: plans, each a training config, its norms, seeds and evaluations."""
+"""Settings of a campaign: plans, each with a training config, norms, seeds and evaluations."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")
 
 @dataclass(frozen=True)
 class Plan:
-    """Runs that one table compares: the same settings but for norm and seed.
+    """Runs compared in one table, which differ only in norm and seed.
 
     Args:
         config: Training config, a file or a name in configs/.
-        settings: What differs from it.
-        norms: To train with AdvProp.
+        settings: Changes to that config.
+        norms: Norms to train with AdvProp.
         control: Also train bn on clean images only.
-        seeds: Each norm and the control has a run for each; the first seed is finished first.
-        evaluations: Name of the reports' folder to what differs from the config's evaluation:
-            checkpoint, test_limit, serving and so on. The first is the one that README shows.
+        seeds: One run per norm and seed, and for the control; the first seed is finished first.
+        evaluations: Name of the reports' folder to changes of the config's evaluation: checkpoint,
+            test_limit, serving and so on. README shows the first one.
     """
 
     config: str
@@ -42,17 +42,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class CampaignSettings(Places):
-    """Plans to work on in order, and where.
+    """Plans to carry out in order, with their files and devices.
 
     Args:
-        plans: Name of the folders under ``output`` and ``reports`` to plan.
-        budget: Seconds to work; until all is done by default. What is unfinished then goes on when
-            the command is given again.
+        plans: Plans by the name of their folders under ``output`` and ``reports``.
+        budget: Seconds to work; unlimited by default. The same command continues what is
+            unfinished.
         readme: Markdown file whose first block of results is replaced by the tables of the best
             finished plan; none by default.
 
     Raises:
-        ValueError: On a plan that cannot be carried out, before any work.
+        ValueError: On an invalid plan, before any work.
     """
 
     plans: dict[str, Plan] = field(default_factory=dict)
@@ -94,13 +94,13 @@ def _refuse(plan: str, part: str, fields: set[str] | frozenset[str]) -> None:
 
 @dataclass(frozen=True)
 class ReadyPlan:
-    """A plan whose settings are read and found sound.
+    """A plan with its configs read and checked.
 
     Args:
-        name: Of the plan.
+        name: Name of the plan.
         seeds: As ``Plan.seeds``.
-        runs: Settings of seed 0 of each norm and the control.
-        evaluations: Name to settings.
+        runs: Settings of each norm and the control, with seed 0.
+        evaluations: Settings by name.
     """
 
     name: str
@@ -114,7 +114,7 @@ class ReadyPlan:
         return self.runs[0].data
 
     def reports(self, name: str) -> Path:
-        """Returns the place of an evaluation, or of another name, in the plan's reports."""
+        """Returns the path of an evaluation, or of another name, in the plan's reports."""
         return Path(self.runs[0].reports) / self.name / name
 
     def of_seed(self, seed: int) -> list[Config]:
@@ -128,7 +128,7 @@ class ReadyPlan:
 
 
 def compared_runs(run: Config, norms: Sequence[str], control: bool) -> list[Config]:
-    """Returns the settings of each norm and, if asked for, the plainly trained control.
+    """Returns the settings of each norm and, if requested, of the control.
 
     Raises:
         ValueError: On an unknown norm.
@@ -138,7 +138,7 @@ def compared_runs(run: Config, norms: Sequence[str], control: bool) -> list[Conf
 
 
 def ready_plans(campaign: CampaignSettings) -> list[ReadyPlan]:
-    """Returns the plans with the settings of their configs.
+    """Reads the configs of the plans.
 
     Raises:
         ValueError: On an unknown config, setting or norm, or one of a wrong type or out of range.

@@ -1,4 +1,4 @@
-"""Settings of a run: its groups together, as they are saved with it."""
+"""Settings of a run: all groups together, as saved with the run."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from robustnorm.system.errors import RefusedFileError
 
 @dataclass(frozen=True)
 class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named):
-    """Settings of one training run and of its evaluation, as its groups describe them.
+    """Settings of a training run and its evaluation, described by their groups.
 
     Raises:
-        ValueError: On a value out of range, with what is required and what was received.
+        ValueError: On a value out of range, with the requirement and the value received.
     """
 
     def __post_init__(self) -> None:
@@ -34,30 +34,30 @@ class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named
 
     @property
     def adversarial_branches(self) -> dict[str, BranchAttack]:
-        """The adversarial branches, at least one, with what makes their images."""
+        """The adversarial branches, at least one, with their attacks."""
         return self.branches or {
             "adv": BranchAttack(self.threat_model, self.epsilon, self.step_size)
         }
 
     @property
     def attack(self) -> BranchAttack:
-        """What attacks where no adversarial branch is: the first one's attack."""
+        """The first adversarial branch's attack, used where no adversarial branch is meant."""
         return next(iter(self.adversarial_branches.values()))
 
     @property
     def run(self) -> str:
-        """Name of this run's folder: the norm, what it was trained on, and the seed."""
+        """Name of this run's folder: norm, training and seed."""
         training = "" if self.adversarial else "-plain"
         return f"{self.norm}{training}-seed{self.seed}"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """Returns the settings that ``to_dict`` gave, here or in an earlier version.
+        """Restores the result of ``to_dict``, from this version or an earlier one.
 
         Raises:
             RefusedFileError: On anything else.
         """
-        # "autoattack" chose what to evaluate before it was one of ``attacks``.
+        # Earlier versions had a setting "autoattack" instead of an entry in ``attacks``.
         try:
             return make(cls, {name: values[name] for name in values if name != "autoattack"})
         except (ValueError, TypeError, KeyError, AttributeError) as error:

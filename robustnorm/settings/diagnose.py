@@ -10,22 +10,22 @@ from robustnorm.settings.base import Settings
 
 @dataclass(frozen=True)
 class DiagnoseSettings(Settings):
-    """What to compare, and on how many images.
+    """Runs to compare, and the images used.
 
     Args:
         runs: Folders of the runs to compare.
-        checkpoint: Which weights: best, last, or epoch followed by a number.
-        data: As in training; what the first run was trained on by default.
+        checkpoint: Weights to use: best, last, or epoch followed by a number.
+        data: As in training; the first run's training data by default.
         data_root: Folder for downloads, unpacked archives and decoded images.
-        test_limit: Test images at most; each is attacked once for each adversarial branch.
-        batches: Batches into which they are divided; intervals are over these.
+        test_limit: Largest number of test images; each is attacked once per adversarial branch.
+        batches: Number of batches of these images; intervals are over batches.
         steps: PGD steps; epsilon and step size are those of the runs.
-        seed: Of the batches and of the attack's random starts.
-        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        seed: Seed of the batches and of the attack's random starts.
+        device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
         reports: Folder of reports; results go to the first run's, under gradients/.
 
     Raises:
-        ValueError: On a value out of range, with what is required and what was received.
+        ValueError: On a value out of range, with the requirement and the value received.
     """
 
     runs: list[str] = field(

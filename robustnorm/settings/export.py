@@ -1,4 +1,4 @@
-"""Settings of the command export: plain types, checked when they are made, no torch."""
+"""Settings of ``robustnorm export``; no torch."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from robustnorm.settings.base import Settings
 
 @dataclass(frozen=True)
 class ExportSettings(Settings):
-    """What to export of a trained run, and to where.
+    """What to export of a trained run, and where to write it.
 
     Args:
         run: Folder of the run, such as checkpoints/digits/saauxbn-seed0.
-        to: Format: torch-export and onnx are programs with one branch's weights, the batch size
-            left open; safetensors and huggingface are its weights with a description of the
-            network, which robustnorm loads.
-        branch: Branch to export, such as adv; a network without branches needs none.
+        to: Format: torch-export and onnx are programs with one branch's weights, for any batch
+            size; safetensors and huggingface are its weights with a description of the network,
+            for loading with robustnorm.
+        branch: Branch to export, such as adv; not needed for a network without branches.
         checkpoint: best, last, or epoch followed by a number.
         output: File to write (huggingface: folder); under the run's folder by default.
-        check_images: Random images on which the file, loaded again, must answer as the network.
-        image_size: Height and width of those; that of the run's data by default.
-        data: The run's data (digits, cifar10 or a path), to check on its test images as well.
+        check_images: Random images on which the exported file must agree with the network.
+        image_size: Height and width of these images; that of the run's data by default.
+        data: The run's data (digits, cifar10 or a path), to check on test images as well.
         data_root: Folder for downloads, unpacked archives and decoded images.
         reports: Folder of result records, for the tables of the huggingface card.
         push: Hugging Face repository, owner/name, to upload to (needs the extra "hub").

@@ -1,4 +1,4 @@
-"""Settings of the conditional GANs of Table 1: plain types, checked when they are made."""
+"""Settings of the conditional GANs of Table 1; no torch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Network = Literal["sngan", "biggan", "autogan"]
 
 @dataclass(frozen=True)
 class Where(Settings):
-    """Which runs, data and places.
+    """Runs, data, files and devices.
 
     Args:
         name: Name of the folders under ``output`` and ``reports``.
-        networks: Those to train: sngan, biggan, autogan (AutoGAN-top1).
-        norms: Of each generator: ccbn, sabn.
-        seeds: Of each network and norm: of weights, latent vectors, labels and order of the images.
-        train: Train what is missing; without it only what is recorded is printed.
+        networks: GANs to train: sngan, biggan, autogan (AutoGAN-top1).
+        norms: Norms of each generator: ccbn, sabn.
+        seeds: Seeds of each network and norm, for weights, latent vectors, labels and image order.
+        train: Train missing runs; false only prints what is recorded.
         data: digits, cifar10, or the path of an image folder or its archive.
         data_root: Folder for downloads, unpacked archives and decoded images.
         download: Let torchvision download CIFAR-10 into ``data_root``.
-        inception_weights: Path of those weights, as torch-fidelity publishes them.
-        save_minutes: Minutes after which the state is saved, besides at each measurement.
-        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        inception_weights: Path of the Inception weights published by torch-fidelity.
+        save_minutes: Minutes between saves of the state, besides those at each measurement.
+        device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
         output: Folder of checkpoints.
         reports: Folder of tables, figures and records.
     """
@@ -47,7 +47,7 @@ class Where(Settings):
 
 @dataclass(frozen=True)
 class GanSettings(Where):
-    """Settings of Table 1: which GANs to train, how, and how to measure them.
+    """Settings of Table 1: which GANs to train and how to measure them.
 
     Args:
         image_size: Height and width of the images, a multiple of 8; larger ones are averaged down.
@@ -55,28 +55,28 @@ class GanSettings(Where):
         discriminator_width: Channels of the discriminator.
         latent_dim: Length of a latent vector.
         steps: Steps of the generator.
-        discriminator_steps: Steps of the discriminator before each of them.
-        batch_size: Real and as many generated images in a step of the discriminator.
-        generator_batch: Generated images in a step of the generator.
-        learning_rate: Of Adam, for both.
-        betas: Of Adam, for both.
-        decay: Of the learning rate: none, as in the authors' release, or linear to 0, as in SNGAN's
-            own recipe.
-        average: Weight of the former mean in the running mean of the generator's parameters, which
-            is what is measured.
-        average_from: Step before which the running mean is the generator itself.
+        discriminator_steps: Steps of the discriminator per step of the generator.
+        batch_size: Real images, and as many generated ones, per step of the discriminator.
+        generator_batch: Generated images per step of the generator.
+        learning_rate: Learning rate of Adam, for both.
+        betas: Betas of Adam, for both.
+        decay: Learning rate decay: none, as in the authors' release, or linear to 0, as in SNGAN's
+            original recipe.
+        average: Weight of the previous mean in the running mean of the generator's parameters,
+            which is what is measured.
+        average_from: Step before which the running mean equals the generator.
         eval_every: Steps between two measurements.
-        eval_images: Generated images in each.
-        features: Network that the measures look through: a classifier trained here, or the
-            Inception network of FID and IS, which needs the extra "fidelity" and its weights.
+        eval_images: Generated images per measurement.
+        features: Feature network of the measures: a classifier trained here, or the Inception
+            network of FID and IS, which needs the extra "fidelity" and its weights.
         classifier_epochs: Epochs of that classifier.
         classifier_width: Channels of its first stage; it has 8 times as many features.
         keep_steps: Steps whose networks are kept and whose gradients are compared, for Figure 2.
-        gradient_latents: Latent vectors of that comparison, each given to every class.
-        gradient_batches: Batches of ``batch_size`` latent vectors, likewise.
+        gradient_latents: Latent vectors in that comparison, each used with every class.
+        gradient_batches: Batches of ``batch_size`` latent vectors in that comparison.
 
     Raises:
-        ValueError: On a value out of range, with what is required and what was received.
+        ValueError: On a value out of range, with the requirement and the value received.
     """
 
     # Data
@@ -139,6 +139,6 @@ class GanSettings(Where):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what decides a run's outcome, beside its network, norm and seed."""
+        """Returns the settings that determine a run's results, besides network, norm and seed."""
         values = super().to_dict()
         return {name: value for name, value in values.items() if name not in names(Where)}

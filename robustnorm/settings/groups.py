@@ -1,4 +1,4 @@
-"""Groups of the settings of a run; what may differ between two runs follows from the groups."""
+"""Groups of the settings of a run; they also define what may differ between compared runs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from typing import Any, ClassVar, Literal
 
 from robustnorm.settings.base import Settings
 
-# Names that no adversarial branch has: the first branch, and that of a network without branches.
+# Names not allowed for an adversarial branch: the first branch, and that of unbranched networks.
 _NO_BRANCHES = ("clean", "single")
 _MOST_NAME = 200  # bytes: file systems take 255, and temporary files add to a name
 
 
 @dataclass(frozen=True)
 class BranchAttack:
-    """The attack that makes an adversarial branch's images, in training and evaluation.
+    """The attack of an adversarial branch, in training and evaluation.
 
     Args:
         threat_model: Ball of the attack.
         epsilon: Radius of that ball on the [0, 1] scale.
         step_size: Size of one attack step on that scale.
-
-    Raises:
         ValueError: On a value out of range.
     """
 
@@ -32,7 +30,7 @@ class BranchAttack:
     step_size: Fraction
 
     def __post_init__(self) -> None:
-        # An L2 ball reaches beyond 1: every pixel may change a little.
+        # An L2 ball may have a radius above 1: it is summed over all pixels.
         most = 1 if self.threat_model == "linf" else 100
         for name in ("epsilon", "step_size"):
             value = getattr(self, name)
@@ -41,7 +39,7 @@ class BranchAttack:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keywords of ``robustnorm.attacks.pgd`` that it gives, radius and step as floats."""
+        """Its keyword arguments for ``robustnorm.attacks.pgd``, with floats."""
         return {
             "epsilon": float(self.epsilon),
             "step_size": float(self.step_size),
@@ -57,7 +55,7 @@ class Named(Settings):
         name: Name of the folders under ``output`` and ``reports``; the config file's by default.
     """
 
-    unnamed: ClassVar[str] = "default"  # where neither it nor a config file is given
+    unnamed: ClassVar[str] = "default"  # without a name and a config file
 
     name: str | None = None
 
@@ -75,13 +73,13 @@ class Named(Settings):
 
 @dataclass(frozen=True)
 class Compared(Settings):
-    """What differs between the runs of one config.
+    """Differences between the runs of one config.
 
     Args:
         norm: Normalization layer: bn, modenorm, auxbn, saauxbn, auxstatbn, ccbn or sabn.
-        seed: Seed of the weights, the order of the images, their augmentation and the attack's
-            starts.
-        adversarial: False trains on clean images only: the control.
+        seed: Seed of the weights, the order and augmentation of the images, and the attack's
+            random starts.
+        adversarial: False trains on clean images only, as a control.
     """
 
     norm: str = "saauxbn"
@@ -95,13 +93,13 @@ class Compared(Settings):
 
 @dataclass(frozen=True)
 class Data(Settings):
-    """Images of training.
+    """Training images.
 
     Args:
-        train_limit: Training images to use; all by default.
-        validation: Training images held out to choose the best epoch; never test images.
-        padding: Pixels of zero padding before the random crop; the data set's by default.
-        flip: Mirror images at random; as suits the data set by default.
+        train_limit: Number of training images to use; all by default.
+        validation: Training images held out to select the best epoch; never test images.
+        padding: Pixels of zero padding before the random crop; depends on the data set by default.
+        flip: Mirror images at random; depends on the data set by default.
     """
 
     train_limit: int | None = None
@@ -119,15 +117,15 @@ class Data(Settings):
 
 @dataclass(frozen=True)
 class Network(Settings):
-    """Network: all that must be known of weights that other code trained.
+    """Network: everything that weights trained by other code must match.
 
     Args:
         network: Architecture: resnet18 or preact_resnet18.
         final_norm: Norm and ReLU before the pooling of preact_resnet18.
         width: Channels of the first stage; 64 is the paper's ResNet-18.
         input_normalization: Mean and deviation inside the model: of the training images (dataset),
-            of ImageNet (imagenet) as the authors' release does, or none.
-        branches: Adversarial branches beside "clean", by name, each with an attack of its own:
+            of ImageNet (imagenet) as in the authors' release, or none.
+        branches: Adversarial branches besides "clean" by name, each with its attack:
             {linf: {threat_model: linf, epsilon: 8/255, step_size: 2/255}, l2: ...}. By default one,
             "adv", with the attack of threat_model, epsilon and step_size.
     """
@@ -155,12 +153,12 @@ class Training(Settings):
     """Training.
 
     Args:
-        protocol: Name printed with every result: paper, released-code, or one of your own.
+        protocol: Name printed with every result: paper, released-code, or a name you choose.
         epochs: Passes over the training images.
-        batch_size: Clean images a step, of all processes together; each also gives one adversarial
+        batch_size: Clean images per step, over all processes; each also gives one adversarial
             image.
-        sync_norm: With many processes, take batch statistics over the images of all of them; by
-            default each process normalizes its own part of the batch.
+        sync_norm: With several processes, take batch statistics over all of their images; by
+            default each process normalizes its part of the batch.
         learning_rate: Highest learning rate of SGD.
         momentum: Momentum of SGD.
         weight_decay: L2 penalty on all parameters.
@@ -173,7 +171,7 @@ class Training(Settings):
         loss: The sum of clean and adversarial loss (Eq. 7) or their mean (the release).
         label_smoothing: Label smoothing of both losses.
         gradient_clipping: Largest gradient norm; none by default.
-        precision: fp32 or bf16, in training; verdicts of an evaluation are always fp32.
+        precision: fp32 or bf16, in training; verdicts of an evaluation always use fp32.
         channels_last: Memory format of images and weights.
         keep_epochs: Epochs whose weights are kept besides best and last.
     """
@@ -212,16 +210,16 @@ class Training(Settings):
 
 @dataclass(frozen=True)
 class Attack(Settings):
-    """Attack of the training.
+    """Training attack.
 
     Args:
         threat_model: Ball of the attack, in training and evaluation: linf or l2.
         epsilon: Radius of the attack's ball on the [0, 1] scale, such as 8/255.
         step_size: Size of one attack step on that scale; with linf the change of a pixel.
         train_steps: PGD steps of the training attack.
-        attack_norm_mode: Statistics during the training attack: the batch's, leaving the running
-            ones alone (batch); the batch's, moving them, as released (batch-update); or the running
-            ones (eval).
+        attack_norm_mode: Statistics during the training attack: the batch's, with running ones
+            unchanged (batch); the batch's, updating the running ones, as released (batch-update);
+            or the running ones (eval).
         validation_steps: PGD steps of the validation after each epoch.
     """
 
@@ -239,23 +237,23 @@ class Attack(Settings):
 
 @dataclass(frozen=True)
 class Evaluation(Settings):
-    """Evaluation: it may differ for one run.
+    """Evaluation.
 
     Args:
-        checkpoint: Which weights to evaluate: best, last, or epoch followed by a number.
-        test_limit: Test images to evaluate; all by default.
+        checkpoint: Weights to evaluate: best, last, or epoch followed by a number.
+        test_limit: Number of test images to evaluate; all by default.
         test_curve: Test images whose losses and accuracies are recorded after each epoch, for
-            Figure 6; they choose nothing. 0 for none.
+            Figure 6; they select nothing. 0 for none.
         eval_seed: Seed of the random starts of the evaluation attack.
         eval_precision: Precision of the gradients of that attack; bf16 is faster than fp32.
-        serving: Also evaluate serving rules, which choose a branch themselves; three times as long.
+        serving: Also evaluate serving rules, which combine the branches; takes three times as long.
         attacks: Further attacks on each branch, such as worst, pgd-50x5-margin, autoattack or
             torchattacks:DeepFool; those of other packages need the extra "peers".
         transfer: Also score each run's branches on the PGD-20 images of every other run; keeps the
             images.
         keep_images: Keep the adversarial images beside the record, for ``robustnorm verify``: 4
-            bytes a value, for each attack and branch.
-        checks: Of the evaluation itself: quick (seconds), full (minutes), or none.
+            bytes per value, attack and branch.
+        checks: Checks of the evaluation itself: quick (seconds), full (minutes), or none.
     """
 
     checkpoint: str = "best"
@@ -285,20 +283,20 @@ class Evaluation(Settings):
 
 @dataclass(frozen=True)
 class Where(Settings):
-    """Places and execution: no result depends on them.
+    """Files and devices; results do not depend on them.
 
     Args:
         data: digits, cifar10, or the path of an image folder or its archive.
         data_root: Folder for downloads, unpacked archives and decoded images.
         download: Let torchvision download CIFAR-10 into ``data_root``.
-        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
         output: Folder of checkpoints.
         reports: Folder of tables and result records.
-        tensorboard: Write TensorBoard files too (needs the extra "track").
-        compile: Run the network in training, and the copies whose gradients the attacks of an
-            evaluation follow, through torch.compile; verdicts stay as they are.
-        save_minutes: Minutes after which the state is saved within an epoch, besides after each.
-        strict: End with exit status 6, after the tables, when a check found an evaluation
+        tensorboard: Also write TensorBoard files (needs the extra "track").
+        compile: Apply torch.compile to the network in training, and in evaluation to the copies
+            that give the attacks' gradients; verdicts do not use it.
+        save_minutes: Minutes between saves of the state within an epoch.
+        strict: Exit with status 6, after printing the tables, if a check found an evaluation
             unreliable.
     """
 

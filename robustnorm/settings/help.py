@@ -1,4 +1,4 @@
-"""The text of --help, from the docstrings, types and defaults of settings."""
+"""Text of --help, from the docstrings, types and defaults of settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from robustnorm.settings.parsing import by_position, only_in_files
 
-# What most people set; of these, the first ten that a command has stand first in its help.
+# Settings that most people use; the first ten that a command has are listed first.
 _OFTEN = (
     *("norm", "norms", "rows", "seed", "seeds", "data", "epochs", "steps", "width", "epsilon"),
     *("attacks", "checkpoint", "device", "name", "test_limit", "output", "reports"),
@@ -23,7 +23,7 @@ def help_of(command: str, summary: str, kind: type[Any]) -> str:
     """Returns the help of a command.
 
     Args:
-        command: Its name.
+        command: Name of the command.
         summary: What it does.
         kind: The dataclass of its settings, whose docstrings describe them.
     """
@@ -53,7 +53,7 @@ def help_of(command: str, summary: str, kind: type[Any]) -> str:
 
 _CONFIG = (
     "YAML file of settings, or the name of one that comes with the package (digits, cifar10, ...); "
-    "what is given in words wins."
+    "settings on the command line take precedence."
 )
 
 
@@ -84,7 +84,7 @@ def _row(left: str, text: str) -> str:
 
 
 def _descriptions(kind: type[Any]) -> dict[str, str]:
-    """Returns what the "Args" of a class and of its bases say, without line breaks."""
+    """Returns the entries in the "Args" of a class and its bases, without line breaks."""
     found = dict[str, str]()
     for base in reversed(kind.__mro__):
         _, _, section = inspect.cleandoc(base.__doc__ or "").partition("\nArgs:\n")

@@ -1,4 +1,4 @@
-"""Settings of the command import: those of a run, and where its weights come from."""
+"""Settings of ``robustnorm import``: those of a run, and the file of weights; no torch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from robustnorm.settings.groups import Data, Evaluation, Training
 
 @dataclass(frozen=True)
 class ImportSettings(Config):
-    """Weights that other code trained, and the network and data that they are for.
+    """Weights that other code trained, with their network and data.
 
     Args:
         file: One .safetensors file, or one that torch.save wrote.
-        layout: Whose names the file uses: plain is this package's.
+        layout: Code whose names the file uses; plain is this package.
     """
 
     only_in_files: ClassVar[frozenset[str]] = names(Data, Training, Evaluation)

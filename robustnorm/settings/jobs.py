@@ -1,4 +1,4 @@
-"""Groups of settings of work on many runs: where it is done, and by whom."""
+"""Settings shared by commands that work on many runs: files and devices, and job engines."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from robustnorm.settings.base import Settings
 
 @dataclass(frozen=True)
 class Places(Settings):
-    """Places, of work on several configs.
+    """Files and devices for several configs.
 
     Args:
-        data: digits, cifar10, or a path; the configs' by default.
+        data: digits, cifar10, or a path; each config's by default.
         data_root: Folder for downloads, unpacked archives and decoded images.
-        device: cpu, cuda, ...; a GPU where there is one by default.
+        device: cpu, cuda, ...; by default a GPU if there is one.
         output: Folder of checkpoints.
         reports: Folder of tables and result records.
     """
@@ -28,22 +28,22 @@ class Places(Settings):
 
     @property
     def places(self) -> dict[str, Any]:
-        """What they change in a config, whose own data are kept where none are set."""
+        """Changes to apply to each config, which keeps its data unless ``data`` is set."""
         own = {name: getattr(self, name) for name in ("data_root", "device", "output", "reports")}
         return own if self.data is None else own | {"data": self.data}
 
 
 @dataclass(frozen=True)
 class Engine(Settings):
-    """Who does the work.
+    """Job engine.
 
     Args:
-        engine: local, this process or processes of this machine; ray, a Ray cluster (the one of
-            RAY_ADDRESS, else one of this machine); submitit, Slurm.
-        workers: Of local, processes, 0 for this one. Of submitit, Slurm jobs at most. Ray takes
-            what its cluster has.
-        threads: CPU threads of a job; with local, by default, the workers share those of torch.
-        gpus: GPUs of a job on Ray where it runs on one; below 1, jobs share a GPU.
+        engine: local, this process or processes on this machine; ray, a Ray cluster (RAY_ADDRESS's,
+            otherwise one on this machine); submitit, Slurm.
+        workers: With local, number of processes, 0 for this one. With submitit, largest number of
+            Slurm jobs. Ray uses the whole cluster.
+        threads: CPU threads per job; with local, the workers share torch's threads by default.
+        gpus: GPUs per job on Ray; below 1, jobs share a GPU.
         slurm: Parameters of submitit's AutoExecutor: {slurm_partition: gpu, gpus_per_node: 1,
             timeout_min: 240, ...}.
     """

@@ -18,7 +18,7 @@ SEARCH_NORMS: tuple[SearchNorm, ...] = ("bn", "affine", "ccbn", "sabn")
 
 @dataclass(frozen=True)
 class Where(Named):
-    """Places and execution: no result depends on them.
+    """Files and devices; results do not depend on them.
 
     Args:
         data: digits, cifar10, cifar100, imagenet16-120, or the path of an image folder or its
@@ -26,7 +26,7 @@ class Where(Named):
         data_root: Folder for downloads, unpacked archives and decoded images.
         download: Let torchvision download CIFAR-10 into ``data_root``.
         save_minutes: Minutes between two saves of the state.
-        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
         output: Folder of checkpoints.
         reports: Folder of tables and records.
     """
@@ -44,13 +44,13 @@ class Where(Named):
 
 @dataclass(frozen=True)
 class Compared(Settings):
-    """What differs between the searches of one table.
+    """Differences between the searches of one table.
 
     Args:
-        norm: After the convolutions of mixed operations: bn without an affine (DARTS), affine (bn
-            with one), ccbn or sabn, whose affine follows from the operations before it.
-        seed: Of weights, alpha, sampled paths, order and augmentation of the images. Weights, alpha
-            and images do not depend on the norm.
+        norm: Norm after the convolutions of mixed operations: bn without affine (DARTS), affine (bn
+            with affine), ccbn or sabn, whose affine depends on the operations before it.
+        seed: Seed of weights, alpha, sampled paths, order and augmentation of the images. Weights,
+            alpha and images do not depend on the norm.
     """
 
     norm: SearchNorm = "sabn"
@@ -62,27 +62,27 @@ class SearchSettings(Where, Compared):
     """Settings of one search for a cell of NAS-Bench-201 by first-order DARTS.
 
     Args:
-        paths: How many affine paths ccbn and sabn have: one for each operation of the previous
-            layer (paper: 1, 5, 5 on edges out of nodes 0, 1, 2), or one for each tuple of
-            operations on the edges before (release: 1, 5, 25).
-        alpha_split: Images on which alpha is trained: half of the training images, held out from
-            the weights (train), or, as the authors' release does, half of the test images (test).
-        image_size: Height to which images are averaged; it divides theirs. As they are by default.
-        padding: Pixels of zero padding before the random crop; as suits the data set by default.
-        flip: Mirror images at random; as suits the data set by default.
-        channels: Of the first of three stages; each later one has twice as many.
-        cells: Of each stage.
-        batch_size: Images of a step on the weights, and of a step on alpha.
-        steps: Of the cosine along which the learning rate falls; each is a step on the weights and
-            one on alpha.
-        stop_step: Steps that are taken; the paper's searches end before the cosine does.
-        learning_rate: Of the weights at the first step.
-        final_learning_rate: Of the weights at the end of the cosine.
-        momentum: Of the weights, Nesterov's.
-        weight_decay: L2 penalty on all weights, affines too.
+        paths: Number of affine paths of ccbn and sabn: one per operation of the previous layer
+            (paper: 1, 5, 5 on edges out of nodes 0, 1, 2), or one per tuple of operations on the
+            previous edges (release: 1, 5, 25).
+        alpha_split: Images that train alpha: half of the training images, held out from the weights
+            (train), or, as in the authors' release, half of the test images (test).
+        image_size: Height to which images are averaged, a divisor of theirs; unchanged by default.
+        padding: Pixels of zero padding before the random crop; depends on the data set by default.
+        flip: Mirror images at random; depends on the data set by default.
+        channels: Channels of the first of three stages; each later one has twice as many.
+        cells: Cells per stage.
+        batch_size: Images per step on the weights, and per step on alpha.
+        steps: Steps of the cosine learning rate schedule; each is a step on the weights and one on
+            alpha.
+        stop_step: Steps actually taken; the paper's searches end before the cosine does.
+        learning_rate: Learning rate of the weights at the first step.
+        final_learning_rate: Learning rate of the weights at the end of the cosine.
+        momentum: Nesterov momentum of the weights.
+        weight_decay: L2 penalty on all weights, including affines.
         gradient_clipping: Largest norm of the gradient of weights and alpha together, for steps on
             the weights.
-        alpha_learning_rate: Of alpha, by Adam.
+        alpha_learning_rate: Learning rate of alpha, for Adam.
         alpha_weight_decay: L2 penalty on alpha.
         record_every: Steps between two entries of alpha in the record.
 
@@ -136,13 +136,13 @@ class SearchSettings(Where, Compared):
         return f"{self.norm}-seed{self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the settings of a search as plain values, also those of a subclass."""
+        """Returns the settings of a search as plain values, also for a subclass."""
         own = names(SearchSettings)
         return {name: value for name, value in super().to_dict().items() if name in own}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SearchSettings:
-        """Returns the settings that ``to_dict`` gave.
+        """Restores the result of ``to_dict``.
 
         Raises:
             RefusedFileError: On anything else.
@@ -156,7 +156,7 @@ class SearchSettings(Where, Compared):
             ) from error
 
     def differences(self, other: SearchSettings, ignore: frozenset[str]) -> str:
-        """Returns the settings that differ, in words, "" where none does."""
+        """Describes the settings that differ; "" when none do."""
         mine, others = self.to_dict(), other.to_dict()
         return ", ".join(
             f"{field}: {others[field]} there, {mine[field]} here"
@@ -167,11 +167,11 @@ class SearchSettings(Where, Compared):
 
 @dataclass(frozen=True)
 class Table2Settings(Engine, SearchSettings):
-    """Settings of the searches of Table 2, norms x seeds, and who makes them.
+    """Settings of the searches of Table 2, norms x seeds, and the job engine.
 
     Args:
-        norms: To search with.
-        seeds: Each norm is searched with for each.
+        norms: Norms to search with.
+        seeds: One search per norm and seed.
     """
 
     only_in_files: ClassVar[frozenset[str]] = names(Compared)

@@ -1,4 +1,4 @@
-"""Reads settings: those of a YAML file first, then those given in words, which win."""
+"""Reads settings from a YAML file and from the command line, which takes precedence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustnorm.norms import NORMS
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Named
-from robustnorm.settings.values import make, mapping, plain
+from robustnorm.settings.values import from_yaml, make, mapping
 from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.registry import did_you_mean, unknown
 from robustnorm.system.untrusted import check_yaml
@@ -26,12 +26,12 @@ _S = TypeVar("_S")
 
 
 def read_words(kind: type[_S], words: Sequence[str]) -> tuple[_S, str | None]:
-    """Returns the settings that the words of a command give, and the path of the config file.
+    """Parses the words of a command; returns the settings and the path of the config file.
 
     Args:
         kind: The dataclass of the settings.
-        words: ``--config FILE``, ``--name value`` or ``--name=value``, ``--name.key=value`` for an
-            entry of a mapping, and what is given by position.
+        words: ``--config FILE``, ``--name value``, ``--name=value``, ``--name.key=value`` for an
+            entry of a mapping, and positional values.
 
     Raises:
         ValueError: On anything unknown, missing, of a wrong type or out of range.
@@ -64,10 +64,10 @@ def read_config(config: str, changes: dict[str, Any]) -> Config:
 def split_words(
     kind: type[Any], words: Sequence[str]
 ) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-    """Returns the options, as pairs of name and text, and the values given by position.
+    """Returns the options, as pairs of name and text, and the positional values.
 
     Raises:
-        ValueError: On an option without a value, and on too few or too many other words.
+        ValueError: On an option without a value, or the wrong number of positional values.
     """
     switches = {name for name, of in get_type_hints(kind).items() if of is bool}
     options: list[tuple[str, str]] = []
@@ -96,7 +96,7 @@ def split_words(
 
 
 def by_position(kind: type[Any]) -> dict[str, str]:
-    """Returns the settings given by position, as name to help: "" for one without a default."""
+    """Returns the help of the positional settings by name, "" for one without a default."""
     return {
         field.name: field.metadata.get("by_place", "")
         for field in fields(kind)
@@ -128,12 +128,12 @@ def _check_offered(kind: type[Any], name: str) -> None:
 
 
 def only_in_files(kind: type[Any]) -> frozenset[str]:
-    """Returns the settings that a config file may hold, but the command's words may not."""
+    """Returns the settings that a config file may contain but the command does not offer."""
     return getattr(kind, "only_in_files", frozenset[str]())
 
 
 def _put(kind: type[Any], values: dict[str, Any], option: str, text: str) -> None:
-    """Sets a value, or with "name.key" an entry of a mapping."""
+    """Sets a value, or an entry of a mapping for "name.key"."""
     name, *keys = option.split(".")
     _check_offered(kind, name)
     if not keys:
@@ -143,11 +143,11 @@ def _put(kind: type[Any], values: dict[str, Any], option: str, text: str) -> Non
     for key in (name, *keys[:-1]):
         place[key] = dict(mapping(place.get(key, {}), key))
         place = place[key]
-    place[keys[-1]] = plain(text)
+    place[keys[-1]] = from_yaml(text)
 
 
 def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
-    """Returns the values of a config file that ``kind`` has.
+    """Returns the values of a config file that are settings of ``kind``.
 
     Raises:
         ValueError: When there is no such file, or it holds an unknown setting.
@@ -161,7 +161,7 @@ def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
     check_yaml(path)
     try:
         values = yaml.safe_load(path.read_bytes()) or {}
-    except (ValueError, yaml.YAMLError) as error:  # the 32nd of a month, a list as a key
+    except (ValueError, yaml.YAMLError) as error:  # such as an invalid date or a list as a key
         raise RefusedFileError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ValueError(
@@ -175,7 +175,7 @@ def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
 
 
 def find_config(name: str) -> Path:
-    """Returns the path of the packaged config of that name, or the path that is given.
+    """Returns the path of the packaged config of that name, or the given path.
 
     Raises:
         ValueError: On an unknown name.
@@ -196,7 +196,7 @@ def _packaged() -> dict[str, Path]:
 
 
 def _finished(kind: type[_S], values: dict[str, Any], path: Path | None) -> _S:
-    """Returns the settings, with what they name looked up."""
+    """Returns the settings, with the names in them resolved."""
     settings = make(kind, values)
     if isinstance(settings, Config):
         NORMS.check(settings.norm)

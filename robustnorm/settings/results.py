@@ -1,4 +1,4 @@
-"""Settings of the commands that read what was trained or evaluated: report, verify, study."""
+"""Settings of the commands that read results: report, verify, study; no torch."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class VerifySettings(Settings):
 
     Args:
         record: Path of the record, reports/<config>/records/<run>-<checkpoint>.json.
-        data: digits, cifar10, or a path; by default that with which the run was trained.
-        data_root: Folder of downloads and decoded images.
+        data: digits, cifar10, or a path; the run's training data by default.
+        data_root: Folder for downloads, unpacked archives and decoded images.
         output: Folder of checkpoints.
-        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
     """
 
     only_in_files: ClassVar[frozenset[str]] = names(Config) - {
@@ -53,12 +53,12 @@ class VerifySettings(Settings):
 
 @dataclass(frozen=True)
 class StudySettings(Config):
-    """Studies of the trained network.
+    """Studies of trained networks.
 
     Args:
-        what: Study to make: swap, reestimate, gates, or all that suit a network.
-        study_batches: Training batches from which running statistics are measured again.
-        study_images: Test images on which ModeNorm's gates are read.
+        what: Study to make: swap, reestimate, gates, or all that apply to a network.
+        study_batches: Training batches for re-estimating running statistics.
+        study_images: Test images for ModeNorm's gates.
     """
 
     what: Literal["all", "swap", "reestimate", "gates"] = "all"

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from robustnorm.settings.groups import Named
 from robustnorm.system.registry import unknown
 
-# A row of the table: the norm, and after "-" the target of the content loss where it is detached.
+# A row of the table: the norm, with "-detached" when the content loss has a detached target.
 ROWS = ("adain", "ilm", "saadain", "ilm-detached", "saadain-detached")
 _POSITIVE = (
     "encoder_epochs",
@@ -26,25 +26,25 @@ _NOT_NEGATIVE = ("learning_rate_decay", "content_weight", "style_weight", "worke
 
 @dataclass(frozen=True)
 class Where(Named):
-    """What to train, pictures and places: pictures and weights are known by their hashes.
+    """Rows, pictures, files and devices; pictures and weights are identified by their hashes.
 
     Args:
-        rows: What to train: adain, ilm and saadain, with the content loss's target as in the
+        rows: Networks to train: adain, ilm and saadain, with the content loss's target as in the
             authors' release; ilm-detached and saadain-detached, with a target that takes no
             gradient.
-        seeds: Of the decoder's and the norm's weights and of the training pictures.
-        data: What trains the small encoder and gives content: pictures (embedded photographs),
+        seeds: Seeds of the decoder's and the norm's weights and of the training pictures.
+        data: Training data of the small encoder, and content: pictures (embedded photographs),
             cifar10, or the path of an image folder with classes or its archive.
-        content: Folder of content pictures, in place of those of ``data``.
+        content: Folder of content pictures, instead of those of ``data``.
         style: Folder of style pictures; embedded textures by default.
         validation_content: Folder of held-out content; by default the data's test images, or a
             tenth of ``content``.
         validation_style: Folder of held-out styles; by default other embedded textures, or a tenth
             of ``style``.
         data_root: Folder for downloads, unpacked archives and decoded images.
-        save_minutes: Minutes after which the state is saved, besides after each validation.
-        workers: Processes that read pictures; 0 reads them in between.
-        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        save_minutes: Minutes between saves of the state, besides those after each validation.
+        workers: Processes that read pictures; 0 for none besides the main one.
+        device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
         output: Folder of checkpoints.
         reports: Folder of tables, figures and records.
     """
@@ -68,28 +68,29 @@ class Where(Named):
 
 @dataclass(frozen=True)
 class StyleSettings(Where):
-    """Settings of Figures 7 and 8: networks for style transfer, one a row and seed.
+    """Settings of Figures 7 and 8: networks for style transfer, one per row and seed.
 
     Args:
         recolor: Mix the colors of training styles at random, so that few textures give many styles.
-        vgg: File of VGG-19's weights, as safetensors or saved by torch, named as in vgg_normalised
-            or in torchvision; by default a small encoder is trained.
+        vgg: File of VGG-19's weights, as safetensors or saved by torch, with the names of
+            vgg_normalised or torchvision; by default a small encoder is trained.
         encoder_widths: Channels of the small encoder's stages.
-        encoder_epochs: Passes of its training.
-        cut: Stage whose first ReLU the norm works on: 4 is relu4_1, the paper's.
-        variance: Of the norm and the style loss: population, or unbiased as in the release.
+        encoder_epochs: Epochs of its training.
+        cut: Stage after whose first ReLU the norm is applied: 4 is relu4_1, as in the paper.
+        variance: Variance in the norm and the style loss: population, or unbiased as in the
+            release.
         steps: Steps of Adam.
-        batch_size: Pictures of each kind a step.
-        crop: Side of the random square that is seen, in pixels.
-        resize: Side to which the pictures of folders are scaled before, whatever their shape.
-        learning_rate: Of Adam.
+        batch_size: Content pictures, and style pictures, per step.
+        crop: Side of the random square crops, in pixels.
+        resize: Side to which the pictures of folders are scaled first, whatever their shape.
+        learning_rate: Learning rate of Adam.
         learning_rate_decay: d in learning_rate / (1 + d step).
-        content_weight: Of the content loss.
-        style_weight: Of the style loss.
-        precision: Of training; measures are always fp32.
-        log_every: Steps over which a point of the training curve is averaged.
+        content_weight: Weight of the content loss.
+        style_weight: Weight of the style loss.
+        precision: Precision of training; measures always use fp32.
+        log_every: Steps averaged into a point of the training curve.
         validate_every: Steps between two validations.
-        validation_pairs: Fixed pairs of content and style that are measured.
+        validation_pairs: Number of fixed pairs of content and style that are measured.
 
     Raises:
         ValueError: On a value out of range, with what is required and what was received.
@@ -148,11 +149,11 @@ class StylizeSettings:
 
     Args:
         run: Folder of a trained network, such as checkpoints/figure7/saadain-seed0.
-        content: Picture whose content is kept.
-        style: Picture whose style it is given.
+        content: Picture that provides the content.
+        style: Picture that provides the style.
         into: File to write, .png or .jpg.
-        side: Longer side to which both pictures are scaled down, in pixels; as they are by default.
-        device: cpu, cuda, cuda:1, ...; a GPU where there is one by default.
+        side: Longer side to which both pictures are scaled down, in pixels; unchanged by default.
+        device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
 
     Raises:
         ValueError: On a value out of range, with what is required and what was received.

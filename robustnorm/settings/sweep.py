@@ -1,4 +1,4 @@
-"""Settings of ``robustnorm sweep``: norms, seeds and configs, and who does the work; no torch."""
+"""Settings of ``robustnorm sweep``: norms, seeds and configs, and the job engine; no torch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from robustnorm.settings.parsing import read_config
 
 @dataclass(frozen=True)
 class SweepSettings(Engine, Places):
-    """Runs to train and to evaluate as jobs, and who does them.
+    """Runs to train and evaluate as jobs.
 
     Args:
         configs: Training configs, files or names in configs/; each is combined with all norms and
-            seeds, and all that is trained under its name is evaluated.
-        settings: What differs from each config, in training or evaluation, such as
+            seeds, and everything trained under its name is evaluated.
+        settings: Changes to each config, in training or evaluation, such as
             {width: 16, attacks: [pgd-50x5-margin]}.
-        norms: To train with AdvProp.
+        norms: Norms to train with AdvProp.
         control: Also train bn on clean images only.
-        seeds: Each norm and the control has a run for each.
+        seeds: One run per norm and seed, and for the control.
 
     Raises:
         ValueError: On a value out of range.
@@ -61,8 +61,8 @@ class Grid(NamedTuple):
     """One config of a sweep.
 
     Args:
-        config: As the user named it.
-        evaluation: Its settings; norm and seed do not matter.
+        config: As given by the user.
+        evaluation: Settings of its evaluation; norm and seed are ignored.
         runs: Settings of each run to train.
     """
 

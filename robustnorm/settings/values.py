@@ -1,4 +1,4 @@
-"""Values as people write them, in a command or in YAML, turned into the types of settings."""
+"""Converts values from the command line or YAML to the types of settings."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _MOST_CHARACTERS = 4_000  # longer than any path
 
 
 def make(kind: type[_S], values: Mapping[str, Any], where: str = "") -> _S:
-    """Returns a dataclass of settings made of plain values.
+    """Builds a dataclass of settings from plain values.
 
     Args:
         kind: The dataclass.
-        values: Name of a setting to its value, as text or as YAML holds it.
-        where: What stands before the names in messages, such as "branches.linf.".
+        values: Values by name of the setting, as text or as YAML reads them.
+        where: Prefix of the names in messages, such as "branches.linf.".
 
     Raises:
-        ValueError: On an unknown or missing setting, and on a value of a wrong type or out of
-            range; the message says what is required and what was received.
+        ValueError: On an unknown or missing setting, or a value of a wrong type or out of range,
+            with the requirement and the value received.
 
     Examples:
         >>> from robustnorm.settings.groups import BranchAttack
@@ -44,25 +44,25 @@ def make(kind: type[_S], values: Mapping[str, Any], where: str = "") -> _S:
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{where}{name} is required")
     return kind(
-        **{name: convert(types_of[name], value, where + name) for name, value in values.items()}
+        **{name: to_type(types_of[name], value, where + name) for name, value in values.items()}
     )
 
 
-def convert(kind: Any, value: Any, name: str) -> Any:
-    """Returns a value as the type of a setting.
+def to_type(kind: Any, value: Any, name: str) -> Any:
+    """Converts a value to the type of a setting.
 
     Args:
         kind: Annotation of the setting.
-        value: As text or as YAML holds it.
-        name: Of the setting, for the message.
+        value: As text or as YAML reads it.
+        name: Name of the setting, for the message.
 
     Raises:
         ValueError: On a value of another type.
 
     Examples:
-        >>> convert(int | None, "null", "limit"), convert(tuple[str, ...], "fgsm,square", "attacks")
+        >>> to_type(int | None, "null", "limit"), to_type(tuple[str, ...], "fgsm,square", "attacks")
         (None, ('fgsm', 'square'))
-        >>> convert(int, "ten", "epochs")
+        >>> to_type(int, "ten", "epochs")
         Traceback (most recent call last):
         ValueError: epochs must be a whole number, got ten
     """
@@ -70,7 +70,7 @@ def convert(kind: Any, value: Any, name: str) -> Any:
     if outer in (Union, types.UnionType):
         if value is None or (isinstance(value, str) and value.lower() == "null"):
             return None
-        return convert(inner[0], value, name)
+        return to_type(inner[0], value, name)
     if outer is Literal:
         return _choice(inner, value, name)
     if outer in (tuple, list):
@@ -78,18 +78,18 @@ def convert(kind: Any, value: Any, name: str) -> Any:
         of = inner if outer is tuple and inner[-1] is not ... else inner[:1] * len(items)
         _require(len(of) == len(items), name, f"{len(of)} values", value)
         each = zip(of, items, strict=True)
-        return outer(convert(item_kind, item, f"each of {name}") for item_kind, item in each)
+        return outer(to_type(item_kind, item, f"each of {name}") for item_kind, item in each)
     if outer is dict:
         entries = mapping(value, name).items()
-        return {_text(key, name): convert(inner[1], item, f"{name}.{key}") for key, item in entries}
+        return {_text(key, name): to_type(inner[1], item, f"{name}.{key}") for key, item in entries}
     if is_dataclass(kind):
         assert isinstance(kind, type)
         return make(kind, mapping(value, name), f"{name}.")
     return value if kind is Any else _SCALARS[kind](value, name)
 
 
-def plain(text: str) -> Any:
-    """Returns what YAML reads in a text, or the text itself."""
+def from_yaml(text: str) -> Any:
+    """Parses a text as YAML, or returns it unchanged if that fails."""
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -97,7 +97,7 @@ def plain(text: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Returns a received value as a message shows it: on one line, and not too long."""
+    """Returns a received value for a message: on one line and of limited length."""
     text = "null" if value is None else " ".join(str(value).split()) or "''"
     return text if len(text) <= 80 else f"{text[:80]}..."
 
@@ -126,8 +126,8 @@ def _items(value: Any, name: str) -> list[Any]:
 
 
 def mapping(value: Any, name: str) -> Mapping[str, Any]:
-    """Returns a mapping that YAML holds, or the text of one; raises a ValueError on another."""
-    entries = plain(value) if isinstance(value, str) else value
+    """Returns a mapping, given as such or as YAML text; raises a ValueError on other values."""
+    entries = from_yaml(value) if isinstance(value, str) else value
     _require(isinstance(entries, Mapping), name, "a mapping such as {width: 16}", value)
     return entries  # type: ignore[no-any-return]
 

@@ -6,7 +6,7 @@ import pytest
 
 from robustnorm.settings.campaign import Plan
 from robustnorm.settings.groups import BranchAttack
-from robustnorm.settings.values import convert, make
+from robustnorm.settings.values import make, to_type
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ from robustnorm.settings.values import convert, make
     ],
 )
 def test_value_is_understood_as_people_write_it(kind, value, expected):
-    found = convert(kind, value, "x")
+    found = to_type(kind, value, "x")
     assert found == expected
     assert type(found) is type(expected)
 
@@ -75,7 +75,7 @@ def test_value_is_understood_as_people_write_it(kind, value, expected):
 )
 def test_value_of_another_type_is_refused_in_one_line(kind, value, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        convert(kind, value, "x")
+        to_type(kind, value, "x")
     assert len(str(caught.value)) < 200
     assert "\n" not in str(caught.value)
 
