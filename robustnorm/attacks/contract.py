@@ -1,17 +1,18 @@
-"""What every attack checks and keeps."""
+"""What every attack keeps: its traits, its generator, the network's state, the global ones."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-Model = Callable[[Tensor], Tensor]
+from robustnorm.attacks.asked import Model
+
 _Attack = TypeVar("_Attack", bound=Callable[..., Tensor])
 
 
@@ -34,33 +35,6 @@ def traits(
         return attack
 
     return mark
-
-
-def check_inputs(
-    images: Tensor, labels: Tensor, epsilon: float, threat_model: str = "linf"
-) -> None:
-    """Raises a ValueError on inputs that no attack takes; waits for the device once."""
-    if not images.is_floating_point() or images.dim() < 2:
-        raise ValueError(
-            "images must be floating point of shape (N, C, H, W) in [0, 1], got "
-            f"{images.dtype} of shape {tuple(images.shape)}"
-        )
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"labels must be int64 of shape ({len(images)},), got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}"
-        )
-    if not epsilon >= 0:
-        raise ValueError(f"epsilon must be at least 0, got {epsilon}")
-    if threat_model == "linf" and epsilon > 1:
-        raise ValueError(f"epsilon must be in [0, 1], such as 8/255, got {epsilon}")
-    if images.numel():
-        low, high = torch.stack(images.detach().aminmax()).tolist()
-        if not (low >= 0 and high <= 1):
-            raise ValueError(
-                f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}; mean and "
-                "std normalization belong inside the model"
-            )
 
 
 def require_generator(generator: torch.Generator | None, alternative: str = "") -> torch.Generator:
@@ -92,6 +66,19 @@ def unchanged(model: Model) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ends the caller's inference mode, which keeps no gradients, and its autocast, for the block.
+
+    Autocast reaches backward passes, too. A network that works in its own autocast keeps it.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for device in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 class Shell(nn.Module):

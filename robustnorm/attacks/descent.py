@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.contract import (
-    Model,
-    check_inputs,
-    require_generator,
-    traits,
-    unchanged,
-)
+from robustnorm.attacks.asked import InputError, Model
+from robustnorm.attacks.contract import require_generator, traits
+from robustnorm.attacks.inputs import Given, admit
+from robustnorm.attacks.limits import check_size
 from robustnorm.attacks.losses import find_loss
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
@@ -83,69 +80,65 @@ def pgd(
         >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
         True
     """
-    check_inputs(images, labels, epsilon, threat_model)
-    if step_size <= 0 or steps < 0:
-        raise ValueError(
-            f"step_size must be above 0 and steps at least 0, got {step_size} and {steps}"
-        )
-    find_loss(loss)
-    _check_targets(targets, labels)
+    given = admit(model, images, labels, epsilon, threat_model, targets)
+    try:
+        find_loss(loss)
+        check_size("step_size", step_size, threat_model, most=math.inf)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if not isinstance(steps, int) or steps < 0:
+        raise InputError(f"steps must be a whole number of at least 0, got {steps}")
     if restarts < 1 or (restarts > 1 and (start is not None or not random_start)):
-        raise ValueError(
+        raise InputError(
             f"restarts must be at least 1, and above 1 there must be a random start, got {restarts}"
             f" with random_start={random_start} and {'no' if start is None else 'a given'} start"
         )
-    if restarts > 1:
-        once = partial(
-            pgd,
-            model,
-            images,
-            labels,
-            epsilon=epsilon,
-            step_size=step_size,
-            steps=steps,
-            threat_model=threat_model,
-            loss=loss,
-            targets=targets,
-            generator=generator,
-            on_iterate=on_iterate,
-        )
-        results = (once() for _ in range(restarts))
-        return _best_of(results, model, images.detach(), labels, loss, targets)
     ball = find_threat_model(threat_model)
-    images = images.detach()
     if start is not None:
-        if start.shape != images.shape or not ball.contains(start, images, epsilon).all():
-            raise ValueError(
+        start = start.detach().to(given.images.device)
+        if (
+            start.shape != images.shape
+            or not ball.contains(start.to(given.images.dtype), given.images, given.epsilon).all()
+        ):
+            raise InputError(
                 f"start must have the images' shape {tuple(images.shape)} and lie in the ball of "
                 f"radius {epsilon} around them and in [0, 1]"
             )
-        adv_images = start.detach().to(images.dtype)
     elif random_start:
         generator = require_generator(generator, ", or random_start=False, or start=")
-        adv_images = ball.random_start(images, epsilon, generator)
-    else:
-        adv_images = images
-    with unchanged(model):
+
+    def climb() -> Tensor:
+        if start is not None:
+            begin = start.to(given.images.dtype)
+        elif random_start and generator is not None:
+            begin = ball.random_start(given.images, given.epsilon, generator)
+        else:
+            begin = given.images
+        adv_images = begin
         for step in range(steps):
             following, logits = pgd_step(
-                model,
+                given.model,
                 adv_images,
-                images,
-                labels,
-                epsilon=epsilon,
-                step_size=step_size,
+                given.images,
+                given.labels,
+                epsilon=given.epsilon,
+                step_size=float(step_size),
                 threat_model=threat_model,
                 loss=loss,
-                targets=targets,
+                targets=given.targets,
             )
             if on_iterate is not None:
                 on_iterate(step, adv_images, logits)
             adv_images = following
         if on_iterate is not None:
             with torch.no_grad():
-                on_iterate(steps, adv_images, model(adv_images))
-    return adv_images.clone() if adv_images is images or adv_images is start else adv_images
+                on_iterate(steps, adv_images, given.model(adv_images))
+        return adv_images.clone() if adv_images is begin else adv_images
+
+    with given.attacking():
+        if restarts == 1:
+            return given.result(climb())
+        return given.result(_best_of((climb() for _ in range(restarts)), given, loss))
 
 
 def pgd_step(
@@ -225,36 +218,19 @@ def fgsm(
 
 
 @torch.no_grad()
-def _best_of(
-    results: Iterable[Tensor],
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    loss: str,
-    targets: Tensor | None,
-) -> Tensor:
+def _best_of(results: Iterable[Tensor], given: Given, loss: str) -> Tensor:
     """Returns each image's first result that reaches the aim, else that of the highest loss."""
-    best, reached = images, torch.zeros_like(labels, dtype=torch.bool)
+    labels, targets, best = given.labels, given.targets, given.images
+    reached = torch.zeros_like(labels, dtype=torch.bool)
     highest = torch.full(labels.shape, -torch.inf, device=labels.device)
     for adv_images in results:
-        with unchanged(model):
-            logits = _at_least_float32(model(adv_images))
+        logits = given.model(adv_images)
         seen, loss_now = logits.argmax(1), find_loss(loss)(logits, labels, targets)
         reached_now = seen != labels if targets is None else seen == targets
         better = ~reached & (reached_now | (loss_now > highest))
-        best = torch.where(better.view(-1, *[1] * (images.dim() - 1)), adv_images, best)
+        best = torch.where(better.view(-1, *[1] * (best.dim() - 1)), adv_images, best)
         highest, reached = torch.where(better, loss_now, highest), reached | reached_now
     return best
-
-
-def _check_targets(targets: Tensor | None, labels: Tensor) -> None:
-    if targets is None:
-        return
-    if targets.dtype != torch.int64 or targets.shape != labels.shape or (targets == labels).any():
-        raise ValueError(
-            f"targets must be int64 of shape {tuple(labels.shape)}, none the image's own label, "
-            f"got {targets.dtype} of shape {tuple(targets.shape)}"
-        )
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

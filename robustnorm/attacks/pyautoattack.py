@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustnorm.attacks.asked import InputError, Model
 from robustnorm.attacks.contract import (
-    Model,
     Shell,
-    check_inputs,
     require_generator,
     seeded,
     traits,
-    unchanged,
 )
+from robustnorm.attacks.inputs import Given, admit
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 # Wrong classes that the targeted attacks aim at, one after the other, in the authors' code. Where
@@ -73,40 +72,41 @@ def autoattack(
         >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
         True
     """
-    check_inputs(images, labels, epsilon, threat_model)
+    given = admit(model, images, labels, epsilon, threat_model)
     if threat_model not in _NORMS:
-        raise ValueError(
-            f"unknown threat model '{threat_model}'. AutoAttack has {', '.join(_NORMS)}."
+        raise InputError(
+            f"AutoAttack has the threat models {', '.join(_NORMS)}, got '{threat_model}'"
         )
     generator = require_generator(generator)
     run = installed()
     names = list(attacks_to_run) if attacks_to_run is not None else None
-    targets = _targets(model, images, names or [version])
-    with seeded(generator, images.device) as seed, unchanged(model), torch.enable_grad():
+    targets = _targets(given, names or [version])
+    device = given.images.device
+    with given.attacking(), seeded(generator, device) as seed, torch.enable_grad():
         adv_images = run(
-            Shell(model, images.device),
-            images.detach().contiguous(),  # the authors' code calls view
-            labels,
+            Shell(given.model, device),
+            given.images.float().contiguous(),  # the authors' code calls view
+            given.labels,
             _NORMS[threat_model],
-            epsilon,
+            given.epsilon,
             seed,
             version if names is None else "custom",
             names,
             batch_size,
             targets,
         )
-    return adv_images.detach()
+        return given.result(adv_images.to(given.images.dtype))
 
 
 @torch.no_grad()
-def _targets(model: Model, images: Tensor, names: Sequence[str]) -> int:
+def _targets(given: Given, names: Sequence[str]) -> int:
     """Returns how many wrong classes the targeted attacks aim at: of few classes all."""
-    if not len(images):
+    if not len(given.images):
         return _TARGETS
-    with unchanged(model):
-        classes = model(images[:2]).shape[1]
+    with given.attacking():
+        classes: int = given.model(given.images[:2]).shape[1]
     if classes < 4 and {"standard", "plus", "apgd-t"} & set(names):
-        raise ValueError(
+        raise InputError(
             f"AutoAttack's apgd-t needs at least 4 classes, the model has {classes}; choose others "
             'such as attacks_to_run=["apgd-ce", "fab-t", "square"]'
         )

@@ -10,15 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.contract import (
-    Model,
-    Shell,
-    check_inputs,
-    require_generator,
-    seeded,
-    traits,
-    unchanged,
-)
+from robustnorm.attacks.asked import InputError, Model
+from robustnorm.attacks.contract import Shell, require_generator, seeded, traits
+from robustnorm.attacks.inputs import admit
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
 
@@ -71,31 +65,32 @@ def torchattack(
         >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
         True
     """
-    check_inputs(images, labels, epsilon, threat_model)
+    given = admit(model, images, labels, epsilon, threat_model)
     ball = find_threat_model(threat_model)
     generator = require_generator(generator)
     attack_class = find_class(name)
-    images = images.detach().contiguous()  # the library calls view
+    images = given.images.float().contiguous()  # the library calls view
     parameters = inspect.signature(attack_class).parameters
     bounded = "eps" in parameters
-    if "n_classes" in parameters and len(images):
-        # Its targeted attacks aim at n_classes - 1 wrong classes, 9 unless it is told.
-        with torch.no_grad(), unchanged(model):
-            options.setdefault("n_classes", min(10, model(images[:2]).shape[1]))
     if bounded:
-        options["eps"] = epsilon
-    with seeded(generator, images.device), unchanged(model), torch.enable_grad():
-        result = attack_class(Shell(model, images.device), **options)(images, labels)
-    adv_images: Tensor = result.detach().to(images.dtype)
-    inside = ball.contains(adv_images, images, epsilon)
+        options["eps"] = given.epsilon
+    with given.attacking(), seeded(generator, images.device), torch.enable_grad():
+        if "n_classes" in parameters and len(images):
+            # Its targeted attacks aim at n_classes - 1 wrong classes, 9 unless it is told.
+            with torch.no_grad():
+                options.setdefault("n_classes", min(10, given.model(images[:2]).shape[1]))
+        result = attack_class(Shell(given.model, images.device), **options)(images, given.labels)
+        adv_images: Tensor = result.detach().to(given.images.dtype)
+    inside = ball.contains(adv_images, given.images, given.epsilon)
     if bounded and not inside.all():
-        farthest = ball.distance(adv_images, images).max().item()
-        raise ValueError(
+        farthest = ball.distance(adv_images, given.images).max().item()
+        raise InputError(
             f"torchattacks.{name} left the {threat_model} ball of radius {epsilon:.6g} (distance "
             f"{farthest:.6g}); give the threat model in which it works, threat_model='linf' or 'l2'"
         )
     chosen = inside.view(-1, *[1] * (images.dim() - 1))
-    return torch.where(chosen, ball.project(adv_images, images, epsilon), images)
+    within = ball.project(adv_images, given.images, given.epsilon)
+    return given.result(torch.where(chosen, within, given.images))
 
 
 def find_class(name: str) -> Any:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustnorm.attacks.contract import Model, check_inputs, traits, unchanged
+from robustnorm.attacks.asked import InputError, Model
+from robustnorm.attacks.contract import traits
+from robustnorm.attacks.inputs import admit
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
 # Keeps the scale of a gradient that is zero everywhere finite.
@@ -66,12 +68,13 @@ def worst_case(
         >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
         True
     """
-    check_inputs(images, labels, epsilon, threat_model)
+    given = admit(model, images, labels, epsilon, threat_model)
     if steps < 1 or targets < 1:
-        raise ValueError(f"steps and targets must be at least 1, got {steps} and {targets}")
-    ball, images = find_threat_model(threat_model), images.detach()
-    best = images.clone()
-    with unchanged(model):
+        raise InputError(f"steps and targets must be at least 1, got {steps} and {targets}")
+    ball = find_threat_model(threat_model)
+    model, images, labels, epsilon = given.model, given.images, given.labels, given.epsilon
+    with given.attacking():
+        best = images.clone()
         with torch.no_grad():
             logits = _at_least_float32(model(images))
         standing, lead = logits.argmax(1) == labels, _lead(logits, labels)
@@ -96,7 +99,7 @@ def worst_case(
                     total = (momentum if aims is None else 0) * total + gradient
                     moved = adv_images + ball.ascend(total, epsilon * (1 - step / steps))
                     adv_images = ball.project(moved, images[rows], epsilon)
-    return best
+    return given.result(best)
 
 
 def _look(

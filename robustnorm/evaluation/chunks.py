@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.backends import cudnn
 from torch.nn import functional as F
 
+from robustnorm.attacks.asked import check_finite
 from robustnorm.data.batches import to_float
-from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.system.memory import in_smaller_batches
 
 # Images are attacked in chunks of this size, the last one padded, so that a verdict does not
@@ -63,7 +63,7 @@ def classify(score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor
     """Returns what the network says of images as they are; nothing is compared yet.
 
     Raises:
-        EvaluationError: When a logit is not finite, with the image's id.
+        NotFiniteError: When a logit is not finite, with the image's id.
     """
     with exact_float32():
         logits = score(images)
@@ -71,19 +71,6 @@ def classify(score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor
     correct = logits.argmax(1) == labels
     loss = F.cross_entropy(logits.float(), labels, reduction="none")
     return Outcome(correct, loss, torch.ones_like(correct))
-
-
-def check_finite(logits: Tensor, image_ids: Tensor, what: str = "id") -> None:
-    """Raises an EvaluationError that names the first image whose logits are not all finite."""
-    bad = ~logits.isfinite().all(1).cpu()
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        found = logits[row][~logits[row].isfinite()][0].item()
-        raise EvaluationError(
-            f"logits must be finite, the network gave {found} for the image of {what} "
-            f"{int(image_ids[row])}, clean or attacked: no class can be read from that; look for a "
-            "root, a logarithm or a quotient without a lower bound, or for weights that diverged"
-        )
 
 
 def exact_float32() -> AbstractContextManager[None]:

@@ -5,29 +5,37 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from robustnorm.attacks.asked import precision_of
+from robustnorm.attacks.contract import undisturbed
+from robustnorm.attacks.inputs import admit_images, admit_labels
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.attack import attack_chunk, attacks_in_order
 from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK, Outcome
 from robustnorm.evaluation.errors import EvaluationError
-from robustnorm.evaluation.probe import check_mode, check_network
-from robustnorm.evaluation.search import Precision, Search, branches
+from robustnorm.evaluation.probe import (
+    check_mode,
+    check_network,
+    say_where_no_better_than_chance,
+)
+from robustnorm.evaluation.search import Branch, Precision, Search, branches
 from robustnorm.evaluation.until_broken import any_outcomes
 from robustnorm.models.faithful import searches_itself
 from robustnorm.records.images import chunk_file, write_chunk
 from robustnorm.records.journal import Journal, Key, Part
-from robustnorm.records.record import Verdict
+from robustnorm.records.record import SINGLE, Verdict
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.groups import BranchAttack
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 
+Rules = Literal["all", "any"]
 # Images of a part. Where fallen images are replaced, a part is long: at its end slots stay empty.
 _PART = {"all": CHUNK, "any": 20 * CHUNK}
 
@@ -42,7 +50,7 @@ def evaluate(
     steps: Sequence[int] = (10, 20),
     threat_model: str = "linf",
     branch_attacks: Mapping[str, BranchAttack] | None = None,
-    rules: Literal["all", "any"] = "all",
+    rules: Rules = "all",
     precision: Precision = "fp32",
     serving: bool = False,
     attacks: Sequence[str] = (),
@@ -73,7 +81,7 @@ def evaluate(
     Args:
         model: In evaluation mode; images in [0, 1] to logits. Left as it was.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
-        labels: int64 (N,).
+        labels: (N,), integers; (N, 1) or one-hot rows are taken as such.
         epsilon: Attack radius on the [0, 1] scale.
         step_size: Change of a pixel in one step.
         steps: Numbers of steps after which verdicts are taken.
@@ -115,7 +123,8 @@ def evaluate(
         ValueError: Before any attack: when ``model`` is in train mode, bound to a branch, not
             deterministic, or answers an image by the others of its batch; when an attack's name is
             none or the classes are too few for it; when images and labels do not fit, or radius and
-            step are out of range. During it: when a logit is not finite.
+            step are out of range; when the network gives no logits, or none with a gradient in its
+            images. During it: when a logit or a gradient is not finite.
 
     References:
         Madry et al., arXiv:1706.06083; Gong et al., arXiv:2102.11382, Tables 3 and 4.
@@ -129,14 +138,14 @@ def evaluate(
         (8, 'none', 'clean', (5,))
     """
     check_mode(model)
-    if len(images) != len(labels) or not len(images) or not steps or min(steps) < 1:
-        raise EvaluationError(
-            f"evaluate needs as many images as labels, at least one, and steps of at least 1, got "
-            f"{len(images)} images, {len(labels)} labels, steps {tuple(steps)}"
-        )
-    if keep is not None and rules == "any":
-        raise EvaluationError('images are kept with rules="all" only, got rules="any" and keep')
-    ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
+    images = admit_images(images, integers=True)
+    labels = admit_labels(labels, images)
+    if not len(images):
+        raise EvaluationError("evaluate needs at least one image, got none")
+    if images.dtype == torch.float64 and precision_of(model) != torch.float64:
+        images = images.float()
+    _check_settings(steps, rules, precision, attacks, seed, keep)
+    ids = _admit_ids(image_ids, len(images))
     order = ids.argsort()
     named = parse_attacks(attacks)
     try:
@@ -144,73 +153,130 @@ def evaluate(
         BranchAttack(threat_model, epsilon, step_size)  # type: ignore[arg-type]
     except ValueError as error:
         raise EvaluationError(str(error)) from error
-    search = Search(epsilon, step_size, tuple(steps), threat_model, seed, branch_attacks or {})
-    attacked = branches(model, precision, serving=serving, compile=compile)
-    check_network(attacked, images, labels, named)
+    search = Search(
+        float(epsilon), float(step_size), tuple(steps), threat_model, seed, branch_attacks or {}
+    )
+    with undisturbed():
+        attacked = branches(model, precision, serving=serving, compile=compile)
+        _check_branches(search, attacked)
+        classes = check_network(attacked, images, labels, named, ids)
 
-    def attack_parts(
-        rows: Tensor, at_once: int, adv_images: dict[Key, Tensor] | None
-    ) -> dict[Key, Outcome]:
-        some = (attacked, images[rows], labels[rows], ids[rows], search)
-        outcomes = any_outcomes(*some, at_once=at_once) if rules == "any" else {}
-        for attack in attacks_in_order(search, named) if rules == "all" else named:
-            outcomes |= attack_chunk(*some, adv_images, attack)
-        return outcomes
+        def attack_parts(
+            rows: Tensor, at_once: int, adv_images: dict[Key, Tensor] | None
+        ) -> dict[Key, Outcome]:
+            some = (attacked, images[rows], labels[rows], ids[rows], search)
+            outcomes = any_outcomes(*some, at_once=at_once) if rules == "any" else {}
+            for attack in attacks_in_order(search, named) if rules == "all" else named:
+                outcomes |= attack_chunk(*some, adv_images, attack)
+            return outcomes
 
-    done = Journal(journal, fingerprint)
-    if keep is not None and not done.parts:
-        for stale in keep.glob("*.safetensors"):  # of an earlier evaluation
-            stale.unlink()
-    parts = torch.split(order, CHUNK if named else _PART[rules])
-    pending = [
-        number
-        for number in range(len(parts))
-        if number not in done.parts or (keep is not None and not chunk_file(keep, number).exists())
-    ]
-    at_once = CHUNK
-    if pending and not named:  # attacks by name take long: what is finished is kept chunk by chunk
-        at_once = images_at_once(attacked, images, labels, ids, search)
-    together = at_once // CHUNK if rules == "all" else 1  # parts
-    seconds = 0.0
-    with tqdm(
-        total=len(images),
-        initial=len(images) - sum(len(parts[number]) for number in pending),
-        desc=progress,
-        unit="img",
-        disable=None if progress else True,
-        leave=False,
-    ) as bar:
-        for begin in range(0, len(pending), together):
-            if should_stop(seconds):
-                raise Stopped(f"{len(done.parts)} of {len(parts)} parts are evaluated")
-            clock = time.perf_counter()
-            numbers = pending[begin : begin + together]
-            rows = torch.cat([parts[number] for number in numbers])
-            adv_images: dict[Key, Tensor] | None = None if keep is None else {}
-            verdicts = {
-                key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
-                for key, o in attack_parts(rows, at_once, adv_images).items()
-            }
-            size = len(parts[0])  # of every part but the last, which ends its group
-            places = [slice(size * i, size * (i + 1)) for i in range(len(numbers))]
-            for number, place in zip(numbers, places, strict=True):
-                if keep is not None and adv_images is not None:
-                    kept = {key: adversarial[place] for key, adversarial in adv_images.items()}
-                    write_chunk(chunk_file(keep, number), ids[parts[number]], kept)
-            seconds = time.perf_counter() - clock
-            for number, place in zip(numbers, places, strict=True):
-                part = {key: Part(p.correct[place], p.agrees[place]) for key, p in verdicts.items()}
-                done.add(number, part, seconds / len(numbers))
-            bar.update(len(rows))
-    collected = [done.parts[number] for number in range(len(parts))]
-    back = order.argsort().numpy()
-    by_network = {branch.name for branch in attacked if searches_itself(branch.standin)}
-    return [
-        Verdict(
-            *key,
-            correct=np.concatenate([part[key].correct for part in collected])[back],
-            disagreements=sum(int((~part[key].agrees).sum()) for part in collected),
-            searched="network" if key.attack_branch in by_network else "copy",
+        done = Journal(journal, fingerprint)
+        if keep is not None and not done.parts:
+            for stale in keep.glob("*.safetensors"):  # of an earlier evaluation
+                stale.unlink()
+        parts = torch.split(order, CHUNK if named else _PART[rules])
+        pending = [
+            number
+            for number in range(len(parts))
+            if number not in done.parts
+            or (keep is not None and not chunk_file(keep, number).exists())
+        ]
+        at_once = CHUNK
+        if (
+            pending and not named
+        ):  # attacks by name take long: what is finished is kept chunk by chunk
+            at_once = images_at_once(attacked, images, labels, ids, search)
+        together = at_once // CHUNK if rules == "all" else 1  # parts
+        seconds = 0.0
+        with tqdm(
+            total=len(images),
+            initial=len(images) - sum(len(parts[number]) for number in pending),
+            desc=progress,
+            unit="img",
+            disable=None if progress else True,
+            leave=False,
+        ) as bar:
+            for begin in range(0, len(pending), together):
+                if should_stop(seconds):
+                    raise Stopped(f"{len(done.parts)} of {len(parts)} parts are evaluated")
+                clock = time.perf_counter()
+                numbers = pending[begin : begin + together]
+                rows = torch.cat([parts[number] for number in numbers])
+                adv_images: dict[Key, Tensor] | None = None if keep is None else {}
+                verdicts = {
+                    key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
+                    for key, o in attack_parts(rows, at_once, adv_images).items()
+                }
+                size = len(parts[0])  # of every part but the last, which ends its group
+                places = [slice(size * i, size * (i + 1)) for i in range(len(numbers))]
+                for number, place in zip(numbers, places, strict=True):
+                    if keep is not None and adv_images is not None:
+                        kept = {key: adversarial[place] for key, adversarial in adv_images.items()}
+                        write_chunk(chunk_file(keep, number), ids[parts[number]], kept)
+                seconds = time.perf_counter() - clock
+                for number, place in zip(numbers, places, strict=True):
+                    part = {
+                        key: Part(p.correct[place], p.agrees[place]) for key, p in verdicts.items()
+                    }
+                    done.add(number, part, seconds / len(numbers))
+                bar.update(len(rows))
+        collected = [done.parts[number] for number in range(len(parts))]
+        back = order.argsort().numpy()
+        by_network = {branch.name for branch in attacked if searches_itself(branch.standin)}
+        answered = [
+            Verdict(
+                *key,
+                correct=np.concatenate([part[key].correct for part in collected])[back],
+                disagreements=sum(int((~part[key].agrees).sum()) for part in collected),
+                searched="network" if key.attack_branch in by_network else "copy",
+            )
+            for key in collected[0]
+        ]
+        say_where_no_better_than_chance(answered, classes)
+        return answered
+
+
+def _check_settings(
+    steps: Sequence[int], rules: str, precision: str, attacks: Sequence[str], seed: int, keep: Any
+) -> None:
+    """Raises an EvaluationError on settings that are none."""
+    if not len(steps) or not all(isinstance(k, int) and k >= 1 for k in steps):
+        raise EvaluationError(
+            f"steps must be whole numbers of at least 1, such as (10, 20), got {tuple(steps)}"
         )
-        for key in collected[0]
-    ]
+    for name, value, known in (
+        ("rules", rules, get_args(Rules)),
+        ("precision", precision, get_args(Precision)),
+    ):
+        if value not in known:
+            raise EvaluationError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if isinstance(attacks, str):
+        raise EvaluationError(f"attacks must be a list of names, such as ['{attacks}']")
+    if not isinstance(seed, int) or seed < 0:
+        raise EvaluationError(f"seed must be a whole number of at least 0, got {seed}")
+    if keep is not None and rules == "any":
+        raise EvaluationError('images are kept with rules="all" only, got rules="any" and keep')
+
+
+def _admit_ids(image_ids: Tensor | None, n: int) -> Tensor:
+    """Returns the images' ids, int64 (N,) on the CPU."""
+    if image_ids is None:
+        return torch.arange(n)
+    ids = torch.as_tensor(image_ids).cpu()
+    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if not whole or ids.shape != (n,) or int(ids.min()) < 0 or len(set(ids.tolist())) < n:
+        raise EvaluationError(
+            f"image_ids must be {n} different integers from 0, got {ids.dtype} of shape "
+            f"{tuple(ids.shape)}"
+        )
+    return ids.long()
+
+
+def _check_branches(search: Search, attacked: Sequence[Branch]) -> None:
+    """Raises an EvaluationError when a network with branches lacks one that has its own attack."""
+    names = [branch.name for branch in attacked]
+    unknown = [name for name in search.own if name not in names]
+    if unknown and SINGLE not in names:
+        raise EvaluationError(
+            f"branch_attacks names '{unknown[0]}', the network has {', '.join(names)}"
+        )

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robustnorm.attacks import ATTACKS
-from robustnorm.evaluation.chunks import CHUNK, check_finite, place
+from robustnorm.attacks.asked import NotFiniteError, check_finite
+from robustnorm.attacks.inputs import admit, check_classes
+from robustnorm.evaluation.chunks import CHUNK, place
 from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.search import Branch
 from robustnorm.models.faithful import Standin
 from robustnorm.norms.routing import Bound
+from robustnorm.records.record import Verdict
 from robustnorm.settings.attack_names import EvaluationAttack
 from robustnorm.system.memory import in_smaller_batches
 
+log = logging.getLogger("robustnorm")
+
+# Labels off by one are told from a bad network by more classes than these, most images of them.
+_SOME_CLASSES, _MOSTLY = 2, 0.5
+# Of an accuracy by guessing, with which a higher one is still explained; on so many images.
+_DEVIATIONS, _FEW = 2, 30
 # Of the largest logit. Both forwards have the same number of images, so that the same kernels run
 # and only the order of sums may differ: 1e-6 in float32 through a ResNet, 1e-4 leaves room for
 # deeper networks. Noise, dropout or the batch's own statistics change logits by 1e-2 and more.
@@ -25,6 +36,11 @@ _ROUNDING = 1e-4
 
 def check_mode(model: nn.Module) -> None:
     """Raises an EvaluationError unless the model is in evaluation mode and chooses no branch."""
+    if not isinstance(model, nn.Module):
+        raise EvaluationError(
+            f"evaluate needs a torch.nn.Module, got a {type(model).__name__}; a function can be "
+            "the forward of one"
+        )
     if any(module.training for module in model.modules()):
         raise EvaluationError(
             "evaluate needs the model in evaluation mode: call model.eval() first"
@@ -40,24 +56,33 @@ def check_network(
     images: Tensor,
     labels: Tensor,
     attacks: Sequence[EvaluationAttack] = (),
-) -> None:
-    """Raises an EvaluationError unless each branch answers an image alike every time.
+    image_ids: Tensor | None = None,
+) -> int:
+    """Raises an error unless each branch answers an image alike every time; returns its classes.
 
-    Half a chunk is scored twice, then in another order beside other images, its own negatives.
+    Half a chunk is scored twice, then in another order beside other images, its own negatives, and
+    differentiated. What may be meant but is mostly a mistake is said in the log: probabilities in
+    place of logits, gradients of zero.
 
     Args:
         attacked: From ``branches``.
         images: (N, C, H, W), uint8 or floating point in [0, 1]; the first few are used.
         labels: int64 (N,).
         attacks: That will be run: what they need must be installed, and the classes be enough.
+        image_ids: int64 (N,), for messages; places by default.
 
     Raises:
         EvaluationError: On a network that is not deterministic, whose logits depend on the other
             images of a batch, or that has too few classes for an attack; on an unknown class of
             torchattacks.
+        InputError: When logits or gradients are missing or not finite, or labels name no class.
         ImportError: When the package of an attack is not installed.
     """
-    classes = in_smaller_batches(partial(_check_answers, attacked, images, labels), CHUNK)
+    ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
+    given = (attacked, images, labels, ids)
+    classes = in_smaller_batches(partial(_check_answers, *given), CHUNK)
+    check_classes(labels, classes)
+    in_smaller_batches(partial(_check_gradients, *given), CHUNK)
     for attack in attacks:
         if classes < attack.least_classes:
             raise EvaluationError(
@@ -65,6 +90,7 @@ def check_network(
                 f"network has {classes}; leave it out, or take pgd-50x5, apgd-ce or square"
             )
     check_attacks(attacks)
+    return classes
 
 
 def check_attacks(attacks: Sequence[EvaluationAttack]) -> None:
@@ -84,17 +110,19 @@ def check_attacks(attacks: Sequence[EvaluationAttack]) -> None:
 
 
 @torch.no_grad()
-def _check_answers(attacked: Sequence[Branch], images: Tensor, labels: Tensor, whole: int) -> int:
+def _check_answers(
+    attacked: Sequence[Branch], images: Tensor, labels: Tensor, ids: Tensor, whole: int
+) -> int:
     """Returns the number of classes; checks as ``check_network`` on ``whole`` images at a time."""
-    rows = torch.arange(min(len(images), max(1, whole // 2)))
-    some, _ = place(attacked[0].score, images, labels, rows)
+    rows = _few(images, whole)
+    some, classes = place(attacked[0].score, images, labels, rows)
     for branch in attacked:
         if isinstance(
             branch.standin, Standin
         ):  # on the same images, wherever an evaluation goes on
             branch.standin.prove(some)
         logits = branch.score(torch.cat([some, some]))
-        check_finite(logits, torch.cat([rows, rows]), "place")
+        check_finite(logits, torch.cat([ids[rows], ids[rows]]))
         tolerance = _ROUNDING * logits.abs().max()
         again = branch.score(torch.cat([some, some]))
         if not (again - logits).abs().max() <= tolerance:
@@ -111,8 +139,86 @@ def _check_answers(attacked: Sequence[Branch], images: Tensor, labels: Tensor, w
                 f"of branch '{branch.name}' changed its logits by {_largest(change)}: use running "
                 "statistics, not the batch's"
             )
+        _look_at(branch.name, logits[: len(some)], classes)
     return int(logits.shape[1])
+
+
+def _few(images: Tensor, whole: int) -> Tensor:
+    return torch.arange(min(len(images), max(1, whole // 2)))
+
+
+def are_probabilities(logits: Tensor) -> bool:
+    """Says whether logits (N, K) are the outputs of a softmax or a sigmoid."""
+    return bool(((logits >= 0) & (logits <= 1)).all() and logits.amax() > 0)
+
+
+def _look_at(branch: str, logits: Tensor, labels: Tensor) -> None:
+    """Tells the log of probabilities in place of logits, and of labels that are off by one."""
+    if are_probabilities(logits):
+        log.warning(
+            "branch '%s': all outputs lie in [0, 1], as after a softmax or a sigmoid: a loss that "
+            "expects logits then hardly moves, and robust accuracy comes out too high; leave the "
+            "last layer out",
+            branch,
+        )
+    seen, own = logits.argmax(1), float((logits.argmax(1) == labels).double().mean())
+    for shift in (-1, 1):
+        shifted = float((seen == labels + shift).double().mean())
+        if len(set(labels.tolist())) > _SOME_CLASSES and shifted > max(2 * own, _MOSTLY):
+            log.warning(
+                "branch '%s': %.0f %% of the first images are classified as their label says, %.0f "
+                "%% as the label %+d: labels must be places of classes from 0, as the network "
+                "counts them",
+                branch,
+                100 * own,
+                100 * shifted,
+                shift,
+            )
+
+
+def _check_gradients(
+    attacked: Sequence[Branch], images: Tensor, labels: Tensor, ids: Tensor, whole: int
+) -> None:
+    """Raises an InputError unless the cross-entropy has a finite gradient in each of the images."""
+    rows = _few(images, whole)
+    some, classes = place(attacked[0].score, images, labels, rows)
+    for branch in attacked:
+        given = admit(branch.score, some, classes, 0.0)
+        try:
+            with given.attacking(), torch.enable_grad():
+                leaf = given.images.clone().requires_grad_()
+                logits = given.model(leaf)
+                loss = F.cross_entropy(logits, given.labels, reduction="sum")
+                (gradient,) = torch.autograd.grad(loss, leaf)
+        except NotFiniteError as error:
+            raise error.of(ids[rows]) from None
+        still = (gradient == 0).flatten(1).all(1) & (logits.argmax(1) == given.labels)
+        if still.any():
+            log.warning(
+                "branch '%s': %d of %d images have a gradient of zero, so that PGD leaves them "
+                "where they are: their robustness is not measured; look for rounding, for "
+                "detach(), or for logits so large that the softmax saturates",
+                branch.name,
+                int(still.sum()),
+                len(still),
+            )
 
 
 def _largest(change: Tensor) -> str:
     return f"{change.abs().max().item():.3g}"
+
+
+def say_where_no_better_than_chance(verdicts: Sequence[Verdict], classes: int) -> None:
+    """Tells the log of branches whose standard accuracy guessing has, too."""
+    for verdict in verdicts:
+        n, chance = len(verdict.correct), 1 / classes
+        beyond = _DEVIATIONS * (chance * (1 - chance) / n) ** 0.5
+        if verdict.attack == "none" and n >= _FEW and verdict.accuracy <= chance + beyond:
+            log.warning(
+                "branch '%s': a standard accuracy of %.1f %% is that of guessing among %d classes: "
+                "look for labels in another order, for mean and std that are missing or applied "
+                "twice, and for a training that did not work",
+                verdict.score_branch,
+                100 * verdict.accuracy,
+                classes,
+            )

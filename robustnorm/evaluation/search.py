@@ -6,6 +6,7 @@ in bfloat16 if asked for. Every verdict is then the prediction of the network it
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from types import MappingProxyType
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robustnorm.attacks import pgd
+from robustnorm.attacks.asked import Asked, NotFiniteError, find_logits
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.models.faithful import Standin
 from robustnorm.models.serving import RULES, Served
@@ -112,7 +114,9 @@ def scorers(model: nn.Module, *, serving: bool = False) -> dict[str, nn.Module]:
         model: In evaluation mode.
         serving: Also each serving rule over all branches, as if it were one more branch.
     """
-    own = {name: bind(model, name) for name in branches_of(model) or (SINGLE,)}
+    own: dict[str, nn.Module] = {
+        name: Asked(bind(model, name)) for name in branches_of(model) or (SINGLE,)
+    }
     if not serving or len(own) == 1:
         return own
     return own | {rule: Served(list(own.values()), rule) for rule in RULES}
@@ -125,19 +129,30 @@ def _searcher(
     copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Not mode="reduce-overhead": a serving rule calls several copies before it reads the logits,
     # which CUDA graphs would have overwritten.
-    network: Callable[[Tensor], Tensor] = torch.compile(copy) if compile else copy
+    network = _quietly(torch.compile(copy)) if compile else copy
     if precision == "fp32":
-        return Standin(copy, score, network, branch)
-    exact = deepcopy(copy)
+        return Standin(Asked(copy), score, Asked(network), branch)
+    exact = Asked(deepcopy(copy))
     for module in copy.modules():
         if isinstance(module, nn.Conv2d):
             module.to(torch.bfloat16)  # once, not in every forward
 
     def search(images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16):
-            return network(images).float()
+            return find_logits(network(images), len(images)).float()
 
     return Standin(exact, score, search, branch)
+
+
+def _quietly(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Lets the compiler look at images that are a copy, of which it warns."""
+
+    def call(images: Tensor) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            return compiled(images)
+
+    return call
 
 
 def climb(
@@ -167,19 +182,25 @@ def climb(
         loss: As ``pgd``, like all that follow.
         targets: Classes to reach, int64 (N,).
         on_iterate: Called with each iterate.
+
+    Raises:
+        NotFiniteError: When a logit or gradient is not finite, with the image's id.
     """
     own = search.for_branch(branch.name)
-    return pgd(
-        branch.standin,
-        images,
-        labels,
-        **own.options,
-        steps=max(own.steps),
-        loss=loss,
-        targets=targets,
-        start=random_start(images, image_ids, own, restarts),
-        on_iterate=on_iterate,
-    )
+    try:
+        return pgd(
+            branch.standin,
+            images,
+            labels,
+            **own.options,
+            steps=max(own.steps),
+            loss=loss,
+            targets=targets,
+            start=random_start(images, image_ids, own, restarts),
+            on_iterate=on_iterate,
+        )
+    except NotFiniteError as error:
+        raise error.of(image_ids) from None
 
 
 def random_start(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from robustnorm.attacks.asked import InputError
 from robustnorm.models.serving import Served
 
 log = logging.getLogger("robustnorm")
@@ -107,7 +108,7 @@ class Standin:
             found = difference(self._copy, self._network, images)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # no gradient, for example because the forward optimizes
+        except (RuntimeError, InputError) as error:  # no gradient, as where a forward is detached
             found = f"no gradient to compare ({str(error).splitlines()[0]})"
         if found:
             log.warning(

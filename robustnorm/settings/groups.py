@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
+from robustnorm.attacks.limits import check_size
 from robustnorm.settings.base import Settings
 
 # Names not allowed for an adversarial branch: the first branch, and that of unbranched networks.
@@ -30,12 +31,8 @@ class BranchAttack:
     step_size: Fraction
 
     def __post_init__(self) -> None:
-        # An L2 ball may have a radius above 1: it is summed over all pixels.
-        most = 1 if self.threat_model == "linf" else 100
         for name in ("epsilon", "step_size"):
-            value = getattr(self, name)
-            if not 0 < value <= most:
-                raise ValueError(f"{name} must be in (0, {most}], such as 8/255, got {value}")
+            check_size(name, getattr(self, name), self.threat_model)
 
     @property
     def options(self) -> dict[str, Any]:

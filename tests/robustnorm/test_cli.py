@@ -80,8 +80,11 @@ def tensors(folder, tag="last"):
         (["train", "--norm", "saauxbm"], "unknown norm 'saauxbm'; did you mean 'saauxbn'?"),
         (["train", "--epsilon", "eight"], "must be a number such as 8/255 or 0.03, got eight"),
         (["train", "--epsilon", "8/0"], "epsilon must be a number such as 8/255 or 0.03, got 8/0"),
-        (["train", "--epsilon", "-8/255"], "epsilon must be in (0, 1], such as 8/255, got -8/255"),
-        (["train", "--epsilon", "8"], "epsilon must be in (0, 1], such as 8/255, got 8"),
+        (
+            ["train", "--epsilon", "-8/255"],
+            "epsilon must be from 1e-06 to 1, such as 8/255, got -8/255",
+        ),
+        (["train", "--epsilon", "8"], "epsilon must be from 1e-06 to 1, such as 8/255, got 8"),
         (["train", "--epochz", "3"], "did you mean 'epochs'?"),
         (["train", "--epochs", "ten"], "robustnorm: epochs must be a whole number, got ten\n"),
         (["train", "--precision", "fp16"], "precision must be fp32 or bf16, got fp16"),

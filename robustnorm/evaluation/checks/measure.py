@@ -99,8 +99,20 @@ def prepare(branch: Branch) -> tuple[Branch, Watched]:
 
 
 def _tied(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Ties the logits to the images, by a zero, where a network has cut them off."""
-    return lambda images: model(images) + 0 * images.flatten(1).sum(1, keepdim=True)
+    """Gives a gradient of zero where a network has none, or one that is not finite."""
+
+    def tied(images: Tensor) -> Tensor:
+        given = images.clone()
+        if given.requires_grad:
+            given.register_hook(_zero_unless_finite)  # type: ignore[no-untyped-call]
+        return model(given) + 0 * images.flatten(1).sum(1, keepdim=True)
+
+    return tied
+
+
+def _zero_unless_finite(gradient: Tensor) -> Tensor:
+    finite = gradient.flatten(1).isfinite().all(1)
+    return torch.where(finite.view(-1, *[1] * (gradient.dim() - 1)), gradient, 0.0)
 
 
 def radius(place: int, search: Search) -> float:

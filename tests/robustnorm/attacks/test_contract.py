@@ -153,8 +153,10 @@ def test_attack_keeps_the_caller_s_mode_while_it_runs(attack):
         ({"images": torch.zeros(6, 2, 5, 5, dtype=torch.uint8)}, "must be floating point"),
         ({"labels": torch.zeros(5, dtype=torch.int64)}, r"labels must be int64 of shape \(6,\)"),
         ({"labels": torch.zeros(6)}, "labels must be int64"),
-        ({"epsilon": -0.1}, "epsilon must be at least 0, got -0.1"),
-        ({"epsilon": 8}, r"epsilon must be in \[0, 1\], such as 8/255, got 8"),
+        ({"epsilon": -0.1}, "epsilon must be 0, or from 1e-06 to 1, such as 8/255, got -0.1"),
+        ({"epsilon": 8}, "epsilon must be 0, or from 1e-06 to 1, such as 8/255, got 8"),
+        ({"epsilon": 1e-99}, "epsilon must be 0, or from 1e-06"),
+        ({"epsilon": "8/255"}, "epsilon must be 0, or from 1e-06"),
         ({"threat_model": "linff"}, "unknown threat model 'linff'"),
     ],
 )

@@ -250,12 +250,12 @@ def test_pgd_keeps_the_memory_format():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"step_size": 0.0}, "step_size must be above 0"),
-        ({"steps": -1}, "steps at least 0"),
+        ({"step_size": 0.0}, "step_size must be from 1e-06 to inf"),
+        ({"steps": -1}, "steps must be a whole number of at least 0"),
         ({"start": torch.zeros(8, 3, 4, 4, dtype=torch.float64)}, "start must have the images'"),
         ({"start": torch.zeros(1)}, "start must have the images'"),
         ({"loss": "kl"}, "unknown loss 'kl'. Known: ce, margin, dlr."),
-        ({"targets": torch.zeros(3, dtype=torch.int64)}, "targets must be int64 of shape"),
+        ({"targets": torch.zeros(3, dtype=torch.int64)}, r"targets must be int64 of shape \(8,\)"),
         ({"targets": make_inputs()[1]}, "none the image's own label"),
         ({"restarts": 0}, "restarts must be at least 1"),
         ({"restarts": 2, "random_start": False}, "there must be a random start, got 2 with"),

@@ -294,11 +294,17 @@ def test_evaluate_refuses_a_bound_network(model, data):
 
 
 @pytest.mark.parametrize(
-    ("count", "steps"), [((3, 4), (2,)), ((0, 0), (2,)), ((3, 3), ()), ((3, 3), (0,))]
+    ("count", "steps", "message"),
+    [
+        ((3, 4), (2,), r"labels must be int64 of shape \(3,\)"),
+        ((0, 0), (2,), "at least one image"),
+        ((3, 3), (), "steps must be whole numbers of at least 1"),
+        ((3, 3), (0,), "steps must be whole numbers of at least 1"),
+    ],
 )
-def test_evaluate_refuses_what_does_not_fit(model, data, count, steps):
+def test_evaluate_refuses_what_does_not_fit(model, data, count, steps, message):
     images, labels = data
-    with pytest.raises(ValueError, match="as many images as labels"):
+    with pytest.raises(ValueError, match=message):
         run(model, (images[: count[0]], labels[: count[1]]), steps=steps)
 
 

@@ -25,7 +25,7 @@ def test_config_writes_fractions_as_people_do():
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"train_limit": 0}, "train_limit must be at least 1, or null for all, got 0"),
         ({"seed": -1}, r"seed must be at least 0 and below 2\^64, got -1"),
-        ({"epsilon": Fraction(8)}, r"epsilon must be in \(0, 1\], such as 8/255, got 8"),
+        ({"epsilon": Fraction(8)}, r"epsilon must be from 1e-06 to 1, such as 8/255, got 8"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         ({"gradient_clipping": 0.0}, "gradient_clipping must be above 0, or null, got 0.0"),

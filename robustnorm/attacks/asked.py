@@ -1,0 +1,206 @@
+"""A network as attacks and verdicts ask it, whatever its precision and the shape of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustnorm.system.errors import UserError
+from robustnorm.system.memory import is_out_of_memory
+
+Model = Callable[[Tensor], Tensor]
+
+NO_GRADIENT = (
+    "the network's logits must have a gradient in its images, these have none: an attack that "
+    "follows gradients needs a forward without detach(), no_grad(), numpy or an optimization of "
+    "its own; attack a differentiable approximation of it, or take an attack without gradients, "
+    "such as square"
+)
+
+# What torch raises itself, of the network's layers; a subclass, such as of routing, says more.
+_TORCH_ERRORS = (RuntimeError, NotImplementedError, IndexError)
+
+
+class InputError(UserError):
+    """Images, labels, a radius or a network with which no attack is sound."""
+
+
+class NotFiniteError(InputError):
+    """Logits or gradients of an image are not finite.
+
+    Args:
+        what: "logits" or "gradients".
+        found: The value.
+        row: Of the image in its batch.
+        image: The image in words.
+    """
+
+    def __init__(self, what: str, found: float, row: int, image: str = "") -> None:
+        self.what, self.found, self.row = what, found, row
+        image = image or f"image {row} of its batch"
+        consequence = {
+            "logits": "no class can be read from that",
+            "gradients": "no attack that follows them moves the image",
+        }[what]
+        super().__init__(
+            f"{what} must be finite, the network gave {found} for {image}, clean or attacked: "
+            f"{consequence}; look for a root, a logarithm or a quotient without a lower bound, or "
+            "for weights that diverged"
+        )
+
+    def of(self, image_ids: Tensor) -> NotFiniteError:
+        """Returns the error with the image's id in place of its row."""
+        image = f"the image of id {int(image_ids[self.row])}"
+        return NotFiniteError(self.what, self.found, self.row, image)
+
+
+class Asked(nn.Module):
+    """Images to logits, float32 or float64, of whatever a network gives for whatever it takes.
+
+    The network is given a copy of the images in the precision of its weights, so that one that
+    works in place is judged on the images that it was given. A caller's autocast does not reach it;
+    its own does. Its logits are taken from a tuple, a dict or an object where there is one choice.
+
+    Args:
+        model: Images to logits.
+        strict: Refuse logits and gradients that are not finite, and logits without a gradient where
+            one is asked for. Waits for the device.
+        highest: The highest label: with fewer classes the labels are refused.
+
+    Shape:
+        images (N, C, H, W) to logits (N, K), K at least 2.
+
+    Raises:
+        InputError: When the network fails, or its answer is no such logits.
+
+    Examples:
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2).double())
+        >>> Asked(lambda images: {"logits": network(images.double())})(torch.rand(4, 3, 2, 2)).shape
+        torch.Size([4, 2])
+    """
+
+    def __init__(self, model: Model, *, strict: bool = False, highest: int = 0) -> None:
+        super().__init__()
+        self.model: Any = model
+        self._strict, self._highest = strict, highest
+        self._dtype = precision_of(model)
+
+    # The network's own mode, whenever it is asked for: tools read it, and put it back by train().
+    @property
+    def training(self) -> bool:
+        return "model" in self._modules and bool(self.model.training)
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """Nothing to keep: ``train(mode)`` passes the mode on to the network."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        given = images.to(self._dtype or images.dtype, copy=True)
+        if self._strict and given.requires_grad:
+            given.register_hook(_check_gradient)  # type: ignore[no-untyped-call]
+        try:
+            with torch.autocast(images.device.type, enabled=False):
+                output = self.model(given)
+        except _TORCH_ERRORS as error:
+            if type(error) not in _TORCH_ERRORS or is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"the network fails on images of shape {tuple(images.shape)} in {given.dtype}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        logits = find_logits(output, len(images))
+        if self._strict:
+            self._check(logits, given)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _check(self, logits: Tensor, images: Tensor) -> None:
+        if self._highest >= logits.shape[1]:
+            raise InputError(out_of_range(self._highest, logits.shape[1]))
+        check_finite(logits)
+        if images.requires_grad and not logits.requires_grad:
+            raise InputError(NO_GRADIENT)
+
+
+def precision_of(model: Model) -> torch.dtype | None:
+    """Returns the one floating-point type of a network's weights, None where there are several."""
+    if not isinstance(model, nn.Module):
+        return None
+    types = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    return types.pop() if len(types) == 1 else None
+
+
+def find_logits(output: Any, n: int) -> Tensor:
+    """Returns the logits (N, K) in what a network gave for n images.
+
+    Of a dict or an object those that are called "logits", else the only tensor of such a shape.
+
+    Raises:
+        InputError: When there are none, or several.
+    """
+    values: Iterable[Any]
+    if isinstance(output, Tensor):
+        values = [output]
+    elif isinstance(output, Mapping):
+        values = [output["logits"]] if "logits" in output else output.values()
+    elif isinstance(getattr(output, "logits", None), Tensor):
+        values = [output.logits]
+    else:
+        parts = getattr(output, "__dict__", {})
+        values = output if isinstance(output, tuple | list) else parts.values()
+    found = [value for value in values if isinstance(value, Tensor) and _are_logits(value, n)]
+    if len(found) != 1:
+        raise InputError(
+            "the network must give logits, floating point of shape (N, classes) with 2 classes or "
+            f"more, got {_words(output)} for {n} images; wrap it in a module that returns them"
+        )
+    return found[0].flatten(1)
+
+
+def _are_logits(values: Tensor, n: int) -> bool:
+    shape = values.shape
+    return (
+        values.is_floating_point()
+        and len(shape) >= 2
+        and shape[0] == n
+        and shape[1] >= 2
+        and all(size == 1 for size in shape[2:])
+    )
+
+
+def _words(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"{output.dtype} of shape {tuple(output.shape)}"
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} of " + ", ".join(map(str, output))
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of " + ", ".join(map(_words, output))
+    return f"a {type(output).__name__}"
+
+
+def check_finite(logits: Tensor, image_ids: Tensor | None = None) -> None:
+    """Raises a NotFiniteError that names the first image whose logits are not all finite."""
+    _check_rows("logits", logits, image_ids)
+
+
+def _check_gradient(gradient: Tensor) -> None:
+    _check_rows("gradients", gradient.flatten(1))
+
+
+def _check_rows(what: str, values: Tensor, image_ids: Tensor | None = None) -> None:
+    finite = values.isfinite().all(1)
+    if finite.all():
+        return
+    row = int((~finite).nonzero()[0])
+    error = NotFiniteError(what, values[row][~values[row].isfinite()][0].item(), row)
+    raise error if image_ids is None else error.of(image_ids)
+
+
+def out_of_range(highest: int, classes: int, name: str = "labels") -> str:
+    """Says that a label names no class."""
+    return (
+        f"{name} must be from 0 to {classes - 1}, the network has {classes} classes, got "
+        f"{highest}; subtract 1 where they count from 1"
+    )
