@@ -100,7 +100,10 @@ def test_config_with_branches_is_saved_and_read_back():
             "{linf: {threat_model: linf, epsilon: 8, step_size: 2/255}}",
             "epsilon must be from 1e-06 to 1",
         ),
-        ("{l2: {threat_model: l2, epsilon: 1/2, step_size: 0}}", "step_size must be in (0, 100]"),
+        (
+            "{l2: {threat_model: l2, epsilon: 1/2, step_size: 0}}",
+            "step_size must be from 1e-06 to 100",
+        ),
         ("{l1: {threat_model: l1, epsilon: 1/2, step_size: 1/2}}", "l1"),
         ("{l2: {threat_model: l2, epsilon: 1/2}}", "step_size"),
     ],
