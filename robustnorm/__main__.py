@@ -10,7 +10,7 @@ def main() -> int:
 
         return run()
     except KeyboardInterrupt:
-        sys.stderr.write("robustnorm: interrupted before anything was done\n")
+        sys.stderr.write("robustnorm: interrupted before it started\n")
         return 130
 
 

@@ -67,7 +67,7 @@ COMMANDS = {
         "robustnorm.commands.verify:verify_record",
     ),
     "reproduce": Command(
-        "Train bn, modenorm, auxbn, saauxbn and a plainly trained control, then evaluate.",
+        "Train bn, modenorm, auxbn, saauxbn and a control on clean images, then evaluate.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
     ),
@@ -82,7 +82,7 @@ COMMANDS = {
         "robustnorm.work.campaign:run_campaign",
     ),
     "demo": Command(
-        "Reproduce on scikit-learn's digits: the whole path in minutes, without a download.",
+        "Reproduce on scikit-learn's digits, in minutes and without a download.",
         Config,
         "robustnorm.commands.reproduce:reproduce",
     ),
@@ -98,13 +98,13 @@ COMMANDS = {
         "robustnorm.commands.ablate:ablate",
     ),
     "study": Command(
-        "Study every checkpoint that fits the config: swapped branches, statistics measured "
-        "again, gates.",
+        "Study every checkpoint that fits the config: swapped branches, re-estimated statistics, "
+        "gates.",
         StudySettings,
         "robustnorm.commands.study:study_runs",
     ),
     "import": Command(
-        "Make a run of weights that other code trained, to evaluate them like our own.",
+        "Import weights that other code trained as a run, to evaluate them.",
         ImportSettings,
         "robustnorm.commands.import_weights:import_run",
     ),
@@ -119,7 +119,7 @@ COMMANDS = {
         "robustnorm.commands.figure7:figure7",
     ),
     "stylize": Command(
-        "Paint one picture in the style of another with a network that figure7 trained.",
+        "Apply the style of one picture to another with a network that figure7 trained.",
         StylizeSettings,
         "robustnorm.commands.stylize:stylize",
     ),
@@ -139,7 +139,7 @@ COMMANDS = {
         "robustnorm.commands.search:table2",
     ),
     "export": Command(
-        "Write one branch of a trained run as a file for other tools; check it by loading it.",
+        "Export one branch of a trained run to a file for other tools, and check the file.",
         ExportSettings,
         "robustnorm.commands.export:export_run",
     ),
@@ -155,7 +155,7 @@ _ABOUT = """usage: robustnorm COMMAND [--config FILE] [--SETTING VALUE ...]
 
 Adversarial training and evaluation of normalization layers.
 
-commands, each with settings of its own (robustnorm COMMAND --help):
+commands (robustnorm COMMAND --help shows the settings):
 """
 
 
@@ -188,9 +188,7 @@ def _run(words: Sequence[str], stop: SignalStop) -> str | None:
     Path.cwd()  # raises if the folder was removed, which torch's libraries report unreadably
     command, settings, path = parse(words)
     if os.environ.get("WORLD_SIZE", "1") != "1" and command is not COMMANDS["train"]:
-        raise UsageError(
-            "torchrun's many processes serve 'train' alone; run this command without it"
-        )
+        raise UsageError("only 'train' can use torchrun's processes; run this command without it")
 
     from robustnorm.system.allocator import keep_freed_memory
 
@@ -276,11 +274,14 @@ def _explain(error: BaseException) -> tuple[str, Status]:
         case Stopped():
             return f"{error}; the same command continues", Status.PREEMPTED
         case KeyboardInterrupt():
-            text = "interrupted; what was saved is kept, and the same command continues from there"
+            text = "interrupted; saved work is kept, and the same command continues from there"
             return text, Status.INTERRUPTED
         case BrokenPipeError():
             _forget(sys.stdout)
-            return "whoever read the output closed it; the same command shows it", Status.CLOSED
+            return (
+                "the output pipe was closed; the same command shows the output",
+                Status.CLOSED,
+            )
         case OSError():
             place = "the working folder" if error.filename is None else in_one_line(error.filename)
             question = f"is {place} still there, and may you read and write there?"

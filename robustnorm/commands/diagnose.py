@@ -51,7 +51,8 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
     threats = {_threat(config) for config in configs}
     if len(threats) > 1:
         raise UsageError(
-            f"runs to compare must be trained under one threat, got {' and '.join(sorted(threats))}"
+            "runs to compare must be trained with one threat model, got "
+            f"{' and '.join(sorted(threats))}"
         )
     first = configs[0]
     dataset = load_dataset(

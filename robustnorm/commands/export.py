@@ -84,7 +84,7 @@ def _images(settings: ExportSettings, run: Run) -> Tensor:
         size = [settings.image_size] * 2
     if size is None:
         raise UsageError(
-            f"the checkpoint in {run.folder} does not say how large its images are; "
+            f"the checkpoint in {run.folder} does not record its image size; "
             "give --image_size 32, or the data with --data"
         )
     generator = torch.Generator().manual_seed(0)

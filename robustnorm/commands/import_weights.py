@@ -31,7 +31,7 @@ def import_run(settings: ImportSettings) -> str:
     config = Config(**{field.name: getattr(settings, field.name) for field in fields(Config)})
     folder, file = run_folder(config), Path(settings.file[0])
     if folder.exists():
-        raise UsageError(f"{folder} is there; choose another --name or --seed, or remove it")
+        raise UsageError(f"{folder} already exists; choose another --name or --seed, or remove it")
     weights = read_weights(file)
     info = describe_dataset(load_data(config), train_images=0)
     model = build_model(config, info)
@@ -40,7 +40,9 @@ def import_run(settings: ImportSettings) -> str:
     except RefusedFileError as error:
         raise RefusedFileError(f"{file}: {error}") from error
     except ValueError as error:
-        raise UsageError(f"{file} has not the sets that the settings tell: {error}") from error
+        raise UsageError(
+            f"{file} does not hold the branches that the settings name: {error}"
+        ) from error
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     manifest = {

@@ -71,8 +71,8 @@ def study_runs(config: StudySettings, config_path: str | None = None) -> str:
     if not made:
         norms = ", ".join(run.trained.norm for run in runs)
         raise UsageError(
-            f"--what {config.what} suits none of the networks that fit this config ({norms}): swap "
-            "needs auxbn or saauxbn, reestimate those or auxstatbn, gates modenorm"
+            f"--what {config.what} applies to none of the networks that fit this config ({norms}): "
+            "swap needs auxbn or saauxbn, reestimate those or auxstatbn, gates modenorm"
         )
     return to_text(made)
 

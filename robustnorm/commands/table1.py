@@ -73,7 +73,7 @@ def _load(folder: Path, run: GanRun, config: GanSettings) -> GanRecord:
     if odd:
         there = ", ".join(f"{name} {record.config.get(name)}" for name in odd)
         raise UsageError(
-            f"{path} is of other settings ({there} there); choose another --name, or remove it"
+            f"{path} has other settings ({there} there); choose another --name, or remove it"
         )
     return record
 

@@ -150,7 +150,7 @@ def _decode(root: Path, listing: _Listing, content: hashlib._Hash, bar: tqdm[Any
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise RefusedDataError(
-                        f"{path} has {image.width}x{image.height} pixels, of at most "
+                        f"{path} has {image.width}x{image.height} pixels, more than "
                         f"{MOST_PIXELS:,}; make it smaller or remove it"
                     )
                 if image.mode not in _CHANNELS:
@@ -161,7 +161,7 @@ def _decode(root: Path, listing: _Listing, content: hashlib._Hash, bar: tqdm[Any
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             reason = str(error).partition(" <")[0]  # without the buffer's address
             raise RefusedDataError(
-                f"{path} is no readable image ({reason}); replace or remove it"
+                f"{path} is not a readable image ({reason}); replace or remove it"
             ) from error
         if images and pixels.shape != images[0].shape:
             raise DataError(

@@ -82,8 +82,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (ValueError, SafetensorError) as error:
         raise RefusedFileError(
-            f"{path} is no sound safetensors file ({error}) and no zip archive of torch.save; a "
-            "pickle or a file of another kind is never read: save its state_dict anew"
+            f"{path} is neither a valid safetensors file ({error}) nor a zip archive of "
+            "torch.save; pickles and other files are never read: save its state_dict again"
         ) from error
 
 
@@ -92,7 +92,7 @@ def _check_header(path: Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _MOST_HEADER_BYTES:  # parsing it would take long
-            raise ValueError(f"its header has {length} bytes, of at most {_MOST_HEADER_BYTES}")
+            raise ValueError(f"its header has {length} bytes, more than {_MOST_HEADER_BYTES}")
         parse_json(file.read(length))
 
 
@@ -123,13 +123,13 @@ def _check_zip(path: Path) -> None:
         members = archive.infolist()
         names = [member.filename for member in members]
         if len(members) > _MOST_MEMBERS:
-            raise ValueError(f"it has {len(members)} members, of at most {_MOST_MEMBERS}")
+            raise ValueError(f"it has {len(members)} members, more than {_MOST_MEMBERS}")
         twice = [name for name, count in Counter(names).items() if count > 1]
         outside = [name for name in names if not is_inside(name)]
         packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
         if twice or outside or packed:
             raise ValueError(
-                f"member {twice[0]} is there twice"
+                f"member {twice[0]} appears twice"
                 if twice
                 else f"member {outside[0]} leads outside"
                 if outside

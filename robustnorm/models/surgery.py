@@ -145,7 +145,7 @@ def convert(
     if obstacles:
         listed = ", ".join(f"'{name}' ({reason})" for name, reason in obstacles.items())
         raise ValueError(
-            f"convert cannot convert {listed}; name what is to stay as it is in "
+            f"convert cannot convert {listed}; list the layers to leave unchanged in "
             f"keep={tuple(obstacles)}; nothing was changed"
         )
 

@@ -306,7 +306,7 @@ class Record:
             raise UsageError(f"there is no result record {path}; evaluate first") from error
         except (RecordError, OSError, UnicodeDecodeError) as error:
             raise RecordError(
-                f"{path} is no result record: {error}; remove it and evaluate again"
+                f"{path} is not a result record: {error}; remove it and evaluate again"
             ) from error
 
 

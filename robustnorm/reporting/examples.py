@@ -133,7 +133,7 @@ def _decode(png: str, image_id: int) -> NDArray[np.uint8]:
             return np.asarray(image)
     except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
         raise RecordError(
-            f"example {image_id} of a record is no PNG image ({error}); evaluate again"
+            f"example {image_id} of a record is not a PNG image ({error}); evaluate again"
         ) from error
 
 

@@ -120,8 +120,8 @@ def _check_offered(kind: type[Any], name: str) -> None:
     own = {field.name for field in fields(kind)}
     if name in only_in_files(kind):
         raise ValueError(
-            f"--{name} is no setting of this command; it may stand in a config file, which several "
-            "commands share"
+            f"--{name} is not a setting of this command; it may be set in a config file, which "
+            "several commands share"
         )
     if name not in own:
         raise ValueError(f"unknown setting '--{name}'{did_you_mean(name, {*own, 'config'})}")
@@ -162,7 +162,7 @@ def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_bytes()) or {}
     except (ValueError, yaml.YAMLError) as error:  # such as an invalid date or a list as a key
-        raise RefusedFileError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
+        raise RefusedFileError(f"{path} is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ValueError(
             f"{path} must hold lines such as 'epochs: 30', got {type(values).__name__}"

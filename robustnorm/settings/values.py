@@ -135,7 +135,7 @@ def mapping(value: Any, name: str) -> Mapping[str, Any]:
 def _text(value: Any, name: str) -> str:
     _require(isinstance(value, str), name, "text, in quotes where it looks like a number", value)
     if len(value) > _MOST_CHARACTERS:
-        raise ValueError(f"{name} has {len(value)} characters, at most {_MOST_CHARACTERS} may be")
+        raise ValueError(f"{name} has {len(value)} characters, more than {_MOST_CHARACTERS}")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{name} holds a character that no name can have, got {value[:80]!r}")
     return str(value)

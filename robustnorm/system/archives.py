@@ -53,7 +53,7 @@ def unpack_tar(archive: Path, into: Path) -> None:
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
-                    raise ValueError(f"{member.name} is no regular file")
+                    raise ValueError(f"{member.name} is not a regular file")
                 if not is_inside(member.name):
                     raise ValueError(f"{member.name} leads outside")
                 if member.offset_data + member.size > most:
@@ -88,7 +88,7 @@ class _Bounded:
 
     def read(self, size: int) -> bytes:
         if size > _MOST_AT_ONCE:
-            raise ValueError(f"a header should have {size} bytes, of at most {_MOST_AT_ONCE}")
+            raise ValueError(f"a header should have {size} bytes, more than {_MOST_AT_ONCE}")
         self._check(self._stream.tell() + size)
         return self._stream.read(size)
 

@@ -21,14 +21,14 @@ class Status(IntEnum):
         return status
 
     DONE = 0, "done"
-    CHECK_FAILED = 1, "what was checked does not hold"
+    CHECK_FAILED = 1, "a check failed"
     USAGE = 2, "settings, data or network cannot be used, or the training diverged"
     MEMORY = 3, "out of memory"
-    DISK = 4, "disk full, read-only, or with too little free space"
+    DISK = 4, "the disk is full, read-only, or has too little free space"
     REFUSED = 5, "a file is damaged, foreign, or not to be trusted"
     UNRELIABLE = 6, "a check found the evaluation unreliable, with --strict true"
     INTERRUPTED = 130, "Ctrl-C"
-    CLOSED = 141, "whoever read the output closed it"
+    CLOSED = 141, "the output pipe was closed"
     PREEMPTED = 143, "SIGTERM or SIGUSR1; the state is saved, the same command continues"
 
 

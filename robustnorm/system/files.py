@@ -104,7 +104,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 def _lock(file: IO[str]) -> None:
     """Locks a file without waiting; warns and continues on systems without such locks."""
     if not _HAS_LOCKS:
-        log.warning("%s is not locked on this system: start no second run there", file.name)
+        log.warning("%s is not locked on this system: do not start a second run there", file.name)
         return
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -82,7 +82,7 @@ class SignalStop:
         name, now = signal.Signals(number).name, time.monotonic()
         if self.received:
             if now - self._first > _SAME_SIGNAL:
-                _tell(f"{name} again: stopped at once, what was saved before is kept")
+                _tell(f"{name} again: stopped at once; saved work is kept")
                 os._exit(Status.PREEMPTED)
             return
         self.received, self._first = True, now

@@ -28,7 +28,7 @@ def parse_json(text: str | bytes) -> Any:
     Examples:
         >>> parse_json('{"epoch": 1, "epoch": 2}')
         Traceback (most recent call last):
-        ValueError: the key 'epoch' stands twice
+        ValueError: the key 'epoch' appears twice
     """
     try:
         return json.loads(text, object_pairs_hook=_object)
@@ -40,7 +40,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict[str, Any]()
     for key, value in pairs:
         if key in values:
-            raise ValueError(f"the key '{key[:80]}' stands twice")
+            raise ValueError(f"the key '{key[:80]}' appears twice")
         values[key] = value
     return values
 
@@ -70,7 +70,7 @@ def check_yaml(path: Path) -> None:
                 raise RefusedFileError(f"{path} is nested deeper than {_MOST_YAML_DEPTH}")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise RefusedFileError(f"{path} is no YAML ({reason}); {required}") from error
+        raise RefusedFileError(f"{path} is not YAML ({reason}); {required}") from error
 
 
 def is_inside(name: str) -> bool:

@@ -51,7 +51,7 @@ def origin(
             return f"it begins with {first[0]}"
     if any(what for _, what in everywhere):
         return "the norm of the gradient, or the sum of the losses, is too large for float32"
-    return "taken again the step is finite, since sums vary on this device"
+    return "the repeated step is finite, since sums vary on this device"
 
 
 @contextmanager

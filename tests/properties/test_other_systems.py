@@ -13,7 +13,7 @@ def test_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capl
     with caplog.at_level(logging.WARNING), exclusive(tmp_path):
         write_atomically(tmp_path / "file", b"content")
     assert (tmp_path / "file").read_bytes() == b"content"
-    assert "is not locked on this system: start no second run there" in caplog.text
+    assert "is not locked on this system: do not start a second run there" in caplog.text
 
 
 def test_peak_memory_is_unknown_without_resource(monkeypatch):

@@ -304,7 +304,7 @@ def test_damaged_record_is_named(capsys, place):
     run("eval", "--config", "small.yaml")
     (path,) = (place / "reports/small/records").glob("*.json")
     path.write_text("{")
-    assert "is no result record" in refused(capsys, "eval", "--config", "small.yaml", status=5)
+    assert "is not a result record" in refused(capsys, "eval", "--config", "small.yaml", status=5)
 
 
 def test_eval_without_a_checkpoint_says_how_to_train_one(capsys):
@@ -501,7 +501,7 @@ def test_closed_pipe_ends_in_one_sentence():
     with fresh_process("help", "train") as process:
         process.stdout.close()
         error = process.stderr.read()
-    assert error == "robustnorm: whoever read the output closed it; the same command shows it\n"
+    assert error == "robustnorm: the output pipe was closed; the same command shows the output\n"
     assert process.returncode == Status.CLOSED
 
 

@@ -110,7 +110,7 @@ def trained_classifier(
             there = (checkpoint.manifest["config"], checkpoint.manifest["dataset"]["sha256"])
             if there != (settings, dataset.sha256):
                 raise UsageError(
-                    f"{folder} holds a classifier of other settings or data ({there[0]}); choose "
+                    f"{folder} holds a classifier with other settings or data ({there[0]}); choose "
                     "another --name, or remove that folder"
                 )
         if checkpoint is None or checkpoint.manifest["epoch"] < config.classifier_epochs:

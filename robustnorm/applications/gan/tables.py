@@ -64,7 +64,7 @@ def group(records: Sequence[GanRecord]) -> dict[tuple[str, str], list[GanRecord]
         ]
         if odd:
             raise UsageError(
-                f"runs of one table differ in network, norm and seed alone, {record.network}-"
+                f"runs of one table differ only in network, norm and seed, {record.network}-"
                 f"{record.norm}-seed{record.seed} differs in {', '.join(odd)}; give it another "
                 "--name, or remove its record"
             )

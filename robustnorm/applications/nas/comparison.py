@@ -83,7 +83,7 @@ def group(records: Sequence[SearchRecord]) -> list[Searched]:
             differences = f"data: {record.dataset['name']} there, {first.dataset['name']} here"
         if differences:
             raise UsageError(
-                f"searches to compare may differ in norm and seed alone; {record.search.run} "
+                f"searches to compare may differ only in norm and seed; {record.search.run} "
                 f"differs from {first.search.run} ({differences})"
             )
     ordered = sorted(records, key=lambda record: record.search.seed)

@@ -168,6 +168,6 @@ def check_same(there: dict[str, Any], here: dict[str, Any], folder: Path) -> Non
     ]
     if different:
         raise UsageError(
-            f"{folder} was begun otherwise ({', '.join(different)}); continue it with that, choose "
-            "another --name, or remove that folder"
+            f"{folder} was created with other settings ({', '.join(different)}); continue it "
+            "with those, choose another --name, or remove that folder"
         )

@@ -138,7 +138,7 @@ def read_picture(path: Path, *, draft: int | None = None) -> Image.Image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise RefusedDataError(
-                    f"{path} has {width}x{height} pixels, of at most {MOST_PIXELS:,}; make it "
+                    f"{path} has {width}x{height} pixels, more than {MOST_PIXELS:,}; make it "
                     "smaller or remove it"
                 )
             if min(width, height) < LEAST_SIDE:
@@ -154,7 +154,7 @@ def read_picture(path: Path, *, draft: int | None = None) -> Image.Image:
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).partition(" <")[0]  # without the buffer's address
         raise RefusedDataError(
-            f"{path} is no readable picture ({reason}); replace or remove it"
+            f"{path} is not a readable picture ({reason}); replace or remove it"
         ) from error
 
 
@@ -186,7 +186,7 @@ def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Fold
         DataError: When there is no picture; a RefusedDataError when a file is at fault.
     """
     if not path.is_dir():
-        raise DataError(f"{path} is no folder; give one of pictures")
+        raise DataError(f"{path} is not a folder; give a folder of pictures")
     paths = sorted(
         p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")
     )

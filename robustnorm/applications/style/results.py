@@ -117,8 +117,8 @@ def read_records(folder: Path) -> list[Row]:
             if mine != theirs:
                 raise UsageError(
                     f"{record['row']}-seed{record['seed']} and {first['row']}-seed{first['seed']} "
-                    f"in {folder} differ in {part}; runs to compare may differ in row and seed "
-                    "alone: move the others elsewhere"
+                    f"in {folder} differ in {part}; runs to compare may differ only in row and "
+                    "seed: move the others elsewhere"
                 )
     ordered = sorted(records, key=lambda record: int(record["seed"]))
     return [
@@ -135,7 +135,7 @@ def _read(path: Path) -> Record:
     except (OSError, ValueError, AttributeError):
         whole = False
     if not whole:
-        raise RefusedFileError(f"{path} is no record of robustnorm figure7; remove it")
+        raise RefusedFileError(f"{path} is not a record of robustnorm figure7; remove it")
     return dict(record)
 
 

@@ -33,7 +33,7 @@ def test_table1_trains_what_is_missing_and_prints_the_same_again(tmp_path, monke
     assert main(["table1", *TINY, "--train=false"]) == 0
     assert "SNGAN (SaBN)" not in capsys.readouterr().out
     assert main(["table1", *TINY, "--width=8"]) == 2
-    assert "is of other settings (width 4 there)" in capsys.readouterr().err
+    assert "has other settings (width 4 there)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

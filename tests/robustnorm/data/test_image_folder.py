@@ -155,12 +155,12 @@ def test_empty_class_is_refused(folder, tmp_path):
 def test_corrupt_image_is_refused_by_name(folder, tmp_path):
     path = folder / "train" / "dog" / "1.png"
     path.write_bytes(path.read_bytes()[:60])
-    refused(folder, tmp_path, r"dog/1\.png is no readable image .*; replace or remove it")
+    refused(folder, tmp_path, r"dog/1\.png is not a readable image .*; replace or remove it")
 
 
 def test_text_among_the_images_is_refused_by_name(folder, tmp_path):
     (folder / "train" / "dog" / "notes.txt").write_text("no image")
-    refused(folder, tmp_path, r"dog/notes\.txt is no readable image")
+    refused(folder, tmp_path, r"dog/notes\.txt is not a readable image")
 
 
 def test_image_of_another_size_is_refused_by_name(folder, tmp_path):

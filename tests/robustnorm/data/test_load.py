@@ -154,7 +154,7 @@ def test_missing_cifar10_says_how_to_get_it(tmp_path):
 @pytest.mark.parametrize(
     ("write", "file", "message"),
     [
-        (write_python, "cifar-10-batches-py/data_batch_2", "is no pickle of plain arrays"),
+        (write_python, "cifar-10-batches-py/data_batch_2", "is not a pickle of plain arrays"),
         (write_binary, "cifar-10-batches-bin/test_batch.bin", "must hold 3073 bytes for each"),
     ],
 )

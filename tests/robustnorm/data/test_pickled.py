@@ -134,7 +134,7 @@ def test_pickle_that_runs_a_command_does_not(imagenet16, monkeypatch):
     monkeypatch.chdir(imagenet16)
     path = imagenet16 / "ImageNet16" / "val_data"
     path.write_bytes(pickle.dumps({"data": images_of(1, 16), "labels": [Owned()]}))
-    with pytest.raises(RefusedDataError, match=r"no pickle of plain arrays \(it names"):
+    with pytest.raises(RefusedDataError, match=r"not a pickle of plain arrays \(it names"):
         load_dataset("imagenet16-120", root=imagenet16)
     assert not (imagenet16 / "owned").exists()
 
@@ -180,7 +180,7 @@ def edited(change):
 def test_damaged_and_malicious_pickles_are_refused(tmp_path, data):
     path = tmp_path / "batch"
     path.write_bytes(data)
-    with pytest.raises(RefusedDataError, match="is no pickle of plain arrays"):
+    with pytest.raises(RefusedDataError, match="is not a pickle of plain arrays"):
         read_pickle(path)
 
 

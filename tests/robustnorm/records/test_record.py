@@ -108,7 +108,7 @@ def test_load_names_a_missing_file(tmp_path):
 def test_load_refuses_a_damaged_record(tmp_path, damage, message):
     path = tmp_path / "record.json"
     path.write_text(damage(make_record().to_json()))
-    with pytest.raises(RecordError, match=rf"record\.json is no result record: .*{message}"):
+    with pytest.raises(RecordError, match=rf"record\.json is not a result record: .*{message}"):
         Record.load(path)
 
 

@@ -37,7 +37,9 @@ def test_setting_of_another_command_is_refused_in_words_and_read_in_a_file(
     settings, _ = read_words(kind, ["x", "--config", "a.yaml"])
     assert (settings.name, settings.reports) == ("a", "there")
     assert getattr(settings, "momentum", 0.5) == 0.5
-    with pytest.raises(ValueError, match="--momentum is no setting of this command; it may stand"):
+    with pytest.raises(
+        ValueError, match="--momentum is not a setting of this command; it may be set"
+    ):
         read_words(kind, ["x", "--momentum", "0.5"])
     with pytest.raises(ValueError, match=re.escape("'--momentun'")):
         read_words(kind, ["x", "--momentun", "0.5"])

@@ -63,7 +63,7 @@ def test_value_is_understood_as_people_write_it(kind, value, expected):
         (str, 3, "x must be text, in quotes where it looks like a number, got 3"),
         (str, "a\0b", r"x holds a character that no name can have, got 'a\x00b'"),
         (str, "a\udc80", "x holds a character that no name can have"),
-        (str, "a" * 5000, "x has 5000 characters, at most 4000 may be"),
+        (str, "a" * 5000, "x has 5000 characters, more than 4000"),
         (Literal["a", "b", "c"], "d", "x must be a, b or c, got d"),
         (tuple[int, ...], "[1, two]", "each of x must be a whole number, got two"),
         (tuple[int, ...], {"a": 1}, "x must be a list such as [a, b], got {'a': 1}"),

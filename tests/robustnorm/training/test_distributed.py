@@ -164,4 +164,4 @@ def test_one_gpu_for_many_processes_is_refused(monkeypatch):
 def test_commands_other_than_train_are_refused_under_torchrun(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["eval", "--config=digits"]) == 2
-    assert "serve 'train' alone" in capsys.readouterr().err
+    assert "only 'train' can use torchrun" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_report_without_records_says_how_to_make_some(capsys):
 
 def test_report_refuses_a_damaged_record(capsys, place):
     (place / "odd.json").write_text("{}")
-    assert "odd.json is no result record" in refused(capsys, "report", "odd.json", status=5)
+    assert "odd.json is not a result record" in refused(capsys, "report", "odd.json", status=5)
 
 
 def test_report_without_its_packages_names_the_extra(capsys, place, monkeypatch):

@@ -327,7 +327,7 @@ def test_features_lead_to_the_classifiers_own_logits(digits, tmp_path):
     correct = (seen.logits.argmax(1) == digits.test.labels).double().mean()
     assert correct.item() == pytest.approx(features.description["accuracy"])
     assert isinstance(features, ClassifierFeatures)
-    with pytest.raises(UsageError, match="classifier of other settings or data"):
+    with pytest.raises(UsageError, match="classifier with other settings or data"):
         trained_classifier(
             digits, GanSettings(**{**vars(CONFIG), "classifier_width": 2}), CPU, tmp_path
         )

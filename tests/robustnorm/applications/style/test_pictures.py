@@ -72,7 +72,7 @@ def test_corrupt_picture_is_named_before_anything_else(tmp_path):
     save(tmp_path / "in" / "a.png")
     whole = save(tmp_path / "in" / "b.png").read_bytes()
     (tmp_path / "in" / "b.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RefusedDataError, match=r"b\.png is no readable picture .*; replace"):
+    with pytest.raises(RefusedDataError, match=r"b\.png is not a readable picture .*; replace"):
         read_folder(tmp_path / "in", 20, cache=tmp_path / "cache")
 
 
@@ -85,17 +85,19 @@ def test_tiny_picture_is_named(tmp_path):
 def test_huge_picture_is_refused_before_it_is_decoded(tmp_path):
     path = tmp_path / "a.png"
     Image.new("1", (2**13, 2**12)).save(path)
-    with pytest.raises(RefusedDataError, match="has 8192x4096 pixels, of at most 16,777,216"):
+    with pytest.raises(RefusedDataError, match="has 8192x4096 pixels, more than 16,777,216"):
         read_picture(path)
 
 
 def test_text_is_no_picture(tmp_path):
     (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(RefusedDataError, match="no readable picture"):
+    with pytest.raises(RefusedDataError, match="not a readable picture"):
         read_picture(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize(("make", "message"), [(False, "is no folder"), (True, "has no pictures")])
+@pytest.mark.parametrize(
+    ("make", "message"), [(False, "is not a folder"), (True, "has no pictures")]
+)
 def test_folder_without_pictures_is_refused(tmp_path, make, message):
     if make:
         (tmp_path / "in").mkdir()

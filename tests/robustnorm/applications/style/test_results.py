@@ -167,7 +167,7 @@ def test_folder_without_records_is_refused(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", '{"row": "adain"}'])
 def test_file_that_is_no_record_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(RefusedFileError, match=r"a\.json is no record of robustnorm figure7"):
+    with pytest.raises(RefusedFileError, match=r"a\.json is not a record of robustnorm figure7"):
         read_records(tmp_path)
 
 

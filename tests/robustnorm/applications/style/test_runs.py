@@ -192,7 +192,7 @@ def test_encoders_mean_activations_on_content_are_one(settings, sources):
 )
 def test_run_of_other_settings_is_refused(settings, sources, change, message):
     run("adain", settings, sources)
-    with pytest.raises(UsageError, match=f"was begun otherwise \\({message}\\)"):
+    with pytest.raises(UsageError, match=f"was created with other settings \\({message}\\)"):
         run("adain", replace(settings, **change), sources)
 
 
