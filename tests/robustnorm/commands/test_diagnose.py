@@ -150,6 +150,6 @@ def test_runs_of_other_data_or_another_threat_are_refused(capsys, tmp_path):
 
     assert "was trained on other digits" in say("dataset", sha256="0" * 64, name="other digits")
     assert (
-        "one threat model, got adv: Linf, epsilon 1/8, step size 3/64 and adv: Linf, epsilon 3/16, step"
+        "threat model, got adv: Linf, epsilon 1/8, step size 3/64 and adv: Linf, epsilon 3/16, step"
         in say("config", epsilon="1/8")
     )
