@@ -34,8 +34,7 @@ from robustnorm.settings.sweep import SweepSettings
 from robustnorm.system.stopping import never
 from robustnorm.work.engines import open_engine
 from robustnorm.work.evaluate import evaluate_records
-from robustnorm.work.jobs import RecordJob, record_job
-from robustnorm.work.merge import digest
+from robustnorm.work.jobs import RecordJob, digest, record_job
 from robustnorm.work.train import train_run
 
 # Two chunks of images and a part of one; with two branches and four attacks, 24 jobs.

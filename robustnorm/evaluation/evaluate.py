@@ -57,7 +57,7 @@ def evaluate(
     seed: int = 0,
     image_ids: Tensor | None = None,
     keep: Path | None = None,
-    journal: Path | None = None,
+    journal: Path | Journal | None = None,
     fingerprint: str = "",
     compile: bool = False,
     progress: str | None = None,
@@ -102,7 +102,8 @@ def evaluate(
         keep: A folder that is given the adversarial images, see ``robustnorm.records.images``:
             4 bytes a value for each verdict of an attack on the branch that scores.
         journal: A file that keeps finished chunks, so that a killed evaluation goes on where it
-            was. Deleted by whoever has saved the result.
+            was, or a journal of what others have finished. A file is deleted by whoever has saved
+            the result.
         fingerprint: Of all that the verdicts depend on; a journal with another one is discarded.
         compile: Run the copies that give the gradients through torch.compile, verdicts not. Worth
             its minutes on many images.
@@ -170,7 +171,7 @@ def evaluate(
                 outcomes |= attack_chunk(*some, adv_images, attack)
             return outcomes
 
-        done = Journal(journal, fingerprint)
+        done = journal if isinstance(journal, Journal) else Journal(journal, fingerprint)
         if keep is not None and not done.parts:
             for stale in keep.glob("*.safetensors"):  # of an earlier evaluation
                 stale.unlink()

@@ -142,6 +142,7 @@ def evaluate_run(
     device: torch.device,
     reports: Path,
     should_stop: ShouldStop = never,
+    journal: Journal | None = None,
 ) -> Record:
     """Evaluates a run, unless it is evaluated already.
 
@@ -152,6 +153,7 @@ def evaluate_run(
         device: Where.
         reports: Folder whose ``records`` hold the record.
         should_stop: As ``evaluate`` asks it.
+        journal: Parts that others have finished; by default those that a former call has.
 
     Raises:
         CheckpointError, RecordError: When a file is damaged.
@@ -170,7 +172,7 @@ def evaluate_run(
     wanted = fingerprint(identity_wanted(run, config, dataset))
     keep = images_folder(path) if keeps_images(config) else None
     search = Search.of(config)
-    journal = journal_path(path)
+    journal = journal or Journal(journal_path(path), wanted)
     verdicts = evaluate(
         model,
         test.images,
@@ -186,7 +188,6 @@ def evaluate_run(
         image_ids=ids,
         keep=keep,
         journal=journal,
-        fingerprint=wanted,
         progress=f"evaluating {name}",
         should_stop=should_stop,
     )
@@ -201,7 +202,7 @@ def evaluate_run(
         precision=config.eval_precision,
     )
     checks, curve = _checks(name, model, test, ids, search, config, should_stop)
-    seconds = Journal(journal, wanted).seconds + time.perf_counter() - clock
+    seconds = journal.seconds + time.perf_counter() - clock
     # Paths and devices are left out: they decide nothing, and a record may be published.
     settings = {key: value for key, value in trained.to_dict().items() if key not in names(Where)}
     if run.imported:
@@ -241,7 +242,7 @@ def evaluate_run(
         images={} if keep is None else {"folder": keep.name, "files": hashes(keep)},
     )
     record.save(path)
-    journal.unlink(missing_ok=True)
+    journal_path(path).unlink(missing_ok=True)
     log.info("%s: %d images in %.0f s", name, record.n, record.wall_seconds)
     return record
 

@@ -5,9 +5,7 @@ Each says whether it is done by what lies on the disk, and may run twice, at onc
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,9 +19,7 @@ from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.probe import check_network
 from robustnorm.evaluation.protocol import (
     find_record,
-    identity_wanted,
     images_folder,
-    journal_path,
     keeps_images,
     protocol_of,
     record_path,
@@ -32,16 +28,15 @@ from robustnorm.evaluation.protocol import (
 from robustnorm.evaluation.search import Branch, Search, branches, scorers
 from robustnorm.records.images import chunk_file, read_chunk, write_chunk
 from robustnorm.records.journal import Journal, Key, Part
-from robustnorm.records.record import fingerprint
+from robustnorm.records.record import Record, fingerprint, pack
 from robustnorm.runs import Run
 from robustnorm.runs.run import is_trained, load_data, resolve_device
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import UsageError
-from robustnorm.system.files import write_atomically
+from robustnorm.system.registry import some
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 from robustnorm.work.evaluate import evaluate_run
-from robustnorm.work.merge import Result, merge, read_result, write_result
 from robustnorm.work.train import train_run
 
 # Name of the PGD search, whose verdicts are those of clean images and of each number of steps.
@@ -101,6 +96,7 @@ class AttackJob:
         dataset: Its sha256.
         attack: ``SEARCH``, or the name of a further attack.
         branch: Or serving rule.
+        number: Of the chunk.
         image_ids: Places of the images in the test set, ascending, at most ``CHUNK``.
     """
 
@@ -110,6 +106,7 @@ class AttackJob:
     dataset: str
     attack: str
     branch: str
+    number: int
     image_ids: tuple[int, ...]
 
     @property
@@ -137,20 +134,20 @@ class AttackJob:
 
     @property
     def path(self) -> Path:
-        """Of the result; the seconds that it took and the images that are kept lie beside it."""
-        return jobs_folder(self.config) / f"{self.key}.json"
+        """Of the journal that is the result; the images that are kept lie beside it."""
+        return jobs_folder(self.config) / f"{self.key}.journal"
 
     @property
     def images_path(self) -> Path:
         return self.path.with_suffix(".safetensors")
 
     @property
-    def seconds(self) -> float:
-        """That the attack took, where it was done last."""
-        return float(self.path.with_suffix(".seconds").read_text())
+    def journal(self) -> Journal:
+        """Of the chunk alone; without a part while the job is not done."""
+        return Journal(self.path, self.key)
 
     def done(self) -> bool:
-        return self.path.exists()
+        return self.number in self.journal.parts
 
     def run(self, should_stop: ShouldStop = never) -> None:
         clock = time.perf_counter()
@@ -179,16 +176,10 @@ class AttackJob:
             key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
             for key, o in outcomes.items()
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        sha256 = ""
         if adv_images is not None:
             write_chunk(self.images_path, ids, adv_images)
-            sha256 = hashlib.sha256(self.images_path.read_bytes()).hexdigest()
-        seconds = f"{time.perf_counter() - clock:.3f}"
-        write_atomically(self.path.with_suffix(".seconds"), seconds.encode(), shared=True)
         # Last: where it is, all is.
-        result = Result(self.attack, self.branch, list(self.image_ids), verdicts, sha256)
-        write_result(self.path, result)
+        self.journal.add(self.number, verdicts, time.perf_counter() - clock)
 
     def remove(self) -> None:
         """Removes the result, and what a killed process left of it."""
@@ -198,10 +189,9 @@ class AttackJob:
 
 @dataclass(frozen=True)
 class RecordJob:
-    """Merges the results of a checkpoint, checks the evaluation and writes the record.
+    """Puts the journals of a checkpoint together, checks the evaluation and writes the record.
 
-    The record is ``evaluate_run``'s own: it is given the verdicts as the journal of an evaluation
-    that has come to its end.
+    The record is ``evaluate_run``'s own, which finds every part in the journal that it is given.
 
     Args:
         folder: Of the run.
@@ -228,37 +218,52 @@ class RecordJob:
         run = Run.find(self.folder, self.config.checkpoint)
         if run is None or run.sha256 != self.attacks[0].checkpoint:
             raise _changed(self.folder, self.config)
-        results = [read_result(job.path) for job in self.attacks]
-        image_ids = sorted(subset(dataset.test, self.config.test_limit)[0].tolist())
-        merged = merge(results, image_ids)
-        path = record_path(reports, self.folder, self.config)
+        journal = self._journal()
         if keeps_images(self.config):
-            self._merge_images(results, image_ids, images_folder(path))
-        wanted = fingerprint(identity_wanted(run, self.config, dataset))
-        journal_path(path).unlink(missing_ok=True)
-        journal = Journal(journal_path(path), wanted)
-        seconds = sum(job.seconds for job in self.attacks)
-        for number, start in enumerate(range(0, len(image_ids), CHUNK)):
-            part = slice(start, start + CHUNK)
-            verdicts = {key: Part(p.correct[part], p.agrees[part]) for key, p in merged.items()}
-            journal.add(number, verdicts, seconds if number == 0 else 0.0)
+            self._collect_images(images_folder(record_path(reports, self.folder, self.config)))
         device = resolve_device(self.config.device)
-        evaluate_run(run, self.config, dataset, device, reports, should_stop)
+        evaluate_run(run, self.config, dataset, device, reports, should_stop, journal)
 
-    def _merge_images(
-        self, results: Sequence[Result], image_ids: Sequence[int], folder: Path
-    ) -> None:
+    def _journal(self) -> Journal:
+        """Returns the verdicts of all attacks, chunk by chunk.
+
+        Raises:
+            UsageError: When some are missing; names them.
+        """
+        missing = {job.name for job in self.attacks if not job.done()}
+        if missing:
+            raise UsageError(
+                f"{len(missing)} results are missing ({some(missing)}); give the same command again"
+            )
+        together = Journal(None, "")
+        for job in self.attacks:
+            own = job.journal
+            together.parts.setdefault(job.number, {}).update(own.parts[job.number])
+            together.seconds += own.seconds
+        return together
+
+    def _collect_images(self, folder: Path) -> None:
         """Writes the images of each chunk as an evaluation in one process does."""
         for stale in folder.glob("*.safetensors"):
             stale.unlink()
-        for number, start in enumerate(range(0, len(image_ids), CHUNK)):
-            chunk = list(image_ids[start : start + CHUNK])
+        chunks: dict[int, list[AttackJob]] = {}
+        for job in self.attacks:
+            chunks.setdefault(job.number, []).append(job)
+        for number, jobs in chunks.items():
             adv_images: dict[Key, torch.Tensor] = {}
-            for job, result in zip(self.attacks, results, strict=True):
-                if result.image_ids == chunk:
-                    kept = read_chunk(job.images_path, result.images_sha256).images
-                    adv_images |= {key: torch.from_numpy(kept[key]) for key in kept}
-            write_chunk(chunk_file(folder, number), torch.tensor(chunk), adv_images)
+            for job in jobs:
+                kept = read_chunk(job.images_path).images
+                adv_images |= {key: torch.from_numpy(kept[key]) for key in kept}
+            write_chunk(chunk_file(folder, number), torch.tensor(jobs[0].image_ids), adv_images)
+
+
+def digest(record: Record) -> str:
+    """Returns 16 hex digits that follow from the images and every verdict on them, alone."""
+    verdicts = [
+        [v.attack, v.rule, v.attack_branch, v.score_branch, pack(v.correct), v.disagreements]
+        for v in record.verdicts
+    ]
+    return fingerprint({"image_ids": record.image_ids, "verdicts": verdicts})
 
 
 def record_job(run: Run, config: Config) -> RecordJob:
@@ -285,11 +290,12 @@ def record_job(run: Run, config: Config) -> RecordJob:
             dataset.sha256,
             SEARCH if attack is None else attack.name,
             branch,
+            number,
             chunk,
         )
         for attack in attacks_in_order(Search.of(config), parse_attacks(config.attacks))
         for branch in scorers(model, serving=config.serving)
-        for chunk in chunks
+        for number, chunk in enumerate(chunks)
     ]
     return RecordJob(run.folder, config, tuple(attacks))
 

@@ -26,8 +26,7 @@ from robustnorm.work.evaluate import (
     report_tables,
     require_reliable,
 )
-from robustnorm.work.jobs import Job, RecordJob, TrainJob, jobs_folder, record_job
-from robustnorm.work.merge import digest
+from robustnorm.work.jobs import Job, RecordJob, TrainJob, digest, jobs_folder, record_job
 
 log = logging.getLogger("robustnorm")
 

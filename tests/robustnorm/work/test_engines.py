@@ -14,7 +14,7 @@ from robustnorm.system.stopping import Stopped, never
 from robustnorm.work import engines
 from robustnorm.work.attempt import ATTEMPTS, LOST
 from robustnorm.work.engines import open_engine
-from robustnorm.work.merge import digest
+from robustnorm.work.jobs import digest
 
 pytestmark = pytest.mark.slow
 

@@ -6,16 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from record_factory import make_record
 from sweep_jobs import RUN, load_record, make_record_job
 
 from robustnorm.evaluation.protocol import identity
+from robustnorm.records.journal import Key, Part
 from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import load_model
 from robustnorm.system.errors import UsageError
 from robustnorm.work import jobs
 from robustnorm.work.attempt import Place, attempt
 from robustnorm.work.evaluate import evaluate_runs
-from robustnorm.work.merge import MergeError, digest
+from robustnorm.work.jobs import digest
 
 
 def finish(waiting, folder, threads=None):
@@ -68,37 +70,54 @@ def test_key_follows_from_the_protocol(trained):
     assert make_record_job(test_limit=100, reports="x").attacks[0].key in keys
 
 
-def test_job_writes_the_same_bytes_with_another_number_of_threads(trained):
+def test_job_finds_the_same_with_another_number_of_threads(trained):
     job = make_record_job().attacks[1]
     before = torch.get_num_threads()
     try:
         finish([job], trained, threads=1)
-        once = job.path.read_bytes()
+        once = job.journal.parts
         job.remove()
         assert not job.done()
         finish([job], trained, threads=2)
     finally:
         torch.set_num_threads(before)
-    assert job.path.read_bytes() == once
+    np.testing.assert_equal(job.journal.parts, once)
 
 
 def test_job_is_skipped_when_it_is_done(trained):
     job = make_record_job().attacks[0]
-    job.path.parent.mkdir(parents=True)
-    job.path.write_text("as it was")
+    bits = np.ones(100, bool)
+    job.journal.add(job.number, {Key("pgd-20", "final", "clean", "clean"): Part(bits, bits)})
+    before = job.path.read_bytes()
     finish([job], trained)
-    assert job.path.read_text() == "as it was"
+    assert job.path.read_bytes() == before
 
 
-def test_merge_names_what_is_missing_when_a_result_is_lost(trained):
+def test_job_that_was_killed_while_it_wrote_is_done_again(trained):
+    job = make_record_job(test_limit=20, attacks=[]).attacks[0]
+    finish([job], trained)
+    job.path.write_bytes(job.path.read_bytes()[:-20])
+    assert not job.done()
+    finish([job], trained)
+    assert list(job.journal.parts) == [0]
+
+
+def test_record_names_what_is_missing_when_a_result_is_lost(trained):
     job = make_record_job(attacks=[])
     finish(job.attacks, trained)
-    job.attacks[1].remove()
-    with pytest.raises(MergeError, match="there is no result"):
+    lost = job.attacks[1]
+    lost.remove()
+    missing = rf"1 results are missing \({lost.name}\); give the same command again"
+    with pytest.raises(UsageError, match=missing):
         job.run()
-    with pytest.raises(MergeError, match=r"pgd on clean: .* 30 are missing"):
-        replace(job, attacks=(job.attacks[0], *job.attacks[2:])).run()
     assert not job.done()
+
+
+def test_digest_follows_from_verdicts_alone():
+    record = make_record()
+    assert digest(record) == digest(make_record())
+    record.verdicts[0].correct[0] ^= True
+    assert digest(record) != digest(make_record())
 
 
 def test_jobs_refuse_a_checkpoint_that_changed(trained):
