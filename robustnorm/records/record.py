@@ -151,6 +151,8 @@ class Record:
         images: Where the adversarial images are kept: "folder" beside the record, and "files", the
             name and sha256 of each in it. Empty where none are.
         sources: Folder and checkpoint's sha256 of each run whose images were transferred.
+        margins: Median logit margin of the clean images, by branch or serving rule; empty in
+            records from before it was kept.
     """
 
     name: str
@@ -175,6 +177,7 @@ class Record:
     wall_seconds: float
     images: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    margins: dict[str, float] = field(default_factory=dict)
 
     @property
     def imported(self) -> str:
@@ -272,6 +275,8 @@ class Record:
             if len(labels) != n:
                 raise RecordError(f"it has {len(labels)} labels for {n} images")
             content["image_ids"] = list(range(n)) if isinstance(ids, int) else ids
+            margins = content.get("margins", {})
+            content["margins"] = {str(name): float(margins[name]) for name in margins}
             _check_paths(content)
             for name, part in _PARTS.items():
                 content[name] = [part(**entry) for entry in content[name]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 from robustnorm.records.record import SINGLE, Bits, Record, RecordError, Verdict
@@ -75,6 +76,11 @@ class ModelRecords:
 
     def verdicts(self, attack: str, rule: str, attacker: str, scorer: str) -> list[Verdict]:
         return [record.find(attack, rule, attacker, scorer) for record in self.records]
+
+    def margin(self, place: str) -> str | None:
+        """Returns the median logit margin of a branch, the mean over seeds; None in old records."""
+        margins = [record.margins[place] for record in self.records if place in record.margins]
+        return f"{mean(margins):.2f}" if len(margins) == len(self.records) else None
 
     def correct(self, evaluation: str, place: str) -> list[Bits]:
         """Returns each record's verdicts on the final images of an attack, or in the worst case.

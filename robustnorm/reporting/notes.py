@@ -15,6 +15,12 @@ GROUP_NOTE = (
     "first seed of each)."
 )
 
+MARGIN_NOTE = (
+    "Margin: median over the clean images of the label's logit less the largest other one. PGD on "
+    "the cross-entropy depends on this scale: between models whose margins differ, small "
+    "differences in RA may come from it."
+)
+
 
 def setting_notes(models: list[ModelRecords]) -> list[str]:
     """Describes images, training and attack, the images first."""

@@ -19,7 +19,7 @@ from robustnorm.reporting.model_records import (
     group,
     named_attacks,
 )
-from robustnorm.reporting.notes import GROUP_NOTE, missing_notes, setting_notes
+from robustnorm.reporting.notes import GROUP_NOTE, MARGIN_NOTE, missing_notes, setting_notes
 from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import Cell, Table, save_tables
 
@@ -85,10 +85,11 @@ def _paper_table(
         "Paper %",
         "Difference",
     )
-    columns += ("Any %",) * (len(evaluations) > 1) + ("SD over seeds",) * several
-    if len(evaluations) == 1:
-        rows = [row[:7] + row[8:] for row in rows]
-    return Table(name, title, columns, rows, [*notes, GROUP_NOTE])
+    robust = len(evaluations) > 1
+    columns += ("Any %", "Margin") * robust + ("SD over seeds",) * several
+    if not robust:
+        rows = [row[:7] + row[9:] for row in rows]
+    return Table(name, title, columns, rows, [*notes, *[MARGIN_NOTE] * robust, GROUP_NOTE])
 
 
 def _rows(
@@ -121,13 +122,14 @@ def _rows(
                 None if published is None else f"{published:.2f}",
                 None if published is None else f"{100 * ours - published:+.2f}",
                 any_iterate,
+                None if evaluation == "SA" else model.margin(place),
                 *(stdev(accuracies) if len(accuracies) > 1 else None,) * several,
             )
         )
     norms = [model.norm if model.adversarial else None for model, _ in places]
     rows: list[tuple[Cell, ...]] = []
     for norm, value in paper.items():
-        untrained = (evaluation, NAMES[norm], None, None, None, f"{value:.2f}", None, None)
+        untrained = (evaluation, NAMES[norm], None, None, None, f"{value:.2f}", *[None] * 3)
         rows += [row for row, mine in zip(made, norms, strict=True) if mine == norm] or [
             untrained + (None,) * several
         ]

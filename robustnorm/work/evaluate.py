@@ -17,6 +17,7 @@ from robustnorm.evaluation.checks import check_installed, run_checks
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.examples import make_examples
+from robustnorm.evaluation.margins import median_margins
 from robustnorm.evaluation.protocol import (
     find_record,
     identity_wanted,
@@ -239,6 +240,7 @@ def evaluate_run(
         | source_commit(),
         device=device_name(device),
         wall_seconds=round(seconds, 2),
+        margins=median_margins(model, test.images, test.labels, serving=config.serving),
         images={} if keep is None else {"folder": keep.name, "files": hashes(keep)},
     )
     record.save(path)

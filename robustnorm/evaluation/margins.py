@@ -1,0 +1,39 @@
+"""Logit margins, the scale on which a cross-entropy attack works."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustnorm.attacks.contract import undisturbed
+from robustnorm.attacks.losses import find_loss
+from robustnorm.evaluation.chunks import CHUNK, place
+from robustnorm.evaluation.search import scorers
+
+
+def median_margins(
+    model: nn.Module, images: Tensor, labels: Tensor, *, serving: bool = False
+) -> dict[str, float]:
+    """Returns the median over all clean images of the label's logit less the largest other one.
+
+    Where it is small, the cross-entropy saturates late; where it is large, its gradients vanish. So
+    a difference in robust accuracy between networks of different margins, under PGD on the
+    cross-entropy, may be one of scale.
+
+    Args:
+        model: In evaluation mode.
+        images: (N, C, H, W), uint8 or floating point in [0, 1].
+        labels: int64 (N,).
+        serving: Also of each serving rule over all branches.
+
+    Returns:
+        Branch or rule to its median margin, in logits.
+    """
+    margin, medians = find_loss("margin"), {}
+    parts = torch.split(torch.arange(len(images)), CHUNK)
+    with undisturbed(), torch.no_grad():
+        for name, score in scorers(model, serving=serving).items():
+            placed = (place(score, images, labels, rows) for rows in parts)
+            found = [-margin(score(some), classes, None) for some, classes in placed]
+            medians[name] = float(torch.cat(found).median())
+    return medians
