@@ -72,7 +72,8 @@ def unchanged(model: Model) -> Iterator[None]:
 def undisturbed() -> Iterator[None]:
     """Ends the caller's inference mode, which keeps no gradients, and its autocast, for the block.
 
-    Gradients are on in the block. Autocast reaches backward passes, too. A network that works in its own autocast keeps it.
+    Gradients are on in the block. Autocast reaches backward passes, too. A network that works in
+    its own autocast keeps it.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
