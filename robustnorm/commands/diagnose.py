@@ -84,8 +84,8 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
     setting = (
         f"n = {len(ids)} of {len(dataset.test)} test images of {dataset.name} in "
         f"{settings.batches} batches; checkpoint '{settings.checkpoint}'; evaluation mode (running "
-        f"statistics). Branch clean is given the images, the others PGD-{settings.steps} images of "
-        f"them, {threats.pop()}, seed {settings.seed}."
+        f"statistics). Branch clean gets the images, the others their PGD-{settings.steps} images, "
+        f"{threats.pop()}, seed {settings.seed}."
     )
     provenance = {
         "checkpoints": {

@@ -54,7 +54,7 @@ def ablation_table(records: Sequence[Record]) -> Table:
         rows,
         [
             *setting_notes(models),
-            f"Norms by statistics/affine: {names}. bn has no branches: one number stands in all "
+            f"Norms by statistics/affine: {names}. bn has no branches: one number fills all "
             "rows of an evaluation.",
             GROUP_NOTE,
         ],

@@ -59,7 +59,9 @@ def model_card(content: dict[str, Any], run: Run, record: Record | None) -> str:
 def _training(content: dict[str, Any], run: Run) -> str:
     data = f"{run.dataset['name']} ({len(content['classes'])} classes)"
     if run.imported:
-        return f"Weights imported from {run.imported['file']} for {data}, of a training not known"
+        return (
+            f"Weights imported from {run.imported['file']} for {data}; their training is not known"
+        )
     config = run.config
     attacks = [
         f"{attack.threat_model.capitalize()} attacks of epsilon {attack.epsilon}"

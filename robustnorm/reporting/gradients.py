@@ -21,8 +21,8 @@ _TITLES = {
 _NOTES = (
     "Std of norms: standard deviation, over the groups compared, of the L2 norms of the gradients "
     "of their mean cross-entropy in the stage's shared weights (convolutions and the classifier): "
-    "0 when all pull equally hard. Read it beside the mean norm, whose scale it has.",
-    "Mean cosine: of the pairs of those gradients (Gong et al., Eq. 4 and 5): 1 when all pull the "
+    "0 when all are equally long. Compare it with the mean norm, which has the same scale.",
+    "Mean cosine: of the pairs of those gradients (Gong et al., Eq. 4 and 5): 1 when all point the "
     "same way, 0 at right angles; of n gradients never below -1 / (n - 1).",
     "Means over the batches, with Student's 95 % intervals over the choice of the batches, not "
     "over seeds. Small groups have noisy gradients: compare only numbers of one setting.",

@@ -48,7 +48,7 @@ def setting_notes(models: list[ModelRecords]) -> list[str]:
     if any(_differing(record) for record in records):
         differing = _each(models, lambda record: "; ".join(_differing(record)) or "the paper's")
         notes.append(
-            f"Not the paper's experiment: {differing}. A difference to its numbers compares "
+            f"Not the paper's experiment: {differing}. A difference from its numbers compares "
             "different experiments."
         )
     return notes
@@ -77,7 +77,7 @@ def _search_note(records: list[Record]) -> str:
     )
     return (
         f"Gradients from a copy of each branch ({records[0].protocol['search']}), every verdict by "
-        f"the network itself in {records[0].protocol['precision']}; the copy judged otherwise on "
+        f"the network itself in {records[0].protocol['precision']}; the copy disagreed on "
         f"{odd:,} of {total:,}.{attacked}"
     )
 
@@ -85,7 +85,7 @@ def _search_note(records: list[Record]) -> str:
 def _training(record: Record) -> str:
     if record.imported:
         return (
-            f"weights imported from {record.imported}, how they were trained is not known; "
+            f"weights imported from {record.imported}, their training is not known; "
             f"{record.config['network']} of width {record.config['width']}"
         )
     config, images = record.config, record.dataset["train_images"]
@@ -120,7 +120,7 @@ def _each(models: list[ModelRecords], describe: Callable[[Record], str]) -> str:
 
 def _differing(record: Record) -> list[str]:
     if record.imported:
-        return ["weights imported, of a training that is not known"]
+        return ["weights imported, training not known"]
     ours = {
         "data": record.dataset["name"],
         "training images": record.dataset["train_images"],

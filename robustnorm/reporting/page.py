@@ -122,13 +122,13 @@ def render_page(
             "Accuracy under PGD as the attack's radius grows. Bands: 95 % Wilson intervals; "
             "dotted: the radius of the tables"
             + (", the branch's." if first.protocol.get("branches") else f", {radius}."),
-            f"Accuracy over the attack radius for {names}; falling curves, a panel a branch.",
+            f"Accuracy over the attack radius for {names}; falling curves, one panel per branch.",
             lambda: figures.accuracy_over_epsilon(models, looks),
         ),
         "test_losses": draw(
             "test-losses",
-            "Losses on test images over the epochs, the paper's Figure 6. They choose nothing. "
-            "Plainly trained controls, far above in adversarial loss, are left out.",
+            "Losses on test images over the epochs, the paper's Figure 6. They select nothing. "
+            "Controls trained on clean images, far higher in adversarial loss, are omitted.",
             f"Clean and adversarial test loss over the epochs for {names}.",
             lambda: figures.test_losses(models, looks),
         ),

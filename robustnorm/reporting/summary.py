@@ -25,7 +25,7 @@ def summary(models: Sequence[ModelRecords]) -> str:
         if best in (comparison.first, comparison.second) and not comparison.distinguishable
     ]
     verdict = (
-        f"the test images do not tell it from {_listed(alike)}"
+        f"on the test images it is not distinguishable from {_listed(alike)}"
         if alike
         else "its lead over every other model is more than chance"
     )
@@ -41,8 +41,8 @@ def deployment_summary(table: Table) -> str:
     robust = max(table.rows, key=lambda row: _number(row[4]))
     accurate = max(table.rows, key=lambda row: _number(row[2]))
     sentence = (
-        f"Not told which images are attacked, the most robust choice is {_rule(robust)}: deployed "
-        f"RA {_percent(robust[4])} at SA {_percent(robust[2])}"
+        f"Without knowing which images are attacked, the most robust choice is "
+        f"{_rule(robust)}: deployed RA {_percent(robust[4])} at SA {_percent(robust[2])}"
     )
     if accurate is robust:
         return f"{sentence}, which is also the highest SA."

@@ -187,7 +187,7 @@ def _deployment(models: list[ModelRecords], note: str) -> Table:
         rows,
         [
             note,
-            "Nobody tells a deployed network whether an image was attacked, so the clean branch's "
+            "A deployed network does not know whether an image was attacked, so the clean branch's "
             "SA and the adversarial branch's RA are not available at once: a rule has both numbers "
             "of its row.",
             "Deployed RA: images that withstand every attack that was run: PGD-20 differentiated "

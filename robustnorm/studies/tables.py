@@ -147,8 +147,8 @@ def gate_tables(
 def _measured_on(batches: int) -> str:
     return (
         f"Measured on {batches:,} augmented training batches at most: clean images through the "
-        "clean branch; for every other branch images attacked through it, as in training but "
-        "always with the batch's own statistics. Weights do not change."
+        "clean branch; for every other branch images attacked through it, as in training, but "
+        "always with batch statistics. Weights do not change."
     )
 
 

@@ -71,8 +71,8 @@ def grids(
     classes = ", ".join(records[0].dataset["classes"])
     return Drawing(
         "images",
-        f"Generated images after the last step, not chosen: a class a column ({classes}), a latent "
-        "vector a row.",
+        f"Generated images after the last step, not selected: one class per column ({classes}), "
+        "one latent vector per row.",
         "Grids of generated images, one for each model.",
         partial(_grids, images),
     )

@@ -86,8 +86,8 @@ def _places(records: Sequence[GanRecord], setting: str) -> Table:
         [
             setting,
             "A stage counts as lower by the mean over pairs of runs of one seed. Sure: stages with "
-            "SaBN lower / higher whose 95 % interval (Student's over seeds, not adjusted) leaves "
-            "out 0; one in twenty does so by chance, and the stages of a run are not independent.",
+            "SaBN lower / higher whose 95 % interval (Student's over seeds, not adjusted) excludes "
+            "0; one in twenty does so by chance, and the stages of a run are not independent.",
             _GRADIENT_NOTE,
         ],
     )

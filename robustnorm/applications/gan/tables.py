@@ -22,9 +22,8 @@ PAPER = {
     ("autogan", "sabn"): (8.72, 9.11),
 }
 PAIRED_NOTE = (
-    "SaBN minus CCBN, runs of one seed against each other: they see the same images, latent "
-    "vectors and labels, from other initial weights. Intervals: 95 %, Student's over seeds, not "
-    "adjusted for the number of comparisons."
+    "SaBN minus CCBN, paired by seed: both runs see the same images, latent vectors and labels, "
+    "from different initial weights. Intervals: 95 %, Student's over seeds, not adjusted for the number of comparisons."
 )
 
 
@@ -153,7 +152,7 @@ def _table1(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> Ta
         []
         if names[0] == "FID"
         else [
-            f"{names[0]} and {names[1]} look through a small classifier that was trained here on "
+            f"{names[0]} and {names[1]} use the features of a small classifier trained here on "
             "the same images. They are not FID and IS and can be compared only with each other: a "
             "difference from the paper's columns would mean nothing, so none is printed."
         ]
@@ -179,9 +178,9 @@ def _table1(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> Ta
             *surrogate,
             f"Means over seeds; intervals: 95 %, Student's over seeds. Last: after the last step. "
             f"Best: at the step, of those measured, with the lowest {names[0]} of the run, as the "
-            "paper and its release choose; a choice by what is reported flatters every row.",
-            "Paper: Gong et al., Table 1, CIFAR-10 at 32x32 and full width, best over a training "
-            "of 50,000 steps or more, one number a model.",
+            "paper and its release choose; choosing by the reported number flatters every row.",
+            "Paper: Gong et al., Table 1, CIFAR-10 at 32x32 and full width, best in a training "
+            "of 50,000 steps or more, one number per model.",
             "Test images: the data's own, an upper bound for every generator.",
         ],
     )

@@ -275,7 +275,7 @@ def _searches(searched: Sequence[Searched], setting: str) -> Table:
             "Cell",
         ),
         rows,
-        [setting, 'Cells as NAS-Bench-201 writes them, with "/" for the upright stroke.'],
+        [setting, 'Cells as NAS-Bench-201 writes them, with "/" for the vertical bar.'],
     )
 
 

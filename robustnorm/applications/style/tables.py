@@ -69,12 +69,12 @@ def _losses(rows: Sequence[Row], setting: str) -> Table:
         cells,
         [
             setting,
-            "Content and style: without their weights. Authors': read off the ends of the "
+            "Content and style: unweighted. Authors': read off the ends of the "
             "validation curves published with their code, where the style loss has its weight of "
             "10; VGG-19 up to relu4_1, MS-COCO and WikiArt, 160,000 steps: another experiment, so "
-            "no difference is formed.",
+            "no difference is given.",
             "95 % interval: Student's, of the mean over seeds. All seeds share the encoder and the "
-            "validation pairs; it says nothing of others.",
+            "validation pairs; it does not cover others.",
         ],
     )
 
@@ -112,7 +112,7 @@ def _measured(rows: Sequence[Row], setting: str) -> Table:
             "norm's parameters move. Fixed target: the same picture against AdaIN's output, which "
             "nothing moves.",
             "Content / target's variance: the reported loss over the spatial variance of its "
-            "target. 1 is what a picture reaches whose features are flat, at the target's mean.",
+            "target. A picture with flat features, at the target's mean, reaches 1.",
             "Structure: the picture's features against the content's, both instance-normalized, so "
             "that no scale counts: 0 for the same, 2 for unrelated ones.",
             "Mean γ: the weight between the normalization and the style's statistics, over "
@@ -188,7 +188,7 @@ def _tests(tested: Sequence[Difference], setting: str) -> Table:
             setting,
             "A seed gives both rows the same decoder weights at the start and the same pictures at "
             "every step. p: two-sided paired t-test over seeds, adjusted by Holm over all lines; "
-            "it takes the differences as normal, which so few cannot show.",
+            "it assumes normal differences, which so few cannot show.",
         ],
     )
 
@@ -222,8 +222,8 @@ def summary(rows: Sequence[Row]) -> str:
     said = [
         "The content loss of Figure 7 compares the decoder's picture with the norm's own output. "
         "In SaAdaIN and ILM+IN that output has trainable weights, and in the authors' release the "
-        "loss is not kept from them: the optimizer may lower it by keeping more of the content, or "
-        "by making the target easier to hit."
+        "loss is not detached from them: the optimizer may lower it by keeping more of the content, "
+        "or by making the target easier to hit."
     ]
     if {"adain", "saadain"} <= there.keys():
         adain, moving = there["adain"], there["saadain"]
@@ -278,7 +278,7 @@ def summary(rows: Sequence[Row]) -> str:
     name, steps = rows[0].records[0]["encoder"]["name"], rows[0].records[0]["step"]
     said.append(
         f"This was measured with the {name} and {steps:,} steps; that the same happens with VGG-19 "
-        "and 160,000 steps is a hypothesis, but the gradient's way into the target is in the "
+        "and 160,000 steps is a hypothesis, but the gradient's path into the target is in the "
         "release."
     )
     return " ".join(said)

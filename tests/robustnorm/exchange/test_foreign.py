@@ -194,7 +194,7 @@ def test_imported_weights_are_evaluated_and_reports_claim_no_training(
     capsys.readouterr()
     assert cli.main(["eval", *words, "--test_limit=10", "--checks=none"]) == Status.DONE
     tables = " ".join(capsys.readouterr().out.split())
-    assert "weights imported from foreign.pth, how they were trained is not known" in tables
+    assert "weights imported from foreign.pth, their training is not known" in tables
     assert not re.search(r"\d+ epoch|epochs \d+|training images \d+|seed \d", tables)
     record = Record.load(Path("reports/imported/records/auxbn-seed0-best.json"))
     assert record.checkpoint["imported"]["layout"] == "plain"

@@ -101,7 +101,7 @@ def test_notes_say_what_was_measured_and_how():
         "50 images, resnet18 of width 4",
         "seed 0",
         "Linf, epsilon 8/255, step 2/255, uniform random start",
-        "(folded, bf16), every verdict by the network itself in fp32; the copy judged otherwise "
+        "(folded, bf16), every verdict by the network itself in fp32; the copy disagreed "
         "on 3 of 1,000.",
         "data a_b (paper: CIFAR-10)",
         "compares different experiments",
