@@ -23,7 +23,8 @@ PAPER = {
 }
 PAIRED_NOTE = (
     "SaBN minus CCBN, paired by seed: both runs see the same images, latent vectors and labels, "
-    "from different initial weights. Intervals: 95 %, Student's over seeds, not adjusted for the number of comparisons."
+    "from different initial weights. Intervals: 95 %, Student's over seeds, not adjusted for "
+    "the number of comparisons."
 )
 
 

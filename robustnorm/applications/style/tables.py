@@ -222,8 +222,8 @@ def summary(rows: Sequence[Row]) -> str:
     said = [
         "The content loss of Figure 7 compares the decoder's picture with the norm's own output. "
         "In SaAdaIN and ILM+IN that output has trainable weights, and in the authors' release the "
-        "loss is not detached from them: the optimizer may lower it by keeping more of the content, "
-        "or by making the target easier to hit."
+        "loss is not detached from them: the optimizer may lower it by keeping more of the "
+        "content, or by making the target easier to hit."
     ]
     if {"adain", "saadain"} <= there.keys():
         adain, moving = there["adain"], there["saadain"]
