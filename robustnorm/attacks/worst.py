@@ -88,7 +88,7 @@ def worst_case(
                 if not len(rows):
                     break
                 aim = None if aims is None else aims[rows]
-                logits, gradient = _look(model, adv_images, labels[rows], aim, len(images))
+                logits, gradient = _look(model, adv_images, labels[rows], aim, last=step == steps)
                 broken, now = logits.argmax(1) != labels[rows], _lead(logits, labels[rows])
                 better = broken | (now > lead[rows])
                 best[rows[better]], lead[rows[better]] = adv_images[better], now[better]
@@ -103,26 +103,27 @@ def worst_case(
 
 
 def _look(
-    model: Model, adv_images: Tensor, labels: Tensor, aims: Tensor | None, whole: int
+    model: Model, adv_images: Tensor, labels: Tensor, aims: Tensor | None, *, last: bool
 ) -> tuple[Tensor, Tensor]:
-    """Returns the logits of images and the gradient of what is climbed, scaled to mean size 1."""
-    n = len(adv_images)
-    # Batches of few sizes, each half the one before: a new size costs a processor new kernels.
-    while (whole + 1) // 2 >= n and whole > 1:
-        whole = (whole + 1) // 2
-    filled = torch.arange(whole, device=labels.device).clamp_max(n - 1)
+    """Returns the logits of images and the gradient of what is climbed, scaled to mean size 1.
+
+    The gradient at a climb's last iterates is not asked for: it is 0.
+    """
+    if last:
+        with torch.no_grad():
+            return _at_least_float32(model(adv_images)), torch.zeros_like(adv_images)
     with torch.enable_grad():
-        given = adv_images[filled].requires_grad_()
+        given = adv_images.detach().requires_grad_()
         logits = _at_least_float32(model(given))
         if aims is None:
-            climbed = F.cross_entropy(logits, labels[filled], reduction="sum")
+            climbed = F.cross_entropy(logits, labels, reduction="sum")
         else:
-            towards = logits.gather(1, aims[filled, None])
-            climbed = (towards - logits.gather(1, labels[filled, None])).sum()
+            towards = logits.gather(1, aims[:, None])
+            climbed = (towards - logits.gather(1, labels[:, None])).sum()
         (gradient,) = torch.autograd.grad(climbed, given)
-    gradient = gradient[:n].nan_to_num(0, 0, 0)
+    gradient = gradient.nan_to_num(0, 0, 0)
     size = gradient.abs().flatten(1).mean(1).clamp_min(_TINY)
-    return logits.detach()[:n], gradient / size.view(-1, *[1] * (gradient.dim() - 1))
+    return logits.detach(), gradient / size.view(-1, *[1] * (gradient.dim() - 1))
 
 
 def _lead(logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from robustnorm.attacks.passes import Passes
 from robustnorm.evaluation.chunks import (
+    Attacked,
     Outcome,
     first,
     join,
@@ -43,6 +45,7 @@ def attack_chunk(
     *,
     scored_by: Sequence[Branch] | None = None,
     most: int | None = None,
+    passes: dict[Key, Passes] | None = None,
 ) -> dict[Key, Outcome]:
     """Returns verdict and loss of images, a chunk or what ``images_at_once`` says, for each key.
 
@@ -63,6 +66,8 @@ def attack_chunk(
         scored_by: Branches that score the search's last iterates; those attacked by default.
         most: Images attacked at a time; where there are fewer, the last is repeated. By default all
             of them, filled up to whole chunks.
+        passes: Is given how many passes each verdict of an attack on the branch that scores took:
+            of PGD those of as many steps.
 
     Where memory does not suffice, halves are attacked one after the other, then quarters: an
     image's verdict does not depend on its companions.
@@ -72,13 +77,19 @@ def attack_chunk(
             so that its verdicts would change with the size of the chunk.
     """
 
-    def run(whole: int) -> tuple[dict[Key, Outcome], dict[Key, Tensor]]:
+    def run(
+        whole: int,
+    ) -> tuple[dict[Key, Outcome], dict[Key, Tensor], dict[Key, list[Passes]]]:
         outcomes: dict[Key, list[Outcome]] = {}
         kept: dict[Key, list[Tensor]] = {}
+        taken: dict[Key, list[Passes]] = {}
         for rows, size in split_filled(len(images), whole):
             placed = (*place(attacked[0].score, images, labels, rows), image_ids[rows], search)
             if attack is None:
-                found = trajectory(attacked, *placed, scored_by or attacked)
+                found = {
+                    key: Attacked(*behind, _passes_of_pgd(key, size))
+                    for key, behind in trajectory(attacked, *placed, scored_by or attacked).items()
+                }
             else:
                 found = {
                     Key(attack.name, "final", branch.name, branch.name): attack_branch(
@@ -86,20 +97,22 @@ def attack_chunk(
                     )
                     for branch in attacked
                 }
-            for key, (outcome, iterate) in found.items():
+            for key, (outcome, iterate, asked) in found.items():
+                taken.setdefault(key, []).append(asked)
                 outcomes.setdefault(key, []).append(first(outcome, size))
                 if adv_images is not None and iterate is not None:
                     kept.setdefault(key, []).append(iterate[:size])
         return (
             {key: join(parts) for key, parts in outcomes.items()},
             {key: torch.cat(parts) for key, parts in kept.items()},
+            taken,
         )
 
     if attack is None or is_per_image(attack):
-        outcomes, kept = in_smaller_batches(run, most or whole_chunks(len(images)))
+        outcomes, kept, taken = in_smaller_batches(run, most or whole_chunks(len(images)))
     else:
         try:
-            outcomes, kept = run(whole_chunks(1))
+            outcomes, kept, taken = run(whole_chunks(1))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -110,4 +123,14 @@ def attack_chunk(
             ) from error
     if adv_images is not None:
         adv_images.update(kept)
+    if passes is not None:
+        passes.update({key: Passes.sum(parts) for key, parts in taken.items()})
     return outcomes
+
+
+def _passes_of_pgd(key: Key, count: int) -> Passes:
+    """Returns the passes of a trajectory's verdict on as many images: a step is one of each."""
+    if key.attack == "none" or key.attack_branch != key.score_branch:
+        return Passes()
+    steps = int(key.attack.removeprefix("pgd-"))
+    return Passes(steps * count, steps * count)

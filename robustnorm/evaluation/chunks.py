@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.backends import cudnn
 from torch.nn import functional as F
 
-from robustnorm.attacks.asked import check_finite
+from robustnorm.attacks.asked import Model, check_finite
+from robustnorm.attacks.passes import Passes
 from robustnorm.data.batches import to_float
 from robustnorm.system.memory import in_smaller_batches
 
@@ -29,6 +30,17 @@ class Outcome(NamedTuple):
     agrees: Tensor
 
 
+class Attacked(NamedTuple):
+    """What an attack made of images: their outcome, the images behind it, and its passes.
+
+    Only the passes of the attack's own search count, not those of the verdicts.
+    """
+
+    outcome: Outcome
+    images: Tensor | None
+    passes: Passes = Passes()
+
+
 def fill(size: int, whole: int) -> Tensor:
     """Returns rows of a whole chunk of which ``size`` are there: the last is repeated."""
     return torch.arange(whole).clamp_max(size - 1)
@@ -42,6 +54,25 @@ def whole_chunks(count: int) -> int:
         (100, 100, 200)
     """
     return CHUNK * max(1, math.ceil(count / CHUNK))
+
+
+def in_few_sizes(model: Model, whole: int) -> Model:
+    """Returns a model that is given batches of ``whole`` images, half as many, a quarter, ..., 2.
+
+    Copies of the last image fill a batch. A processor needs new kernels for each new size, and
+    rounds an image that is alone otherwise than one that is not.
+    """
+
+    def filled(images: Tensor) -> Tensor:
+        size, count = max(2, whole), len(images)
+        while size > 2 and (size + 1) // 2 >= count:
+            size = (size + 1) // 2
+        if count < size:
+            copies = images[-1:].detach().expand(size - count, *images.shape[1:])
+            images = torch.cat([images, copies])
+        return model(images)[:count]
+
+    return filled
 
 
 def split_filled(size: int, whole: int) -> Iterator[tuple[Tensor, int]]:

@@ -15,11 +15,13 @@ from tqdm import tqdm
 from robustnorm.attacks.asked import precision_of
 from robustnorm.attacks.contract import undisturbed
 from robustnorm.attacks.inputs import admit_images, admit_labels
+from robustnorm.attacks.passes import Passes
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.attack import attack_chunk, attacks_in_order
 from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK, Outcome
 from robustnorm.evaluation.errors import EvaluationError
+from robustnorm.evaluation.named import is_per_image
 from robustnorm.evaluation.probe import (
     check_mode,
     check_network,
@@ -68,9 +70,10 @@ def evaluate(
     One trajectory of max(steps) PGD steps from a uniform random start serves every entry of
     ``steps``. The start of an image follows from (seed, image id, restart) alone, and images are
     attacked in chunks of fixed size, cut along ascending ids whatever their order here, so that a
-    verdict does not depend on the images around it. On a GPU PGD takes as many chunks at once as
-    its memory holds, unless ``attacks`` are named. Its kernels may then round otherwise than for
-    one chunk: a verdict is still the network's own, of an iterate that may differ in its last bits.
+    verdict does not depend on the images around it. On a GPU as many chunks as
+    its memory holds are attacked at once, unless an attack draws for a whole chunk. Its kernels may
+    then round otherwise than for one chunk: a verdict is still the network's own, of an iterate
+    that may differ in its last bits.
 
     Gradients come from a copy of the branch whose layers are folded into the convolutions; every
     verdict is the prediction of ``model`` itself, in its own precision. A verdict counts the images
@@ -163,12 +166,15 @@ def evaluate(
         classes = check_network(attacked, images, labels, named, ids)
 
         def attack_parts(
-            rows: Tensor, at_once: int, adv_images: dict[Key, Tensor] | None
+            rows: Tensor,
+            at_once: int,
+            adv_images: dict[Key, Tensor] | None,
+            passes: dict[Key, Passes],
         ) -> dict[Key, Outcome]:
             some = (attacked, images[rows], labels[rows], ids[rows], search)
             outcomes = any_outcomes(*some, at_once=at_once) if rules == "any" else {}
             for attack in attacks_in_order(search, named) if rules == "all" else named:
-                outcomes |= attack_chunk(*some, adv_images, attack)
+                outcomes |= attack_chunk(*some, adv_images, attack, passes=passes)
             return outcomes
 
         done = journal if isinstance(journal, Journal) else Journal(journal, fingerprint)
@@ -183,9 +189,8 @@ def evaluate(
             or (keep is not None and not chunk_file(keep, number).exists())
         ]
         at_once = CHUNK
-        if (
-            pending and not named
-        ):  # attacks by name take long: what is finished is kept chunk by chunk
+        # Attacks that draw for a whole chunk take long: what is finished is kept chunk by chunk.
+        if pending and all(map(is_per_image, named)):
             at_once = images_at_once(attacked, images, labels, ids, search)
         together = at_once // CHUNK if rules == "all" else 1  # parts
         seconds = 0.0
@@ -204,9 +209,10 @@ def evaluate(
                 numbers = pending[begin : begin + together]
                 rows = torch.cat([parts[number] for number in numbers])
                 adv_images: dict[Key, Tensor] | None = None if keep is None else {}
+                passes: dict[Key, Passes] = {}
                 verdicts = {
                     key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
-                    for key, o in attack_parts(rows, at_once, adv_images).items()
+                    for key, o in attack_parts(rows, at_once, adv_images, passes).items()
                 }
                 size = len(parts[0])  # of every part but the last, which ends its group
                 places = [slice(size * i, size * (i + 1)) for i in range(len(numbers))]
@@ -217,8 +223,9 @@ def evaluate(
                 seconds = time.perf_counter() - clock
                 for number, place in zip(numbers, places, strict=True):
                     part = {
-                        key: Part(p.correct[place], p.agrees[place]) for key, p in verdicts.items()
-                    }
+                        key: Part(p.correct[place], p.agrees[place], passes.pop(key, Passes()))
+                        for key, p in verdicts.items()
+                    }  # the first part has the passes of all
                     done.add(number, part, seconds / len(numbers))
                 bar.update(len(rows))
         collected = [done.parts[number] for number in range(len(parts))]
@@ -230,6 +237,7 @@ def evaluate(
                 correct=np.concatenate([part[key].correct for part in collected])[back],
                 disagreements=sum(int((~part[key].agrees).sum()) for part in collected),
                 searched="network" if key.attack_branch in by_network else "copy",
+                **Passes.sum(part[key].passes for part in collected)._asdict(),
             )
             for key in collected[0]
         ]

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from robustnorm.attacks import ATTACKS
-from robustnorm.evaluation.chunks import Outcome, classify, fill, place
+from robustnorm.attacks.passes import Counted, Passes
+from robustnorm.evaluation.chunks import (
+    Attacked,
+    Outcome,
+    classify_all,
+    fill,
+    in_few_sizes,
+    place,
+)
 from robustnorm.evaluation.search import Branch, Search, climb, generator_of
 from robustnorm.settings.attack_names import EvaluationAttack
 
@@ -29,14 +37,15 @@ def attack_branch(
     image_ids: Tensor,
     search: Search,
     size: int,
-) -> tuple[Outcome, Tensor]:
-    """Returns the outcome of images attacked at once, and the images behind it.
+) -> Attacked:
+    """Returns what an attack makes of images attacked at once.
 
     PGD climbs the branch's copy, from random starts that follow from (seed, image id, restart), and
     so does an attack that says of itself that it is ``per_image``. Another one draws for a whole
     batch at once and attacks the branch itself: its verdicts follow from the seed and the chunk.
-    The network judges every result; an image keeps the first that is misclassified, where there is
-    none that of the highest cross-entropy.
+    It is given whole chunks, so that the passes of copies that fill the last one count. The network
+    judges every result; an image keeps the first that is misclassified, where there is none that of
+    the highest cross-entropy.
 
     Args:
         attack: From ``parse_attacks``.
@@ -47,8 +56,10 @@ def attack_branch(
         search: Settings of the attack; an attack has its own number of steps.
         size: Of the images, those that are no filling.
     """
-    run, count = _climbs(attack, branch, images, labels, image_ids, search)
     whole, searched = len(images), is_per_image(attack)
+    quick = in_few_sizes(branch.standin, whole)
+    asked = Counted(quick if searched else branch.score)
+    run, count = _climbs(attack, branch, asked, images, labels, image_ids, search)
     best, nothing_yet = images.clone(), torch.ones_like(labels, dtype=torch.bool)
     lowest = torch.full_like(labels, -torch.inf, dtype=torch.float32)
     outcome = Outcome(nothing_yet, lowest, nothing_yet.clone())
@@ -57,13 +68,13 @@ def attack_branch(
     left = torch.cartesian_prod(torch.arange(count), torch.arange(size))
     while len(left):
         n = min(len(left), whole)
-        numbers, rows = left[fill(n, whole)].T
+        numbers, rows = (left[:n] if searched else left[fill(n, whole)]).T
         some, classes = place(branch.score, images, labels, rows)
         results = run(some, classes, rows, numbers)
-        found = classify(branch.score, results, classes, image_ids[rows])
+        found = classify_all(branch.score, results, classes, image_ids[rows], whole)
         if searched:
             with torch.no_grad():
-                seen = branch.standin(results).argmax(1) == classes
+                seen = quick(results).argmax(1) == classes
             found = found._replace(agrees=found.correct == seen)
         for number in numbers[:n].unique():
             here = (numbers[:n] == number).nonzero().flatten().to(images.device)
@@ -73,12 +84,15 @@ def attack_branch(
             for old_values, values in zip((*outcome, best), (*found, results), strict=True):
                 old_values[to[worse]] = values[here[worse]]
         left = left[n:][outcome.correct.cpu()[left[n:, 1]]]
-    return outcome, best
+    # What the likeliest wrong classes are takes a look at each image.
+    aimed = Passes(size * attack.targeted)
+    return Attacked(outcome, best, Passes.sum([aimed, asked.passes]))
 
 
 def _climbs(
     attack: EvaluationAttack,
     branch: Branch,
+    asked: Counted,
     images: Tensor,
     labels: Tensor,
     image_ids: Tensor,
@@ -93,7 +107,7 @@ def _climbs(
         def climbed(images: Tensor, labels: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
             aim = None if aims is None else aims[numbers % each, rows].to(labels.device)
             return climb(
-                branch,
+                branch._replace(standin=asked),
                 images,
                 labels,
                 image_ids[rows],
@@ -108,7 +122,7 @@ def _climbs(
 
     def attacked(images: Tensor, labels: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
         result: Tensor = ATTACKS[attack.function](
-            branch.standin if is_per_image(attack) else branch.score,
+            asked,
             images,
             labels,
             epsilon=own.epsilon,

@@ -58,7 +58,7 @@ def protocol_of(config: Config) -> dict[str, Any]:
         "precision": "fp32",
         "search": f"folded, {config.eval_precision}",
         "serving": config.serving,
-        "attacks": list(config.attacks),
+        "attacks": list(config.all_attacks),
         "transfer": config.transfer,
         "checks": config.checks,
         "train_steps": config.train_steps,

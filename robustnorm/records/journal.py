@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from robustnorm.attacks.passes import Passes
 from robustnorm.records.record import Bits, pack, unpack
 from robustnorm.system.files import disk_errors
 
@@ -21,10 +22,11 @@ class Key(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Of some images: whether each is correct, and whether the search agreed; bool (n,)."""
+    """Of some images: whether each is correct, whether the search agreed; bool (n,); passes."""
 
     correct: Bits
     agrees: Bits
+    passes: Passes = Passes()
 
 
 class Journal:
@@ -57,8 +59,8 @@ class Journal:
                 return
             size = entry["size"]
             self.parts[entry["part"]] = {
-                Key(*key): Part(unpack(correct, size), unpack(agrees, size))
-                for key, correct, agrees in entry["verdicts"]
+                Key(*key): Part(unpack(correct, size), unpack(agrees, size), Passes(*passes))
+                for key, correct, agrees, *passes in entry["verdicts"]
             }
             self.seconds += entry.get("seconds", 0.0)  # older journals have none
 
@@ -73,7 +75,9 @@ class Journal:
             "part": number,
             "seconds": round(seconds, 3),
             "size": len(next(iter(verdicts.values())).correct),
-            "verdicts": [[key, pack(p.correct), pack(p.agrees)] for key, p in verdicts.items()],
+            "verdicts": [
+                [key, pack(p.correct), pack(p.agrees), *p.passes] for key, p in verdicts.items()
+            ],
         }
         # A line of its own even where a kill left half a line behind.
         line = "\n" + json.dumps(entry)

@@ -46,6 +46,9 @@ class Verdict:
         disagreements: Images on which the copy that searched for the attack judged otherwise.
         searched: "copy", or "network" where no copy is shown to compute what the network does: the
             network itself was then attacked.
+        forward: Images that passed the network in the attack; see ``robustnorm.attacks.passes``. 0
+            where nothing was attacked, and in records from before passes were counted.
+        backward: Images that passed it back, for their gradients.
     """
 
     attack: str
@@ -55,6 +58,8 @@ class Verdict:
     correct: Bits
     disagreements: int = 0
     searched: str = "copy"
+    forward: int = 0
+    backward: int = 0
 
     @property
     def accuracy(self) -> float:

@@ -9,7 +9,7 @@ from statistics import mean
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import Record
 from robustnorm.reporting.comparisons import groups
-from robustnorm.reporting.model_records import LAST, ModelRecords, group
+from robustnorm.reporting.model_records import WORST, ModelRecords, group, has_worst
 from robustnorm.reporting.notes import GROUP_NOTE, setting_notes
 from robustnorm.reporting.render import Cell, Table
 
@@ -34,12 +34,13 @@ def ablation_table(records: Sequence[Record]) -> Table:
     """
     models = [m for m in group(records) if m.adversarial and m.norm in GRID.values()]
     branches = max((model.records[0].branches for model in models), key=len)
-    metrics = [("SA", "none", branch) for branch in branches]
-    metrics += [("RA, PGD-20", LAST, branch) for branch in branches[1:]]
+    robust = ["RA, PGD-20"] + [WORST] * has_worst(models)
+    metrics = [("SA", branch) for branch in branches]
+    metrics += [(evaluation, branch) for evaluation in robust for branch in branches[1:]]
     statistics, affines = (tuple(dict.fromkeys(axis)) for axis in zip(*GRID, strict=True))
     rows: list[tuple[Cell, ...]] = []
-    for evaluation, attack, branch in metrics:
-        cells = _cells(models, attack, branch)
+    for evaluation, branch in metrics:
+        cells = _cells(models, evaluation, branch)
         for row in statistics:
             found = (cells.get(GRID[row, affine], (None, None, None)) for affine in affines)
             rows.append((f"{evaluation}, {branch} branch", row, *itertools.chain(*found)))
@@ -61,12 +62,12 @@ def ablation_table(records: Sequence[Record]) -> Table:
     )
 
 
-def _cells(models: list[ModelRecords], attack: str, branch: str) -> dict[str, tuple[Cell, ...]]:
+def _cells(models: list[ModelRecords], evaluation: str, branch: str) -> dict[str, tuple[Cell, ...]]:
     """Returns accuracy, interval and group of each norm."""
-    found = [model.verdicts(attack, "final", *[model.branch(branch)] * 2) for model in models]
-    marks = groups([verdicts[0].correct for verdicts in found])
+    found = [model.correct(evaluation, model.branch(branch)) for model in models]
+    marks = groups([correct[0] for correct in found])
     cells: dict[str, tuple[Cell, ...]] = {}
-    for model, verdicts, mark in zip(models, found, marks, strict=True):
-        accuracy, n = mean(verdict.accuracy for verdict in verdicts), model.records[0].n
+    for model, correct, mark in zip(models, found, marks, strict=True):
+        accuracy, n = mean(float(bits.mean()) for bits in correct), model.records[0].n
         cells[model.norm] = accuracy, wilson(accuracy * n, n), mark
     return cells

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from robustnorm.evaluation.statistics import holm, letters, mcnemar
 from robustnorm.records.record import Bits
-from robustnorm.reporting.model_records import ModelRecords
+from robustnorm.reporting.model_records import WORST, ModelRecords, has_worst
 from robustnorm.reporting.render import Cell, Table
 
 LEVEL = 0.05
@@ -85,16 +85,17 @@ def families(models: Sequence[ModelRecords]) -> dict[str, list[Comparison]]:
     Models are compared in pairs by each accuracy of Tables 3 and 4, and the branches within each
     model; a family without pairs is omitted.
     """
+    worst = [WORST] * has_worst(models)
     asked = {
         "SA, clean branch": ("SA", "clean"),
         "SA, adversarial branch": ("SA", "adv"),
-        "RA, PGD-20, adversarial branch": ("RA, PGD-20", "adv"),
+        **{f"{ra}, adversarial branch": (ra, "adv") for ra in ("RA, PGD-20", *worst)},
     }
     pairs = {
         name: list(itertools.combinations([_named(m, *wanted) for m in models], 2))
         for name, wanted in asked.items()
     }
-    for evaluation in ("SA", "RA, PGD-20"):
+    for evaluation in ("SA", "RA, PGD-20", *worst):
         pairs[f"{evaluation}, between branches"] = [
             (_named(model, evaluation, one), _named(model, evaluation, other))
             for model in models

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from robustnorm.records.record import SINGLE, Bits, Record, RecordError, Verdict
+from robustnorm.records.record import SINGLE, TRANSFER, Bits, Record, RecordError, Verdict
 
 NAMES = {
     "bn": "BN",
@@ -86,7 +86,7 @@ class ModelRecords:
         """Returns each record's verdicts on the final images of an attack, or in the worst case.
 
         Args:
-            evaluation: A key of ``EVALUATIONS`` or an entry of ``further``.
+            evaluation: A key of ``EVALUATIONS``, ``WORST`` or an entry of ``further``.
             place: The branch that is attacked and that scores.
 
         Returns:
@@ -98,19 +98,28 @@ class ModelRecords:
         return [verdict.correct for verdict in self.verdicts(attack, "final", place, place)]
 
 
+def has_worst(models: Sequence[ModelRecords]) -> bool:
+    """Returns whether the worst case of every record is more than that of PGD."""
+    return all(named_attacks(record) for model in models for record in model.records)
+
+
 def named_attacks(record: Record) -> list[str]:
     """Returns the attacks besides PGD-10 and PGD-20, without transfers."""
     ran = dict.fromkeys(verdict.attack for verdict in record.verdicts)
     usual = ("none", "pgd-10", LAST)
-    return [name for name in ran if name not in usual and not name.startswith("transfer:")]
+    return [name for name in ran if name not in usual and not name.startswith(TRANSFER)]
 
 
 def further(record: Record) -> list[str]:
-    """Returns the evaluations beyond the paper's: named attacks, then the worst case."""
-    if all(verdict.attack in ("none", "pgd-10", LAST) for verdict in record.verdicts):
-        return []
+    """Returns the evaluations beyond the paper's: named attacks, then the worst case.
+
+    The attack ``worst`` is the end of the worst case, and has no row of its own.
+    """
+    named = named_attacks(record)
     labels = {attack: evaluation for evaluation, attack in EVALUATIONS.items()}
-    return [*(labels.get(name, f"RA, {name}") for name in named_attacks(record)), WORST]
+    rows = [labels.get(name, f"RA, {name}") for name in named if name != "worst"]
+    transferred = any(verdict.attack.startswith(TRANSFER) for verdict in record.verdicts)
+    return [*rows, WORST] if named or transferred else []
 
 
 def group(records: Sequence[Record]) -> list[ModelRecords]:

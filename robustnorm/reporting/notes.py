@@ -40,6 +40,11 @@ def setting_notes(models: list[ModelRecords]) -> list[str]:
         "verdict at the last iterate ('any': no image or iterate up to it was misclassified).",
         _search_note(records),
     ]
+    if first.has("worst"):
+        notes.append(
+            "Worst case, Worst %: images that withstand all that was run: PGD at every iterate, "
+            "and the attack worst, gradient attacks in turn on those that still withstand."
+        )
     if first.has("autoattack"):
         notes.append(
             "AutoAttack: the standard ensemble (apgd-ce, apgd-t, fab-t, square) by its authors' "

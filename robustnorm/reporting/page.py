@@ -19,6 +19,7 @@ from robustnorm.reporting.comparisons import paired_tests
 from robustnorm.reporting.examples import example_grid
 from robustnorm.reporting.gradients import gradient_table
 from robustnorm.reporting.model_records import ModelRecords, group
+from robustnorm.reporting.passes import accuracy_over_passes
 from robustnorm.reporting.provenance import provenance
 from robustnorm.reporting.render import Table, layout
 from robustnorm.reporting.summary import deployment_summary, summary
@@ -125,6 +126,14 @@ def render_page(
             f"Accuracy over the attack radius for {names}; falling curves, one panel per branch.",
             lambda: figures.accuracy_over_epsilon(models, looks),
         ),
+        "passes": draw(
+            "accuracy-over-passes",
+            "What each attack leaves, through the adversarial branch or the only one, over what "
+            "it takes: passes of the network forward and back, in images, for each test image. "
+            "Attacks that stop at the images that they broke take fewer on a weak network.",
+            f"Robust accuracy over the passes of each attack for {names}.",
+            lambda: accuracy_over_passes(models, looks),
+        ),
         "test_losses": draw(
             "test-losses",
             "Losses on test images over the epochs, the paper's Figure 6. They select nothing. "
@@ -225,7 +234,7 @@ def _matrices(table: Table) -> dict[str, dict[str, dict[str, tuple[float, str, s
     """
     matrices: dict[str, dict[str, dict[str, tuple[float, str, str]]]] = {}
     for row, text in zip(table.rows, layout(table)[0], strict=True):
-        model, attacked, scoring, accuracy, interval = text
+        model, attacked, scoring, accuracy, interval, _ = text
         fraction = row[3]
         assert isinstance(fraction, float)
         cells = matrices.setdefault(model, {}).setdefault(attacked, {})

@@ -7,21 +7,26 @@ from statistics import mean
 
 from robustnorm.evaluation.statistics import Interval, wilson
 from robustnorm.reporting.comparisons import families
-from robustnorm.reporting.model_records import ModelRecords
+from robustnorm.reporting.model_records import WORST, ModelRecords, has_worst
 from robustnorm.reporting.render import Table
 
 
 def summary(models: Sequence[ModelRecords]) -> str:
-    """Names the most robust model and those that are not distinguishable from it."""
-    accuracies = {m.label("adv"): _robust(m) for m in models}
+    """Names the most robust model and those that are not distinguishable from it.
+
+    In the worst case where every record has it, else under PGD-20.
+    """
+    evaluation = WORST if has_worst(models) else "RA, PGD-20"
+    attack = "in the worst case" if evaluation == WORST else "under PGD-20"
+    accuracies = {m.label("adv"): _robust(m, evaluation) for m in models}
     best = max(accuracies, key=lambda label: accuracies[label])
     n = models[0].records[0].n
     figure = f"{_percent(accuracies[best])} {_limits(wilson(accuracies[best] * n, n))}"
     if len(models) == 1:
-        return f"{best} classifies {figure} of the images correctly under PGD-20."
+        return f"{best} classifies {figure} of the images correctly {attack}."
     alike = [
         comparison.second if comparison.first == best else comparison.first
-        for comparison in families(models)["RA, PGD-20, adversarial branch"]
+        for comparison in families(models)[f"{evaluation}, adversarial branch"]
         if best in (comparison.first, comparison.second) and not comparison.distinguishable
     ]
     verdict = (
@@ -29,7 +34,7 @@ def summary(models: Sequence[ModelRecords]) -> str:
         if alike
         else "its lead over every other model is more than chance"
     )
-    return f"{best} has the highest robust accuracy under PGD-20, {figure}; {verdict}."
+    return f"{best} has the highest robust accuracy {attack}, {figure}; {verdict}."
 
 
 def deployment_summary(table: Table) -> str:
@@ -52,8 +57,8 @@ def deployment_summary(table: Table) -> str:
     )
 
 
-def _robust(model: ModelRecords) -> float:
-    correct = model.correct("RA, PGD-20", model.branch("adv"))
+def _robust(model: ModelRecords, evaluation: str) -> float:
+    correct = model.correct(evaluation, model.branch("adv"))
     return mean(float(seed.mean()) for seed in correct)
 
 

@@ -13,10 +13,12 @@ from robustnorm.reporting.model_records import (
     EVALUATIONS,
     LAST,
     NAMES,
+    WORST,
     ModelRecords,
     check_comparable,
     further,
     group,
+    has_worst,
     named_attacks,
 )
 from robustnorm.reporting.notes import GROUP_NOTE, MARGIN_NOTE, missing_notes, setting_notes
@@ -86,9 +88,9 @@ def _paper_table(
         "Difference",
     )
     robust = len(evaluations) > 1
-    columns += ("Any %", "Margin") * robust + ("SD over seeds",) * several
+    columns += ("Any %", "Worst %", "Margin") * robust + ("SD over seeds",) * several
     if not robust:
-        rows = [row[:7] + row[9:] for row in rows]
+        rows = [row[:7] + row[10:] for row in rows]
     return Table(name, title, columns, rows, [*notes, *[MARGIN_NOTE] * robust, GROUP_NOTE])
 
 
@@ -122,6 +124,7 @@ def _rows(
                 None if published is None else f"{published:.2f}",
                 None if published is None else f"{100 * ours - published:+.2f}",
                 any_iterate,
+                _worst(model, place) if evaluation not in ("SA", WORST) else None,
                 None if evaluation == "SA" else model.margin(place),
                 *(stdev(accuracies) if len(accuracies) > 1 else None,) * several,
             )
@@ -129,11 +132,18 @@ def _rows(
     norms = [model.norm if model.adversarial else None for model, _ in places]
     rows: list[tuple[Cell, ...]] = []
     for norm, value in paper.items():
-        untrained = (evaluation, NAMES[norm], None, None, None, f"{value:.2f}", *[None] * 3)
+        untrained = (evaluation, NAMES[norm], None, None, None, f"{value:.2f}", *[None] * 4)
         rows += [row for row, mine in zip(made, norms, strict=True) if mine == norm] or [
             untrained + (None,) * several
         ]
     return rows + [row for row, mine in zip(made, norms, strict=True) if mine not in paper]
+
+
+def _worst(model: ModelRecords, place: str) -> float | None:
+    """Returns the fraction that withstands all that was run, None where that is PGD alone."""
+    if not has_worst([model]):
+        return None
+    return mean(float(correct.mean()) for correct in model.correct(WORST, place))
 
 
 def _matrix(models: list[ModelRecords], note: str) -> Table:
@@ -147,11 +157,12 @@ def _matrix(models: list[ModelRecords], note: str) -> Table:
         for attack, attacker, scorer in pairs:
             accuracy = mean(v.accuracy for v in model.verdicts(attack, "final", attacker, scorer))
             seen = "no attack" if attack == "none" else attacker
-            rows.append((model.name, seen, scorer, accuracy, wilson(accuracy * n, n)))
+            worst = _worst(model, scorer) if seen == scorer else None
+            rows.append((model.name, seen, scorer, accuracy, wilson(accuracy * n, n), worst))
     return Table(
         "branch-matrix",
         "Branch matrix: PGD-20 through each branch, scored through each branch",
-        ("Model", "Attacked branch", "Scoring branch", "Accuracy %", "95 % interval"),
+        ("Model", "Attacked branch", "Scoring branch", "Accuracy %", "95 % interval", "Worst %"),
         rows,
         [
             note,

@@ -244,7 +244,9 @@ class Evaluation(Settings):
         eval_seed: Seed of the random starts of the evaluation attack.
         eval_precision: Precision of the gradients of that attack; bf16 is faster than fp32.
         serving: Also evaluate serving rules, which combine the branches; takes three times as long.
-        attacks: Further attacks on each branch, such as worst, pgd-50x5-margin, autoattack or
+        worst: Also run the attack worst on each branch, a portfolio on the images that still
+            withstand: Table 4 then ends with the worst case.
+        attacks: Further attacks on each branch, such as pgd-50x5-margin, autoattack or
             torchattacks:DeepFool; those of other packages need the extra "peers".
         transfer: Also score each run's branches on the PGD-20 images of every other run; keeps the
             images.
@@ -259,10 +261,16 @@ class Evaluation(Settings):
     eval_seed: int = 0
     eval_precision: Literal["fp32", "bf16"] = "fp32"
     serving: bool = False
+    worst: bool = True
     attacks: tuple[str, ...] = ()
     transfer: bool = False
     keep_images: bool = False
     checks: Literal["none", "quick", "full"] = "quick"
+
+    @property
+    def all_attacks(self) -> tuple[str, ...]:
+        """The attacks beside PGD-10 and PGD-20, each once."""
+        return tuple(dict.fromkeys(("worst",) * self.worst + self.attacks))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -185,7 +185,7 @@ def evaluate_run(
         precision=config.eval_precision,
         compile=config.compile,
         serving=config.serving,
-        attacks=config.attacks,
+        attacks=config.all_attacks,
         image_ids=ids,
         keep=keep,
         journal=journal,

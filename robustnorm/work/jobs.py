@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from robustnorm.attacks.passes import Passes
 from robustnorm.data.dataset import Dataset, subset
 from robustnorm.evaluation.attack import attack_chunk, attacks_in_order
 from robustnorm.evaluation.chunks import CHUNK
@@ -160,8 +161,9 @@ class AttackJob:
             )
         ids = torch.tensor(self.image_ids)
         test = dataset.test.take(ids)
-        named = {attack.name: attack for attack in parse_attacks(self.config.attacks)}
+        named = {attack.name: attack for attack in parse_attacks(self.config.all_attacks)}
         adv_images: dict[Key, torch.Tensor] | None = {} if keeps_images(self.config) else None
+        passes: dict[Key, Passes] = {}
         outcomes = attack_chunk(
             [branch for branch in attacked if branch.name == self.branch],
             test.images,
@@ -171,9 +173,10 @@ class AttackJob:
             adv_images,
             None if self.attack == SEARCH else named[self.attack],
             scored_by=attacked,
+            passes=passes,
         )
         verdicts = {
-            key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
+            key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy(), passes[key])
             for key, o in outcomes.items()
         }
         if adv_images is not None:
@@ -293,7 +296,7 @@ def record_job(run: Run, config: Config) -> RecordJob:
             number,
             chunk,
         )
-        for attack in attacks_in_order(Search.of(config), parse_attacks(config.attacks))
+        for attack in attacks_in_order(Search.of(config), parse_attacks(config.all_attacks))
         for branch in scorers(model, serving=config.serving)
         for number, chunk in enumerate(chunks)
     ]
@@ -320,7 +323,7 @@ def _attacked(folder: Path, config: Config, sha256: str) -> list[Branch]:
         model, config.eval_precision, serving=config.serving, compile=config.compile
     )
     test = _dataset(config).test
-    check_network(attacked, test.images, test.labels, parse_attacks(config.attacks))
+    check_network(attacked, test.images, test.labels, parse_attacks(config.all_attacks))
     return attacked
 
 

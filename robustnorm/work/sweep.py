@@ -59,7 +59,7 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
     check_engine(settings)
     plan = grids(settings)
     for grid in plan:
-        check_attacks(parse_attacks(grid.evaluation.attacks))
+        check_attacks(parse_attacks(grid.evaluation.all_attacks))
         if grid.evaluation.checks != "none":
             check_installed(grid.evaluation.checks)
         load_data(grid.evaluation)

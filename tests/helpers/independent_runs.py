@@ -43,7 +43,7 @@ def run(ids, **options):
         epsilon=0.1,
         step_size=0.03,
         steps=(2,),
-        attacks=["pgd-2x2-dlr"],
+        attacks=["pgd-2x2-dlr", "worst"],
         image_ids=torch.as_tensor(ids),
         **options,
     )

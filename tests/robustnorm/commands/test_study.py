@@ -149,9 +149,9 @@ def test_interrupted_study_continues_with_the_network_that_it_was_at(place, caps
         run("--what", "swap", "--eval_seed", "1", status=130)
     attacks, attack_chunk = [], evaluation.attack_chunk
 
-    def counted(*arguments):
+    def counted(*arguments, **passes):
         attacks.append(arguments)
-        return attack_chunk(*arguments)
+        return attack_chunk(*arguments, **passes)
 
     monkeypatch.setattr(evaluation, "attack_chunk", counted)
     capsys.readouterr()

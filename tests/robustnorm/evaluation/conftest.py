@@ -51,11 +51,11 @@ def kill(monkeypatch):
     def apply():
         attacked = []
 
-        def watched(branches, images, *arguments):
+        def watched(branches, images, *arguments, **passes):
             attacked.append(len(images))
             if len(attacked) == 2:
                 raise KeyboardInterrupt
-            return attack_chunk(branches, images, *arguments)
+            return attack_chunk(branches, images, *arguments, **passes)
 
         monkeypatch.setattr(evaluation, "attack_chunk", watched)
         return attacked

@@ -186,7 +186,7 @@ def test_batch_is_filled_up_to_whole_chunks_only(model, data, count, filled):
     [
         ({}, {400}),
         ({"rules": "any"}, {100}),  # a quarter of the images
-        ({"attacks": ("fgsm",)}, {100}),  # kept chunk by chunk
+        ({"attacks": ("fgsm",)}, {400}),
     ],
 )
 def test_evaluation_does_not_attack_more_at_once_than_there_are(

@@ -30,7 +30,7 @@ def digest(*parts):
 @pytest.fixture(scope="module")
 def whole():
     verdicts = run(list(range(N)))
-    assert len(verdicts) == 2 * 5  # none, final, any, the named, the other branch
+    assert len(verdicts) == 2 * 6  # none, final, any, two named, the other branch
     counts = {sum(bits.values()) for bits in verdicts.values()}
     assert len(counts) > 4  # no constant that would be equal whatever is done
     return digest(verdicts)
@@ -51,12 +51,12 @@ def test_digest_is_the_same_in_any_order(whole, seed):
 def test_digest_is_the_same_after_an_interruption(whole, tmp_path, monkeypatch):
     chunks = []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         if arguments[6] is None:  # the search; a named attack follows it on every chunk
             chunks.append(len(arguments[1]))
         if len(chunks) == 2:
             raise KeyboardInterrupt
-        return attack_chunk(*arguments)
+        return attack_chunk(*arguments, **options)
 
     monkeypatch.setattr(module, "attack_chunk", interrupted)
     options = {"journal": tmp_path / "x.journal", "fingerprint": "a"}

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from robustnorm import bind, evaluate
-from robustnorm.attacks import ATTACKS, autoattack, fgsm, pgd, torchattack
+from robustnorm.attacks import ATTACKS, autoattack, fgsm, pgd, torchattack, worst_case
 from robustnorm.attacks.contract import traits
+from robustnorm.attacks.passes import Counted, Passes
 from robustnorm.evaluation import chunks, named
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.search import (
@@ -211,18 +212,79 @@ def test_registered_attack_has_its_name_in_evaluate(monkeypatch, model, data):
 
 
 def test_attack_that_is_per_image_searches_on_the_copy(monkeypatch, model, data):
-    seen = []
+    called = []
 
     @traits(per_image=True)
     def still(network, images, labels, *, epsilon, threat_model, generator):
-        seen.append(network)
+        network(images)
         return images
+
+    def watched(branch):
+        def standin(images):
+            called.append((branch.name, len(images)))
+            return branch.standin(images)
+
+        return branch._replace(standin=standin)
 
     monkeypatch.setitem(ATTACKS, "still", still)
     (attack,) = parse_attacks(["still"])
-    copies = branches(model)
+    copies = [watched(branch) for branch in branches(model)]
     attack_chunk(copies, *data, torch.arange(N), SEARCH, attack=attack)
-    assert seen == [branch.standin for branch in copies]
+    # Once by the attack, once for what the copy says of the result.
+    assert called == [("clean", N)] * 2 + [("adv", N)] * 2
+
+
+def test_batches_are_of_few_sizes_and_an_image_is_never_alone():
+    sizes = []
+
+    def network(images):
+        sizes.append(len(images))
+        return images * 2
+
+    filled = chunks.in_few_sizes(network, 100)
+    for count in range(1, 101):
+        images = torch.rand(count, 3, requires_grad=True)
+        logits = filled(images)
+        assert torch.equal(logits, images * 2)
+        (gradient,) = torch.autograd.grad(logits.sum(), images)
+        assert torch.equal(gradient, torch.full_like(images, 2.0))
+    assert set(sizes) == {2, 4, 7, 13, 25, 50, 100}
+
+
+def passes_of(model, images, labels, name, ids=None):
+    """Forward and backward passes of an attack on the adversarial branch."""
+    options = {"epsilon": 0.1, "step_size": 0.05, "image_ids": ids}
+    verdicts = evaluate(model, images, labels, attacks=[name], **options)
+    return {(v.attack, v.rule): (v.forward, v.backward) for v in verdicts if branch_of(v) == "adv"}
+
+
+def branch_of(verdict):
+    return verdict.attack_branch if verdict.attack_branch == verdict.score_branch else None
+
+
+def test_passes_of_pgd_are_its_steps_and_of_clean_images_none(model, data):
+    found = passes_of(model, *data, "pgd-3-targeted")
+    assert found["none", "final"] == (0, 0)
+    for rule in ("final", "any"):
+        assert found["pgd-10", rule] == (10 * N, 10 * N)
+        assert found["pgd-20", rule] == (20 * N, 20 * N)
+    forward, backward = found["pgd-3-targeted", "final"]
+    assert forward == backward + N  # a look at each image for its likeliest wrong classes
+    assert backward % 3 == 0
+    assert 3 * N <= backward < 3 * N * (CLASSES - 1)  # broken images are attacked no more
+
+
+def test_passes_of_worst_are_those_of_a_direct_call_whatever_the_chunks(model, data):
+    images, labels = data
+    counted = Counted(bind(model, "adv"))
+    worst_case(counted, images, labels, epsilon=0.1)
+    assert passes_of(model, images, labels, "worst")["worst", "final"] == counted.passes
+    halves = [slice(0, 7), slice(7, N)]
+    found = [
+        passes_of(model, images[half], labels[half], "worst", torch.arange(N)[half])
+        for half in halves
+    ]
+    assert Passes.sum(Passes(*half["worst", "final"]) for half in found) == counted.passes
 
 
 def test_broken_images_are_attacked_no_more(model, data, monkeypatch):
@@ -241,6 +303,6 @@ def test_broken_images_are_attacked_no_more(model, data, monkeypatch):
     outcome = attack_chunk(copies, images, labels, torch.arange(N), search, attack=attack)
     broken = N - sum(o.correct.sum().item() for o in outcome.values())
     assert 0 < broken < N
-    assert set(climbs) == {N}
+    assert set(climbs[:-1]) == {N}
     rounds = 3 * (CLASSES - 1)
     assert rounds * (N - broken) / N <= len(climbs) < rounds

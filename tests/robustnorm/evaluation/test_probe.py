@@ -58,7 +58,7 @@ def run(model, **options):
 
 @pytest.fixture
 def no_attack(monkeypatch):
-    def attack_chunk(*_):
+    def attack_chunk(*_, **__):
         raise AssertionError("the refusal must come before any attack")
 
     monkeypatch.setattr(module, "attack_chunk", attack_chunk)

@@ -129,3 +129,10 @@ def test_worst_case_is_each_image_s_over_all_that_one_branch_scores():
     assert np.array_equal(record.worst_case("clean"), first & second)
     assert np.array_equal(record.worst_case("adv"), third & fourth)
     assert 0 < (first & second).sum() < min(first.sum(), second.sum())
+
+
+def test_record_from_before_passes_were_counted_has_none():
+    content = json.loads(make_record().to_json())
+    for verdict in content["verdicts"]:
+        del verdict["forward"], verdict["backward"]
+    assert {v.forward + v.backward for v in Record.from_json(json.dumps(content)).verdicts} == {0}

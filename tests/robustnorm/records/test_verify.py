@@ -250,11 +250,11 @@ def test_interrupted_evaluation_keeps_the_same_images(kept, tmp_path, monkeypatc
     options = {"serving": True, "attacks": ["pgd-2x2-margin"]}
     attack_chunk, calls = module.attack_chunk, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **passes):
         calls.append(1)
         if len(calls) == 3:  # the first part has two attacks
             raise KeyboardInterrupt
-        return attack_chunk(*arguments)
+        return attack_chunk(*arguments, **passes)
 
     monkeypatch.setattr(module, "attack_chunk", interrupted)
     journal = {"journal": tmp_path / "x.journal", "fingerprint": "a"}

@@ -190,7 +190,7 @@ def test_branch_matrix_holds_the_matrix_table(records, page):
         }
         assert found == {
             (attacked, scoring): accuracy + interval
-            for name, attacked, scoring, accuracy, interval in layout(matrix)[0]
+            for name, attacked, scoring, accuracy, interval, _ in layout(matrix)[0]
             if name == model
         }
 
