@@ -42,8 +42,12 @@ def test_merged_record_is_that_of_one_process(trained, record):
 
 def test_jobs_have_a_chunk_a_branch_and_an_attack(trained):
     attacks = make_record_job().attacks
-    assert len({job.key for job in attacks}) == len(attacks) == 2 * 2 * 2
-    assert {job.attack for job in attacks} == {"pgd", "fgsm"}  # pgd-20 is one of the search's
+    assert len({job.key for job in attacks}) == len(attacks) == 2 * 2 * 3
+    assert {job.attack for job in attacks} == {
+        "pgd",
+        "worst",
+        "fgsm",
+    }  # pgd-20 is one of the search's
     assert [len(job.image_ids) for job in attacks[:2]] == [100, 30]
 
 

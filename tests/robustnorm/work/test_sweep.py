@@ -68,8 +68,9 @@ def test_sweep_tells_failed_jobs_by_name_and_does_the_others(monkeypatch, capsys
     monkeypatch.setattr(jobs, "attack_chunk", fails_on_adv)
     assert cli.main(["sweep", *WORDS, settings()]) == 1
     error = capsys.readouterr().err
-    assert "failed jobs: 1;" in error
-    assert "- pgd on adv of digits auxbn-seed0, images " in error
+    assert "failed jobs: 2;" in error
+    for attack in ("pgd", "worst"):
+        assert f"- {attack} on adv of digits auxbn-seed0, images " in error
     assert "nobody foresaw this" in error
     assert "BN " in Path("reports/digits/tables.md").read_text()
     records = [path.name for path in Path("reports/digits/records").glob("*.json")]
