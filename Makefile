@@ -1,4 +1,4 @@
-# Every target works from a fresh clone: it makes .venv first if need be. See `make help`.
+# Every target works from a fresh clone: it creates .venv first if needed. See `make help`.
 PYTHON ?= python3
 CONFIG ?= configs/cifar10.yaml
 SHELL := bash
@@ -32,7 +32,7 @@ help: ## Show targets and variables
 	@echo "              such as ATTACKS=pgd-50x5-margin,autoattack"
 	@echo "  ARGS        any other setting, such as ARGS='--width 16 --precision bf16'"
 
-setup: $(STAMP) ## Make .venv with everything that the other targets need
+setup: $(STAMP) ## Create .venv with everything that the other targets need
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,13 +46,13 @@ train: setup ## Train one norm: make train NORM=saauxbn
 	$(if $(NORM),,$(error make train needs NORM, for example: make train NORM=saauxbn))
 	$(BIN)/robustnorm train --norm $(NORM) $(OPTIONS)
 
-eval: setup ## Evaluate what is trained, print Tables 3 and 4
+eval: setup ## Evaluate all trained runs, print Tables 3 and 4
 	$(BIN)/robustnorm eval $(OPTIONS)
 
 reproduce: setup ## Train the four norms and a control, then eval
 	$(BIN)/robustnorm reproduce $(OPTIONS)
 
-report: setup ## Write reports/<config>/report.html from what is evaluated
+report: setup ## Write reports/<config>/report.html from the evaluations
 	$(BIN)/robustnorm report --config $(CONFIG) $(ARGS)
 
 campaign: CONFIG = configs/campaign.yaml
@@ -79,13 +79,13 @@ figure7: setup ## Style transfer, Figures 7 and 8: make figure7 DATA=<CIFAR-10> 
 		$(if $(CONTENT),--content $(CONTENT)) $(if $(STYLE),--style $(STYLE)) \
 		$(if $(SEEDS),--seeds '[$(SEEDS)]') $(ARGS)
 
-# A worker a core, of one thread each; tests of one file share what it sets up.
+# One worker per core, one thread each; tests of one file share fixtures.
 PYTEST = $(BIN)/pytest -q -n auto --dist loadfile
 
-test: setup ## Run the tests but the slow ones (4 minutes on two cores)
+test: setup ## Run all tests except the slow ones (4 minutes on two cores)
 	$(PYTEST) -m 'not slow'
 
-check: setup ## Format, lint, types, order of imports, all tests: what CI runs
+check: setup ## Format, lint, types, import order, all tests: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -100,10 +100,10 @@ bench: setup ## Run the benchmarks, into reports/benchmarks.md
 	set -o pipefail; ( echo "# Benchmarks"; for table in training_step evaluation folded roofline growth; do \
 		echo; $(BIN)/python -m benchmarks.$$table || exit 1; done ) | tee reports/benchmarks.md
 
-benchgpu: setup ## Run the GPU's benchmark, into reports/benchmarks-gpu.md
+benchgpu: setup ## Run the GPU benchmark, into reports/benchmarks-gpu.md
 	table=$$($(BIN)/python -m benchmarks.gpu $(ARGS)) && echo "$$table" | tee reports/benchmarks-gpu.md
 
-soak: setup ## Kill, damage, starve: what must survive, into reports/reliability.md (7 minutes)
+soak: setup ## Kill runs, damage files, exhaust resources, into reports/reliability.md (7 minutes)
 	set -o pipefail; ( echo "# Reliability"; echo; echo "What \`make soak\` printed."; for part in kills damage workers cost faults; do \
 		echo; $(BIN)/python -m benchmarks.soak.$$part || exit 1; done ) | tee reports/reliability.md
 

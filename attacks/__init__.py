@@ -1,7 +1,6 @@
-"""The attacks under a short name: all of it lives in ``robustnorm.attacks``.
+"""Short name for ``robustnorm.attacks``, which holds the code.
 
-Nothing in ``robustnorm`` imports this package, so a folder ``attacks`` of your own may stand in its
-place.
+Nothing in ``robustnorm`` imports this package, so your project may have its own folder ``attacks``.
 
 Examples:
     >>> from attacks import pgd

@@ -1,10 +1,10 @@
-"""An attack of your own, in one file: PGD with momentum (MI-FGSM), against each branch.
+"""Adding an attack in one file: PGD with momentum (MI-FGSM), against each branch.
 
     python examples/add_attack.py
 
-It keeps the contract of ``robustnorm.attacks``. One line gives it a name, by which ``evaluate`` and
-``robustnorm eval --attacks`` then know it. To have it in the package, put the function into
-robustnorm/attacks/, the line into ``ATTACKS``, and one into the tests of the contract.
+It follows the contract of ``robustnorm.attacks``. One line registers its name for ``evaluate`` and
+``robustnorm eval --attacks``. To add it to the package, put the function into robustnorm/attacks/,
+the line into ``ATTACKS``, and one into the tests of the contract.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def momentum_pgd(
     threat_model: str = "linf",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Climbs the cross-entropy along a running sum of gradients, each scaled to mean size 1.
+    """Ascends the cross-entropy along a running sum of gradients, each scaled to mean size 1.
 
     Args:
         model: Images to logits.
@@ -40,9 +40,9 @@ def momentum_pgd(
         labels: int64 (N,).
         epsilon: Radius of the ball; a step is epsilon / steps.
         steps: Gradient steps.
-        decay: Factor of the sum before each new gradient is added.
+        decay: Factor applied to the sum before each new gradient is added.
         threat_model: ``"linf"`` or ``"l2"``.
-        generator: Not used; every attack takes one.
+        generator: Ignored; part of the contract.
 
     Returns:
         Adversarial images, detached, of the images' shape and dtype.
@@ -73,7 +73,7 @@ ATTACKS["momentum"] = momentum_pgd
 
 
 def main() -> list[Verdict]:
-    """Evaluates an untrained network under it, by name, prints the accuracies and returns them."""
+    """Evaluates an untrained network under the attack, prints and returns the accuracies."""
     torch.manual_seed(0)
     model = resnet18("saauxbn", width=8).eval()
     images = torch.rand(16, 3, 16, 16)

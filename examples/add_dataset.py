@@ -1,11 +1,11 @@
-"""A data set of your own, in one file: stripes, horizontal or vertical.
+"""Adding a data set in one file: stripes, horizontal or vertical.
 
     python examples/add_dataset.py train --data stripes --epochs 3 --width 8
     python examples/add_dataset.py eval --data stripes --epochs 3 --width 8 --attacks "[fgsm]"
 
-One line gives it a name, by which ``load_dataset`` and every command know it; the words are those
-of ``robustnorm``. To have it in the package, put the function into robustnorm/data/ and the line
-into ``DATASETS``. A folder of images needs neither: give its path.
+One line registers its name for ``load_dataset`` and every command; the arguments are those of
+``robustnorm``. To add it to the package, put the function into robustnorm/data/ and the line into
+``DATASETS``. A folder of images needs neither: give its path.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ SIZE = 8
 
 
 def load_stripes() -> Dataset:
-    """Returns 512 images to train and 128 to test, grey, each of one orientation and phase.
+    """Returns 512 training and 128 test images, grey, each with one orientation and phase.
 
-    A loader that reads files asks for ``root``, the folder of ``--data_root``, and one that can
-    fetch them for ``download``.
+    A loader may also take ``root``, the folder of ``--data_root``, and ``download``.
     """
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(640) % 2
@@ -50,7 +49,7 @@ DATASETS["stripes"] = load_stripes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command of ``robustnorm`` that knows the data set."""
+    """Runs a command of ``robustnorm`` with the data set registered."""
     return robustnorm(sys.argv[1:] if arguments is None else list(arguments))
 
 

@@ -1,10 +1,10 @@
-"""A network of your own, in one file: four convolutions, any norm.
+"""Adding a network in one file: four convolutions, with any norm.
 
     python examples/add_network.py train --network small_cnn --norm auxbn --epochs 3
     python examples/add_network.py eval --network small_cnn --norm auxbn --epochs 3
 
-One line gives it a name, by which every command knows it; the words are those of ``robustnorm``. To
-have it in the package, put the function into robustnorm/models/ and the line into ``NETWORKS``.
+One line registers its name for every command; the arguments are those of ``robustnorm``. To add it
+to the package, put the function into robustnorm/models/ and the line into ``NETWORKS``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def small_cnn(
     std: Sequence[float],
     branches: Sequence[str],
 ) -> nn.Module:
-    """Returns the network, images in [0, 1] to logits; mean and std are its own affair.
+    """Returns the network, images in [0, 1] to logits; it applies mean and std itself.
 
-    A factory asks for what it needs of these; ``resnet18`` explains them.
+    A factory takes whichever of these arguments it needs; ``resnet18`` documents them.
     """
     layers: list[nn.Module] = [InputNormalization(mean, std)]
     channels = in_channels
@@ -51,7 +51,7 @@ NETWORKS["small_cnn"] = small_cnn
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command of ``robustnorm`` that knows the network."""
+    """Runs a command of ``robustnorm`` with the network registered."""
     return robustnorm(sys.argv[1:] if arguments is None else list(arguments))
 
 

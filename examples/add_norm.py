@@ -1,11 +1,11 @@
-"""A norm of your own, in one file: group normalization with an affine for each branch.
+"""Adding a norm in one file: group normalization with an affine per branch.
 
     python examples/add_norm.py            # trains it on digits, about a minute
     python examples/add_norm.py --small    # seconds
 
-A routed norm derives from ``RoutedLayer`` and asks it which branch is active. One line gives it a
-name, by which networks are built and ``robustnorm train --norm`` knows it. To have it in the
-package, put the class into ``robustnorm/norms/`` and the line into ``NORMS``.
+A routed norm derives from ``RoutedLayer``, which knows the active branch. One line registers its
+name for networks and ``robustnorm train --norm``. To add it to the package, put the class into
+``robustnorm/norms/`` and the line into ``NORMS``.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from robustnorm.training.advprop import train
 class BranchGroupNorm(RoutedLayer):
     """Normalizes groups of channels of each image, then applies the active branch's affine.
 
-    There are no batch statistics, so training and evaluation compute the same.
+    Without batch statistics, training and evaluation are the same.
 
     Args:
         num_features: C.
         branches: Names; row i of weight and bias belongs to ``branches[i]``.
-        num_groups: Divides C.
+        num_groups: Number of groups, a divisor of C.
 
     Shape:
         (N, C, H, W) to the same.

@@ -41,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> nn.Module:
     from torchvision.models import resnet18
 
     dataset = load_dataset("digits" if options.small else options.data, root=options.data_root)
-    # Images stay in [0, 1] outside the network, so that epsilon means what it says.
+    # Images stay in [0, 1] outside the network, so that epsilon is on that scale.
     network = resnet18(weights=None if options.small else "DEFAULT")
     network.fc = nn.Linear(network.fc.in_features, len(dataset.classes))
     model = nn.Sequential(InputNormalization(*IMAGENET), network)
-    # Both branches now compute what the network computed; training tells them apart.
+    # Both branches now compute what the network computed; training makes them differ.
     convert(model, options.norm)
 
     config = Config(

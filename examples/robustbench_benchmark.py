@@ -3,7 +3,7 @@
     pip install robustbench git+https://github.com/fra31/auto-attack
     python examples/robustbench_benchmark.py checkpoints/cifar10/saauxbn-seed0 --branch adv
 
-RobustBench takes the folded branch as it takes any network: images in [0, 1] to logits.
+RobustBench accepts the folded branch like any network: images in [0, 1] to logits.
 ``benchmark`` reads CIFAR-10 from ``--data_root`` (and downloads it there) and runs AutoAttack,
 which takes hours for 10,000 images of a ResNet-18 without a GPU.
 """

@@ -4,7 +4,7 @@
     python examples/third_party_attack.py checkpoints/digits/saauxbn-seed0 --branch adv
     python examples/third_party_attack.py --small  # an untrained network and noise, seconds
 
-A folded branch is an ordinary network: each library takes it as it is, without a wrapper.
+A folded branch is an ordinary network, which every library accepts without a wrapper.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from robustnorm.runs import Run
 def attack_all(
     network: nn.Module, images: Tensor, labels: Tensor, epsilon: float, steps: int
 ) -> dict[str, Tensor]:
-    """Returns each library's adversarial images."""
+    """Returns the adversarial images of each library."""
     import foolbox
     import pyautoattack
     import torchattacks
