@@ -2,10 +2,10 @@
 
     python -m benchmarks.evaluation [--width 64] [--images 100] [--rounds 2]
 
-The same network, images, threads and threat model for all. A peer runs what its users run: one pass
-for SA, one attack of 10 steps and one of 20. Each measurement is a process of its own, since the
-allocator's settings hold for a whole process; rounds alternate between them. A peer's random start
-is its own, so a few verdicts differ: the table says how many.
+All use the same network, images, threads and threat model. A peer runs what its users run: one pass
+for SA, one attack of 10 steps and one of 20. Each measurement has its own process, since the
+allocator's settings apply to a whole process; rounds alternate between them. Random starts differ
+between peers, so a few verdicts differ; the table says how many.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ JOBS = {
     "robustnorm, bf16 search, 'any' only": ("any", True),
 }
 
-# Where fallen images are replaced, there must be some to replace them: each image so many times,
-# from as many starts. The time is that of one.
+# Replacing broken images needs further images: each image is used so many times, with as many
+# random starts. The time is that of one copy.
 _COPIES = 3
 
 Steps = tuple[int, ...]
@@ -51,7 +51,7 @@ Steps = tuple[int, ...]
 def ours(
     images: Tensor, labels: Tensor, steps: Steps, epsilon: float, job: str, branch: Branch
 ) -> Tensor:
-    """Returns the verdicts after the last step, rule "any" where only that is asked for."""
+    """Returns the verdicts after the last step, or by rule "any" for that job."""
     search = Search(epsilon, epsilon / 4, steps)
     ids = torch.arange(len(images))
     if job == "any":
@@ -108,7 +108,7 @@ def measure(job: str, keep: bool, options: argparse.Namespace) -> None:
         run, arguments = ours, (options.epsilon, job, branch)
     copies = _COPIES if job == "any" else 1
     images, labels = images.repeat(copies, 1, 1, 1), labels.repeat(copies)
-    run(images[:CHUNK], labels[:CHUNK], (1,), *arguments)  # unmeasured: kernels are chosen
+    run(images[:CHUNK], labels[:CHUNK], (1,), *arguments)  # warm-up: kernels are chosen
     start = time.perf_counter()
     correct = run(images, labels, STEPS, *arguments)
     seconds = (time.perf_counter() - start) / copies

@@ -2,8 +2,8 @@
 
     python -m benchmarks.folded [--rounds 5]
 
-Inference in evaluation mode on the same images, the runs interleaved, the shortest of each. The
-two must predict the same class for every image.
+Inference in evaluation mode on the same images, with interleaved runs, taking the shortest of each.
+Both must predict the same class for every image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NORMS = ("bn", "saauxbn")
 
 @torch.no_grad()
 def seconds(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """Returns the shortest time of each run, taken in turn."""
+    """Returns the shortest time of each run, measured in turn."""
 
     def measure(run: Callable[[], object]) -> float:
         start = time.perf_counter()
@@ -47,7 +47,7 @@ def answers(network: nn.Module, images: Tensor, batch: int) -> Tensor:
 
 
 def convolutions(network: nn.Module, images: Tensor, batch: int) -> Callable[[], None]:
-    """Returns what runs the network's convolutions alone, as often as ``answers`` does."""
+    """Returns a function that runs only the network's convolutions, as often as ``answers`` does."""
     calls: list[tuple[nn.Module, Tensor]] = []
     hooks = [
         module.register_forward_pre_hook(lambda m, inputs: calls.append((m, inputs[0].clone())))

@@ -1,12 +1,12 @@
-"""A GPU's table: an AdvProp epoch against the release's method, PGD-20 against torchattacks.
+"""GPU benchmark: an AdvProp epoch against the release's method, PGD-20 against torchattacks.
 
     python -m benchmarks.gpu [--device cuda] [--width 64] [--images 10000]
         [--epoch_images 50000] [--batch 128] [--rounds 3]
 
-Each row is built, run once unmeasured (kernels are chosen, networks compiled), then timed in every
-round, the device waited for before and after; "times the peer" compares medians. An epoch's seconds
-follow from those of as many steps as take about ten. Float32 convolutions of searches and peers may
-round to TF32, as torch's default is; this suite's verdicts never do.
+Each row is built, run once to warm up (choosing kernels, compiling networks), then timed in every
+round, waiting for the device before and after; "times the peer" compares medians. The time of an
+epoch is extrapolated from about ten seconds of steps. Float32 convolutions of searches and peers
+may round to TF32, as torch does by default; this suite's verdicts never do.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from robustnorm.system.errors import UsageError
 
 PEER = "torchattacks, batch 500"
 STEPS = 20
-# About so long are a training row's steps timed in a round.
+# Seconds of steps of a training row in a round.
 _SECONDS = 10
 
 
 class Row(NamedTuple):
-    """Seconds of each round, the largest memory in GiB (of a GPU), and the verdicts if any."""
+    """Seconds of each round, peak memory in GiB (on a GPU), and the verdicts if any."""
 
     name: str
     seconds: list[float]
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 
 def measure(name: str, run: Callable[[], Tensor | None], options: argparse.Namespace) -> Row:
-    """Returns the row of what ``run`` does, after one run that is not measured."""
+    """Measures ``run`` after one warm-up call."""
     device = options.device
     correct, seconds, memory = run(), [], None
     if device.type == "cuda":
@@ -69,7 +69,7 @@ def measure(name: str, run: Callable[[], Tensor | None], options: argparse.Names
 
 
 def forget(device: torch.device) -> None:
-    """Gives back what earlier rows compiled, and the memory that they held."""
+    """Frees compiled code and memory of earlier rows."""
     torch.compiler.reset()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -82,7 +82,7 @@ def epoch(name: str, norm: str, compile: bool, tf32: bool, options: argparse.Nam
     with cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=tf32):
         step = stepper(norm, options.device, options, compile=compile)
         step()
-        step()  # where there are gradients already, a network may be compiled once more
+        step()  # once gradients exist, a network may be compiled again
         start = time.perf_counter()
         step()
         count = round(_SECONDS / (time.perf_counter() - start))
@@ -110,7 +110,7 @@ def training(options: argparse.Namespace) -> Iterator[Row]:
 def evaluation(options: argparse.Namespace) -> Iterator[Row]:
     """Yields the rows of PGD-20 through one branch, the peer's first."""
     device, epsilon = options.device, options.epsilon
-    # Trained where the width allows it, so that some images withstand the attack.
+    # Trained if the width allows it, so that some images withstand the attack.
     steps = 150 if options.width % 16 == 0 else 0
     images, labels, network = images_and_network(options.images, options.width, steps=steps)
     images, labels = images.to(device), labels.to(device)
@@ -147,7 +147,7 @@ def ours(
 
 
 def peer(images: Tensor, labels: Tensor, model: nn.Module, options: argparse.Namespace) -> Row:
-    """Returns the row of torchattacks, without seconds where it is not installed."""
+    """Returns the row of torchattacks, without seconds if it is not installed."""
     try:
         import torchattacks
     except ImportError:
@@ -167,7 +167,7 @@ def peer(images: Tensor, labels: Tensor, model: nn.Module, options: argparse.Nam
 
 
 def table(rows: Iterator[Row]) -> str:
-    """Measures the rows and returns their table; the first is what the others are compared with."""
+    """Measures the rows and returns their table; the first is the reference."""
     lines, base = [], None
     for row in rows:
         print(f"{row.name}: {', '.join(f'{s:.2f} s' for s in row.seconds)}", file=sys.stderr)

@@ -1,10 +1,10 @@
-"""How time and memory of the evaluation grow with batch, width, steps, image size and images.
+"""How time and memory of an evaluation grow with batch, width, steps, image size and images.
 
     python -m benchmarks.growth
 
-Each point is a process of its own, for its peak memory. The slope is that of a straight line
-through the logarithms: 1 is proportional, 2 quadratic. A batch is what one PGD step takes at once;
-"images" is a whole evaluation of ever more of them.
+Each point has its own process, to measure peak memory. The slope is that of a straight line through
+the logarithms: 1 is proportional, 2 quadratic. "batch" is the number of images in one PGD step,
+"images" the number in a whole evaluation.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""How near the machine's limit: what each job must compute and move, against what was measured.
+"""Distance from the machine's limit: what each job computes and moves, against measured times.
 
     python -m benchmarks.roofline [--width 64] [--batch 64] [--rounds 5]
 
-A job's operations are recorded as they run: floating-point operations of its convolutions and
-matrix products, bytes of everything else (inputs and outputs, once each). The machine's own rates
-are those of its best 3x3 convolution of this network and of a copy of a large tensor. The limit of
-a job is operations over the first rate plus bytes over the second; "of peak" leaves the bytes out.
+Operations are recorded as a job runs: floating-point operations of its convolutions and matrix
+products, and bytes of everything else (inputs and outputs, once each). The machine's rates are
+those of this network's best 3x3 convolution and of copying a large tensor. A job's limit is its
+operations over the first rate plus its bytes over the second; "of peak" ignores the bytes.
 
-A search multiplies less than its convolutions would directly. "Direct, of peak" counts what these
-take, as one does who compares convolutions; it may exceed 1.
+A search may need fewer multiplications than direct convolutions. "Direct, of peak" counts those of
+direct convolutions, as is usual; it may exceed 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from robustnorm.system.allocator import keep_freed_memory
 
 
 class Work(TorchDispatchMode):
-    """Sums the floating-point operations of convolutions and matrix products, and other bytes."""
+    """Sums floating-point operations of convolutions and matrix products, and bytes of the rest."""
 
     operations = 0
     bytes = 0
@@ -53,7 +53,7 @@ class Work(TorchDispatchMode):
 
 
 def best_seconds(function: Callable[[], Any], rounds: int) -> float:
-    """Returns the shortest of several runs after one that is not counted."""
+    """Returns the shortest of several runs after a warm-up."""
     function()
     times = []
     for _ in range(rounds):
@@ -64,7 +64,7 @@ def best_seconds(function: Callable[[], Any], rounds: int) -> float:
 
 
 def convolution_rate(dtype: torch.dtype, options: argparse.Namespace) -> float:
-    """Returns the floating-point operations a second of the network's best 3x3 convolution."""
+    """Returns the floating-point operations per second of the network's best 3x3 convolution."""
     rates = []
     for stage in range(4):
         channels, size = options.width << stage, 32 >> stage
@@ -79,7 +79,7 @@ def convolution_rate(dtype: torch.dtype, options: argparse.Namespace) -> float:
 
 
 def copy_rate(rounds: int) -> float:
-    """Returns the bytes a second that a copy reads and writes."""
+    """Returns the bytes per second that a copy reads and writes."""
     source = torch.rand(64 << 20)
     target = torch.empty_like(source)
     return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), rounds)
@@ -93,7 +93,7 @@ def operations(job: Callable[[], Any]) -> Work:
 
 
 class Job(NamedTuple):
-    """What runs one step, the same with direct convolutions, and the precision of these."""
+    """A step, the same with direct convolutions, and the precision of these."""
 
     run: Callable[[], Any]
     direct: Callable[[], Any]

@@ -1,12 +1,12 @@
-"""What a norm layer costs: one AdvProp step with PGD-10 for each norm, the same network, one run.
+"""The cost of a norm layer: one AdvProp step with PGD-10 per norm, on the same network.
 
     python -m benchmarks.training_step [--width 64] [--batch 64] [--rounds 2]
 
-Rounds alternate between the rows, so that a slow minute of the machine hits all of them; a ratio is
-the median over rounds of a row's time over BN's in the same round. The last rows restate how the
-authors' release computes SaAuxBN: the two affines one after the other, each sample with a copy of
-its own, float32, channels first, running statistics moved by the attack; with this suite's settings
-of the allocator, and as installed, which takes a process of its own.
+Rounds alternate between the rows, so that a slow phase of the machine affects all of them; a ratio
+is the median over rounds of a row's time over BN's in the same round. The last rows follow the
+authors' release in computing SaAuxBN: two affines in sequence with a copy per sample, float32,
+channels first, running statistics updated by the attack; once with this suite's allocator settings
+and once as installed, in a separate process.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ AS_INSTALLED = f"{RELEASE}, as installed"
 
 
 class TwoStepSaAuxBN(RoutedLayer):
-    """SaAuxBN as two affines after a BatchNorm2d without one, a row of each for every sample."""
+    """SaAuxBN as two affines after a BatchNorm2d without affine, with one row per sample."""
 
     def __init__(self, num_features: int, branches: Sequence[str] = ("clean", "adv")) -> None:
         super().__init__(branches)
         self.norms = nn.ModuleList(nn.BatchNorm2d(num_features, affine=False) for _ in branches)
-        # One row a branch, the shared one last.
+        # One row per branch, the shared one last.
         self.scale = nn.Embedding(len(self.branches) + 1, num_features)
         self.shift = nn.Embedding(len(self.branches) + 1, num_features)
         nn.init.normal_(self.scale.weight, 1, 0.02)
@@ -61,7 +61,7 @@ class TwoStepSaAuxBN(RoutedLayer):
 def stepper(
     row: str, device: torch.device, options: argparse.Namespace, *, compile: bool = False
 ) -> Callable[[], None]:
-    """Returns a function that takes one step and waits for its end."""
+    """Returns a function that takes one step and waits for the device."""
     torch.manual_seed(0)
     released = row == RELEASE
     config = Config(
@@ -89,7 +89,7 @@ def stepper(
 
 
 def alone(row: str, *flags: str) -> dict[str, float]:
-    """Returns seconds of a step and peak memory in MiB, measured in a process of their own."""
+    """Returns seconds per step and peak memory in MiB, measured in a separate process."""
     words = [word for word in sys.argv[1:] if word]
     command = [sys.executable, "-m", "benchmarks.training_step", *words, "--row", row, *flags]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -119,7 +119,7 @@ def main() -> None:
     device = resolve_device(options.device)
     if options.row:
         step = stepper(options.row, device, options)
-        step()  # once unmeasured: memory and kernels are set up
+        step()  # warm-up: memory and kernels
         print(json.dumps({"seconds": timed(step), "memory": peak_mebibytes()}))
         return
     steps = {row: stepper(row, device, options) for row in (*PAPER_NORMS, RELEASE)}

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a network, images that need no download, and a line on the machine."""
+"""Shared by the benchmarks: a network, images that need no download, and the machine's name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from robustnorm import resnet18, route
 from robustnorm.runs.run import device_name
 
-# Width at which a network is trained before it is widened, and on how many images.
+# Width at which a network is trained before it is widened.
 _NARROW = 16
 _TRAINING = 2048
 
@@ -23,14 +23,15 @@ def images_and_network(
 ) -> tuple[Tensor, Tensor, nn.Module]:
     """Returns images of ten classes, labels, and a network in evaluation mode.
 
-    An image is its class's smooth pattern, a smooth pattern of its own, and noise. The network has
-    seen them only for its running statistics; with ``steps`` its branch "adv" is trained on others.
+    An image is its class's smooth pattern plus an individual smooth pattern and noise. The network
+    has used them only for its running statistics; with ``steps``, its branch "adv" is trained on
+    other images.
 
     Args:
-        count: Images.
-        width: Of the network; with ``steps`` a multiple of 16.
-        norm: Of the network; with ``steps`` one whose layers are ``RoutedBatchNorm``.
-        steps: Training steps, adversarial at radius 4/255.
+        count: Number of images.
+        width: Width of the network; with ``steps`` a multiple of 16.
+        norm: Norm of the network; with ``steps`` one whose layers are ``RoutedBatchNorm``.
+        steps: Training steps, adversarial with radius 4/255.
     """
     images, labels = make_images(count)
     if steps:
@@ -59,7 +60,7 @@ def make_images(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def _train(network: nn.Module, images: Tensor, labels: Tensor, steps: int) -> None:
-    """Trains the branch "adv" on images of one gradient step from a random start."""
+    """Trains the branch "adv" on images after one gradient step from a random start."""
     epsilon = 4 / 255
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     for step in range(steps):
@@ -80,9 +81,9 @@ def _train(network: nn.Module, images: Tensor, labels: Tensor, steps: int) -> No
 
 
 def _widen(narrow: nn.Module, wide: nn.Module) -> nn.Module:
-    """Gives ``wide`` each channel of ``narrow`` several times: it computes the same, at its cost.
+    """Copies each channel of ``narrow`` several times into ``wide``, which then computes the same.
 
-    A network of full width is so trained in the time that a narrow one takes.
+    Gives a trained network of full width in the time of training a narrow one.
     """
     state = {}
     for name, target in wide.state_dict().items():
@@ -110,15 +111,15 @@ def synchronize(device: torch.device) -> None:
 
 
 def machine(device: torch.device | None = None) -> str:
-    """Returns device, torch and Python in words."""
+    """Describes device, torch and Python."""
     name = device_name(device or torch.device("cpu"))
     return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def peak_mebibytes() -> int:
-    """Returns the largest memory that this process ever held.
+    """Returns the peak memory of this process.
 
-    Linux counts ``ru_maxrss`` of a child from its parent's size, so its own file is asked first.
+    On Linux ``ru_maxrss`` of a child starts at its parent's value, so /proc is read first.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,1 +1,1 @@
-"""Reliability, measured at length; the tests keep short versions."""
+"""Long reliability measurements; the tests have short versions."""

@@ -1,10 +1,10 @@
-"""What saving costs: its share of an epoch of CIFAR-10 at the default cadence.
+"""The cost of saving, as a share of an epoch of CIFAR-10 at the default interval.
 
     python -m benchmarks.soak.cost [--width 64] [--batch 8] [--steps 3] [--rounds 7]
 
-Steps are those of ``train``, and savings those of a run: "best" and "last" after each epoch, "last"
-every ten minutes, each synced to the disk. The time of a step is measured per image, and an epoch
-counted from it.
+Steps are those of ``train``, and saves those of a run: "best" and "last" after each epoch, "last"
+every ten minutes, each synced to the disk. The time of an epoch is computed from the time per
+image.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _IMAGES = 49_872  # of CIFAR-10, without the 128 that are held out
 
 
 def random_split(count: int, device: torch.device) -> Split:
-    """Returns images of noise, as large as CIFAR-10's."""
+    """Returns noise images of CIFAR-10's size."""
     images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, device=device)
     return Split(images, torch.randint(10, (count,), device=device))
 
 
 def seconds(save: Callable[[], None], rounds: int) -> float:
-    """Returns the median time of a saving."""
+    """Returns the median time of a save."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -49,7 +49,7 @@ def seconds(save: Callable[[], None], rounds: int) -> float:
 
 
 def main() -> None:
-    """Measures steps and savings, and prints the table."""
+    """Measures steps and saves, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
@@ -70,7 +70,7 @@ def main() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=0.9)
     settings = {"config": config, "augmentation": Augmentation(4, True), "optimizer": optimizer}
     split = random_split(options.batch * options.steps, device)
-    # The first epoch sets memory and kernels up.
+    # The first epoch warms up memory and kernels.
     *_, record = train(model, split, random_split(8, device), **settings)
     epoch = record.seconds / len(split) * _IMAGES
     with TemporaryDirectory() as folder:
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def _save_improved(saver: Saver, record: EpochRecord) -> None:
-    """Saves an epoch that is better than all before it."""
+    """Saves an epoch that is the best so far."""
     saver.best = -1.0
     saver.save_epoch(record, "benchmark")
 

@@ -1,4 +1,4 @@
-"""Checkpoints with a changed byte or cut short: is it noticed, and is the one before it used?
+"""Checkpoints with a changed byte or cut short: whether it is noticed and the previous one used.
 
 python -m benchmarks.soak.damage [--flips 1000] [--truncations 20]
 """
@@ -23,23 +23,23 @@ from robustnorm.work.train import train_run
 
 
 def train_tiny(output: Path) -> Path:
-    """Trains two epochs, saved after each; returns the run's folder."""
+    """Trains two epochs, saving after each; returns the run's folder."""
     config = replace(TINY, norm="saauxbn", save_minutes=10.0, output=str(output))
     train_run(config)
     return run_folder(config)
 
 
 def damage(folder: Path, flips: int, truncations: int, seed: int = 0) -> Counter[tuple[str, str]]:
-    """Damages "last" and "best" of a run, one file at a time, and puts it back.
+    """Damages "last" and "best" of a run, one file at a time, and restores it.
 
     Args:
-        folder: Of a run of two epochs.
-        flips: Times that one byte is changed, in manifest and tensors alike.
-        truncations: Times that the file is cut short.
-        seed: Of the choices.
+        folder: A run of two epochs.
+        flips: Number of changed bytes, in manifests and tensors.
+        truncations: Number of truncated files.
+        seed: Seed of the choices.
 
     Returns:
-        (damage and file, what came of it) to the number of times.
+        Counts by (damage and file, outcome).
     """
     dice = random.Random(seed)
     found: Counter[tuple[str, str]] = Counter()
@@ -67,7 +67,7 @@ def _outcome(folder: Path, tag: str) -> str:
 
 
 def main() -> None:
-    """Damages, and prints the table."""
+    """Damages checkpoints and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--truncations", type=int, default=20)

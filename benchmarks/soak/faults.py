@@ -1,9 +1,9 @@
-"""What it costs to look for values that are not finite: its share of a training step.
+"""The cost of checking for values that are not finite, as a share of a training step.
 
     python -m benchmarks.soak.faults [--width 64] [--batch 16] [--steps 3] [--rounds 50]
 
-The time of a step is that of ``train``'s own parts; that of looking is measured by itself, many
-times on the gradient of such a step, because it is smaller than the noise of a step.
+The time of a step is that of ``train``'s parts; the check is measured separately, many times on the
+gradient of such a step, because it is smaller than the noise of a step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from robustnorm.training.losses import advprop_losses
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Returns the time of the work, until the device has done it."""
+    """Returns the time of the work, including the device's."""
     start = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -36,7 +36,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def main() -> None:
-    """Measures both, turn and turn about, and prints a section."""
+    """Measures both alternately and prints a section."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
@@ -79,7 +79,7 @@ def main() -> None:
     for _ in range(options.steps):
         steps.append(seconds(step, device))
         looks += [seconds(look, device) for _ in range(options.rounds)]
-    # A step has looked at its gradient once itself.
+    # A step includes one check.
     whole, looking = statistics.median(steps), statistics.median(looks)
     print(
         "## Values that are not finite\n\n"

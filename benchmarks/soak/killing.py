@@ -1,4 +1,4 @@
-"""A training run in a process of its own, killed with SIGKILL at a moment."""
+"""A training run in a separate process, killed with SIGKILL at a given moment."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from robustnorm.settings.config import Config
 from robustnorm.system.stopping import WITHIN
 from robustnorm.work.train import train_run
 
-# The processes are forked from one that has imported all and runs no thread.
+# Processes are forked from one that has imported everything and runs no thread.
 _CONTEXT = multiprocessing.get_context("forkserver")
-# torch's optimizers import the compiler, for seconds.
+# torch's optimizers import the compiler, which takes seconds.
 _CONTEXT.set_forkserver_preload(
     ["robustnorm.work.train", "sklearn.datasets", "torch._dynamo", "torch._inductor"]
 )
 _TIMES = {"seconds", "validation_seconds", "images_per_second"}
 
-# Steps of some milliseconds, saved after each: most of the time something is being saved.
+# Steps of a few milliseconds, each followed by a save: most of the time is spent saving.
 TINY = Config(
     name="tiny",
     data="digits",
@@ -50,18 +50,18 @@ STEPS_PER_EPOCH = 4
 
 
 def train_and_kill(config: Config, steps: int, seconds: float = 0.0) -> tuple[int, bool]:
-    """Trains, or continues, in a process of its own and kills it.
+    """Trains, or continues, in a separate process and kills it.
 
     Args:
-        config: Of the run.
-        steps: To take before the kill.
-        seconds: From the end of the last of them, when saving begins, to the kill.
+        config: Settings of the run.
+        steps: Steps before the kill.
+        seconds: Delay from the end of the last step, when saving begins, to the kill.
 
     Returns:
-        The steps that it took, and whether it had come to the end before.
+        The steps taken, and whether the run was already finished.
 
     Raises:
-        RuntimeError: When it failed.
+        RuntimeError: When the run failed.
     """
     receiver, sender = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(target=_train, args=(config, sender))
@@ -83,7 +83,7 @@ def finish(config: Config) -> None:
 
 
 def _received(receiver: Connection, most: int = sys.maxsize) -> int:
-    """Returns the number of messages, at most so many, that come until the sender is gone."""
+    """Counts messages until the sender is gone or ``most`` have arrived."""
     count = 0
     try:
         while count < most:
@@ -95,7 +95,7 @@ def _received(receiver: Connection, most: int = sys.maxsize) -> int:
 
 
 def steps_saved(config: Config) -> int:
-    """Returns the steps that the newest checkpoint holds, 0 without one."""
+    """Returns the number of steps in the newest checkpoint, 0 without one."""
     run = Run.find(run_folder(config), "last")
     if run is None:
         return 0
@@ -103,7 +103,7 @@ def steps_saved(config: Config) -> int:
 
 
 def end_state(config: Config) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, Any]]]:
-    """Returns what a finished run left: tensors of "last" and "best", metrics without times."""
+    """Returns the files of a finished run: tensors of "last" and "best", metrics without times."""
     folder = run_folder(config)
     tensors = {tag: Run.open(folder, tag).checkpoint.tensors for tag in ("last", "best")}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -111,7 +111,7 @@ def end_state(config: Config) -> tuple[dict[str, dict[str, Tensor]], list[dict[s
 
 
 def differences(config: Config, other: Config) -> list[str]:
-    """Returns in what two finished runs differ: tensors, random states, lines of metrics."""
+    """Describes how two finished runs differ: tensors, random states, lines of metrics."""
     (tensors, lines), (others, other_lines) = end_state(config), end_state(other)
     found = [] if lines == other_lines else ["metrics.jsonl"]
     for tag, mine in tensors.items():
@@ -120,7 +120,7 @@ def differences(config: Config, other: Config) -> list[str]:
         found += [
             f"{tag}: {name}"
             for name in mine.keys() & theirs.keys()
-            # Bytes, so that -0.0 and 0.0 differ.
+            # As bytes, so that -0.0 and 0.0 differ.
             if mine[name].numpy().tobytes() != theirs[name].numpy().tobytes()
         ]
     return found
@@ -128,7 +128,7 @@ def differences(config: Config, other: Config) -> list[str]:
 
 def _train(config: Config, sender: Connection) -> None:
     torch.set_num_threads(1)
-    tqdm.set_lock(threading.RLock())  # a semaphore between processes would outlive a kill
+    tqdm.set_lock(threading.RLock())  # a lock shared by processes would outlive a kill
     logging.getLogger("robustnorm").setLevel(logging.ERROR)
 
     def tell(seconds: float) -> bool:

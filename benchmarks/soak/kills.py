@@ -1,9 +1,9 @@
-"""Training runs killed with SIGKILL at random moments, during saving too.
+"""Training runs killed with SIGKILL at random moments, including while saving.
 
     python -m benchmarks.soak.kills [--kills 200] [--kills_per_norm 10]
 
 First, whether the last checkpoint can be read after each kill and how many steps are lost; then,
-whether runs that were killed end as the uninterrupted ones do, in every bit.
+whether killed runs end bit for bit like uninterrupted ones.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from robustnorm.runs.checkpoint import CheckpointError, load_checkpoint
 from robustnorm.runs.run import run_folder
 from robustnorm.settings.campaign import PAPER_NORMS
 
-# Seconds from the end of a step to the kill: saving takes some hundredths.
+# Largest delay of a kill after a step, in seconds: saving takes some hundredths.
 _LONGEST = 0.1
 
 
 def kill_often(kills: int, output: Path) -> Counter[str]:
-    """Kills a run again and again; returns what was lost."""
+    """Kills a run repeatedly; returns what was lost."""
     dice = random.Random(0)
     config = replace(TINY, norm="saauxbn", epochs=10_000, output=str(output))
     counts = Counter(unreadable=0, lost=0, saving=0)
@@ -37,7 +37,7 @@ def kill_often(kills: int, output: Path) -> Counter[str]:
         taken, _ = train_and_kill(config, dice.randint(1, 4), dice.uniform(0, _LONGEST))
         newest = run_folder(config) / "last.json"
         try:
-            # The newest itself, not the one before it.
+            # The newest itself, not the previous one.
             if newest.exists():
                 manifest = load_checkpoint(run_folder(config), "last").manifest
                 counts["unreadable"] += manifest["sha256"] not in newest.read_text()
@@ -51,13 +51,13 @@ def kill_often(kills: int, output: Path) -> Counter[str]:
 
 
 def kill_and_compare(norm: str, kills: int, output: Path, seed: int = 0) -> tuple[int, list[str]]:
-    """Kills a run some times, lets it end, and compares it with an uninterrupted one.
+    """Kills a run several times, finishes it, and compares it with an uninterrupted one.
 
     Returns:
-        The kills that came before its end, and in what the two differ.
+        The number of kills before its end, and how the two differ.
     """
     dice = random.Random(seed)
-    epochs = max(2, kills)  # of four steps, so that the last kill comes before the end
+    epochs = max(2, kills)  # of four steps each, so that the last kill comes before the end
     whole, killed = (
         replace(TINY, norm=norm, epochs=epochs, save_minutes=minutes, output=str(output / name))
         for name, minutes in (("whole", 10.0), ("killed", 0.0))
