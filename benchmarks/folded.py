@@ -47,7 +47,7 @@ def answers(network: nn.Module, images: Tensor, batch: int) -> Tensor:
 
 
 def convolutions(network: nn.Module, images: Tensor, batch: int) -> Callable[[], None]:
-    """Returns a function that runs only the network's convolutions, as often as ``answers`` does."""
+    """Returns a function that runs only the convolutions, as often as ``answers`` does."""
     calls: list[tuple[nn.Module, Tensor]] = []
     hooks = [
         module.register_forward_pre_hook(lambda m, inputs: calls.append((m, inputs[0].clone())))
