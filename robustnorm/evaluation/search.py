@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robustnorm.attacks import pgd
 from robustnorm.attacks.asked import Asked, NotFiniteError, find_logits
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
-from robustnorm.models.faithful import Standin
+from robustnorm.models.faithful import TOLERANCE, Standin
 from robustnorm.models.serving import RULES, Served
 from robustnorm.models.surgery import fold
 from robustnorm.norms.routing import bind, branches_of
@@ -131,7 +131,8 @@ def _searcher(
     # which CUDA graphs would have overwritten.
     network = _quietly(torch.compile(copy)) if compile else copy
     if precision == "fp32":
-        return Standin(Asked(copy), score, Asked(network), branch)
+        exact = Asked(copy)
+        return Standin(exact, score, Asked(network) if compile else exact, branch)
     exact = Asked(deepcopy(copy))
     for module in copy.modules():
         if isinstance(module, nn.Conv2d):
@@ -141,7 +142,7 @@ def _searcher(
         with torch.autocast(images.device.type, torch.bfloat16):
             return find_logits(network(images), len(images)).float()
 
-    return Standin(exact, score, search, branch)
+    return Standin(exact, score, search, branch, TOLERANCE["bf16"])
 
 
 def _quietly(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

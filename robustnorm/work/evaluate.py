@@ -202,7 +202,7 @@ def evaluate_run(
         search=search,
         precision=config.eval_precision,
     )
-    checks, curve = _checks(name, model, test, ids, search, config, should_stop)
+    checks, curve = _checks(name, model, test, ids, search, config, _recorded(run), should_stop)
     seconds = journal.seconds + time.perf_counter() - clock
     # Paths and devices are left out: they decide nothing, and a record may be published.
     settings = {key: value for key, value in trained.to_dict().items() if key not in names(Where)}
@@ -249,6 +249,13 @@ def evaluate_run(
     return record
 
 
+def _recorded(run: Run) -> dict[str, float]:
+    """Returns each branch's standard accuracy on validation images, as training recorded it."""
+    of_epoch = [entry for entry in run.whole_history if entry.get("epoch") == run.epoch]
+    measured = of_epoch[-1].get("validation", {}) if of_epoch else {}
+    return {branch: float(values["sa"]) for branch, values in measured.items()}
+
+
 def _checks(
     name: str,
     model: nn.Module,
@@ -256,6 +263,7 @@ def _checks(
     ids: Tensor,
     search: Search,
     config: Config,
+    recorded: dict[str, float],
     should_stop: ShouldStop,
 ) -> tuple[list[Check], list[CurvePoint]]:
     """Checks the evaluation."""
@@ -270,6 +278,9 @@ def _checks(
             search=search,
             tier=config.checks,
             serving=config.serving,
+            precision=config.eval_precision,
+            compile=config.compile,
+            recorded=recorded,
             progress=f"checking {name}",
             should_stop=should_stop,
         )

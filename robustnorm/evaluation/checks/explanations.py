@@ -22,6 +22,20 @@ CHECKS: dict[str, str] = {
         "the batch at test time is the usual cause; use running statistics. Source: Croce et al., "
         "RobustBench, arXiv:2010.09670, which excludes such defences."
     ),
+    "searching copy": (
+        "PGD follows the gradients of a folded copy of the network, compiled or in bfloat16 if "
+        "asked for. Its logits must be the network's, on clean and on attacked images: a logit "
+        "that differs by more than rounding (0.5 % of the largest logit, 5 % in bfloat16) makes "
+        "the branch unreliable, since PGD then climbs another function than it is scored by. Zero "
+        "where no copy could be used. Look for a forward that asks for types, for hooks, and for "
+        "layers that only some images reach. Source: Carlini et al., arXiv:1902.06705."
+    ),
+    "probabilities": (
+        "Outputs that lie in [0, 1] on every image, as after a softmax or a sigmoid. They make the "
+        "branch unreliable: the cross-entropy takes a softmax of its own, so that its gradients "
+        "hardly tell classes apart and robust accuracy comes out too high. Leave the last layer "
+        "out. Source: Carlini & Wagner, arXiv:1608.04644, on losses and the scale of logits."
+    ),
     "zero gradients": (
         "Of the images classified correctly, those whose loss has a gradient that is zero at every "
         "pixel or not finite, in the network itself or in the copy that PGD searches with. None is "
@@ -30,6 +44,14 @@ CHECKS: dict[str, str] = {
         "a forward cut off by detach() or no_grad() do this. Attack a differentiable approximation "
         "(BPDA) or a loss that does not saturate. Source: Athalye et al., arXiv:1802.00420; "
         "Croce & Hein, arXiv:2003.01690."
+    ),
+    "loss": (
+        "Images that PGD on the margin of the logits, the largest wrong one less the label's, "
+        "breaks and PGD on the cross-entropy, of as many steps, does not. The cross-entropy "
+        "depends on the scale of the logits and the margin does not: more than 1 point warns, more "
+        "than 5 makes the branch unreliable, and robust accuracies under PGD are then no measure "
+        "to compare networks by. Report the worst case over losses. Source: Carlini & Wagner, "
+        "arXiv:1608.04644; Croce & Hein, arXiv:2003.01690."
     ),
     "FGSM": (
         "Images that the single step of FGSM breaks and PGD does not, on the way or at the end. "
@@ -79,6 +101,20 @@ CHECKS: dict[str, str] = {
         "and its robust accuracy is that of AutoAttack at best. The quick tier asks 100 queries "
         "of torchattacks, the full one 5,000 of AutoAttack's own code. Source: Andriushchenko et "
         "al., arXiv:1912.00049; Croce & Hein, arXiv:2003.01690."
+    ),
+    "input scale": (
+        "The mean square of what the first norm layer is given, channel by channel, against what "
+        "its running statistics remember from training. More than 4 times as much or as little "
+        "makes the branch unreliable: images then reach the network on another scale than in "
+        "training, as when mean and std are applied twice or not at all, or bytes are taken for "
+        "numbers in [0, 1]. Source: ours, by the definition of the running statistics."
+    ),
+    "standard accuracy": (
+        "The accuracy on clean images against that on validation images when the weights were "
+        "saved. More than 10 points less, beyond chance (exact binomial test, 1 % level), makes "
+        "the branch unreliable: data, class order, normalization or weights are not those of the "
+        "training. Left out where the training recorded none. Source: Carlini et al., "
+        "arXiv:1902.06705, on reporting clean accuracy."
     ),
     "transfer": (
         "Images that attacks on the other branches, in this branch's ball, break here and PGD on "

@@ -8,27 +8,44 @@ from itertools import pairwise
 import torch
 
 from robustnorm.evaluation.checks.binarization import Binarized
-from robustnorm.evaluation.checks.measure import RESTARTS, Evidence, Tier
+from robustnorm.evaluation.checks.forwards import Evidence
+from robustnorm.evaluation.checks.measure import RESTARTS, Tier
 from robustnorm.evaluation.checks.rules import (
     Finding,
     at_most,
     converged,
     never_above,
     none_may,
+    not_below,
     rare,
     small,
 )
+from robustnorm.evaluation.search import Precision
+from robustnorm.models.faithful import TOLERANCE
 from robustnorm.records.record import Check
 
 # A logit is a sum of products of sums: over a deep network rounding reaches some hundred times the
 # precision of its numbers. Other companions move the logits of a network that sees them by a tenth.
 _ROUNDING = 1000
 
+# Between the mean squares of the images of training and of testing lies a factor near 1. A
+# normalization that is missing or applied twice divides by a variance of 0.1 or less.
+_SCALE = 4.0
+# What a test set may take from the accuracy on validation images, beside chance.
+_SHORTFALL = 0.1
+
 _WORST_FIRST = ("unreliable", "warn", "reliable")
 
 
 def judge(
-    evidence: Evidence, binarized: Binarized | None, steps: int, classes: int, tier: Tier
+    evidence: Evidence,
+    binarized: Binarized | None,
+    steps: int,
+    classes: int,
+    tier: Tier,
+    *,
+    recorded: float | None = None,
+    precision: Precision = "fp32",
 ) -> dict[str, Finding]:
     """Returns the finding of each check that applies, by its name in ``CHECKS``.
 
@@ -38,6 +55,8 @@ def judge(
         steps: Of the attack that is checked.
         classes: That the network tells apart.
         tier: By which the evidence was measured.
+        recorded: Standard accuracy that the training recorded of the branch, None if unknown.
+        precision: Of the search.
     """
     pgd, longer = evidence["pgd"], evidence["longer"]
     again = pgd & torch.stack([evidence[f"restart {i}"] for i in range(1, RESTARTS)]).all(0)
@@ -55,8 +74,23 @@ def judge(
         "companions": small(
             evidence["among others"], rounding, "change of a logit, in parts of the largest logit"
         ),
+        "searching copy": small(
+            evidence["copy"],
+            TOLERANCE[precision].logits,
+            "difference of a logit between the network and the copy that PGD climbs, clean or "
+            "attacked, in parts of the largest logit",
+        ),
+        "probabilities": none_may(
+            evidence["bounded"] & evidence["bounded"].all(),
+            "with outputs in [0, 1] only, as all images have",
+        ),
         "zero gradients": rare(
             evidence["clean"] & ~evidence["gradient"], "classified correctly, with no gradient"
+        ),
+        "loss": converged(
+            longer & ~evidence["margin"],
+            f"that PGD-{2 * steps} on the margin of the logits breaks and on the cross-entropy "
+            "does not",
         ),
         "FGSM": at_most(
             pgd & ~evidence["fgsm"], 0.01, f"that FGSM breaks and PGD-{steps} does not"
@@ -80,6 +114,16 @@ def judge(
             white_box & ~evidence["square"], 0.002, "that Square breaks and PGD does not"
         ),
     }
+    if "scale" in evidence:
+        findings["input scale"] = small(
+            evidence["scale"],
+            _SCALE,
+            "times the mean square that the first norm layer saw in training, or that much less",
+        )
+    if recorded is not None:
+        findings["standard accuracy"] = not_below(
+            evidence["clean"], recorded, _SHORTFALL, "classified correctly"
+        )
     if transferred:
         findings["transfer"] = at_most(
             white_box & ~torch.stack(transferred).all(0),

@@ -7,14 +7,21 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustnorm.attacks import autoattack, fgsm, torchattack
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.attack import attack_chunk
-from robustnorm.evaluation.chunks import exact_float32
+from robustnorm.evaluation.checks.forwards import (
+    Evidence,
+    bounded,
+    changes,
+    difference,
+    has_gradient,
+    scale,
+)
 from robustnorm.evaluation.search import Branch, Search
 from robustnorm.records.journal import Key
+from robustnorm.settings.attack_names import parse_attacks
 
 TierName = Literal["quick", "full"]
 RESTARTS = 5
@@ -51,9 +58,6 @@ TIERS = {
         inner=199,
     ),
 }
-
-# Of one branch: by name, a value for each image. Verdicts are True where the image withstood.
-Evidence = dict[str, Tensor]
 
 
 class Watched(nn.Module):
@@ -176,10 +180,13 @@ def _measure_within(
     branches = [branch for branch, _ in measured]
     evidence: dict[str, Evidence] = {branch.name: {} for branch in branches}
 
+    adv_images: dict[Key, Tensor] = {}
+
     def attack(
         name: str, changed: Search, rule: str = "any", of: Sequence[Branch] = branches
     ) -> dict[Key, Tensor]:
-        outcomes = attack_chunk(of, images, labels, image_ids, changed)
+        adv_images.clear()
+        outcomes = attack_chunk(of, images, labels, image_ids, changed, adv_images)
         for branch in branches:
             key = Key(f"pgd-{max(changed.steps)}", rule, branch.name, branch.name)
             evidence[branch.name][name] = outcomes[key].correct
@@ -189,6 +196,10 @@ def _measure_within(
     for _, watched in measured:
         watched.watch(images, search)
     first = attack("longer", search._replace(steps=(steps, 2 * steps)), of=everyone)
+    attacked_images = {
+        branch.name: adv_images[Key(f"pgd-{2 * steps}", "final", branch.name, branch.name)]
+        for branch in branches
+    }
     for restart in range(1, RESTARTS):
         attack(f"restart {restart}", search._replace(seed=search.seed + restart))
     for branch, watched in measured:
@@ -200,10 +211,16 @@ def _measure_within(
             attack("radius 0", search._replace(epsilon=0.0, steps=(1,)), "final")
     whole = 1.0 if search.threat_model == "linf" else images[0].numel() ** 0.5
     attack("unbounded", _scaled(search, whole))
+    (by_margin,) = parse_attacks([f"pgd-{2 * steps}-margin"])
+    margins = attack_chunk(branches, images, labels, image_ids, search, attack=by_margin)
+    done()
 
     for branch in branches:
         found = evidence[branch.name]
         found["clean"] = first[Key("none", "final", branch.name, branch.name)]
+        key = Key(by_margin.name, "final", branch.name, branch.name)
+        found["margin"] = margins[key].correct
+        found["copy"] = difference(branch, torch.cat([images, attacked_images[branch.name]]))
         found["pgd"] = first[Key(f"pgd-{steps}", "any", branch.name, branch.name)]
         for other in everyone:
             if other is not branch:
@@ -217,7 +234,7 @@ def _measure_within(
 def attacks_of(tier: Tier, search: Search, branches: Sequence[str]) -> int:
     """Returns the number of attacks that ``measure`` runs on a chunk: of each ball, each branch."""
     balls = len(_distinct([search.for_branch(branch) for branch in branches]))
-    return balls * (1 + RESTARTS + len(tier.radii)) + len(branches)
+    return balls * (2 + RESTARTS + len(tier.radii)) + len(branches)
 
 
 def _distinct(searches: Sequence[Search]) -> list[Search]:
@@ -253,9 +270,11 @@ def _without_pgd(
         "noise": noise,
         "square": _correct(branch, square, labels),
         # The copy that searches for PGD may be fine where AutoAttack meets the network itself.
-        "gradient": _has_gradient(branch.standin, images, labels)
-        & _has_gradient(_tied(branch.score), images, labels),
-        **_changes(branch, images),
+        "gradient": has_gradient(branch.standin, images, labels)
+        & has_gradient(_tied(branch.score), images, labels),
+        "bounded": bounded(branch, images),
+        **scale(branch, images),
+        **changes(branch, images),
     }
 
 
@@ -307,35 +326,3 @@ def _square(
 def _correct(branch: Branch, images: Tensor, labels: Tensor) -> Tensor:
     correct: Tensor = branch.score(images).argmax(1) == labels
     return correct
-
-
-def _has_gradient(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-    """Returns whether any pixel moves the loss that the attack climbs, and all are finite."""
-    images = images.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = model(images)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, images)
-    flat = gradient.flatten(1)
-    return (flat != 0).any(1) & flat.isfinite().all(1)
-
-
-@torch.no_grad()
-def _changes(branch: Branch, images: Tensor) -> Evidence:
-    """Returns by how much an image's logits change, in parts of the largest logit.
-
-    When the forward is repeated, and when the image is elsewhere in a batch of another size.
-    """
-    # A GPU may compute batches of different sizes by kernels of different precision.
-    with exact_float32():
-        logits: Tensor = branch.score(images)
-        repeated = branch.score(images)
-        among = branch.score(torch.cat([1 - images, images.flip(0)]))[len(images) :].flip(0)
-    largest = logits.abs().max().clamp_min(torch.finfo(logits.dtype).tiny)
-
-    def change(others: Tensor) -> Tensor:
-        changed = (others - logits).abs().amax(1) / largest
-        return changed.nan_to_num(nan=1.0, posinf=1.0)
-
-    return {"repeated": change(repeated), "among others": change(among)}

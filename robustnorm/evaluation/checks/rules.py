@@ -89,6 +89,22 @@ def never_above(pairs: Sequence[tuple[Tensor, Tensor]], what: str) -> Finding:
     return Finding(verdict, max(excesses), figure, len(pairs[0][0]))
 
 
+def not_below(correct: Tensor, expected: float, shortfall: float, what: str) -> Finding:
+    """Unreliable where an accuracy is below the expected one by more than a shortfall and chance.
+
+    Args:
+        correct: bool (n,).
+        expected: Accuracy, a fraction.
+        shortfall: What it may lose.
+        what: The images that count, in words.
+    """
+    n, count = len(correct), int(correct.sum())
+    least = max(0.0, expected - shortfall)
+    beyond = count < least * n and binom.cdf(count, n, least) < LEVEL
+    figure = f"% of images {what}; {100 * expected:.3g} recorded, below {100 * least:.3g} fails"
+    return Finding("unreliable" if beyond else "reliable", 100 * count / n, figure, n)
+
+
 def small(values: Tensor, limit: float, what: str) -> Finding:
     """Unreliable where the largest value, (n,), is above the limit."""
     worst = float(values.max())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -20,7 +23,7 @@ from robustnorm.evaluation.checks.measure import (
     written,
 )
 from robustnorm.evaluation.chunks import CHUNK
-from robustnorm.evaluation.search import Search, branches
+from robustnorm.evaluation.search import Precision, Search, branches
 from robustnorm.models.serving import RULES
 from robustnorm.records.record import Check, CurvePoint
 from robustnorm.system.stopping import ShouldStop, Stopped, interrupted, never
@@ -35,6 +38,9 @@ def run_checks(
     search: Search,
     tier: TierName,
     serving: bool = False,
+    precision: Precision = "fp32",
+    compile: bool = False,
+    recorded: Mapping[str, float] = MappingProxyType({}),
     progress: str | None = None,
     should_stop: ShouldStop = never,
 ) -> tuple[list[Check], list[CurvePoint]]:
@@ -54,6 +60,10 @@ def run_checks(
         tier: ``"quick"``, at most 100 images and a few attacks each, or ``"full"``, at most 1,000
             images, the whole curve, and Square with AutoAttack's 5,000 queries.
         serving: Also check each serving rule.
+        precision: Of the convolutions that give the gradients, as evaluated.
+        compile: Run the copies that give the gradients through torch.compile, likewise.
+        recorded: Standard accuracies that training recorded, by branch; none are compared by
+            default.
         progress: Text of a progress bar; none by default.
         should_stop: A signal that it tells of is heeded after each attack.
 
@@ -81,7 +91,9 @@ def run_checks(
         )
     size = TIERS[tier]
     check_installed(tier)
-    attacked = [prepare(branch) for branch in branches(model, serving=serving)]
+    attacked = [
+        prepare(branch) for branch in branches(model, precision, serving=serving, compile=compile)
+    ]
     n = min(len(images), size.images)
     places = torch.arange(n) * len(images) // n  # spread evenly: images may be sorted by class
     device = next(model.parameters(), images).device
@@ -115,13 +127,21 @@ def run_checks(
         ]
         for name in names:
             own = search.for_branch(name)
-            found = [chunk[name] for chunk in chunks]
-            evidence = {key: torch.cat([part[key] for part in found]).cpu() for key in found[0]}
+            seen = [chunk[name] for chunk in chunks]
+            evidence = {key: torch.cat([part[key] for part in seen]).cpu() for key in seen[0]}
             binarized, own = None, search.for_branch(name)
             if name not in RULES:
                 binarized = binarize(model, name, images[few], ids[few], own, size, generator)
             on_attack()
-            findings = judge(evidence, binarized, steps, classes, size)
+            findings = judge(
+                evidence,
+                binarized,
+                steps,
+                classes,
+                size,
+                recorded=recorded.get(name),
+                precision=precision,
+            )
             checks += [Check(check, name, *finding) for check, finding in findings.items()]
             curve += [
                 CurvePoint(name, written(place, own), int(evidence[f"radius {place}"].sum()), n)

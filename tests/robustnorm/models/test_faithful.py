@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from robustnorm import evaluate, fold, resnet18
 from robustnorm.evaluation.search import branches
-from robustnorm.models.faithful import Standin, difference
+from robustnorm.models.faithful import TOLERANCE, Standin, difference
 
 IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -129,3 +129,31 @@ def test_evaluation_attacks_the_network_where_its_copy_differs(monkeypatch, capl
         assert (verdict.correct == other.correct).all()
         assert verdict.disagreements == 0
         assert (verdict.searched, other.searched) == ("network", "copy")
+
+
+def test_quicker_copy_that_differs_is_replaced_by_the_copy(caplog):
+    network = build(Network)
+    wrong = lambda images: 1.5 * network(images)  # noqa: E731
+    standin = Standin(network, network, wrong, "adv", TOLERANCE["bf16"])
+    assert torch.equal(standin(IMAGES), network(IMAGES))
+    assert "a quicker copy has logits that differ" in caplog.text
+
+
+def test_copy_in_bfloat16_is_used_and_one_that_lost_a_layer_is_not(monkeypatch, caplog):
+    network = build(Network)
+    (branch,) = branches(network, "bf16")
+    logits = branch.standin(IMAGES)
+    assert not caplog.text
+    assert not torch.equal(logits, network(IMAGES))  # it is the one in bf16
+
+    convert = nn.Conv2d.to
+
+    def lose(module, *arguments, **options):
+        with torch.no_grad():
+            module.weight.mul_(-1)
+        return convert(module, *arguments, **options)
+
+    monkeypatch.setattr(nn.Conv2d, "to", lose)
+    (branch,) = branches(network, "bf16")
+    torch.testing.assert_close(branch.standin(IMAGES), network(IMAGES))
+    assert "branch 'single': a quicker copy has" in caplog.text

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,22 @@ def test_table4_reads_the_adversarial_branch():
     }
     assert ours == {"SA": 0.85, "RA, PGD-10": 0.425, "RA, PGD-20": 0.4}
     assert find(table4, "RA, PGD-20", "SaAuxBN (adv)")["Any %"] == 0.39
+
+
+def test_notes_say_which_branches_were_attacked_themselves():
+    record = make_record("auxbn")
+    assert not any("no copy has" in note for note in tables([record])[0].notes)
+    verdicts = [
+        replace(v, searched="network") if v.attack_branch == "adv" else v for v in record.verdicts
+    ]
+    (note,) = (
+        note
+        for note in tables([make_record("auxbn", verdicts=verdicts)])[0].notes
+        if "no copy has" in note
+    )
+    assert note.endswith(
+        "Of adv no copy has the network's logits and gradients: the network itself was attacked."
+    )
 
 
 def test_table4_prints_the_margin_beside_robust_accuracy():

@@ -24,13 +24,14 @@ def honest():
     sound = dict.fromkeys(["valid", "gradient"], first(N))
     radii = {"radius 0": first(180), "radius 8": first(150), "radius 24": first(100)}
     rest = {"clean": first(180), "noise": first(170), "unbounded": first(0), "radius 64": first(10)}
-    still = dict.fromkeys(["repeated", "among others"], torch.full((N,), 1e-6))
+    still = dict.fromkeys(["repeated", "among others", "copy"], torch.full((N,), 1e-6))
+    still |= {"bounded": first(3), "scale": torch.full((N,), 1.5), "margin": first(100)}
     return {**half, **weaker, **sound, **radii, **rest, **still}
 
 
-def findings(evidence, missed=0):
+def findings(evidence, missed=0, recorded=0.9, **options):
     binarized = Binarized(~(torch.arange(20) < missed), torch.zeros(20))
-    return judge(evidence, binarized, steps=10, classes=10, tier=TIER)
+    return judge(evidence, binarized, steps=10, classes=10, tier=TIER, recorded=recorded, **options)
 
 
 def flagged(found):
@@ -53,6 +54,11 @@ def test_sound_evidence_is_reliable():
         ("valid perturbations", {"valid": first(N - 1)}, "unreliable"),
         ("repeated forward", {"repeated": torch.full((N,), 1e-3)}, "unreliable"),
         ("companions", {"among others": torch.full((N,), 1e-3)}, "unreliable"),
+        ("searching copy", {"copy": torch.full((N,), 1e-2)}, "unreliable"),
+        ("probabilities", {"bounded": first(N)}, "unreliable"),
+        ("loss", {"margin": first(94)}, "warn"),
+        ("loss", {"margin": first(50)}, "unreliable"),
+        ("input scale", {"scale": torch.full((N,), 5.0)}, "unreliable"),
         ("zero gradients", {"gradient": first(179)}, "warn"),
         ("zero gradients", {"gradient": first(100)}, "unreliable"),
         ("FGSM", {"fgsm": first(90)}, "unreliable"),
@@ -73,6 +79,18 @@ def test_check_bites(check, changes, verdict):
     assert flagged(findings(honest() | changes)) == {check: verdict}
 
 
+def test_accuracy_far_below_the_recorded_one_is_flagged():
+    """180 of 200 images, 90 %."""
+    assert flagged(findings(honest(), recorded=0.99)) == {}
+    assert flagged(findings(honest(), recorded=1.1)) == {"standard accuracy": "unreliable"}
+    assert "standard accuracy" not in findings(honest(), recorded=None)
+
+
+def test_copy_in_bfloat16_may_round_more():
+    evidence = honest() | {"copy": torch.full((N,), 1e-2)}
+    assert flagged(findings(evidence, precision="bf16")) == {}
+
+
 def test_stronger_attack_through_another_branch_is_flagged():
     found = flagged(findings(honest() | {"from clean": first(80)}))
     assert found == {"transfer": "unreliable", "own branch": "unreliable"}
@@ -85,7 +103,7 @@ def test_missed_planted_examples_are_flagged():
 def test_checks_that_do_not_apply_are_left_out():
     evidence = honest()
     del evidence["from clean"]
-    found = judge(evidence, None, steps=10, classes=10, tier=TIER)
+    found = judge(evidence, None, steps=10, classes=10, tier=TIER, recorded=0.9)
     assert set(CHECKS) - set(found) == {"transfer", "own branch", "binarization test"}
 
 

@@ -8,9 +8,9 @@ from robustnorm import resnet18
 from robustnorm.evaluation import search as search_module
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.checks import measure as measure_module
+from robustnorm.evaluation.checks.forwards import changes
 from robustnorm.evaluation.checks.measure import (
     TIERS,
-    _changes,
     attacks_of,
     measure,
     prepare,
@@ -83,7 +83,7 @@ def test_no_attack_claims_more_than_the_best_point_of_a_linear_network():
         withstands = ((margins - slack) > 0)[others].view(N, 2).all(1)
     assert 0 < withstands.sum() < N
     found = evidence()
-    for name in ("pgd", "longer", "fgsm", "square", "noise", "restart 1"):
+    for name in ("pgd", "longer", "margin", "fgsm", "square", "noise", "restart 1"):
         assert (found[name] | ~withstands).all(), name
     assert found["clean"].all()
     assert found["gradient"].all()
@@ -93,9 +93,10 @@ def test_no_attack_claims_more_than_the_best_point_of_a_linear_network():
 def test_attacks_are_those_that_the_checks_name(monkeypatch):
     asked = []
 
-    def spy(attacked, images, labels, image_ids, search):
-        asked.append(search)
-        return attack_chunk(attacked, images, labels, image_ids, search)
+    def spy(attacked, images, labels, image_ids, search, *rest, **options):
+        if not options:  # the margin's attack has a name
+            asked.append(search)
+        return attack_chunk(attacked, images, labels, image_ids, search, *rest, **options)
 
     monkeypatch.setattr(measure_module, "attack_chunk", spy)
     evidence()
@@ -110,9 +111,9 @@ def test_attacks_are_those_that_the_checks_name(monkeypatch):
 def test_other_branches_are_attacked_in_the_ball_of_the_one_measured(monkeypatch):
     asked = []
 
-    def spy(attacked, images, labels, image_ids, search):
+    def spy(attacked, images, labels, image_ids, search, *rest, **options):
         asked.append(([branch.name for branch in attacked], search.threat_model, search.steps))
-        return attack_chunk(attacked, images, labels, image_ids, search)
+        return attack_chunk(attacked, images, labels, image_ids, search, *rest, **options)
 
     monkeypatch.setattr(measure_module, "attack_chunk", spy)
     _, images, labels = setting()
@@ -168,5 +169,5 @@ def test_gradient_that_is_not_finite_is_none():
 def test_independent_network_changes_by_rounding_only(dtype):
     model, images, _ = setting()
     branch, _ = prepare(branches(model.to(dtype))[0])
-    for values in _changes(branch, images.to(dtype)).values():
+    for values in changes(branch, images.to(dtype)).values():
         assert values.max() < 100 * torch.finfo(dtype).eps

@@ -1,0 +1,125 @@
+"""What single forwards and backwards of a branch tell, without an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustnorm.evaluation.chunks import exact_float32
+from robustnorm.evaluation.search import Branch
+from robustnorm.models.serving import RULES
+from robustnorm.norms.routing import RoutedLayer
+
+# Of one branch: by name, a value for each image. Verdicts are True where the image withstood.
+Evidence = dict[str, Tensor]
+
+
+def has_gradient(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    """Returns whether any pixel moves the loss that the attack climbs, and all are finite."""
+    images = images.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+    flat = gradient.flatten(1)
+    return (flat != 0).any(1) & flat.isfinite().all(1)
+
+
+@torch.no_grad()
+def difference(branch: Branch, images: Tensor) -> Tensor:
+    """Returns by how much the logits that are climbed differ from the network's, (N / 2,).
+
+    In parts of the largest logit, of a clean and an attacked image the larger.
+    """
+    with exact_float32():
+        logits, climbed = (model(images) for model in (branch.score, branch.standin))
+    change = (climbed - logits).abs().amax(1) / logits.abs().max().clamp_min(1e-30)
+    return change.nan_to_num(nan=1.0, posinf=1.0).view(2, -1).amax(0)
+
+
+@torch.no_grad()
+def bounded(branch: Branch, images: Tensor) -> Tensor:
+    """Returns of which images all outputs lie in [0, 1], (N,)."""
+    logits: Tensor = branch.score(images)
+    return ((logits >= 0) & (logits <= 1)).all(1)
+
+
+def scale(branch: Branch, images: Tensor) -> Evidence:
+    """Returns the factor of ``input_scale`` for each image, nothing where there is none."""
+    found = None if branch.name in RULES else input_scale(branch.score, images)
+    return {} if found is None else {"scale": torch.full((len(images),), found)}
+
+
+@torch.no_grad()
+def changes(branch: Branch, images: Tensor) -> Evidence:
+    """Returns by how much an image's logits change, in parts of the largest logit.
+
+    When the forward is repeated, and when the image is elsewhere in a batch of another size.
+    """
+    # A GPU may compute batches of different sizes by kernels of different precision.
+    with exact_float32():
+        logits: Tensor = branch.score(images)
+        repeated = branch.score(images)
+        among = branch.score(torch.cat([1 - images, images.flip(0)]))[len(images) :].flip(0)
+    largest = logits.abs().max().clamp_min(torch.finfo(logits.dtype).tiny)
+
+    def change(others: Tensor) -> Tensor:
+        changed = (others - logits).abs().amax(1) / largest
+        return changed.nan_to_num(nan=1.0, posinf=1.0)
+
+    return {"repeated": change(repeated), "among others": change(among)}
+
+
+@torch.no_grad()
+def input_scale(score: nn.Module, images: Tensor) -> float | None:
+    """Returns how many times larger or smaller the first norm layer's input is than in training.
+
+    The layer keeps the mean square of each channel, by its running statistics. Compared is that of
+    these images; of the channels the median counts.
+
+    Args:
+        score: Images to logits.
+        images: (N, C, H, W), clean.
+
+    Returns:
+        The factor between the mean squares, at least 1, or None where no layer keeps statistics.
+    """
+    factors: list[float] = []
+
+    def compare(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        expected = None if factors or not inputs else _mean_square(layer, len(inputs[0]))
+        if expected is not None and inputs[0].dim() > 2:
+            found = inputs[0].double().square().transpose(0, 1).flatten(1).mean(1)
+            # No channel of the training data is that quiet, but a dead one may be.
+            ratio = float((found / expected.clamp_min(1e-12)).median())
+            factors.append(max(ratio, 1 / max(ratio, 1e-12)))
+
+    handles = [layer.register_forward_pre_hook(compare) for layer in score.modules()]
+    try:
+        score(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return factors[0] if factors else None
+
+
+def _mean_square(layer: nn.Module, batch_size: int) -> Tensor | None:
+    """Returns what a layer remembers of the mean square of its input, (C,), None if nothing."""
+    kept: Any = layer
+    if getattr(layer, "running_second_moment", None) is not None:
+        square = kept.running_second_moment  # (modes, C)
+    elif getattr(layer, "running_var", None) is not None:
+        square = kept.running_var + kept.running_mean.square()  # (C,) or (branches, C)
+        if square.dim() == 2 and isinstance(layer, RoutedLayer):
+            row = layer.selection(batch_size)
+            if not isinstance(row, int):
+                return None
+            square = square[row]
+    else:
+        return None
+    return torch.as_tensor(square).double().reshape(-1, square.shape[-1]).mean(0)
