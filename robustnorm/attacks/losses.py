@@ -1,4 +1,4 @@
-"""What gradient attacks climb: a loss for each image, from its logits."""
+"""Losses for gradient attacks: one value per image, computed from its logits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from robustnorm.system.registry import unknown
 # (logits (N, K), labels (N,), targets (N,) or None) to losses (N,).
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-# Keeps the quotient of logits that are all equal finite; the value of its authors' code.
+# Keeps the quotient finite when all logits are equal; the value in the authors' code.
 _TINY = 1e-12
 
 
 def find_loss(name: str) -> Loss:
-    """Returns the loss of that name, a key of ``LOSSES``; the larger, the nearer to the aim.
+    """Returns the loss of that name, a key of ``LOSSES``; larger is closer to the attack's goal.
 
     With y the label, t the target and z_(1) >= z_(2) >= ... the sorted logits:
 
@@ -30,12 +30,12 @@ def find_loss(name: str) -> Loss:
     dlr       margin / (z_(1) - z_(3))         (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)
     ========  ===============================  ===================================================
 
-    The margin is Carlini and Wagner's without its bound. DLR does not change when the logits are
-    multiplied, as gradient masking does; it needs 3 classes, and 4 with a target.
+    The margin is Carlini and Wagner's without its bound. DLR is invariant to scaling the logits, a
+    common cause of gradient masking; it needs 3 classes, and 4 with a target.
 
     Raises:
-        ValueError: On an unknown name, with the known ones and the nearest; the loss itself when
-            there are too few classes for it.
+        ValueError: On an unknown name, with the known ones and the nearest; the loss itself raises
+            it when there are too few classes.
 
     References:
         Carlini & Wagner, Towards Evaluating the Robustness of Neural Networks, 2017,

@@ -1,4 +1,4 @@
-"""AutoAttack, through its authors' code."""
+"""AutoAttack, using its authors' code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from robustnorm.attacks.contract import (
 from robustnorm.attacks.inputs import Given, admit
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
-# Wrong classes that the targeted attacks aim at, one after the other, in the authors' code. Where
-# there are fewer, all.
+# Number of wrong classes that the authors' targeted attacks aim at in turn, or all if there are
+# fewer.
 _TARGETS = 9
 
 
@@ -37,7 +37,7 @@ def autoattack(
     attacks_to_run: Sequence[str] | None = None,
     batch_size: int = 250,
 ) -> Tensor:
-    """Runs AutoAttack's ensemble; an image that withstands it is returned as it was.
+    """Runs AutoAttack's ensemble; images that withstand it are returned unchanged.
 
     Args:
         model: Images to logits, deterministic; its mode and branch are the caller's choice.
@@ -45,7 +45,7 @@ def autoattack(
         labels: int64 (N,).
         epsilon: Radius of the ball on the [0, 1] scale.
         threat_model: ``"linf"`` or ``"l2"``.
-        generator: Draws the seed that the package is given; required.
+        generator: Draws the seed for the package; required.
         version: ``"standard"`` (apgd-ce, apgd-t, fab-t, square), ``"plus"`` or ``"rand"``.
         attacks_to_run: Names of single attacks to run instead.
         batch_size: Images attacked at once.
@@ -100,7 +100,7 @@ def autoattack(
 
 @torch.no_grad()
 def _targets(given: Given, names: Sequence[str]) -> int:
-    """Returns how many wrong classes the targeted attacks aim at: of few classes all."""
+    """Returns the number of wrong classes for the targeted attacks, all if there are few."""
     if not len(given.images):
         return _TARGETS
     with given.attacking():
@@ -114,7 +114,7 @@ def _targets(given: Given, names: Sequence[str]) -> int:
 
 
 def installed() -> Callable[..., Tensor]:
-    """Returns the runner of the package that carries the authors' code here.
+    """Returns the function that runs the installed package of the authors' code.
 
     Raises:
         ImportError: When there is none.

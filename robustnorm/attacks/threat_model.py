@@ -1,4 +1,4 @@
-"""Threat models: which perturbations of an image an attack may use."""
+"""Threat models: the perturbations that an attack may use."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class ThreatModel:
     """A ball of radius epsilon around each image, within [0, 1].
 
     Attributes:
-        project: (adv_images, images, epsilon) to allowed images.
+        project: (adv_images, images, epsilon) to the projected images.
         random_start: (images, epsilon, generator) to images drawn uniformly from the ball, then
             clipped to [0, 1].
         ascend: (gradient, step_size) to the steepest change of that size.
-        distance: (adv_images, images) to each image's distance, (N,).
+        distance: (adv_images, images) to the distance of each image, (N,).
     """
 
     project: Callable[[Tensor, Tensor, float], Tensor]
@@ -31,7 +31,7 @@ class ThreatModel:
     def contains(
         self, adv_images: Tensor, images: Tensor, epsilon: float, tolerance: float = 1e-6
     ) -> Tensor:
-        """Returns for each image, (N,) bool, whether it lies in the ball and in [0, 1].
+        """Returns whether each image lies in the ball and in [0, 1], bool (N,).
 
         Args:
             adv_images: (N, ...).
@@ -90,8 +90,8 @@ def _l2_norm(values: Tensor) -> Tensor:
 
 
 def _l2_project(adv_images: Tensor, images: Tensor, epsilon: float) -> Tensor:
-    # Onto the ball, then clipped. Images lie in [0, 1], so clipping moves no pixel away from its
-    # own and the result is in both sets (though not always the nearest point of both).
+    # Onto the ball, then clipped. Since images lie in [0, 1], clipping moves no pixel away from its
+    # image, so the result is in both sets (though not always the nearest point of both).
     perturbation = adv_images - images
     factor = (epsilon / _l2_norm(perturbation).clamp_min(1e-12)).clamp_max(1)
     return (images + perturbation * _per_image(factor, images)).clamp(0, 1)
@@ -108,7 +108,7 @@ def _l2_random_start(images: Tensor, epsilon: float, generator: torch.Generator)
 
 
 def _l2_ascend(gradient: Tensor, step_size: float) -> Tensor:
-    # A zero gradient stays zero.
+    # A gradient of zero stays zero.
     return gradient * _per_image(step_size / _l2_norm(gradient).clamp_min(1e-30), gradient)
 
 

@@ -1,4 +1,4 @@
-"""Any attack of the torchattacks package, by its class's name."""
+"""Any attack of the torchattacks package, by the name of its class."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def torchattack(
     generator: torch.Generator | None = None,
     **options: Any,
 ) -> Tensor:
-    """Runs a torchattacks class behind this package's contract.
+    """Runs a torchattacks class under this package's contract.
 
-    A class that takes ``eps`` is given ``epsilon``. One without a radius (CW, DeepFool, ...) looks
-    for the smallest perturbation: images whose result lies outside the ball are returned as they
-    were, since within it nothing was found.
+    A class with a parameter ``eps`` gets ``epsilon``. A class without a radius (CW, DeepFool, ...)
+    searches for the smallest perturbation: images whose result lies outside the ball are returned
+    unchanged.
 
     Args:
         model: Images to logits; its mode and branch are the caller's choice.
         images: (N, C, H, W), floating point in [0, 1].
         labels: int64 (N,).
-        name: Of the class, such as "PGD", "APGD", "CW" or "Square".
+        name: Name of the class, such as "PGD", "APGD", "CW" or "Square".
         epsilon: Radius of the ball on the [0, 1] scale.
-        threat_model: The ball in which the class works, ``"linf"`` or ``"l2"``.
-        generator: Of the global seeds that the library draws from; required.
+        threat_model: The class's threat model, ``"linf"`` or ``"l2"``.
+        generator: Draws the global seeds that the library uses; required.
         **options: Passed to the class.
 
     Returns:
@@ -50,7 +50,7 @@ def torchattack(
     Raises:
         ImportError: When torchattacks is not installed.
         ValueError: On an unknown name, inputs out of range, no generator, or a result outside the
-            ball (the class then works in another threat model).
+            ball (the class then uses another threat model).
 
     References:
         Kim, Torchattacks: A PyTorch Repository for Adversarial Attacks, arXiv:2010.01950.
@@ -76,7 +76,7 @@ def torchattack(
         options["eps"] = given.epsilon
     with given.attacking(), seeded(generator, images.device), torch.enable_grad():
         if "n_classes" in parameters and len(images):
-            # Its targeted attacks aim at n_classes - 1 wrong classes, 9 unless it is told.
+            # Its targeted attacks aim at n_classes - 1 wrong classes, by default 9.
             with torch.no_grad():
                 options.setdefault("n_classes", min(10, given.model(images[:2]).shape[1]))
         result = attack_class(Shell(given.model, images.device), **options)(images, given.labels)

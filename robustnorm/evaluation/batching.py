@@ -1,4 +1,4 @@
-"""How many images are attacked at once: one chunk, on a GPU as many chunks as its memory holds."""
+"""The number of images attacked at once: one chunk, or on a GPU as many as its memory holds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.search import Branch, Search
 from robustnorm.system.memory import bytes_taken, free_bytes
 
-# Chunks at once, at the most: a GPU is busy long before.
+# Largest number of chunks at once: a GPU is busy with fewer.
 _MOST = 20
-# Of the free memory. The rest is for what does not grow with the batch as measured.
+# Fraction of the free memory to use; the rest is for what does not grow with the batch.
 _SHARE = 0.6
 
 
@@ -25,10 +25,10 @@ def images_at_once(
     image_ids: Tensor,
     search: Search,
 ) -> int:
-    """Returns how many images ``attack_chunk`` is best given at once, a multiple of ``CHUNK``.
+    """Returns how many images to give ``attack_chunk`` at once, a multiple of ``CHUNK``.
 
-    On a GPU as many as its free memory holds, by what one step of the attack on one chunk takes;
-    elsewhere ``CHUNK``, without an attack. Arguments as ``attack_chunk``.
+    On a GPU, as many as its free memory holds, measured with one step of the attack on one chunk;
+    elsewhere ``CHUNK``, without measuring. See ``attack_chunk`` for the arguments.
     """
     device = next(attacked[0].score.parameters(), images).device
     if device.type != "cuda" or len(images) <= CHUNK:

@@ -1,4 +1,4 @@
-"""How balanced and how alike the gradients of several groups of images are, stage by stage."""
+"""Compares the gradients of several groups of images by stage: their balance and similarity."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from robustnorm.evaluation.statistics import Interval, student
 
 
 class Gradient(NamedTuple):
-    """The gradient of one group: who gave it, for messages, and a tensor for each weight."""
+    """The gradient of one group: the group's name, for messages, and one tensor per weight."""
 
     group: str
     parts: Sequence[Tensor]
 
 
 class StageDiversity(NamedTuple):
-    """What the groups' gradients of one stage have in common; each a mean over the batches.
+    """Comparison of the groups' gradients in one stage; each value is a mean over the batches.
 
     Attributes:
         stage: Name of the stage.
         std_of_norms: Standard deviation, over the groups, of the gradients' L2 norms.
-        mean_norm: Mean of those norms, the scale on which to read it.
-        mean_cosine: Mean cosine of the pairs of gradients; of n, in [-1 / (n - 1), 1].
-        std_interval: 95 % interval of ``std_of_norms``; None from one batch.
-        cosine_interval: 95 % interval of ``mean_cosine``; None from one batch.
+        mean_norm: Mean of those norms, for comparison.
+        mean_cosine: Mean cosine of the pairs of gradients; for n groups in [-1 / (n - 1), 1].
+        std_interval: 95 % interval of ``std_of_norms``; None for one batch.
+        cosine_interval: 95 % interval of ``mean_cosine``; None for one batch.
     """
 
     stage: str
@@ -52,18 +52,18 @@ def compare_gradients(
         \frac{1}{m} \sum_i \frac{1}{n (n - 1)} \sum_j \sum_{k \ne j}
         \frac{v_{ij} \cdot v_{ik}}{\|v_{ij}\| \|v_{ik}\|}
 
-    where std divides by n: the groups are all there are. The 95 % intervals are Student's, over the
-    choice of the batches. A group of few images has a noisy gradient, which lowers the cosine and
-    moves the norms: compare only numbers from groups of the same size.
+    where std divides by n: the groups are the whole population. The 95 % intervals are Student's,
+    over the choice of the batches. A group of few images has a noisy gradient, which lowers the
+    cosine and changes the norms: compare only numbers from groups of the same size.
 
     Args:
-        stages: Names of the stages to their weights.
-        batches: Each of two or more gradients, in every batch of the same groups in the same order;
-            their parts belong to the weights of all stages, one after the other.
+        stages: Weights by name of the stage.
+        batches: Two or more gradients each, of the same groups in the same order in every batch;
+            their tensors belong to the weights of all stages in order.
 
     Raises:
         ValueError: When there is no batch, a batch has fewer than two gradients, or a gradient is
-            zero or not finite and so has no direction.
+            zero or not finite.
 
     References:
         Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 4 and 5.
@@ -87,12 +87,12 @@ def compare_gradients(
 def stage_weights(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Returns the shared weights of each stage: of its convolutions, or of the last linear layer.
 
-    Stages are the network's children; one that is only a wrapper around all of them is opened. No
-    other linear layer counts: ModeNorm's gates belong to its norms. Of a weight that is computed
-    from another, such as a spectrally normalized one, that other is taken.
+    Stages are the network's children; a child that only wraps all others is replaced by its
+    children. Other linear layers do not count: ModeNorm's gates belong to its norms. If a weight is
+    computed from another, such as a spectrally normalized one, that other weight is returned.
 
     Raises:
-        ValueError: When no such weight takes a gradient.
+        ValueError: When no such weight requires a gradient.
     """
     named = list(model.named_modules())
     linear = [module for _, module in named if isinstance(module, nn.Linear)]
@@ -129,7 +129,7 @@ def _weight(module: nn.Module) -> nn.Parameter:
 def _of_batch(
     stages: Mapping[str, Sequence[nn.Parameter]], gradients: Sequence[Gradient]
 ) -> list[tuple[float, float, float]]:
-    """Returns standard deviation and mean of the norms, and the mean cosine, of each stage."""
+    """Returns standard deviation and mean of the norms, and the mean cosine, per stage."""
     if len(gradients) < 2:
         raise ValueError(f"a batch needs at least two groups to compare, got {len(gradients)}")
     result, first = [], 0

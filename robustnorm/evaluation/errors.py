@@ -1,7 +1,7 @@
-"""What ends an evaluation before it would mislead."""
+"""Errors that end an evaluation before it could mislead."""
 
 from robustnorm.system.errors import UserError
 
 
 class EvaluationError(UserError):
-    """A network or a setting with which no evaluation is sound; the message says what to do."""
+    """A network or setting that does not allow a sound evaluation; the message says what to do."""

@@ -1,4 +1,4 @@
-"""A few images before and after an attack, small enough to stand in a record."""
+"""A few images before and after an attack, for a record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustnorm.evaluation.chunks import place
 from robustnorm.evaluation.search import Precision, Search, branches, climb
 from robustnorm.records.record import Example, Verdict
 
-# Images of each branch.
+# Number of images per branch.
 _COUNT = 8
 
 
@@ -31,19 +31,19 @@ def make_examples(
     search: Search,
     precision: Precision = "fp32",
 ) -> list[Example]:
-    """Returns for each branch eight images that it classifies correctly until they are attacked.
+    """Returns, per branch, eight images that it classifies correctly before the attack.
 
-    The first correct image of each class, then the second, and so on; attacked as the evaluation
-    attacks them, with the largest number of steps.
+    Takes the first correct image of each class, then the second, and so on; attacks them as the
+    evaluation does, with the largest number of steps.
 
     Args:
         model: In evaluation mode.
         images: (N, C, H, W), uint8 or floating point in [0, 1], grey or RGB.
         labels: int64 (N,).
-        verdicts: Of ``evaluate`` on the same images, for those of the clean ones.
-        image_ids: int64 (N,), the images' places in their data set.
+        verdicts: Verdicts of ``evaluate`` on the same images; those on clean images are used.
+        image_ids: int64 (N,), indices of the images in their data set.
         search: Settings of the attack.
-        precision: Of the search.
+        precision: Precision of the attack's gradients.
     """
     examples = []
     for branch in branches(model, precision):
@@ -67,7 +67,7 @@ def make_examples(
 def _spread(
     labels: NDArray[np.int64], correct: NDArray[np.bool_], image_ids: NDArray[np.int64]
 ) -> Tensor:
-    """Returns the places of the first correct image of each class, then of the second, ..."""
+    """Returns the indices of the first correct image of each class, then of the second, ..."""
     seen: dict[int, int] = {}
     ranked = []
     for row in np.argsort(image_ids):
@@ -79,7 +79,7 @@ def _spread(
 
 
 def encode_png(image: Tensor) -> str:
-    """Returns a PNG file in base64.
+    """Encodes an image as PNG in base64.
 
     Args:
         image: (C, H, W) in [0, 1], grey or RGB; rounded to 8 bits.
@@ -91,7 +91,7 @@ def encode_png(image: Tensor) -> str:
 
 
 def decode_png(text: str) -> NDArray[np.uint8]:
-    """Returns the image (H, W, C) that ``encode_png`` was given, as bytes."""
+    """Decodes the result of ``encode_png`` to bytes (H, W, C)."""
     with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as image:
         values = np.asarray(image)
     return values[..., None] if values.ndim == 2 else values

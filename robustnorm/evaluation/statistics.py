@@ -1,4 +1,4 @@
-"""What an accuracy on n images says of the accuracy on all images."""
+"""Confidence intervals and tests of accuracies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scipy.stats import binomtest, norm, permutation_test, t
 
 
 class Interval(NamedTuple):
-    """Limits of a confidence interval, fractions."""
+    """Limits of a confidence interval, as fractions."""
 
     low: float
     high: float
@@ -25,9 +25,9 @@ def wilson(correct: float, n: int, confidence: float = 0.95) -> Interval:
     """Returns Wilson's score interval of an accuracy.
 
     Args:
-        correct: Images classified correctly; a mean over several models need not be whole.
-        n: Images.
-        confidence: Of the interval, in (0, 1).
+        correct: Number of images classified correctly; may be a mean over several models.
+        n: Number of images.
+        confidence: Confidence level, in (0, 1).
 
     Raises:
         ValueError: Unless 0 <= correct <= n and n >= 1.
@@ -53,11 +53,11 @@ def wilson(correct: float, n: int, confidence: float = 0.95) -> Interval:
 
 
 def student(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """Returns Student's interval of a mean, from independent values; None of fewer than two.
+    """Returns Student's interval of the mean of independent values; None for fewer than two.
 
     Args:
-        values: For example one of each seed.
-        confidence: Of the interval, in (0, 1).
+        values: For example one per seed.
+        confidence: Confidence level, in (0, 1).
 
     Examples:
         >>> low, high = student([1.0, 2.0, 3.0])
@@ -73,13 +73,13 @@ def student(values: Sequence[float], confidence: float = 0.95) -> Interval | Non
 
 
 def sign_flip(differences: Sequence[float]) -> float | None:
-    """Returns the two-sided p-value that paired values differ by chance; None of fewer than two.
+    """Returns the two-sided p-value for paired differences by chance; None for fewer than two.
 
-    The exact permutation test: each difference might as well have the other sign. It asks nothing
-    of their distribution; with n differences no p-value is below 2 / 2**n.
+    The exact permutation test: each difference might equally have the other sign. It assumes
+    nothing about their distribution; with n differences no p-value is below 2 / 2**n.
 
     Args:
-        differences: Of each pair, at most 20.
+        differences: One per pair, at most 20.
 
     References:
         Fisher, The Design of Experiments, 1935.
@@ -97,9 +97,9 @@ def sign_flip(differences: Sequence[float]) -> float | None:
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """Returns the two-sided p-value that two models are equally accurate, from the same images.
+    """Returns the two-sided p-value for two models of equal accuracy, on the same images.
 
-    The exact test: of the images on which the verdicts differ, each model wins half.
+    The exact test: under the hypothesis, each model wins half of the images where verdicts differ.
 
     Args:
         first: Verdicts of one model, (n,).
@@ -122,12 +122,12 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Returns p-values adjusted for their number, in the order given.
 
-    To reject where an adjusted value is at most 0.05 keeps the probability of any false rejection
+    Rejecting where an adjusted value is at most 0.05 keeps the probability of any false rejection
     at 5 %, whatever the tests' dependence: with p-values in ascending order, the i-th of m is
-    multiplied by m - i + 1, is at least the one before it, and at most 1.
+    multiplied by m - i + 1, and is at least the previous one and at most 1.
 
     Args:
-        p_values: Of one family of tests, each in [0, 1].
+        p_values: p-values of one family of tests, each in [0, 1].
 
     Raises:
         ValueError: On a value outside [0, 1].
@@ -152,12 +152,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def letters(distinguishable: Callable[[int, int], bool], count: int) -> list[str]:
     """Returns a compact letter display: rows that share a letter are not distinguishable.
 
-    A letter stands for a largest set of rows of which no two are distinguishable. After "z" come
+    Each letter marks a maximal set of rows of which no two are distinguishable. "z" is followed by
     "a1", "b1", and so on.
 
     Args:
         distinguishable: Whether rows i < j differ.
-        count: Rows.
+        count: Number of rows.
 
     References:
         Piepho, An Algorithm for a Letter-Based Representation of All-Pairwise Comparisons, 2004.

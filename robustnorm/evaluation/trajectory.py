@@ -1,4 +1,4 @@
-"""One trajectory of PGD through each branch, and the verdicts that are taken on its way."""
+"""One PGD trajectory through each branch, with verdicts along the way."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def trajectory(
     search: Search,
     scored_by: Sequence[Branch],
 ) -> dict[Key, tuple[Outcome, Tensor | None]]:
-    """Returns the outcomes of images attacked at once, each with the images behind it.
+    """Returns the outcomes of images attacked at once, each with the adversarial images.
 
-    Those of clean images, and of one branch's images scored by another, come without.
+    Outcomes of clean images, and of one branch's images scored by another, come without images.
 
     Args:
         attacked: From ``branches``.
         images: (N, C, H, W), floating point in [0, 1], on the network's device.
-        labels: int64 (N,), likewise.
+        labels: int64 (N,), on the network's device.
         image_ids: int64 (N,), on the CPU.
         search: Settings of the attack.
         scored_by: Branches that score the last iterates.
@@ -74,10 +74,10 @@ def _breaks(
     labels: Tensor,
     image_ids: Tensor,
 ) -> Tensor:
-    """Returns which images the network itself misclassifies where the search first did; (N,).
+    """Returns which images the network misclassifies at the first iterate that broke the copy.
 
-    That decides only where the clean image and all final iterates are right; the network is not
-    asked where there is no such image.
+    This decides only where the clean image and all final iterates are classified correctly; without
+    such images the network is not called.
     """
     decides = torch.zeros_like(standing)
     for step, final in finals.items():
@@ -89,12 +89,12 @@ def _breaks(
 
 
 class _Trace:
-    """What a search saw on its way: the iterates to be judged, and the first that broke an image.
+    """Iterates recorded during the attack.
 
     Attributes:
-        finals: Step to the iterate and whether the search classified it correctly.
-        broken: Step to whether any iterate up to it was misclassified.
-        breaking: The first misclassified iterate of each image, the clean image where none was.
+        finals: Iterate by step, and whether the copy classified it correctly.
+        broken: By step, whether any iterate up to it was misclassified.
+        breaking: The first misclassified iterate of each image, or the clean image.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, steps: Sequence[int]) -> None:

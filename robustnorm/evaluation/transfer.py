@@ -1,4 +1,4 @@
-"""Transfer: the adversarial images of one network scored by another."""
+"""Transfer attacks: the adversarial images of one network, scored by another."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def transfer(
     serving: bool = False,
     progress: str | None = None,
 ) -> list[Verdict]:
-    """Scores the kept images of another run's branches by each branch of ``model``.
+    """Scores the kept images of another run's branches with each branch of ``model``.
 
-    Images are read a chunk at a time.
+    Reads the images one chunk at a time.
 
     Args:
         model: In evaluation mode.
         labels: int64 (N,).
-        image_ids: int64 (N,), the images' places in their data set: those of the source.
-        source: The record of the run that was attacked.
+        image_ids: int64 (N,), indices of the images in their data set, the same as the source's.
+        source: The record of the attacked run.
         source_images: Folder of its images.
         run: Name of its folder.
-        attack: Whose final images are scored.
-        serving: Also score by each serving rule over all branches.
+        attack: The attack whose final images are scored.
+        serving: Also score with each serving rule.
         progress: Text of a progress bar; none by default.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Rule "any" alone: an image leaves the attack when it is broken, and another takes its place."""
+"""Rule "any" only: an image leaves the attack once it is broken, and another one replaces it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from robustnorm.evaluation.search import Branch, Search, random_start
 from robustnorm.records.journal import Key
 from robustnorm.system.memory import in_smaller_batches
 
-# Where fallen images are replaced, the last ones climb in a batch that is no longer full: a large
-# one would be empty for long.
+# When broken images are replaced, the last ones are attacked in a batch that is not full; a large
+# batch would be nearly empty for long.
 _CLIMBING = CHUNK // 2
 
 
@@ -29,13 +29,12 @@ def any_outcomes(
     *,
     at_once: int = CHUNK,
 ) -> dict[Key, Outcome]:
-    """Returns the outcome of any number of images on clean images and under rule ``"any"``.
+    """Returns the outcomes of any number of images, clean and under rule ``"any"``.
 
-    Arguments as ``attack_chunk``, and ``at_once`` from ``images_at_once``; verdicts are taken after
-    the largest number of steps only. An image leaves the attack as soon as it is broken, see
-    ``_until_broken``.
+    See ``attack_chunk`` for the arguments; ``at_once`` comes from ``images_at_once``. Verdicts are
+    taken only after the largest number of steps. See also ``_until_broken``.
     """
-    # Where a larger one pays, small beside the images that wait.
+    # Larger if that is faster, but small compared with the number of waiting images.
     most = _CLIMBING if at_once <= CHUNK else min(at_once, whole_chunks(len(images) // 4))
     outcomes: dict[Key, Outcome] = {}
     for branch in attacked:
@@ -48,7 +47,7 @@ def any_outcomes(
 
 
 class _Climb(NamedTuple):
-    """Images on their way: their places, steps taken, and iterates after those; N of each."""
+    """Images under attack: their indices, steps taken, and current iterates, N of each."""
 
     places: Tensor
     steps: Tensor
@@ -75,15 +74,15 @@ def _until_broken(
 ) -> tuple[Outcome, Outcome]:
     """Returns the outcomes of the clean images and of rule ``"any"``, ``whole`` images at a time.
 
-    An image leaves the batch when the search sees it broken, or after the last step, and another
-    takes its place, so that the batch keeps its size. A few that left are then judged together by
-    the network itself: one that withstands and has steps left goes on from where it was. The loss
-    is that of the iterate judged last. A misclassified image is not attacked.
+    An image leaves the batch when the copy misclassifies it, or after the last step, and another
+    one replaces it. The network then classifies several of those that left together; an image that
+    it classifies correctly and that has steps left continues. The loss is that of the last iterate
+    classified by the network. Images misclassified from the start are not attacked.
     """
     images, labels = place(branch.score, images, labels, torch.arange(len(images)))
     clean = classify_all(branch.score, images, labels, image_ids)
     correct, loss = clean.correct.clone(), clean.loss.clone()
-    withstood = clean.correct.clone()  # in the eyes of the search
+    withstood = clean.correct.clone()  # according to the copy
     most, few = max(search.steps), max(1, whole // 5)
     queue = clean.correct.nonzero().flatten()
     climbing = judged = after = _Climb(queue[:0], queue[:0], images[:0])

@@ -1,4 +1,4 @@
-"""The binarization test: a network in which an adversarial example exists for certain."""
+"""The binarization test: attacks a network in which an adversarial example certainly exists."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from robustnorm.evaluation.search import Search, branches
 from robustnorm.norms.routing import bind
 from robustnorm.records.journal import Key
 
-# Unperturbed points lie within this part of the radius, perturbed ones at its end.
+# Unperturbed points lie within this fraction of the radius, perturbed ones at the full radius.
 _INNER = 0.95
 
 
 class Binarized(NamedTuple):
-    """Of each image that could be tested, whether PGD broke it, and how often random points did."""
+    """Per tested image, whether PGD broke it and how often random points did."""
 
     broken: Tensor
     random: Tensor
 
 
 class Readouts(nn.Module):
-    """Two logits from features: row i is read by readout i, positive for "perturbed".
+    """Two logits from features: readout i classifies row i, positive for "perturbed".
 
     Args:
         weight: (N, F).
@@ -60,22 +60,22 @@ def binarize(
     tier: Tier,
     generator: torch.Generator,
 ) -> Binarized | None:
-    """Runs the binarization test on one branch, or returns None where it has no such features.
+    """Runs the binarization test on one branch; None if the network has no suitable features.
 
-    Around each image, points within 0.95 epsilon are called unperturbed and one at epsilon
-    perturbed. A linear readout of the penultimate features that tells them apart takes the place
-    of the last linear layer. By construction one point of the ball is classified as perturbed, so
-    that a sound attack from the image must find one. Readout: Fisher's discriminant, its threshold
-    in the middle between the two kinds, its outputs as spread as the network's own logits.
+    Around each image, points within 0.95 epsilon are labelled unperturbed and one at epsilon
+    perturbed. A linear readout of the penultimate features that separates them replaces the last
+    linear layer. By construction one point of the ball is classified as perturbed, so a sound
+    attack on the image must find one. The readout is Fisher's discriminant, with its threshold
+    halfway between the two kinds and outputs of the same spread as the network's logits.
 
     Args:
         model: In evaluation mode.
-        branch: Its branch, any name where it has none.
+        branch: The branch; any name for a network without branches.
         images: (N, C, H, W), floating point in [0, 1], at most ``CHUNK``.
         image_ids: int64 (N,), on the CPU.
         search: The attack to check, with one number of steps.
-        tier: How many points.
-        generator: Of the points, on the CPU.
+        tier: Gives the number of points.
+        generator: Draws the points, on the CPU.
 
     References:
         Zimmermann et al., Increasing Confidence in Adversarial Robustness Evaluations, NeurIPS
@@ -100,7 +100,7 @@ def binarize(
     if not places:
         return None
     binarized = copy.deepcopy(model)
-    # Whole chunks are attacked: the rows after the last image repeat it.
+    # Whole chunks are attacked: the last image is repeated.
     rows = fill(len(places), whole_chunks(len(places)))
     weight, bias = (torch.stack(values)[rows] for values in zip(*readouts, strict=True))
     binarized.set_submodule(name, Readouts(weight, bias).eval())
@@ -117,7 +117,7 @@ class _Readout(NamedTuple):
 
 
 def _points(image: Tensor, search: Search, tier: Tier, generator: torch.Generator) -> Tensor:
-    """Returns the image, points called unperturbed, one called perturbed, and random ones."""
+    """Returns the image, unperturbed points, one perturbed point, and random points."""
     ball = find_threat_model(search.threat_model)
     inner = image.expand(tier.inner, *image.shape)
     inner = ball.random_start(inner, _INNER * search.epsilon, generator)
@@ -127,7 +127,7 @@ def _points(image: Tensor, search: Search, tier: Tier, generator: torch.Generato
 
 @torch.no_grad()
 def _features(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor | None:
-    """Returns what a linear layer is given, (N, F), or None where it is something else."""
+    """Returns the inputs of a linear layer, (N, F), or None for other inputs."""
     seen: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
@@ -139,11 +139,11 @@ def _features(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor | 
 
 @torch.no_grad()
 def _readout(inner: Tensor, perturbed: Tensor, logits: Tensor) -> _Readout | None:
-    """Returns a readout that tells the perturbed point from all others, None if it finds none."""
+    """Returns a readout that separates the perturbed point from all others, or None."""
     mean = inner.mean(0)
     centered = inner - mean
     spread = centered.T @ centered / len(inner)  # (F, F)
-    # Fewer points than features leave directions without spread: each is given the average one.
+    # Fewer points than features leave directions without spread; each gets the average spread.
     spread.diagonal().add_(spread.diagonal().mean().clamp_min(torch.finfo(spread.dtype).tiny))
     weight = torch.linalg.solve(spread, perturbed - mean)
     low, high = (inner @ weight).max(), perturbed @ weight
