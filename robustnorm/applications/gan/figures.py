@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from robustnorm.applications.gan.gradient_tables import COSINE, QUANTITIES, stage_differences
 from robustnorm.applications.gan.record import GanRecord, pairs
-from robustnorm.applications.gan.tables import NETWORKS, NORMS, group, measure_names, model_name
+from robustnorm.applications.gan.tables import (
+    NETWORKS,
+    NORMS,
+    group_runs,
+    measure_names,
+    model_name,
+)
 from robustnorm.evaluation.statistics import Interval, student
 from robustnorm.reporting.drawing import PALETTE, Look, legend, panels
 from robustnorm.reporting.sections import Drawing
@@ -59,7 +65,7 @@ def figure2(records: Sequence[GanRecord]) -> list[Drawing]:
     return drawings
 
 
-def grids(
+def image_grids(
     records: Sequence[GanRecord], images: dict[tuple[str, str], NDArray[np.uint8]]
 ) -> Drawing:
     """Returns generated images, one panel per model.
@@ -79,7 +85,7 @@ def grids(
 
 
 def _figure3(records: Sequence[GanRecord]) -> Figure:
-    grouped = group(records)
+    grouped = group_runs(records)
     networks = list(dict.fromkeys(network for network, _ in grouped))
     distance, score = measure_names(records[0])
     figure, axes = panels(len(networks), 3, 2.1, sharex=True)

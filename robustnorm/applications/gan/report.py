@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustnorm.applications.gan.gradient_tables import gradient_tables
 from robustnorm.applications.gan.record import GanRecord
-from robustnorm.applications.gan.tables import group, setting_note, summary, tables
+from robustnorm.applications.gan.tables import group_runs, setting_note, summary, tables
 from robustnorm.reporting.render import save_tables, to_text
 from robustnorm.system.files import write_atomically
 
@@ -55,10 +55,10 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
         ImportError: Without the packages of the extra "report".
     """
     check_report()
-    from robustnorm.applications.gan.figures import LOOKS, figure2, figure3, grids
+    from robustnorm.applications.gan.figures import LOOKS, figure2, figure3, image_grids
     from robustnorm.reporting.sections import Section, write_sections
 
-    made, grouped, said = tables(records), group(records), summary(records)
+    made, grouped, said = tables(records), group_runs(records), summary(records)
     compared = gradient_tables(records, setting_note(grouped))
     first = records[0]
     pictures = {}
@@ -73,7 +73,7 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
         Section("Figure 3: losses and scores over the steps", drawings=[figure3(records)]),
     ]
     if pictures:
-        sections.append(Section("Images", drawings=[grids(records, pictures)]))
+        sections.append(Section("Images", drawings=[image_grids(records, pictures)]))
     if compared:
         sections.append(Section("Figure 2: gradients of the classes", compared, figure2(records)))
     written = save_tables([*made, *compared], folder, "tables")

@@ -41,7 +41,7 @@ def measure_names(record: GanRecord) -> tuple[str, str]:
     return f"FID-{net}", f"IS-{net}"
 
 
-def group(records: Sequence[GanRecord]) -> dict[tuple[str, str], list[GanRecord]]:
+def group_runs(records: Sequence[GanRecord]) -> dict[tuple[str, str], list[GanRecord]]:
     """Groups records by network and norm, in the paper's order, sorted by seed.
 
     Raises:
@@ -82,9 +82,9 @@ def tables(records: Sequence[GanRecord]) -> list[Table]:
     """Returns Table 1, further measures, and, if there are pairs, the paired differences.
 
     Raises:
-        UsageError: As ``group``.
+        UsageError: As ``group_runs``.
     """
-    grouped = group(records)
+    grouped = group_runs(records)
     setting = setting_note(grouped)
     return [_table1(grouped, setting), _further(grouped, setting), *_differences(records, setting)]
 

@@ -68,7 +68,7 @@ QUANTITIES: list[tuple[str, bool, Callable[[Readout], float]]] = [
 ]
 
 
-def group(records: Sequence[SearchRecord]) -> list[Searched]:
+def group_by_norm(records: Sequence[SearchRecord]) -> list[Searched]:
     """Groups the searches by norm, in the paper's order.
 
     Raises:
@@ -94,7 +94,7 @@ def group(records: Sequence[SearchRecord]) -> list[Searched]:
     ]
 
 
-def compare(searched: Sequence[Searched], value: Callable[[Readout], float]) -> list[Pair]:
+def compare_norms(searched: Sequence[Searched], value: Callable[[Readout], float]) -> list[Pair]:
     """Returns all pairs of norms, with p-values adjusted together."""
     pairs = []
     for first, second in itertools.combinations(searched, 2):

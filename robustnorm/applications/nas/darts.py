@@ -20,7 +20,7 @@ from robustnorm.applications.nas.images import (
     SearchImages,
     batches_from,
     divide,
-    generator_of,
+    path_generator,
     reduced,
 )
 from robustnorm.applications.nas.record import Entry, SearchRecord, find_record, record_path
@@ -167,7 +167,7 @@ class DartsSearch:
             while self.step < settings.stop_step:
                 for part, take in enumerate((self.step_weights, self.step_alpha)):
                     batch = next(batches[part])
-                    generator = generator_of(self.step, settings.seed, part)
+                    generator = path_generator(self.step, settings.seed, part)
                     try:
                         sampled = sample_operations(
                             self.network.alpha, self.network.mixed_cells, generator

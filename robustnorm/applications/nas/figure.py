@@ -23,7 +23,7 @@ LOOKS = {
 
 
 def curves(searched: Sequence[Searched]) -> Drawing:
-    """Returns the figure of the searches, which come from ``group``."""
+    """Returns the figure of the searches, which come from ``group_by_norm``."""
     return Drawing(
         "search",
         "Over the steps of the search. Thin: a seed; thick: mean over seeds. Dotted: a random cell "

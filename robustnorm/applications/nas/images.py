@@ -102,7 +102,7 @@ def batches_from(
         )
 
 
-def generator_of(step: int, seed: int, part: int) -> torch.Generator:
+def path_generator(step: int, seed: int, part: int) -> torch.Generator:
     """Returns the generator that draws the paths of a step, independent of the norm.
 
     Args:

@@ -11,8 +11,8 @@ from robustnorm.applications.nas.comparison import (
     NAMES,
     QUANTITIES,
     Searched,
-    compare,
-    group,
+    compare_norms,
+    group_by_norm,
 )
 from robustnorm.applications.nas.record import SearchRecord
 from robustnorm.applications.nas.space import EDGES, num_paths, to_string
@@ -48,9 +48,9 @@ def tables(records: Sequence[SearchRecord]) -> list[Table]:
         records: Records that differ only in norm and seed.
 
     Raises:
-        UsageError: As ``group``.
+        UsageError: As ``group_by_norm``.
     """
-    searched = group(records)
+    searched = group_by_norm(records)
     setting = setting_note(searched)
     return [
         _table2(searched, setting),
@@ -64,11 +64,11 @@ def summary(searched: Sequence[Searched]) -> str:
     """Says whether SaBN's cells are better than vanilla DARTS's, as in the paper.
 
     Args:
-        searched: From ``group``.
+        searched: From ``group_by_norm``.
     """
     sentences = []
     for words, percent, value in QUANTITIES:
-        for pair in compare(searched, value):
+        for pair in compare_norms(searched, value):
             if (pair.first.norm, pair.second.norm) == ("bn", "sabn"):
                 verdict = "not distinguishable"
                 if pair.distinguishable:
@@ -155,7 +155,7 @@ def _random_note(place: int) -> str:
 
 
 def _groups(searched: Sequence[Searched], place: int) -> list[str | None]:
-    pairs = compare(searched, lambda readout: readout.truth[place])
+    pairs = compare_norms(searched, lambda readout: readout.truth[place])
     if not pairs:
         return [None] * len(searched)
     differ = {(pair.first.norm, pair.second.norm) for pair in pairs if pair.distinguishable}
@@ -230,7 +230,7 @@ def _paired(searched: Sequence[Searched], setting: str) -> Table:
             f"{pair.adjusted:.4f}",
         )
         for words, percent, value in QUANTITIES
-        for pair in compare(searched, value)
+        for pair in compare_norms(searched, value)
     ]
     return Table(
         "paired",

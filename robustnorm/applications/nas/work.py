@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from robustnorm.applications.nas.comparison import group
+from robustnorm.applications.nas.comparison import group_by_norm
 from robustnorm.applications.nas.darts import run_search
 from robustnorm.applications.nas.record import SearchRecord, find_record
 from robustnorm.applications.nas.table2 import summary, tables
@@ -87,7 +87,7 @@ def write_report(records: Sequence[SearchRecord], folder: Path, command: str) ->
     from robustnorm.applications.nas.figure import LOOKS, curves
     from robustnorm.reporting.sections import Section, write_sections
 
-    made, searched = tables(records), group(records)
+    made, searched = tables(records), group_by_norm(records)
     said = summary(searched)
     first = records[0]
     paths = save_tables(made, folder, "tables")

@@ -97,7 +97,7 @@ class StyleMeasures(NamedTuple):
 
 
 @torch.no_grad()
-def measure(network: StyleNetwork, pairs: Sequence[tuple[Tensor, Tensor]]) -> StyleMeasures:
+def measure_network(network: StyleNetwork, pairs: Sequence[tuple[Tensor, Tensor]]) -> StyleMeasures:
     """Returns the measures of a network, with equal weight for every pair.
 
     Args:

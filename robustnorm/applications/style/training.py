@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robustnorm.applications.style.losses import losses, measure
+from robustnorm.applications.style.losses import losses, measure_network
 from robustnorm.applications.style.network import StyleNetwork
 from robustnorm.settings.style import StyleSettings
 from robustnorm.system.errors import UsageError
@@ -106,7 +106,7 @@ def train(
             _note(progress, found.content, found.style, settings)
             bar.update()
             if progress.step % settings.validate_every == 0 or progress.step == settings.steps:
-                measures = measure(network, pairs)._asdict()
+                measures = measure_network(network, pairs)._asdict()
                 progress.validation.append({"step": float(progress.step), **measures})
                 bar.set_postfix(content=f"{measures['content']:.3f}", gamma=measures["gamma"])
             elif time.monotonic() - saved < 60 * settings.save_minutes:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from robustnorm.applications.nas.images import batches_from, divide, generator_of, reduced
+from robustnorm.applications.nas.images import batches_from, divide, path_generator, reduced
 from robustnorm.data.dataset import Augmentation
 from robustnorm.data.errors import DataError
 
@@ -90,7 +90,7 @@ def test_orders_differ_between_weights_and_alpha_and_between_seeds(dataset, sett
 
 def test_paths_are_drawn_from_seed_step_and_part_alone():
     def draw(*key):
-        return torch.rand(4, generator=generator_of(*key)).tolist()
+        return torch.rand(4, generator=path_generator(*key)).tolist()
 
     assert draw(3, 1, 0) == draw(3, 1, 0)
     others = [draw(3, 1, 1), draw(4, 1, 0), draw(3, 2, 0), draw(31, 1, 0), draw(3, 11, 0)]

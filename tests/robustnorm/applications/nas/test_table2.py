@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from robustnorm.applications.nas.benchmark import SETS, accuracies
-from robustnorm.applications.nas.comparison import compare, group
+from robustnorm.applications.nas.comparison import compare_norms, group_by_norm
 from robustnorm.applications.nas.readout import read
 from robustnorm.applications.nas.record import Entry, SearchRecord
 from robustnorm.applications.nas.space import CONV_3X3, NONE, SKIP, number, to_string
@@ -77,7 +77,7 @@ def test_paper_s_numbers_are_those_of_its_text():
 def test_pairs_are_compared_on_common_seeds(settings):
     found = [record(settings, "bn", seed) for seed in (0, 1, 2, 5)]
     found += [record(settings, "sabn", seed) for seed in (5, 2, 1, 7)]
-    (pair,) = compare(group(found), lambda readout: readout.truth[1])
+    (pair,) = compare_norms(group_by_norm(found), lambda readout: readout.truth[1])
     gap = float(accuracies()[number(CELLS["sabn"])][1] - accuracies()[number(CELLS["bn"])][1])
     assert pair.differences == (gap,) * 3
     assert pair.p == 2 / 2**3
@@ -85,7 +85,7 @@ def test_pairs_are_compared_on_common_seeds(settings):
 
 def test_p_values_are_adjusted_for_the_pairs(settings):
     found = [record(settings, norm, seed) for norm in CELLS for seed in range(6)]
-    pairs = compare(group(found), lambda readout: readout.truth[1])
+    pairs = compare_norms(group_by_norm(found), lambda readout: readout.truth[1])
     assert [pair.p for pair in pairs] == [2 / 2**6] * 3
     assert [pair.adjusted for pair in pairs] == [6 / 2**6] * 3
     assert not any(pair.distinguishable for pair in pairs)
@@ -130,11 +130,11 @@ def test_release_s_split_is_named(settings):
 
 
 def test_reading_says_whether_sabn_is_better(records, settings):
-    said = summary(group(records))
+    said = summary(group_by_norm(records))
     assert "ground truth of the cell, CIFAR-100: +55.50 [55.50, 55.50], higher" in said
-    few = summary(group(records[:6]))
+    few = summary(group_by_norm(records[:6]))
     assert "+55.50 [55.50, 55.50], not distinguishable (p = 0.250, 3 seeds)" in few
-    assert "nothing can be said" in summary(group([record(settings)]))
+    assert "nothing can be said" in summary(group_by_norm([record(settings)]))
 
 
 def test_one_seed_has_no_interval_and_no_group(settings):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustnorm.applications.style.losses import losses, measure, style_loss
+from robustnorm.applications.style.losses import losses, measure_network, style_loss
 from robustnorm.applications.style.network import StyleNetwork
 from robustnorm.norms import AdaIN
 
@@ -145,12 +145,12 @@ def test_measures_equal_their_formulas_whatever_the_batches(make_network):
         "gamma": torch.linspace(0.3, 1.4, 16).mean(),
     }
     batches = list(zip(content.split(2), style.split(2), strict=True))  # of 2, 2 and 1
-    for name, value in measure(network, batches)._asdict().items():
+    for name, value in measure_network(network, batches)._asdict().items():
         assert value == pytest.approx(float(expected[name]), rel=1e-5), name
 
 
 def test_adain_has_one_content_loss_and_a_gamma_of_one(make_network):
-    found = measure(make_network("adain"), [make_batch()])
+    found = measure_network(make_network("adain"), [make_batch()])
     assert found.content == found.fixed
     assert found.gamma == 1
 
@@ -158,7 +158,7 @@ def test_adain_has_one_content_loss_and_a_gamma_of_one(make_network):
 def test_gamma_of_ilm_is_its_mean_weight(make_network):
     network, (content, style) = make_network("ilm"), make_batch()
     nn.init.zeros_(network.norm.meta.to_weight.weight)
-    assert measure(network, [(content, style)]).gamma == 1.5
+    assert measure_network(network, [(content, style)]).gamma == 1.5
 
 
 def test_decoder_mirrors_the_encoder():
