@@ -1,4 +1,4 @@
-"""What tests share: one thread, torchvision, small networks that have learned something."""
+"""Shared by the tests: one thread, torchvision, small trained networks."""
 
 import sys
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from trained_networks import load_network
 
 from robustnorm.data.digits import load_digits
 
-# The tests' networks are small: a second thread costs more than it gives.
+# The tests' networks are small: a second thread costs more than it saves.
 torch.set_num_threads(1)
 
 # Radius and step on the digits: those of configs/digits.yaml.
@@ -26,7 +26,7 @@ def _trained(norm: str) -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.fixture(scope="session")
 def trained() -> Callable[[str], tuple[nn.Module, Tensor, Tensor]]:
-    """Returns what gives a network trained on digits: model, uint8 images and labels.
+    """Returns a function that gives a network trained on digits, with uint8 images and labels.
 
     Trained with AdvProp against PGD-3 at radius 3/16; the 500 test images are those of the demo.
     Tests must leave the model as it is.

@@ -1,4 +1,4 @@
-"""Each example runs, and does what it says."""
+"""Each example runs and does what it says."""
 
 import copy
 import importlib.util

@@ -1,4 +1,4 @@
-"""The commands of docs/moving-runs.md, run as they stand there."""
+"""The commands of docs/moving-runs.md, run as written."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Every public name shows how it is used, in an example that the tests run."""
+"""Every public name has an example that the tests run."""
 
 import doctest
 

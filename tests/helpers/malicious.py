@@ -1,4 +1,4 @@
-"""As a program: builds each malicious file, reads it in its own process, prints what came of it."""
+"""Program that builds each malicious file, reads it in its own process and prints the outcome.
 
 import json
 import os
@@ -24,7 +24,7 @@ def files(folder):
 
 
 def attempt(read):
-    """Returns what came of reading a file, in this process, of which it is the last act."""
+    """Returns the outcome of reading a file in this process, which then ends."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)  # the machine is not taken along
     start = time.process_time()  # of this process alone, however busy the machine is

@@ -1,4 +1,4 @@
-"""The list of malicious files, each a function from an empty folder to what reads it there."""
+"""The list of malicious files, each a function that fills an empty folder and returns a reader."""
 
 CASES = {}
 

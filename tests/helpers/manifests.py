@@ -1,4 +1,4 @@
-"""Manifests of checkpoints, changed by a test as if they had been written so."""
+"""Changes manifests of checkpoints as if they had been written that way."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from robustnorm.runs.checkpoint import manifest_bytes
 
 
 def rewrite_manifest(path: Path, **changes):
-    """Replaces keys of a manifest; its own hash fits the new content."""
+    """Replaces keys of a manifest and updates its hash."""
     content = json.loads(path.read_text())
     del content["manifest_sha256"]
     path.write_bytes(manifest_bytes(content | changes))

@@ -81,7 +81,7 @@ class Writes:
 
 @dataclass(frozen=True)
 class Fails(Writes):
-    """Ends in an error that nobody foresaw."""
+    """Ends in an unexpected error."""
 
     def run(self, should_stop=None):
         raise ZeroDivisionError("nobody foresaw this")
@@ -89,7 +89,7 @@ class Fails(Writes):
 
 @dataclass(frozen=True)
 class Waits(Writes):
-    """Does not end by itself within a test."""
+    """Does not end within a test."""
 
     def run(self, should_stop=None):
         time.sleep(600)

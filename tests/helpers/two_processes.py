@@ -99,13 +99,13 @@ def run_layer(layer, batch, grad, branch):
 
 
 def stop_after(step):
-    """Says on process 0 alone that it is time to stop after a step."""
+    """Asks to stop after a step, in process 0 only."""
     asked = count(1)
     return lambda seconds: seconds >= 0 and next(asked) == step and distributed.rank() == 0
 
 
 def signal_after(step):
-    """A signal that comes to process 1 alone during a step, counted from 1."""
+    """A signal to process 1 only, during a step counted from 1."""
     taken = []
 
     def should_stop(seconds):
@@ -224,7 +224,7 @@ def forbid_writing():
 
 
 def die_after(step):
-    """Ends process 1 as a failing machine does."""
+    """Kills process 1, as a failing machine would."""
     asked = count(1)
 
     def should_stop(seconds):

@@ -1,4 +1,4 @@
-"""What a system without POSIX's locks, limits and signals is told."""
+"""Systems without POSIX's locks, limits and signals."""
 
 import logging
 import signal

@@ -1,4 +1,4 @@
-"""A user's own folder "attacks", which many projects of this field have."""
+"""A user's folder "attacks", which many projects in this field have."""
 
 import subprocess
 import sys

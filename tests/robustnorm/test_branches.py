@@ -1,4 +1,4 @@
-"""More than two branches, each adversarial one with an attack of its own."""
+"""More than two branches, with a separate attack for each adversarial one."""
 
 import csv
 import json

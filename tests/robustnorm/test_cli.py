@@ -1,4 +1,4 @@
-"""The command line from its words to its files, on a network small enough for a test."""
+"""The command line, from arguments to files, on a small network."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ SMALL = {
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """Every command runs in a folder of its own that holds small.yaml."""
+    """Every command runs in a separate folder with small.yaml."""
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,4 +1,4 @@
-"""The adapters against direct calls of the libraries."""
+"""The adapters compared with direct calls of the libraries."""
 
 from functools import partial
 

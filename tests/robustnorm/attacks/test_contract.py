@@ -1,4 +1,4 @@
-"""What every attack in ATTACKS must keep; a new one costs one line of OPTIONS."""
+"""The contract of every attack in ATTACKS; a new one needs one line in OPTIONS."""
 
 import copy
 import random

@@ -48,7 +48,7 @@ def seeded(seed=0):
 
 
 def descent_of_the_label(model, labels):
-    """Direction in which the label's logit falls against the other's, for the linear model."""
+    """Direction that lowers the label's logit relative to the other's, for the linear model."""
     weight = model[1].weight
     return (weight[1 - labels] - weight[labels]).view(-1, 3, 3, 3)
 

@@ -1,4 +1,4 @@
-"""The worst case on networks whose answer is known, and beside PGD on a trained one."""
+"""The worst case on networks with a known solution, and compared with PGD on a trained one."""
 
 import pytest
 import torch

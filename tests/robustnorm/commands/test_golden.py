@@ -1,4 +1,4 @@
-"""Checkpoints that an earlier version wrote, continued by this one."""
+"""Checkpoints written by an earlier version, continued by this one."""
 
 import json
 import shutil

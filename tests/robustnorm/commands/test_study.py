@@ -1,4 +1,4 @@
-"""The studies from the command line to their files, on networks small enough for a test."""
+"""The studies, from the command line to their files, on small networks."""
 
 import csv
 from pathlib import Path

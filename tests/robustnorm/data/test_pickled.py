@@ -1,4 +1,4 @@
-"""CIFAR-100's archive and ImageNet16-120's pickles, from made ones."""
+"""CIFAR-100's archive and ImageNet16-120's pickles, on made-up files."""
 
 import io
 import os

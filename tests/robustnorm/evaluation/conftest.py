@@ -1,4 +1,4 @@
-"""What tests of the evaluation share: a random network, too little memory, a kill."""
+"""Shared by the tests of the evaluation: a random network, too little memory, a kill."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def make_network():
 
 @pytest.fixture
 def shrink(monkeypatch):
-    """Lets memory suffice for convolutions of so many images at most."""
+    """Limits memory to convolutions of that many images."""
 
     def apply(most, error=OUT_OF_MEMORY):
         convolve = F.conv2d

@@ -162,7 +162,7 @@ def test_image_file_that_is_missing_is_made_again_beside_parts_that_are_not_done
 
 
 def watch(attacked, sizes):
-    """Writes down with how many images each search is called."""
+    """Records the number of images in each call."""
 
     def watched(branch):
         def search(images):

@@ -1,4 +1,4 @@
-"""The search through torch.compile: the same verdicts, which the network itself gives eagerly."""
+"""Compiled copies: the same verdicts, which come from the network itself."""
 
 import shutil
 import sys

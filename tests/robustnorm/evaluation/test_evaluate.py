@@ -199,7 +199,7 @@ def test_verdict_is_the_network_s_where_the_search_sees_ghosts(model, data):
 
 @pytest.mark.parametrize("branch", ["clean", "adv"])
 def test_rule_any_alone_gives_the_verdicts_of_all(model, data, verdicts, branch):
-    """Fallen images are replaced, and what is left of each is the same."""
+    """Broken images are replaced, with the same verdict for each image."""
     found = run(model, data, rules="any")
     assert set(found) == {
         (attack, rule, name, name)
@@ -211,7 +211,7 @@ def test_rule_any_alone_gives_the_verdicts_of_all(model, data, verdicts, branch)
 
 
 class _Ghosts(torch.autograd.Function):
-    """Logits that are read as class 1, whose gradient is that of the logits given."""
+    """Logits of class 1 with the gradient of the given logits."""
 
     @staticmethod
     def forward(ctx, logits):

@@ -1,4 +1,4 @@
-"""A verdict follows from the network, the image and the seed: not from what it was asked with."""
+"""A verdict depends on network, image and seed, not on the images beside it."""
 
 import hashlib
 from concurrent.futures import ProcessPoolExecutor

@@ -7,7 +7,7 @@ from robustnorm.evaluation.margins import median_margins
 
 
 class Table(nn.Module):
-    """Answers an image by the row of logits that its one pixel names."""
+    """Returns the row of logits given by the image's only pixel."""
 
     def forward(self, images):
         logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 5.0, 4.0], [2.0, 2.5, 2.0]])

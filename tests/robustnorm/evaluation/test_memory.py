@@ -1,4 +1,4 @@
-"""Where memory does not suffice for a chunk, smaller ones give the same verdicts."""
+"""If memory does not suffice for a chunk, smaller chunks give the same verdicts."""
 
 import logging
 

@@ -45,7 +45,7 @@ def data(model):
 
 @pytest.fixture(autouse=True)
 def small_chunk(monkeypatch):
-    """The code of others draws for a whole chunk: here as many images as there are."""
+    """Third-party code draws for a whole chunk, here all images."""
     monkeypatch.setattr(chunks, "CHUNK", N)
 
 
@@ -193,7 +193,7 @@ def test_named_pgd_of_as_many_steps_is_the_trajectory_s(model, data):
 
 
 def test_registered_attack_has_its_name_in_evaluate(monkeypatch, model, data):
-    """It is given the network itself, the ball, and the generator of seed and first image."""
+    """It receives the network, the ball, and the generator for seed and first image."""
     images, labels = data
     seen = []
 

@@ -1,4 +1,4 @@
-"""The attacks against their peers on a network that has learned something, 500 images."""
+"""The attacks compared with their peers on a trained network, 500 images."""
 
 import warnings
 
@@ -21,7 +21,7 @@ def case(request, trained):
 
 
 def start_of_torchattacks(images):
-    """The start that the peer draws from the global state after this seed."""
+    """The random start that the peer draws from the global state after this seed."""
     torch.manual_seed(0)
     start = (images + torch.empty_like(images).uniform_(-EPSILON, EPSILON)).clamp(0, 1)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Networks and settings with which no evaluation is sound are refused before any attack."""
+"""Networks and settings that allow no sound evaluation are refused before any attack."""
 
 import sys
 
@@ -25,7 +25,7 @@ class Noisy(nn.Module):
 
 
 class BatchStatistics(nn.Module):
-    """Normalizes by the batch's own statistics, whatever the mode."""
+    """Uses batch statistics in every mode."""
 
     def forward(self, features):
         return F.batch_norm(features, None, None, training=True)
@@ -122,7 +122,7 @@ def test_one_image_is_enough():
 
 
 class Breaks(nn.Module):
-    """A linear network without an answer for images brighter than any clean one."""
+    """A linear network whose logits are NaN for images brighter than any clean one."""
 
     def __init__(self, answer):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Exported files: what they compute, in any batch size, and that a wrong one does not stay."""
+"""Exported files: their predictions at any batch size, and that a wrong file is removed."""
 
 import json
 import sys
@@ -51,7 +51,7 @@ def small(norm):
 
 
 def trained(model):
-    """Gives a network's norms statistics and affines of their own, branch by branch."""
+    """Gives each branch of a network's norms different statistics and affines."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and ("running" in name or "bn" in name or ".1." in name):
             noise = torch.rand_like(tensor)

@@ -1,4 +1,4 @@
-"""Files from outside: each malicious one is refused, each sound one is read."""
+"""Untrusted files: malicious ones are refused, valid ones are read."""
 
 import json
 import os
@@ -39,7 +39,7 @@ NOT_SETTINGS = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """What came of each malicious file, read in a process of its own."""
+    """The outcome of each malicious file, read in a separate process."""
     place = tmp_path_factory.mktemp("malicious")
     done = subprocess.run(
         [sys.executable, malicious.__file__, str(place)],

@@ -1,4 +1,4 @@
-"""Each layout of LOADERS against a network that computes as the code that it comes from."""
+"""Each layout in LOADERS against a network that computes like its original code."""
 
 import copy
 

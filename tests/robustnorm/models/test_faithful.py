@@ -1,4 +1,4 @@
-"""A copy that computes something else than its network is found, and not used."""
+"""A copy that differs from its network is detected and not used."""
 
 import logging
 

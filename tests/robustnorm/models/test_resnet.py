@@ -132,7 +132,7 @@ def test_network_refuses_bad_arguments(factory, arguments, message):
 
 
 def test_branches_stay_apart_through_the_whole_network():
-    """What one branch learns of its statistics, the other must not see."""
+    """One branch's statistics must not affect the other."""
     model = resnet18(norm="saauxbn", width=4)
     clean_before = [layer.running_mean[0].clone() for layer in routed_layers(model)]
     with route(model, "adv"):

@@ -1,4 +1,4 @@
-"""What a run on disk says of itself, and how often its file is read for that."""
+"""The properties of a run on disk, and how often its file is read for them."""
 
 import hashlib
 from collections import Counter

@@ -11,7 +11,7 @@ from robustnorm.settings.results import ReportSettings, StudySettings
 
 
 def test_what_may_differ_between_a_run_and_its_continuation_is_where_and_what_is_evaluated():
-    """A field that moves into these groups would let a run go on with other settings."""
+    """A field moved into these groups would let a run continue with other settings."""
     assert names(Where, Evaluation) == {
         *("data", "data_root", "download", "device", "output", "reports", "tensorboard"),
         *("compile", "save_minutes", "strict"),

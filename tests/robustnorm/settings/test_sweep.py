@@ -1,4 +1,4 @@
-"""What a sweep consists of, and what it refuses before any work."""
+"""The runs of a sweep, and what it refuses before any work."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Signals to real processes: what they save, their status, and where the same command goes on."""
+"""Signals to real processes: saved state, exit status, and continuing with the same command."""
 
 import itertools
 import json

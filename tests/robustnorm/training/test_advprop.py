@@ -203,7 +203,7 @@ def test_continued_training_equals_uninterrupted_training():
 
 
 def stopping_at(step):
-    """Answers True when asked for the given time between two steps, counted from 1."""
+    """Returns True at the given call between two steps, counted from 1."""
     asked = itertools.count(1)
     return lambda seconds: seconds >= 0 and next(asked) == step
 

@@ -1,4 +1,4 @@
-"""Two processes, started once by torchrun, against one process that does the same work alone."""
+"""Two processes, started once by torchrun, compared with one process doing the same work."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ TRAINED = ("modenorm", "saauxbn")
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
-    """What each process saw, and how torchrun ended after process 1 was killed."""
+    """The results of each process, and how torchrun ended after process 1 was killed."""
     folder = tmp_path_factory.mktemp("two")
     done = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""A step that is not finite: nothing of it stays, and the layer where it begins is named."""
+"""A step that is not finite is undone, and the layer where it begins is named."""
 
 import copy
 import itertools
@@ -84,7 +84,7 @@ def test_gradient_that_is_not_finite_is_caught_before_the_update(capsys, gradien
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_step_is_taken_back_and_what_was_not_finite_is_named(capsys, monkeypatch, waits):
-    """On a device that is asked now and then, the steps since are taken back."""
+    """On a device that is checked at intervals, the steps since the last check are undone."""
     _, config, _ = cli.parse(TRAIN)
     asked = itertools.count(1)
     train_run(config, should_stop=lambda seconds: seconds >= 0 and next(asked) == 2)

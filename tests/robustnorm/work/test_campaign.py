@@ -1,4 +1,4 @@
-"""A campaign in slices, on several machines, killed, against one that is left alone."""
+"""A campaign in slices, on several machines, killed, compared with an uninterrupted one."""
 
 import itertools
 import json
@@ -56,7 +56,7 @@ def campaign(*words, status=0):
 
 
 class StopsAt:
-    """Answers True to the given question, counted from 1, in place of a clock."""
+    """Returns True at the given call, counted from 1, in place of a clock."""
 
     def __init__(self, question):
         self._questions = itertools.count(1)
@@ -75,7 +75,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a campaign that nothing interrupts."""
+    """The folder of an uninterrupted campaign."""
     folder, before = tmp_path_factory.mktemp("whole"), Path.cwd()
     os.chdir(folder)
     try:

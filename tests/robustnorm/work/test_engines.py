@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(jobs, **settings):
-    """Returns name to reason of each job that failed; each is told of once."""
+    """Returns the reason of each failed job by name; each is reported once."""
     with open_engine(SweepSettings(configs=["digits"], device="cpu", **settings)) as engine:
         told = [(job.name, reason) for job, reason in engine(jobs, never)]
     assert sorted(name for name, _ in told) == sorted(job.name for job in jobs)

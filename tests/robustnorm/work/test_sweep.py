@@ -1,4 +1,4 @@
-"""The command sweep: trains, evaluates, writes what eval writes, and says what failed."""
+"""The command sweep: trains, evaluates, writes the files of eval, and reports failures."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""A run that is stopped between two steps and continued, against one that is left alone."""
+"""A run stopped between two steps and continued, compared with an uninterrupted one."""
 
 import itertools
 import json

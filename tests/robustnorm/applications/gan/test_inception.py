@@ -1,4 +1,4 @@
-"""Inception's features by way of torch-fidelity; the published weights are too large for a test."""
+"""Inception's features from torch-fidelity; the published weights are too large for a test."""
 
 import hashlib
 import subprocess
@@ -50,7 +50,7 @@ def test_file_that_is_missing_or_holds_more_than_weights_is_refused(tmp_path, mo
 
 @pytest.mark.slow
 def test_import_beside_a_torch_for_the_cpu_takes_no_help():
-    """In a process of its own: torchvision's first import decides."""
+    """In a separate process, since torchvision's first import decides."""
     code = "from robustnorm.applications.gan.inception import _extractor; print(_extractor())"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True

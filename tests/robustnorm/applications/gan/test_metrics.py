@@ -101,7 +101,7 @@ def test_precision_and_recall_of_known_sets():
 
 
 class AsFeatures(nn.Module):
-    """A linear function of uint8 images, as a network to look through."""
+    """A linear function of uint8 images as a feature network."""
 
     num_features = 6
 

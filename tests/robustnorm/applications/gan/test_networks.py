@@ -1,4 +1,4 @@
-"""Generators, discriminators and losses against counts, formulas and their own norms."""
+"""Generators, discriminators and losses against parameter counts and formulas."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""A GAN's training: steps by hand, and a kill that changes no bit."""
+"""A GAN's training: steps computed by hand, and kills that change no bit."""
 
 import copy
 import itertools
@@ -180,7 +180,7 @@ def test_stopped_run_continues_to_the_same_bits(digits, measures, tmp_path, netw
         weights.append(load_checkpoint(folder_of(config, run), "last").tensors)
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
-    # The time that it took is no part of what it reached; the file holds it, too.
+    # The time is not part of the result, but the file holds it, too.
     assert replace(records[0], seconds=0.0, sha256="") == replace(
         records[1], seconds=0.0, sha256=""
     )

@@ -15,7 +15,7 @@ SAMPLED = [(0, 1, 2, 3, 4, 0)] * 3
 
 
 def stop_after(steps):
-    """Stops the work when it was asked so many times."""
+    """Stops the work at the given call."""
     asked = iter(range(steps))
     return lambda _seconds: next(asked, None) is None
 

@@ -1,4 +1,4 @@
-"""The commands figure7 and stylize from the command line, on embedded pictures."""
+"""The commands figure7 and stylize, on embedded pictures."""
 
 import numpy as np
 import pytest

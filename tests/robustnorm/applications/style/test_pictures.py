@@ -1,4 +1,4 @@
-"""Pictures from folders and from scikit-image, and what is said of those that do not serve."""
+"""Pictures from folders and from scikit-image, and messages about unusable ones."""
 
 import pickle
 import sys

@@ -1,4 +1,4 @@
-"""Rows, differences, claims and words from made records."""
+"""Rows, differences, claims and summary from made-up records."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A run: continued to the same bits, recorded, refused where it does not fit."""
+"""A run: continued to the same bits, recorded, and refused for other settings."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def sources(monkeypatch):
 
 
 def stop_after(asked):
-    """A ShouldStop that says yes from the given question on."""
+    """A ShouldStop that returns True from the given call on."""
     answers = iter([False] * asked)
     return lambda _seconds: next(answers, True)
 

@@ -1,4 +1,4 @@
-"""Each check bites on the evidence that it is about, and on nothing else."""
+"""Each check reacts to its evidence and to nothing else."""
 
 import pytest
 import torch
