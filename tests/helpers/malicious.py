@@ -1,4 +1,4 @@
-"""Program that builds each malicious file, reads it in its own process and prints the outcome.
+"""Program that builds each malicious file, reads it in its own process and prints the outcome."""
 
 import json
 import os
