@@ -39,13 +39,22 @@ def check_data(data: str) -> None:
     )
 
 
-def load_dataset(data: str, *, root: Path = Path("data"), download: bool = False) -> Dataset:
-    """Returns a data set as uint8 tensors.
+def load_dataset(
+    data: str,
+    *,
+    root: Path = Path("data"),
+    download: bool = False,
+    resize: int | None = None,
+    stream: bool | None = None,
+) -> Dataset:
+    """Returns a data set as uint8 images.
 
     Args:
         data: A name in ``DATASETS``, or the path of an image folder or its archive.
-        root: Folder for downloads, unpacked archives and decoded images.
-        download: Let torchvision download CIFAR-10.
+        root: Folder for downloads and what is computed once.
+        download: Fetch a data set of a name that is not in ``root``.
+        resize: Scale the shorter side of encoded images to this and keep the middle.
+        stream: Leave encoded images on disk; by default where they would take more than 2 GiB.
 
     Raises:
         DataError: With the file and the repair, when the data are missing or damaged.
@@ -53,8 +62,9 @@ def load_dataset(data: str, *, root: Path = Path("data"), download: bool = False
     check_data(data)
     if data not in DATASETS:
         from robustnorm.data.image_folder import load_image_folder
+        from robustnorm.data.listing import How
 
-        return load_image_folder(Path(data), cache=root)
+        return load_image_folder(Path(data), How(root, resize, stream))
     load, offered = DATASETS[data], {"root": root, "download": download}
     wanted = signature(load).parameters
     dataset: Dataset = load(**{name: offered[name] for name in offered if name in wanted})

@@ -1,4 +1,4 @@
-"""A data set as two uint8 tensors, and the fixed ways of dividing it."""
+"""A data set as uint8 images for training and for testing, and the fixed ways of dividing it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 from robustnorm.data.errors import DataError
+from robustnorm.data.stored import StoredImages
 
 # Which images are held out or sampled is a fact of the data set, the same for every run.
 _DIVISION_SEED = 2102_11382
+# Images on disk whose mean and deviation stand for those of all.
+_MEASURED = 2_000
 
 
 @dataclass(frozen=True)
 class Split:
     """Images uint8 (N, C, H, W) and labels int64 (N,), on one device.
+
+    Args:
+        images: A tensor, or in its place ``StoredImages``, which take an index and give a tensor.
+        labels: Of the images.
 
     Raises:
         DataError: On other shapes or types.
@@ -28,7 +35,7 @@ class Split:
     def __post_init__(self) -> None:
         if (
             self.images.dtype != torch.uint8
-            or self.images.dim() != 4
+            or len(self.images.shape) != 4
             or self.labels.dtype != torch.int64
             or self.labels.shape != self.images.shape[:1]
         ):
@@ -45,6 +52,8 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def take(self, ids: Tensor) -> Split:
+        if isinstance(self.images, StoredImages):  # a tensor's take is another
+            return Split(self.images.take(ids), self.labels[ids])
         return Split(self.images[ids], self.labels[ids])
 
 
@@ -68,13 +77,13 @@ class Dataset:
     Args:
         name: As reports print it.
         classes: Names of the classes, by label.
-        train: Training images.
+        train: Training images; none where the data serve evaluations only.
         test: Test images.
         augmentation: What suits the training images.
         sha256: Of the content.
 
     Raises:
-        DataError: When a label names no class or a split has no image.
+        DataError: When a label names no class, or there is no test image.
     """
 
     name: str
@@ -86,7 +95,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for title, split in (("training", self.train), ("test", self.test)):
-            if not len(split):
+            if not len(split) and split is self.test:
                 raise DataError(f"{self.name} has no {title} images; add some")
             odd = ((split.labels < 0) | (split.labels >= len(self.classes))).nonzero()
             if len(odd):
@@ -98,20 +107,25 @@ class Dataset:
 
     @cached_property
     def mean(self) -> tuple[float, ...]:
-        """Mean of each channel of the training images, in [0, 1]."""
+        """Mean of each channel of the training images, in [0, 1]; 0 where there are none."""
         return self._moments[0]
 
     @cached_property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel of the training images, in [0, 1], never 0."""
+        """Their standard deviation, never 0; 1 where there are none."""
         return self._moments[1]
 
     @cached_property
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        images, channels = self.train.images, self.train.images.shape[1]
+        if not len(images):
+            return (0.0,) * channels, (1.0,) * channels
+        if isinstance(images, StoredImages):
+            images = images[_permutation(len(images))[:_MEASURED]]
         counts = torch.stack(
             [
                 torch.bincount(channel.flatten(), minlength=256).double()
-                for channel in self.train.images.unbind(1)
+                for channel in images.unbind(1)
             ]
         )
         values = torch.arange(256, dtype=torch.float64, device=counts.device) / 255
@@ -134,6 +148,8 @@ def split_validation(
     Raises:
         DataError: When there are not enough images.
     """
+    if not len(split):
+        raise DataError("the data have no training images, they serve evaluations only")
     wanted = validation + (limit or 1)
     if wanted > len(split):
         raise DataError(

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from robustnorm.data.errors import DataError, RefusedDataError
-from robustnorm.system.archives import unpack_tar
+from robustnorm.system.archives import unpack
 from robustnorm.system.errors import RefusedFileError
 
 
@@ -28,7 +28,7 @@ def unpacked_folder(root: Path, folder: str, archive: str) -> Path:
     with tempfile.TemporaryDirectory(dir=root) as temporary:
         unpacked = Path(temporary) / "unpacked"
         try:
-            unpack_tar(path, unpacked)
+            unpack(path, unpacked)
         except RefusedFileError as error:
             raise RefusedDataError(str(error)) from error
         if not (unpacked / folder).is_dir():

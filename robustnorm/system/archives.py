@@ -1,27 +1,28 @@
-"""Tar archives from untrusted sources, unpacked member by member."""
+"""Tar and zip archives from untrusted sources, read member by member."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import lzma
-import shutil
+import stat
 import tarfile
-import zlib
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from tqdm import tqdm
 
 from robustnorm.system.errors import RefusedFileError
-from robustnorm.system.untrusted import is_inside
+from robustnorm.system.untrusted import is_inside, most_bytes, most_members
 
-# An archive of images unpacks to little more than its size; one of zeros, to a million times it.
-_MOST_BYTES, _MOST_RATIO = 16_000_000, 100
 # Limits how much is read at once: a header is read in full, whatever size it claims.
 _MOST_AT_ONCE = 1_000_000
+_BLOCK = 512  # of a tar archive, whose end is marked by blocks of zeros
+_ZIP = b"PK"
 
 _PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -30,92 +31,127 @@ _PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
 }
 
 
-def unpack_tar(archive: Path, into: Path) -> None:
-    """Writes the regular files of a tar archive, plain or compressed by gzip, bzip2 or xz.
+def read_members(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Yields name and content of each regular file of an archive, in its order; writes nothing.
 
-    Ignores owners, times and permissions, and creates folders as needed.
+    The archive is read to its end, so that every checksum in it is verified and one that was cut
+    off is found. Owners, times and permissions are ignored.
 
     Args:
-        archive: Its content, not its name, determines the compression.
-        into: A new folder. Files written before an error stay there.
+        archive: Zip, or tar, plain or compressed by gzip, bzip2 or xz. Its content tells which.
 
     Raises:
-        RefusedFileError: On links, devices, sparse files, paths that lead outside, duplicate names,
-            more than both 16 MB and 100 times the archive's size, and damage.
+        RefusedFileError: On links, devices, sparse or encrypted files, paths that lead outside,
+            duplicate names, more bytes or members than ``system.untrusted`` allows, and damage.
     """
-    most = _MOST_BYTES + _MOST_RATIO * archive.stat().st_size
-    into.mkdir(parents=True)
+    names = set[str]()
     try:
-        with _open(archive) as stream:
-            bounded: Any = _Bounded(stream, most)
-            tar = tarfile.open(fileobj=bounded, mode="r:")  # noqa: SIM115 (nothing to close)
-            for member in tqdm(tar, f"unpacking {archive.name}", unit="file", disable=None):
-                if member.isdir():
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise ValueError(f"{member.name} is not a regular file")
-                if not is_inside(member.name):
-                    raise ValueError(f"{member.name} leads outside")
-                if member.offset_data + member.size > most:
-                    raise ValueError(_too_large(most))
-                path = into / member.name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                content = tar.extractfile(member)
-                assert content is not None
-                with path.open("xb") as file:
-                    shutil.copyfileobj(content, file)
-    except (
-        tarfile.TarError,
-        OSError,
-        EOFError,
-        ValueError,
-        lzma.LZMAError,
-        zlib.error,
-    ) as error:
+        with archive.open("rb") as file:
+            read = _read_zip if file.read(2) == _ZIP else _read_tar
+            file.seek(0)
+            size = archive.stat().st_size
+            members = tqdm(read(file, size), f"reading {archive.name}", unit="file", disable=None)
+            for number, (name, content) in enumerate(members):
+                if number >= most_members(size):
+                    raise ValueError(f"it has more than {most_members(size):,} members")
+                if not is_inside(name):
+                    raise ValueError(f"{name[:80]} leads outside")
+                if name in names:
+                    raise ValueError(f"{name[:80]} is there twice")
+                names.add(name)
+                if content is not None:
+                    yield name, content
+    # The libraries raise almost anything on a damaged archive.
+    except Exception as error:
         reason = str(getattr(error, "strerror", None) or error).partition("\n")[0].rstrip(":")
         raise RefusedFileError(
-            f"{archive} cannot be unpacked ({reason}); fetch it again, or unpack it and give the "
-            "folder"
+            f"{archive} cannot be read ({reason}); fetch it again, or unpack it and give the folder"
         ) from error
 
 
-class _Bounded:
-    """An archive's uncompressed bytes, as a file that raises an error after ``most`` of them."""
+def unpack(archive: Path, into: Path) -> None:
+    """Writes the regular files of an archive; arguments and errors as ``read_members``.
 
-    def __init__(self, stream: IO[bytes], most: int) -> None:
+    Args:
+        archive: The archive.
+        into: A new folder. Files written before an error stay there.
+    """
+    into.mkdir(parents=True)
+    for name, content in read_members(archive):
+        path = into / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _read_zip(file: IO[bytes], size: int) -> Iterator[tuple[str, bytes | None]]:
+    """Yields name and content of each member, None of a folder."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > most_bytes(size):
+            raise ValueError(_too_large(size))
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise ValueError(f"{member.filename[:80]} is no regular file")
+            yield member.filename, None if member.is_dir() else archive.read(member)
+
+
+def _read_tar(archive: IO[bytes], size: int) -> Iterator[tuple[str, bytes | None]]:
+    """Yields name and content of each member, None of a folder."""
+    with _uncompressed(archive) as stream:
+        bounded: Any = _Bounded(stream, size)
+        tar = tarfile.open(fileobj=bounded, mode="r:")  # noqa: SIM115 (nothing to close)
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined] # it would keep all of them
+            if not (member.isdir() or member.isreg()) or member.issparse():
+                raise ValueError(f"{member.name[:80]} is no regular file")
+            bounded.check(member.offset_data + member.size)
+            file = tar.extractfile(member)  # None of a folder
+            yield member.name, file and b"".join(iter(partial(file.read, 2**16), b""))
+        bounded.seek(tar.offset)
+        if bounded.read(_BLOCK) != bytes(_BLOCK):
+            raise ValueError("its end is missing")
+        while rest := bounded.read(2**16):
+            if rest.strip(b"\0"):
+                raise ValueError("it goes on after its end")
+
+
+class _Bounded:
+    """An archive's uncompressed bytes, as a file that raises an error after too many of them."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
         self._stream = stream
-        self._most = most
+        self._size = size
 
     def read(self, size: int) -> bytes:
         if size > _MOST_AT_ONCE:
-            raise ValueError(f"a header should have {size} bytes, more than {_MOST_AT_ONCE}")
-        self._check(self._stream.tell() + size)
+            raise ValueError(f"a header should have {size} bytes, of at most {_MOST_AT_ONCE}")
+        self.check(self._stream.tell() + size - _MOST_AT_ONCE)
         return self._stream.read(size)
 
     def seek(self, place: int) -> int:
-        self._check(place)
+        self.check(place - _MOST_AT_ONCE)
         return self._stream.seek(place)
 
     def tell(self) -> int:
         return self._stream.tell()
 
-    def _check(self, place: int) -> None:
-        if place > self._most + _MOST_AT_ONCE:
-            raise ValueError(_too_large(self._most))
+    def check(self, place: int) -> None:
+        if place > most_bytes(self._size):
+            raise ValueError(_too_large(self._size))
 
 
-def _too_large(most: int) -> str:
-    return f"it holds more than {most / 1e6:.0f} MB, 16 MB and {_MOST_RATIO} times its size"
+def _too_large(size: int) -> str:
+    return f"it holds more than {most_bytes(size) / 1e6:.0f} MB"
 
 
 @contextmanager
-def _open(archive: Path) -> Iterator[IO[bytes]]:
-    with archive.open("rb") as file:
-        magic = file.read(6)
-        file.seek(0)
-        for start, unpacked in _PACKED.items():
-            if magic.startswith(start):
-                with unpacked(file) as stream:
-                    yield stream
-                return
-        yield file
+def _uncompressed(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    magic = file.read(6)
+    file.seek(0)
+    for start, unpacked in _PACKED.items():
+        if magic.startswith(start):
+            with unpacked(file) as stream:
+                yield stream
+            return
+    yield file

@@ -17,6 +17,26 @@ MOST_YAML_BYTES = 64_000
 _MOST_YAML_DEPTH = 20
 # Pixels of an image: networks take far smaller ones, and a few kilobytes can encode many more.
 MOST_PIXELS = 2**24
+# Real images decode to less than 100 times their bytes, archives of them to little more than their
+# size; what is made to fill a memory, to a million times it.
+_MOST_RATIO = 100
+_MOST_BYTES, _MOST_DECODED = 16_000_000, 256_000_000
+_MOST_MEMBERS, _BYTES_A_MEMBER = 1_000, 50
+
+
+def most_bytes(size: int) -> int:
+    """Returns how many bytes a compressed file of a size may hold: 16 MB and 100 times it."""
+    return _MOST_BYTES + _MOST_RATIO * size
+
+
+def most_decoded(size: int) -> int:
+    """Returns how many bytes images of a size may decode to: 256 MB and 100 times it."""
+    return _MOST_DECODED + _MOST_RATIO * size
+
+
+def most_members(size: int) -> int:
+    """Returns how many files an archive of a size may hold: 1,000 and one for each 50 bytes."""
+    return _MOST_MEMBERS + size // _BYTES_A_MEMBER
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -45,8 +45,8 @@ def test_dataset_refuses_a_label_out_of_range(label):
 
 def test_dataset_refuses_an_empty_split():
     empty = Split(torch.empty(0, 3, 4, 4, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
-    with pytest.raises(DataError, match="made has no training images"):
-        make_dataset(train=empty)
+    with pytest.raises(DataError, match="made has no test images"):
+        make_dataset(test=empty)
 
 
 @pytest.mark.parametrize(

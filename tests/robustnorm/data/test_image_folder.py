@@ -1,14 +1,17 @@
 import io
+import os
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from robustnorm.data import image_folder, load_dataset
-from robustnorm.data.errors import DataError
+from robustnorm.data import listing, load_dataset
+from robustnorm.data.dataset import split_validation
+from robustnorm.data.errors import DataError, RefusedDataError
 
 
 def write_image(path, value=0, size=(8, 6), mode="RGB"):
@@ -34,6 +37,9 @@ def load(path, tmp_path):
 
 
 def pack(folder, archive, mode="w:xz"):
+    if mode == "zip":
+        shutil.make_archive(str(archive), "zip", folder.parent, folder.name)
+        return Path(f"{archive}.zip")
     with tarfile.open(archive, mode) as tar:
         tar.add(folder, folder.name)
     return archive
@@ -72,7 +78,7 @@ def test_folder_ignores_hidden_files(folder, tmp_path):
 
 def test_second_load_reads_the_decoded_images(folder, tmp_path, monkeypatch):
     first = load(folder, tmp_path)
-    monkeypatch.setattr(image_folder, "_decode", None)
+    monkeypatch.setattr(listing, "_decode", None)
     second = load(folder, tmp_path)
     assert torch.equal(second.train.images, first.train.images)
     assert second.sha256 == first.sha256
@@ -99,7 +105,7 @@ def test_hash_depends_on_content_not_on_place(folder, tmp_path):
     assert load(folder, tmp_path).sha256 == load(moved, tmp_path).sha256
 
 
-@pytest.mark.parametrize("mode", ["w:xz", "w:gz", "w"])
+@pytest.mark.parametrize("mode", ["w:xz", "w:gz", "w", "zip"])
 def test_archive_gives_what_its_folder_gives(folder, tmp_path, mode):
     dataset = load(pack(folder, tmp_path / "pets.tar", mode), tmp_path)
     assert dataset.sha256 == load(folder, tmp_path).sha256
@@ -115,7 +121,7 @@ def test_archive_is_unpacked_once(folder, tmp_path, monkeypatch):
 
 def test_known_copy_is_named_as_what_it_is(folder, tmp_path, monkeypatch):
     sha256 = load(folder, tmp_path).sha256
-    monkeypatch.setitem(image_folder._KNOWN_NAMES, sha256, "Pets (PNG)")
+    monkeypatch.setitem(listing._KNOWN_NAMES, sha256, "Pets (PNG)")
     assert load(folder, tmp_path).name == "Pets (PNG)"
 
 
@@ -130,26 +136,27 @@ def test_missing_path_is_refused(tmp_path):
 
 def test_folder_without_test_images_is_refused(folder, tmp_path):
     shutil.rmtree(folder / "test")
-    refused(folder, tmp_path, r"pets has no folder test/: images are read from train/<class>/")
+    refused(folder, tmp_path, r"pets has no folder test/ or val/ of class folders: images are read")
 
 
 @pytest.mark.parametrize(("part", "other"), [("train", "test"), ("test", "train")])
 def test_class_lists_that_differ_are_refused(folder, tmp_path, part, other):
     shutil.rmtree(folder / part / "dog")
-    refused(folder, tmp_path, rf"{part} lacks classes that {other}/ has: dog")
+    refused(folder, tmp_path, rf"{part} lacks images of classes that {other}/ has: dog")
 
 
 def test_folder_without_classes_is_refused(folder, tmp_path):
     for part in ("train", "test"):
         shutil.rmtree(folder / part)
         (folder / part).mkdir()
+        (folder / part / "1.png").write_bytes(b"")
     refused(folder, tmp_path, "train has no class folders")
 
 
 def test_empty_class_is_refused(folder, tmp_path):
     for file in (folder / "test" / "dog").iterdir():
         file.unlink()
-    refused(folder, tmp_path, r"test/dog is empty; put images there or remove the class")
+    refused(folder, tmp_path, r"test lacks images of classes that train/ has: dog")
 
 
 def test_corrupt_image_is_refused_by_name(folder, tmp_path):
@@ -165,36 +172,98 @@ def test_text_among_the_images_is_refused_by_name(folder, tmp_path):
 
 def test_image_of_another_size_is_refused_by_name(folder, tmp_path):
     write_image(folder / "train" / "dog" / "2.png", size=(9, 6))
-    refused(folder, tmp_path, r"dog/2\.png is 9x6 RGB, the images before it are 8x6 RGB")
+    refused(folder, tmp_path, r"dog/2\.png is 9x6, the images before it are 8x6; .* --resize 6")
 
 
 def test_test_images_of_another_size_are_refused(folder, tmp_path):
     for file in (folder / "test").rglob("*.png"):
         write_image(file, size=(9, 6))
-    refused(folder, tmp_path, r"test has images of 9x6 RGB, .*train of 8x6 RGB")
+    refused(folder, tmp_path, r"test/cat/0\.png is 9x6, the images before it are 8x6")
 
 
-def test_image_of_another_mode_is_refused_by_name(folder, tmp_path):
-    write_image(folder / "train" / "cat" / "0.png", mode="RGBA")
-    refused(folder, tmp_path, r"cat/0\.png is of mode RGBA; convert it to RGB or to grey")
+def test_grey_image_among_rgb_ones_is_made_rgb(folder, tmp_path):
+    grey = write_image(folder / "train" / "cat" / "1.png", mode="L").squeeze()
+    image = load(folder, tmp_path).train.images[1]
+    assert np.array_equal(image.numpy(), np.stack([grey] * 3))
 
 
-def test_grey_image_among_rgb_ones_is_refused_by_name(folder, tmp_path):
-    write_image(folder / "train" / "cat" / "1.png", mode="L")
-    refused(folder, tmp_path, r"cat/1\.png is 8x6 grey, the images before it are 8x6 RGB")
+def test_val_and_other_spellings_and_folders_below_a_class_are_read(folder, tmp_path):
+    plain = load(folder, tmp_path)
+    (folder / "train").rename(folder / "Train")
+    (folder / "test").rename(folder / "val")
+    (folder / "Train" / "cat" / "Thumbs.db").write_bytes(b"x")
+    (folder / "Train" / "dog" / "old").mkdir()
+    (folder / "Train" / "dog" / "2.png").rename(folder / "Train" / "dog" / "old" / "2.png")
+    assert torch.equal(load(folder, tmp_path).train.images, plain.train.images)
+
+
+def test_folder_of_test_images_alone_serves_an_evaluation(folder, tmp_path):
+    shutil.rmtree(folder / "train")
+    dataset = load(folder, tmp_path)
+    assert (len(dataset.train), len(dataset.test), dataset.mean) == (0, 4, (0, 0, 0))
+    with pytest.raises(DataError, match="no training images"):
+        split_validation(dataset.train, 1)
+
+
+def test_images_of_several_sizes_are_brought_to_one(folder, tmp_path):
+    write_image(folder / "train" / "cat" / "0.png", size=(40, 11))
+    dataset = load_dataset(str(folder), root=tmp_path / "cache", resize=5)
+    assert dataset.train.images.shape == (6, 3, 5, 5)
+    assert dataset.name == "pets at 5x5"
+    assert dataset.sha256 != load_dataset(str(folder), root=tmp_path, resize=6).sha256
+
+
+def test_images_left_on_disk_are_those_in_memory(folder, tmp_path):
+    kept = load_dataset(str(folder), root=tmp_path / "cache", resize=5)
+    stored = load_dataset(str(folder), root=tmp_path / "cache", resize=5, stream=True)
+    assert stored.sha256 == kept.sha256
+    rows = torch.tensor([4, 0, 4])
+    assert torch.equal(stored.train.images[rows], kept.train.images[rows])
+    part = stored.train.take(rows)
+    assert part.images.shape == (3, 3, 5, 5)
+    assert torch.equal(part.images[1:], kept.train.images[rows[1:]])
+    assert stored.mean == kept.mean
+
+
+def test_image_that_changes_under_a_stored_data_set_is_refused(folder, tmp_path):
+    stored = load_dataset(str(folder), root=tmp_path / "cache", stream=True)
+    write_image(folder / "train" / "cat" / "0.png", value=99)
+    with pytest.raises(RefusedDataError, match=r"cat/0\.png has changed since"):
+        stored.train.images[:1]
+
+
+def test_data_of_the_same_names_sizes_and_times_are_other_data(tmp_path):
+    hashes = []
+    for value in (3, 4):
+        for part in ("train", "test"):
+            path = tmp_path / str(value) / "set" / part / "a" / "0.bmp"
+            write_image(path, value=value)
+            os.utime(path, (1, 1))
+        hashes.append(load(tmp_path / str(value) / "set", tmp_path).sha256)
+    assert hashes[0] != hashes[1]
+
+
+def test_no_damage_of_the_decoded_images_passes(folder, tmp_path):
+    first = load(folder, tmp_path)
+    [path] = (tmp_path / "cache").glob("decoded-*")
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(30):
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole))] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        assert torch.equal(load(folder, tmp_path).train.images, first.train.images)
+        assert path.read_bytes() == whole
 
 
 def test_file_that_is_no_archive_is_refused(tmp_path):
     (tmp_path / "page.tar.xz").write_text("<html>")
-    refused(
-        tmp_path / "page.tar.xz", tmp_path, r"page\.tar\.xz cannot be unpacked .*fetch it again"
-    )
+    refused(tmp_path / "page.tar.xz", tmp_path, r"page\.tar\.xz cannot be read .*fetch it again")
 
 
 def test_truncated_archive_leaves_nothing_behind(folder, tmp_path):
     archive = pack(folder, tmp_path / "pets.tar.xz")
     archive.write_bytes(archive.read_bytes()[:-200])
-    refused(archive, tmp_path, "cannot be unpacked")
+    refused(archive, tmp_path, "cannot be read")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -216,4 +285,4 @@ def test_archive_with_a_link_that_escapes_is_refused(tmp_path):
         member.type = tarfile.SYMTYPE
         member.linkname = "../../outside"
         tar.addfile(member)
-    refused(archive, tmp_path, "cannot be unpacked")
+    refused(archive, tmp_path, "cannot be read")

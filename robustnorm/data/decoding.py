@@ -1,0 +1,177 @@
+"""One encoded image to pixels: right, or refused in one sentence."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.system.errors import UserError
+from robustnorm.system.untrusted import MOST_PIXELS
+
+# Formats of plain pixels: others that Pillow opens call programs, such as Ghostscript.
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_GREY = frozenset({"1", "L"})
+_COLOUR = frozenset({"RGB", "P", "CMYK", "YCbCr"})
+_TRANSPARENT = frozenset({"RGBA", "LA", "PA", "RGBX"})
+# EXIF's orientations that lie on their side.
+_ORIENTATION, _TURNED = 0x0112, range(5, 9)
+# PNG: samples of a pixel by its kind of colour, and the passes of an interlaced one.
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PASSES = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+
+
+class Shape(NamedTuple):
+    """Of an image: 1 channel when it is grey, else 3."""
+
+    channels: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height} {'grey' if self.channels == 1 else 'RGB'}"
+
+
+def shape_of(data: bytes, where: str) -> Shape:
+    """Returns the shape that ``decode`` gives an image, from its header alone.
+
+    Args:
+        data: Content of the file.
+        where: Its name, for errors.
+
+    Raises:
+        DataError: As ``decode``.
+    """
+    with _opened(data, where) as image:
+        width, height = image.size
+        if image.getexif().get(_ORIENTATION) in _TURNED:
+            width, height = height, width
+        return Shape(1 if image.mode in _GREY else 3, height, width)
+
+
+def decode(
+    data: bytes,
+    where: str,
+    *,
+    channels: int,
+    size: int | None = None,
+    box: tuple[float, float, float, float] | None = None,
+) -> NDArray[np.uint8]:
+    """Returns the pixels of an image (channels, height, width), as a viewer shows them.
+
+    It is turned as EXIF says, and laid on white where it is transparent.
+
+    Args:
+        data: Content of the file.
+        where: Its name, for errors.
+        channels: 3 for RGB, of grey images, too; 1 for a grey image.
+        size: Scale the shorter side to this and keep the middle; as it is by default.
+        box: Left, top, right and bottom of the part that is scaled to ``size`` instead, as
+            fractions of width and height.
+
+    Raises:
+        DataError: On 16 bits a value, several pictures in one file and unusual modes; a
+            RefusedDataError on more than ``MOST_PIXELS`` and on damage.
+    """
+    with _opened(data, where) as image:
+        if image.format == "PNG":
+            _check_png(data)
+        if size and image.format == "JPEG" and box is None:
+            image.draft(None, (2 * size, 2 * size))  # a coarser image, of which less is computed
+        pixels = _plain(ImageOps.exif_transpose(image), channels)
+        if size and box:
+            (width, height), (left, top, right, bottom) = pixels.size, box
+            part = (left * width, top * height, right * width, bottom * height)
+            pixels = pixels.resize((size, size), Image.Resampling.BILINEAR, part)
+        elif size:
+            pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BILINEAR)
+        values = np.asarray(pixels)
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+@contextmanager
+def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
+    """Opens an image after a look at its header; turns what goes wrong within into a DataError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what is refused below, and on metadata
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                _check(image, where)
+                yield image
+    except (UserError, MemoryError):
+        raise
+    # Pillow raises almost anything on a damaged image.
+    except Exception as error:
+        reason = str(error).partition(" <")[0] or type(error).__name__  # without an address
+        raise RefusedDataError(
+            f"{where} is no readable image ({reason.partition(chr(10))[0][:200]}); replace or "
+            "remove it"
+        ) from error
+
+
+def _check(image: Image.Image, where: str) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise RefusedDataError(
+            f"{where} has {image.width}x{image.height} pixels, of at most {MOST_PIXELS:,}; make it "
+            "smaller or remove it"
+        )
+    if image.mode.startswith(("I", "F")) or _is_wide(image):
+        raise DataError(f"{where} has more than 8 bits a value; convert it to 8")
+    if image.mode not in _GREY | _COLOUR | _TRANSPARENT:
+        raise DataError(f"{where} is of mode {image.mode}; convert it to RGB or to grey (L)")
+    # A camera's JPEG may hold previews after the picture, as MPO; others are animations or pages.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise DataError(f"{where} holds several pictures; save the one that is meant by itself")
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """Returns whether values of more than 8 bits are stored where the mode alone says RGB."""
+    for tile in getattr(image, "tile", ()):
+        stored = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if image.format == "PPM":  # the largest value is among them
+            if any(isinstance(part, int) and part > 255 for part in stored):
+                return True
+        elif any(isinstance(part, str) and ";16" in part for part in stored):
+            return True
+    return False
+
+
+def _check_png(data: bytes) -> None:
+    """Raises a ValueError when rows are missing, which Pillow shows as black."""
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    bits, colour, interlaced = data[24], data[25], data[28]
+    needed = 0
+    for left, top, across, down in _PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            needed += rows * (1 + -(-columns * bits * _SAMPLES[colour] // 8))
+    unpacked, place = zlib.decompressobj(), 8
+    while place + 8 <= len(data) and needed > 0:
+        length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+        if kind == b"IDAT":
+            packed = data[place + 8 : place + 8 + length]
+            while packed and needed > 0 and not unpacked.eof:
+                needed -= len(unpacked.decompress(packed, 2**16))
+                packed = unpacked.unconsumed_tail
+        place += 12 + length
+    if needed > 0:
+        raise ValueError(f"{needed} bytes of its pixels are missing")

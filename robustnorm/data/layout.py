@@ -1,0 +1,132 @@
+"""Which of many files are training and test images of which class, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustnorm.data.errors import DataError
+
+# How the folders of a part may be called, in small letters; the first that is there is taken.
+_SPELLINGS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation"),
+}
+_NO_IMAGES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_MOST_DEPTH = 16  # of folders in folders
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images of a part, in the order of their ids.
+
+    Args:
+        rows: Their places among the names, (N,).
+        labels: int64 (N,).
+        titles: Their names with the part's usual one, "train/cat/1.png".
+    """
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    titles: list[str]
+
+
+def is_visible(name: str) -> bool:
+    """Returns whether a file is none that a system leaves in every folder.
+
+    Examples:
+        >>> [is_visible(name) for name in ("a/1.png", "a/.DS_Store", "a/Thumbs.db", ".b/1.png")]
+        [True, False, False, False]
+    """
+    return not any(part.startswith(".") or part.lower() in _NO_IMAGES for part in name.split("/"))
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """Yields the visible files below a folder, by their names relative to it, in no order.
+
+    Raises:
+        DataError: When folders are nested too deeply, as by a link to one above.
+    """
+    below = [""]
+    while below:
+        name = below.pop()
+        if name.count("/") > _MOST_DEPTH:
+            raise DataError(f"{folder / name} is nested deeper than {_MOST_DEPTH} folders")
+        for entry in (folder / name).iterdir():
+            path = f"{name}{entry.name}"
+            if is_visible(entry.name):
+                if entry.is_dir():
+                    below.append(f"{path}/")
+                elif entry.is_file():
+                    yield path
+
+
+def arrange(names: Sequence[str], where: Path) -> tuple[tuple[str, ...], dict[str, Found]]:
+    """Returns the classes, and "train" and "test" or "test" alone, from <part>/<class>/<image>.
+
+    Classes are the folders' names in alphabetical order; an image's id is its place in the order of
+    (class, name). An image may lie deeper: its class is the folder below the part's.
+
+    Args:
+        names: Of all files; one folder that holds all of them is passed over.
+        where: The folder or archive, for errors.
+
+    Raises:
+        DataError: With the repair, when the names are of no such layout.
+    """
+    split = [name.split("/") for name in names]
+    while (tops := {parts[0] for parts in split if len(parts) > 1}) and len(tops) == 1:
+        if _part_of(next(iter(tops))):
+            break
+        split = [parts[1:] if len(parts) > 1 else parts for parts in split]
+    tops_by_part = {part: _chosen(spellings, tops) for part, spellings in _SPELLINGS.items()}
+    if tops_by_part["test"] is None:
+        raise DataError(
+            f"{where} has no folder test/ or val/ of class folders: images are read from "
+            "train/<class>/ and test/<class>/"
+        )
+    parts = {part: top for part, top in tops_by_part.items() if top is not None}
+    members = {
+        part: [
+            (path[1], "/".join(path[2:]), row)
+            for row, path in enumerate(split)
+            if path[0] == top and len(path) > 2
+        ]
+        for part, top in parts.items()
+    }
+    classes = {part: {each[0] for each in images} for part, images in members.items()}
+    for part, top in parts.items():
+        if not classes[part]:
+            raise DataError(
+                f"{where / top} has no class folders with images; put images in {top}/<class>/"
+            )
+        if missing := sorted(set().union(*classes.values()) - classes[part]):
+            others = " and ".join(f"{other}/" for name, other in parts.items() if name != part)
+            raise DataError(
+                f"{where / top} lacks images of classes that {others} has: {', '.join(missing)}; "
+                "both need the same class folders"
+            )
+    labels = {name: label for label, name in enumerate(sorted(classes["test"]))}
+    return tuple(labels), {part: _found(part, images, labels) for part, images in members.items()}
+
+
+def _found(part: str, images: list[tuple[str, str, int]], labels: dict[str, int]) -> Found:
+    images = sorted(images)
+    return Found(
+        np.array([row for *_, row in images], np.int64),
+        np.array([labels[name] for name, *_ in images], np.int64),
+        [f"{part}/{name}/{rest}" for name, rest, _ in images],
+    )
+
+
+def _part_of(top: str) -> bool:
+    return any(top.lower() in spellings for spellings in _SPELLINGS.values())
+
+
+def _chosen(spellings: tuple[str, ...], tops: set[str]) -> str | None:
+    by_spelling = {top.lower(): top for top in sorted(tops, reverse=True)}
+    return next((by_spelling[each] for each in spellings if each in by_spelling), None)

@@ -1,0 +1,185 @@
+"""A data set of encoded images: which files, of which classes, in which order; and its pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from robustnorm.data.cache import kept
+from robustnorm.data.dataset import Augmentation, Dataset, Split
+from robustnorm.data.decoding import Shape, shape_of
+from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.data.stored import Encoded, StoredImages
+from robustnorm.system.untrusted import most_decoded
+
+# Pixels of more bytes than this stay on disk as they are encoded.
+MOST_IN_MEMORY = 2 * 2**30
+
+# Known copies by content, so that reports name them as what they are.
+_KNOWN_NAMES = {
+    "9331aba37042b53ef175ea92210135363b064914b4bd4729651584a1b708a676": "CIFAR-10 (JPEG q75)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Encoded images of training or of test, in the order of their ids.
+
+    Args:
+        encoded: The images.
+        labels: int64 (N,).
+        titles: What each counts as in the hash of the content, "train/cat/1.png"; as its name by
+            default.
+    """
+
+    encoded: Encoded
+    labels: NDArray[np.int64]
+    titles: Sequence[str] | None = None
+
+    def title(self, row: int) -> str:
+        return self.encoded.name(row) if self.titles is None else self.titles[row]
+
+
+@dataclass(frozen=True)
+class How:
+    """How encoded images are read.
+
+    Args:
+        cache: Folder for what is computed once.
+        resize: Height and width to which every image is brought; as they are by default.
+        stream: Leave them encoded on disk; by default where they would take more than 2 GiB.
+    """
+
+    cache: Path
+    resize: int | None = None
+    stream: bool | None = None
+
+
+def read_listing(
+    name: str,
+    identity: str,
+    classes: tuple[str, ...],
+    parts: dict[str, Part],
+    how: How,
+) -> Dataset:
+    """Returns a data set of encoded images, decoded into memory or left on disk.
+
+    Args:
+        name: As reports print it, where the content is not a known copy.
+        identity: Of the files, from ``cache.identity``.
+        classes: Names of the classes, by label.
+        parts: "train" and "test", or "test" alone.
+        how: How they are read.
+
+    Raises:
+        DataError: With the file and the repair; a RefusedDataError where the file is at fault.
+    """
+    stem = f"{name[:80]}-{identity}"
+    looked = kept(how.cache / f"looked-{stem}.safetensors", lambda: _look(name, parts))
+    checksums = {part: looked[f"{part}.checksums"].numpy().view(np.uint32) for part in parts}
+    shape = Shape(*looked["shape"].tolist())
+    if how.resize is not None:
+        shape = Shape(shape.channels, how.resize, how.resize)
+    elif len(looked["odd"]):
+        _refuse_sizes(parts, looked)
+    count = sum(len(part.encoded) for part in parts.values())
+    needed = count * shape.channels * shape.height * shape.width
+    if needed > most_decoded(int(looked["bytes"])):
+        raise RefusedDataError(
+            f"the images of {name} decode to {needed:,} bytes, of at most "
+            f"{most_decoded(int(looked['bytes'])):,} for files of that size; choose a smaller "
+            "--resize, or remove those images"
+        )
+    stored = {
+        part: StoredImages(each.encoded, checksums[part], shape, how.resize)
+        for part, each in parts.items()
+    }
+    images = cast(dict[str, Tensor], stored)
+    if not (needed > MOST_IN_MEMORY if how.stream is None else how.stream):
+        size = "" if how.resize is None else f"-{how.resize}"
+        images = kept(
+            how.cache / f"decoded-{stem}{size}.safetensors", lambda: _decode(name, stored)
+        )
+    splits = {
+        part: Split(images[part], torch.from_numpy(each.labels)) for part, each in parts.items()
+    }
+    content = bytes(looked["sha256"].tolist())
+    if how.resize is not None:
+        content = hashlib.sha256(content + f"resized to {how.resize}".encode()).digest()
+    nothing = Split(torch.empty((0, *shape), dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    return Dataset(
+        name=_KNOWN_NAMES.get(content.hex(), name)
+        + ("" if how.resize is None else f" at {how.resize}x{how.resize}"),
+        classes=classes,
+        train=splits.get("train", nothing),
+        test=splits["test"],
+        augmentation=Augmentation(padding=shape.height // 8, flip=True),
+        sha256=content.hex(),
+    )
+
+
+def _look(name: str, parts: dict[str, Part]) -> dict[str, Tensor]:
+    """Reads every file once: its checksum, its shape, and the hash of all."""
+    content, size, grey = hashlib.sha256(), 0, True
+    first: tuple[int, int] | None = None
+    found = dict[str, Tensor]()
+    odd = list[int]()  # the first image of another size: its place in all, height and width
+    before = 0
+    total = sum(len(part.encoded) for part in parts.values())
+    with tqdm(total=total, desc=f"looking at {name}", unit="img", disable=None) as bar:
+        for title, part in parts.items():
+            checksums = np.empty(len(part.encoded), np.uint32)
+            for row in range(len(part.encoded)):
+                data = part.encoded.read(row)
+                content.update(os.fsencode(f"{part.title(row)}\0{len(data)}\0") + data)
+                checksums[row] = zlib.crc32(data)
+                channels, *shape = shape_of(data, str(part.encoded.path(row)))
+                first = first or (shape[0], shape[1])
+                if tuple(shape) != first and not odd:
+                    odd = [before + row, *shape]
+                grey = grey and channels == 1
+                size += len(data)
+                bar.update()
+            before += len(part.encoded)
+            found[f"{title}.checksums"] = torch.from_numpy(checksums.view(np.int32))
+    assert first is not None
+    return found | {
+        "shape": torch.tensor([1 if grey else 3, *first]),
+        "odd": torch.tensor(odd, dtype=torch.int64),
+        "bytes": torch.tensor(size),
+        "sha256": torch.tensor(list(content.digest()), dtype=torch.uint8),
+    }
+
+
+def _refuse_sizes(parts: dict[str, Part], looked: dict[str, Tensor]) -> None:
+    place, height, width = looked["odd"].tolist()
+    paths = [(part, row) for part in parts.values() for row in range(len(part.encoded))]
+    part, row = paths[place]
+    first = Shape(*looked["shape"].tolist())
+    raise DataError(
+        f"{part.encoded.path(row)} is {width}x{height}, the images before it are "
+        f"{first.width}x{first.height}; bring all to one size with --resize {first.height}"
+    )
+
+
+def _decode(name: str, stored: dict[str, StoredImages]) -> dict[str, Tensor]:
+    """Returns the images (N, C, H, W) of each part."""
+    decoded = {part: np.empty(images.shape, np.uint8) for part, images in stored.items()}
+    total = sum(map(len, stored.values()))
+    with tqdm(total=total, desc=f"decoding {name}", unit="img", disable=None) as bar:
+        for part, images in stored.items():
+            for row in range(len(images)):
+                decoded[part][row] = images.decode(row)
+                bar.update()
+    return {part: torch.from_numpy(images) for part, images in decoded.items()}

@@ -1,0 +1,78 @@
+"""An archive's files, put end to end into one file that is read at any place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustnorm.data.cache import identity, kept
+from robustnorm.data.errors import RefusedDataError
+from robustnorm.data.layout import is_visible
+from robustnorm.data.stored import Encoded
+from robustnorm.system.archives import read_members
+from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.files import disk_errors
+
+
+class Pack:
+    """The visible files of an archive, in its order.
+
+    Args:
+        archive: Tar or zip.
+        cache: Folder of the one file, which is written once.
+        check: Is given the names before anything is kept; an error of it leaves nothing behind.
+
+    Raises:
+        RefusedDataError: When the archive cannot be trusted; nothing is left behind.
+        DiskError: When the folder cannot be written.
+    """
+
+    def __init__(
+        self, archive: Path, cache: Path, check: Callable[[Sequence[str]], object] = len
+    ) -> None:
+        self._archive, self._check = archive, check
+        self.identity = identity([archive], [archive.name])
+        self._file = cache / f"packed-{archive.name.split('.')[0][:80]}-{self.identity}.bin"
+        self._index = self._file.with_suffix(".safetensors")
+        found = kept(self._index, self._make)
+        if not self._file.is_file() or self._file.stat().st_size != int(found["places"].sum(0)[1]):
+            self.remove()
+            found = kept(self._index, self._make)
+        names = bytes(found["names"].numpy()).split(b"\0")
+        self.encoded = Encoded(self._file, np.array(names, np.bytes_), found["places"].numpy())
+        self.names = [os.fsdecode(name) for name in names]
+
+    def remove(self) -> None:
+        """Removes the one file and what is known of it."""
+        self._index.unlink(missing_ok=True)
+        self._file.unlink(missing_ok=True)
+
+    def _make(self) -> dict[str, Tensor]:
+        names, places, end = list[str](), list[tuple[int, int]](), 0
+        temporary = self._file.with_name(f".{self._file.name}.tmp")
+        try:
+            with disk_errors(self._file, 0), temporary.open("wb") as file:
+                for name, content in read_members(self._archive):
+                    if is_visible(name):
+                        file.write(content)
+                        names.append(name)
+                        places.append((end, len(content)))
+                        end += len(content)
+                self._check(names)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._file)
+        except RefusedFileError as error:
+            raise RefusedDataError(str(error)) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        joined = b"\0".join(map(os.fsencode, names))
+        return {
+            "names": torch.frombuffer(bytearray(joined or b"\0"), dtype=torch.uint8),
+            "places": torch.tensor(places, dtype=torch.int64).view(-1, 2),
+        }
