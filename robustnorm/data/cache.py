@@ -114,5 +114,5 @@ def _hash(tensors: dict[str, Tensor]) -> str:
     content = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         content.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        content.update(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+        content.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return content.hexdigest()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from robustnorm.data.errors import DataError
-from robustnorm.data.stored import StoredImages
+from robustnorm.data.stored import StoredImages, is_stored
 
 # Which images are held out or sampled is a fact of the data set, the same for every run.
 _DIVISION_SEED = 2102_11382
@@ -52,8 +53,9 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def take(self, ids: Tensor) -> Split:
-        if isinstance(self.images, StoredImages):  # a tensor's take is another
-            return Split(self.images.take(ids), self.labels[ids])
+        if is_stored(self.images):  # a tensor's take is another
+            stored = cast(StoredImages, self.images)
+            return Split(cast(Tensor, stored.take(ids)), self.labels[ids])
         return Split(self.images[ids], self.labels[ids])
 
 
@@ -120,7 +122,7 @@ class Dataset:
         images, channels = self.train.images, self.train.images.shape[1]
         if not len(images):
             return (0.0,) * channels, (1.0,) * channels
-        if isinstance(images, StoredImages):
+        if is_stored(images):
             images = images[_permutation(len(images))[:_MEASURED]]
         counts = torch.stack(
             [

@@ -24,6 +24,7 @@ _COLOUR = frozenset({"RGB", "P", "CMYK", "YCbCr"})
 _TRANSPARENT = frozenset({"RGBA", "LA", "PA", "RGBX"})
 # EXIF's orientations that lie on their side.
 _ORIENTATION, _TURNED = 0x0112, range(5, 9)
+_WITH_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # chunks of a PNG
 # PNG: samples of a pixel by its kind of colour, and the passes of an interlaced one.
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PASSES = (
@@ -55,7 +56,9 @@ def shape_of(data: bytes, where: str) -> Shape:
     """
     with _opened(data, where) as image:
         width, height = image.size
-        if image.getexif().get(_ORIENTATION) in _TURNED:
+        # For a PNG Pillow decodes everything to find it, which is at the end.
+        told = image.format != "PNG" or any(name in data for name in _WITH_ORIENTATION)
+        if told and image.getexif().get(_ORIENTATION) in _TURNED:
             width, height = height, width
         return Shape(1 if image.mode in _GREY else 3, height, width)
 
@@ -123,7 +126,7 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
     except Exception as error:
         reason = str(error).partition(" <")[0] or type(error).__name__  # without an address
         raise RefusedDataError(
-            f"{where} is no readable image ({reason.partition(chr(10))[0][:200]}); replace or "
+            f"{where} is not a readable image ({reason.partition(chr(10))[0][:200]}); replace or "
             "remove it"
         ) from error
 

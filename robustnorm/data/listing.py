@@ -87,6 +87,22 @@ def read_listing(
     """
     stem = f"{name[:80]}-{identity}"
     looked = kept(how.cache / f"looked-{stem}.safetensors", lambda: _look(name, parts))
+    try:
+        return _read_looked(name, stem, looked, classes, parts, how)
+    except RefusedDataError:
+        (how.cache / f"looked-{stem}.safetensors").unlink(missing_ok=True)
+        raise
+
+
+def _read_looked(
+    name: str,
+    stem: str,
+    looked: dict[str, Tensor],
+    classes: tuple[str, ...],
+    parts: dict[str, Part],
+    how: How,
+) -> Dataset:
+    """Returns the data set; the files, of that stem, were looked at and found as they must be."""
     checksums = {part: looked[f"{part}.checksums"].numpy().view(np.uint32) for part in parts}
     shape = Shape(*looked["shape"].tolist())
     if how.resize is not None:

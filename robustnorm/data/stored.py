@@ -66,6 +66,11 @@ class Encoded:
             raise RefusedDataError(f"{self.path(row)} cannot be read ({error.strerror})") from error
 
 
+def is_stored(images: object) -> bool:
+    """Returns whether images are not in memory."""
+    return isinstance(images, StoredImages)
+
+
 class StoredImages:
     """Images that are decoded when they are asked for, in place of a uint8 tensor (N, C, H, W).
 

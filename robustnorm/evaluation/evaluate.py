@@ -17,6 +17,7 @@ from robustnorm.attacks.contract import undisturbed
 from robustnorm.attacks.inputs import admit_images, admit_labels
 from robustnorm.attacks.passes import Passes
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
+from robustnorm.data.stored import is_stored
 from robustnorm.evaluation.attack import attack_chunk, attacks_in_order
 from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK, Outcome
@@ -142,7 +143,8 @@ def evaluate(
         (8, 'none', 'clean', (5,))
     """
     check_mode(model)
-    images = admit_images(images, integers=True)
+    if not is_stored(images):
+        images = admit_images(images, integers=True)
     labels = admit_labels(labels, images)
     if not len(images):
         raise EvaluationError("evaluate needs at least one image, got none")

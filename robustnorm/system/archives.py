@@ -106,8 +106,9 @@ def _read_tar(archive: IO[bytes], size: int) -> Iterator[tuple[str, bytes | None
             if not (member.isdir() or member.isreg()) or member.issparse():
                 raise ValueError(f"{member.name[:80]} is no regular file")
             bounded.check(member.offset_data + member.size)
-            file = tar.extractfile(member)  # None of a folder
-            yield member.name, file and b"".join(iter(partial(file.read, 2**16), b""))
+            file = tar.extractfile(member)
+            content = b"".join(iter(partial(file.read, 2**16), b"")) if file else b""
+            yield member.name, None if member.isdir() else content
         bounded.seek(tar.offset)
         if bounded.read(_BLOCK) != bytes(_BLOCK):
             raise ValueError("its end is missing")

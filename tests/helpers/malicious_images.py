@@ -3,6 +3,8 @@
 import io
 import os
 import tarfile
+import zipfile
+import zlib
 
 import numpy as np
 from malicious_case import case, write
@@ -98,6 +100,84 @@ def truncated_archive(folder):
     path = folder / "images.tar"
     write(path, path.read_bytes()[:-2000])
     return read
+
+
+@case
+def archive_of_200_000_members(folder):
+    members = ((f"train/cat/{i}.png", b"x") for i in range(200_000))
+    return archive(folder, *members, mode="w:gz")
+
+
+@case
+def archive_of_headers_in_headers(folder):
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1
+    path = write(folder / "images.tar", (header.tobuf() + b"a".ljust(512, b"\0")) * 3000)
+    return lambda: load_dataset(str(path), root=folder / "cache")
+
+
+@case
+def archive_of_images_that_decode_to_gigabytes(folder):
+    data = png((4096, 4096))
+    names = [f"{part}/cat/{i}.png" for part in ("train", "test") for i in range(30)]
+    return archive(folder, *((name, data) for name in names), mode="w:gz")
+
+
+@case
+def archive_without_its_end(folder):
+    read = archive(folder, ("train/cat/1.png", png((4, 4))), ("test/cat/1.png", png((4, 4))))
+    path = folder / "images.tar"
+    write(path, path.read_bytes()[: 4 * 512])  # two members, whole
+    return read
+
+
+@case
+def archive_that_goes_on_after_its_end(folder):
+    read = archive(folder, ("train/cat/1.png", png((4, 4))), ("test/cat/1.png", png((4, 4))))
+    path = folder / "images.tar"
+    write(path, path.read_bytes() * 2)
+    return read
+
+
+@case
+def gzip_with_another_checksum(folder):
+    bmp = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(bmp, "BMP")
+    members = ((f"{part}/cat/1.bmp", bmp.getvalue()) for part in ("train", "test"))
+    read = archive(folder, *members, mode="w:gz")
+    path = folder / "images.tar"
+    data = bytearray(path.read_bytes())
+    data[-8] ^= 1
+    write(path, bytes(data))
+    return read
+
+
+@case
+def zip_bomb_of_images(folder):
+    path = folder / "images.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("train/cat/1.png", bytes(100_000_000))
+    return lambda: load_dataset(str(path), root=folder / "cache")
+
+
+@case
+def zip_with_a_symbolic_link(folder):
+    path = folder / "images.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        link = zipfile.ZipInfo("train/owned")
+        link.external_attr = 0o120777 << 16
+        packed.writestr(link, "/etc/passwd")
+    return lambda: load_dataset(str(path), root=folder / "cache")
+
+
+@case
+def png_without_most_rows(folder):
+    data = png((64, 64))
+    rows = zlib.compress(bytes(65))
+    begin, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    chunk = b"IDAT" + rows
+    short = len(rows).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    return images(folder, data[:begin] + short + data[end:])
 
 
 @case

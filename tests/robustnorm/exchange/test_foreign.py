@@ -23,7 +23,7 @@ from robustnorm.exchange.loaders import LOADERS, load_released
 from robustnorm.models.weights import check_weights
 from robustnorm.records.record import Record
 from robustnorm.settings.import_weights import ImportSettings
-from robustnorm.system import archives, untrusted
+from robustnorm.system import untrusted
 from robustnorm.system.errors import RefusedFileError, Status
 from robustnorm.system.untrusted import check_yaml, parse_fraction
 
@@ -170,11 +170,13 @@ def test_documented_limits_are_those_of_the_code():
     for number, unit in (
         (foreign._MOST_HEADER_BYTES / 1e6, "MB of header"),
         (untrusted.MOST_YAML_BYTES / 1e3, "kB of YAML"),
-        (archives._MOST_BYTES / 1e6, "MB and"),
-        (archives._MOST_RATIO, "times its size"),
+        (untrusted.most_bytes(0) / 1e6, "MB and"),
+        (untrusted.most_bytes(1) - untrusted.most_bytes(0), "times its size"),
+        (untrusted.most_decoded(0) / 1e6, "MB and 100 times"),
     ):
         assert f"{number:.0f} {unit}" in text
     assert f"{untrusted.MOST_PIXELS:,} pixels" in text
+    assert f"{untrusted.most_members(0):,} members and one for each 50 bytes" in text
     assert all(f"`{name}`" in text for name in foreign._GLOBALS)
 
 

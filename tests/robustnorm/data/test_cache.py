@@ -1,0 +1,116 @@
+"""What is kept is whole, and made once, whoever asks at the same time and whoever is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustnorm.data import load_dataset
+from robustnorm.data.cache import kept
+
+LOAD = """
+import sys
+from pathlib import Path
+from robustnorm.data import load_dataset
+print("ready", flush=True)
+sys.stdin.readline()
+print(load_dataset(sys.argv[1], root=Path(sys.argv[2])).sha256)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        (tmp_path / "pets" / part / "cat").mkdir(parents=True)
+        for i in range(150):
+            pixels = random.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / part / "cat" / f"{i}.png")
+    return tmp_path / "pets"
+
+
+@pytest.fixture
+def archive(folder):
+    with tarfile.open(folder.with_suffix(".tar.gz"), "w:gz") as tar:
+        tar.add(folder, folder.name)
+    return folder.with_suffix(".tar.gz")
+
+
+def start(data, cache):
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD, str(data), str(cache)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
+def test_two_at_once_read_the_same(folder, archive, tmp_path, packed):
+    data, cache = (archive if packed else folder), tmp_path / "cache"
+    processes = [start(data, cache) for _ in range(3)]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    hashes = {process.communicate()[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert hashes == {load_dataset(str(data), root=cache).sha256}
+    assert not [path.name for path in cache.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.005, 0.02, 0.05])
+def test_a_kill_in_between_is_made_good(archive, tmp_path, delay):
+    cache = tmp_path / "cache"
+    process = start(archive, cache)
+    process.stdout.readline()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    expected = load_dataset(str(archive), root=tmp_path / "other")
+    dataset = load_dataset(str(archive), root=cache)
+    assert torch.equal(dataset.train.images, expected.train.images)
+
+
+def test_who_waits_finds_what_was_made(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        # Another process, which found nothing either, asks now and waits.
+        child = os.fork()
+        if child == 0:
+            found = kept(tmp_path / "x.safetensors", lambda: os._exit(1))
+            os._exit(0 if found["a"].tolist() == [1, 2] else 2)
+        made.append(child)
+        return {"a": torch.tensor([1, 2])}
+
+    kept(tmp_path / "x.safetensors", make)
+    _, status = os.waitpid(made[1], 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert kept(tmp_path / "x.safetensors", None)["a"].tolist() == [1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["bin", "index"])
+def test_damaged_pack_is_made_anew(archive, tmp_path, damage):
+    first = load_dataset(str(archive), root=tmp_path / "cache", stream=True)
+    images = first.train.images[:]
+    [path] = (tmp_path / "cache").glob("packed-*.bin")
+    if damage == "index":
+        path = path.with_suffix(".safetensors")
+    path.write_bytes(path.read_bytes()[:-5])
+    again = load_dataset(str(archive), root=tmp_path / "cache", stream=True)
+    assert torch.equal(again.train.images[:], images)
