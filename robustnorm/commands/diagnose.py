@@ -56,7 +56,9 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
         )
     first = configs[0]
     dataset = load_dataset(
-        first.data if settings.data is None else settings.data, root=Path(settings.data_root)
+        first.data if settings.data is None else settings.data,
+        root=Path(settings.data_root),
+        resize=first.resize,
     )
     for run in runs:
         run.check_data(dataset)

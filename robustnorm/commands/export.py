@@ -75,7 +75,9 @@ def _images(settings: ExportSettings, run: Run) -> Tensor:
     channels, size = run.dataset["channels"], run.dataset.get("image_size")
     test: list[Tensor] = []
     if settings.data is not None:
-        dataset = load_dataset(settings.data, root=Path(settings.data_root))
+        dataset = load_dataset(
+            settings.data, root=Path(settings.data_root), resize=run.config.resize
+        )
         run.check_data(dataset)
         size = list(dataset.test.images.shape[2:])
         _, sample = subset(dataset.test, min(settings.check_images, len(dataset.test)))

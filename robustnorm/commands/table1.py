@@ -84,7 +84,9 @@ def _trained(
     """Trains the runs in order and writes the record and the images of each."""
     check_data(config.data)
     device = resolve_device(config.device)
-    whole = load_dataset(config.data, root=Path(config.data_root), download=config.download)
+    whole = load_dataset(
+        config.data, root=Path(config.data_root), download=config.download, stream=False
+    )
     dataset = shrunk(whole, config.image_size)
 
     @cache

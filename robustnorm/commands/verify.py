@@ -29,7 +29,9 @@ def verify_record(settings: VerifySettings) -> str:
     record = Record.load(path)
     trained = Config.from_dict(record.config | {"name": record.name, "output": settings.output})
     run = Run.open(run_folder(trained), record.checkpoint["tag"])
-    dataset = load_dataset(settings.data or run.config.data, root=Path(settings.data_root))
+    dataset = load_dataset(
+        settings.data or run.config.data, root=Path(settings.data_root), resize=run.config.resize
+    )
     findings = verify(
         record,
         run.network().to(resolve_device(settings.device)),

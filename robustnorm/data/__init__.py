@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ def load_dataset(
     download: bool = False,
     resize: int | None = None,
     stream: bool | None = None,
+    workers: int | None = None,
 ) -> Dataset:
     """Returns a data set as uint8 images.
 
@@ -55,6 +57,7 @@ def load_dataset(
         download: Fetch a data set of a name that is not in ``root``.
         resize: Scale the shorter side of encoded images to this and keep the middle.
         stream: Leave encoded images on disk; by default where they would take more than 2 GiB.
+        workers: Processes that decode and augment those in training; one a core by default.
 
     Raises:
         DataError: With the file and the repair, when the data are missing or damaged.
@@ -64,8 +67,15 @@ def load_dataset(
         from robustnorm.data.image_folder import load_image_folder
         from robustnorm.data.listing import How
 
-        return load_image_folder(Path(data), How(root, resize, stream))
+        workers = _usable_cores() if workers is None else workers
+        return load_image_folder(Path(data), How(root, resize, stream, workers))
     load, offered = DATASETS[data], {"root": root, "download": download}
     wanted = signature(load).parameters
     dataset: Dataset = load(**{name: offered[name] for name in offered if name in wanted})
     return dataset
+
+
+def _usable_cores() -> int:
+    """Returns the number of cores that this process may use, where the system tells."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

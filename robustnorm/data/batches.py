@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from robustnorm.data.changes import draw_changes
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.data.errors import DataError
+from robustnorm.data.loading import load
+from robustnorm.data.stored import StoredImages, is_stored
 
 
 class Batch(NamedTuple):
@@ -76,27 +78,20 @@ def epoch_batches(
     steps = steps_per_epoch(n, batch_size)
     state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(state >> 1))
-    order = torch.randperm(n, generator=generator).to(device)
-    offsets = torch.randint(0, 2 * augmentation.padding + 1, (n, 2), generator=generator).to(device)
-    flips = (torch.rand(n, generator=generator) < 0.5).to(device)
+    order = torch.randperm(n, generator=generator)
+    changes = draw_changes(n, augmentation, generator)
+    rows = order[: steps * batch_size].view(steps, batch_size)[first_step:]
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    for ids in order[: steps * batch_size].view(steps, batch_size)[first_step:]:
-        ids = own_part(ids)
-        images = split.images[ids]
-        if augmentation.padding:
-            images = _crop(images, augmentation.padding, offsets[ids])
-        if augmentation.flip:
-            images = torch.where(flips[ids, None, None, None], images.flip(3), images)
-        images = to_float(images).contiguous(memory_format=memory_format)
-        yield Batch(images, split.labels[ids], ids)
-
-
-def _crop(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
-    """Returns from each zero-padded image the window whose corner (row, column) is given."""
-    n, _, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
-    rows = offsets[:, 0, None] + torch.arange(height, device=images.device)
-    columns = offsets[:, 1, None] + torch.arange(width, device=images.device)
-    each = torch.arange(n, device=images.device)[:, None, None]
-    # Advanced indices around a slice put their dimensions first: (N, H, W, C).
-    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    augmented: Iterator[tuple[Tensor, Tensor]]  # images and their ids
+    if is_stored(split.images):
+        augmented = load(cast(StoredImages, split.images), changes, map(own_part, rows))
+    else:
+        if augmentation.crop_area is not None:
+            raise DataError("crop_area needs images that stay on disk, with --stream and --resize")
+        changes = changes.to(device)
+        augmented = (
+            (changes.apply(split.images[ids], ids), ids) for ids in map(own_part, rows.to(device))
+        )
+    for images, ids in augmented:
+        images = to_float(images.to(device)).contiguous(memory_format=memory_format)
+        yield Batch(images, split.labels[ids.to(device)], ids.to(device))

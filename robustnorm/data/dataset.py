@@ -15,7 +15,7 @@ from robustnorm.data.stored import StoredImages, is_stored
 # Which images are held out or sampled is a fact of the data set, the same for every run.
 _DIVISION_SEED = 2102_11382
 # Images on disk whose mean and deviation stand for those of all.
-_MEASURED = 2_000
+_MEASURED = 1_000
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,13 @@ class Augmentation:
     Args:
         padding: Zero pixels added on each side before a random crop to the former size.
         flip: Mirror left and right with probability one half.
+        crop_area: Smallest part of an image on disk, by area, that is scaled to the size of the
+            images in place of the whole; needs a size that is given.
     """
 
     padding: int = 0
     flip: bool = False
+    crop_area: float | None = None
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,29 @@ class Shape(NamedTuple):
         return f"{self.width}x{self.height} {'grey' if self.channels == 1 else 'RGB'}"
 
 
+class Crop(NamedTuple):
+    """A part of an image, whatever its size.
+
+    Args:
+        area: Of the image's area.
+        ratio: Its width over its height.
+        left: Of the width that is left beside it, in [0, 1].
+        top: Of the height.
+    """
+
+    area: float
+    ratio: float
+    left: float
+    top: float
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Returns left, top, right and bottom in pixels; a part that would stand out is cut."""
+        across = min(width, (width * height * self.area * self.ratio) ** 0.5)
+        down = min(height, (width * height * self.area / self.ratio) ** 0.5)
+        left, top = self.left * (width - across), self.top * (height - down)
+        return left, top, left + across, top + down
+
+
 def shape_of(data: bytes, where: str) -> Shape:
     """Returns the shape that ``decode`` gives an image, from its header alone.
 
@@ -69,7 +92,7 @@ def decode(
     *,
     channels: int,
     size: int | None = None,
-    box: tuple[float, float, float, float] | None = None,
+    crop: Crop | None = None,
 ) -> NDArray[np.uint8]:
     """Returns the pixels of an image (channels, height, width), as a viewer shows them.
 
@@ -80,8 +103,7 @@ def decode(
         where: Its name, for errors.
         channels: 3 for RGB, of grey images, too; 1 for a grey image.
         size: Scale the shorter side to this and keep the middle; as it is by default.
-        box: Left, top, right and bottom of the part that is scaled to ``size`` instead, as
-            fractions of width and height.
+        crop: The part that is scaled to ``size`` instead.
 
     Raises:
         DataError: On 16 bits a value, several pictures in one file and unusual modes; a
@@ -90,13 +112,12 @@ def decode(
     with _opened(data, where) as image:
         if image.format == "PNG":
             _check_png(data)
-        if size and image.format == "JPEG" and box is None:
+        if size and image.format == "JPEG" and crop is None:
             image.draft(None, (2 * size, 2 * size))  # a coarser image, of which less is computed
         pixels = _plain(ImageOps.exif_transpose(image), channels)
-        if size and box:
-            (width, height), (left, top, right, bottom) = pixels.size, box
-            part = (left * width, top * height, right * width, bottom * height)
-            pixels = pixels.resize((size, size), Image.Resampling.BILINEAR, part)
+        if size and crop:
+            box = crop.box(*pixels.size)
+            pixels = pixels.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
         elif size:
             pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BILINEAR)
         values = np.asarray(pixels)

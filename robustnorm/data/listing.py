@@ -59,11 +59,13 @@ class How:
         cache: Folder for what is computed once.
         resize: Height and width to which every image is brought; as they are by default.
         stream: Leave them encoded on disk; by default where they would take more than 2 GiB.
+        workers: Processes that then decode and augment them in training; none is this one.
     """
 
     cache: Path
     resize: int | None = None
     stream: bool | None = None
+    workers: int = 0
 
 
 def read_listing(
@@ -118,7 +120,7 @@ def _read_looked(
             "--resize, or remove those images"
         )
     stored = {
-        part: StoredImages(each.encoded, checksums[part], shape, how.resize)
+        part: StoredImages(each.encoded, checksums[part], shape, how.resize, how.workers)
         for part, each in parts.items()
     }
     images = cast(dict[str, Tensor], stored)
@@ -196,6 +198,6 @@ def _decode(name: str, stored: dict[str, StoredImages]) -> dict[str, Tensor]:
     with tqdm(total=total, desc=f"decoding {name}", unit="img", disable=None) as bar:
         for part, images in stored.items():
             for row in range(len(images)):
-                decoded[part][row] = images.decode(row)
+                decoded[part][row] = images.decode([row], [None])[0]
                 bar.update()
     return {part: torch.from_numpy(images) for part, images in decoded.items()}

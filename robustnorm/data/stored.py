@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustnorm.data.decoding import Shape, decode
+from robustnorm.data.decoding import Crop, Shape, decode
 from robustnorm.data.errors import RefusedDataError
-
-# Left, top, right and bottom of a part of an image, as fractions of width and height.
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,87 +64,80 @@ class Encoded:
             raise RefusedDataError(f"{self.path(row)} cannot be read ({error.strerror})") from error
 
 
+_CPU = torch.device("cpu")
+
+
 def is_stored(images: object) -> bool:
     """Returns whether images are not in memory."""
     return isinstance(images, StoredImages)
 
 
+@dataclass(frozen=True, eq=False)
 class StoredImages:
     """Images that are decoded when they are asked for, in place of a uint8 tensor (N, C, H, W).
 
-    Annotations call them a tensor, as the code that takes them needs to know no difference.
-
-    An index gives a tensor of the images at those places. All else is as of a tensor: ``shape``,
-    ``dtype``, ``device``, ``to``, the number of images.
+    Annotations call them a tensor, as the code that takes them needs to know no difference: an
+    index gives a tensor of the images at those places; ``shape``, ``dtype``, ``device`` and ``to``
+    are those of a tensor.
 
     Args:
         encoded: The images on disk.
         checksums: CRC-32 of each encoded image as it was when all were looked at, (N,).
-        shape: Of each image as it is given.
+        image_shape: Of each image as it is given.
         size: Height and width to which they are brought; None where they have one size.
+        workers: Processes that decode and augment them in training; none is this one.
         device: Where the tensors are given.
     """
 
-    dtype = torch.uint8
-
-    def __init__(
-        self,
-        encoded: Encoded,
-        checksums: NDArray[np.uint32],
-        shape: Shape,
-        size: int | None = None,
-        device: torch.device | None = None,
-    ) -> None:
-        self.device = device or torch.device("cpu")
-        self._encoded, self._checksums, self._shape, self._size = encoded, checksums, shape, size
+    encoded: Encoded
+    checksums: NDArray[np.uint32]
+    image_shape: Shape
+    size: int | None = None
+    workers: int = 0
+    device: torch.device = _CPU
+    dtype: ClassVar[torch.dtype] = torch.uint8
 
     @property
     def shape(self) -> torch.Size:
         """(N, C, H, W)."""
-        return torch.Size((len(self), *self._shape))
+        return torch.Size((len(self), *self.image_shape))
 
     def __len__(self) -> int:
-        return len(self._encoded)
+        return len(self.encoded)
 
     def __getitem__(self, rows: Any) -> Tensor:
         if isinstance(rows, int):
             return self[[rows]][0]
         chosen = torch.arange(len(self))[rows.cpu() if isinstance(rows, Tensor) else rows].tolist()
-        values = np.empty((len(chosen), *self._shape), np.uint8)
-        for value, row in zip(values, chosen, strict=True):
-            value[...] = self.decode(row)
-        return torch.from_numpy(values).to(self.device)
+        return self.decode(chosen, [None] * len(chosen)).to(self.device)
 
     def to(self, device: torch.device) -> StoredImages:
         """Returns the same images, given on another device."""
-        return StoredImages(self._encoded, self._checksums, self._shape, self._size, device)
+        return replace(self, device=device)
 
     def take(self, rows: Tensor) -> StoredImages:
         """Returns the images at these places, none of them decoded."""
         chosen = rows.cpu().numpy()
-        return StoredImages(
-            self._encoded.take(chosen),
-            self._checksums[chosen],
-            self._shape,
-            self._size,
-            self.device,
-        )
+        return replace(self, encoded=self.encoded.take(chosen), checksums=self.checksums[chosen])
 
-    def decode(self, row: int, box: Box | None = None) -> NDArray[np.uint8]:
-        """Returns the pixels (C, H, W) of one image, or of a part of it where a size is given.
+    def decode(self, rows: Sequence[int], crops: Sequence[Crop | None]) -> Tensor:
+        """Returns images, or parts of them where a size is given, (N, C, H, W) on the CPU.
 
         Raises:
-            RefusedDataError: When the file is not the one that was looked at, or damaged.
+            RefusedDataError: When a file is not the one that was looked at, or damaged.
         """
-        data = self._encoded.read(row)
-        if zlib.crc32(data) != self._checksums[row]:
-            repair = (
-                "run the command again, and keep the files as they are meanwhile"
-                if self._encoded.places is None
-                else f"remove {self._encoded.root}, which is then made anew"
-            )
-            raise RefusedDataError(
-                f"{self._encoded.path(row)} has changed since the data were first read; {repair}"
-            )
-        where = str(self._encoded.path(row))
-        return decode(data, where, channels=self._shape.channels, size=self._size, box=box)
+        values = np.empty((len(rows), *self.image_shape), np.uint8)
+        for value, row, crop in zip(values, rows, crops, strict=True):
+            where, data = str(self.encoded.path(row)), self.encoded.read(row)
+            if zlib.crc32(data) != self.checksums[row]:
+                repair = (
+                    "run the command again, and keep the files as they are meanwhile"
+                    if self.encoded.places is None
+                    else f"remove {self.encoded.root}, which is then made anew"
+                )
+                raise RefusedDataError(
+                    f"{where} has changed since the data were first read; {repair}"
+                )
+            channels = self.image_shape.channels
+            value[...] = decode(data, where, channels=channels, size=self.size, crop=crop)
+        return torch.from_numpy(values)

@@ -73,7 +73,14 @@ def place_model(model: nn.Module, config: Config, device: torch.device) -> None:
 
 def load_data(config: Config) -> Dataset:
     """Loads the data set that the settings name."""
-    return load_dataset(config.data, root=Path(config.data_root), download=config.download)
+    return load_dataset(
+        config.data,
+        root=Path(config.data_root),
+        download=config.download,
+        resize=config.resize,
+        stream=config.stream,
+        workers=config.data_workers,
+    )
 
 
 def augmentation(config: Config, dataset: Dataset) -> Augmentation:
@@ -82,6 +89,7 @@ def augmentation(config: Config, dataset: Dataset) -> Augmentation:
     return Augmentation(
         padding=given.padding if config.padding is None else config.padding,
         flip=given.flip if config.flip is None else config.flip,
+        crop_area=config.crop_area,
     )
 
 

@@ -96,6 +96,8 @@ class Data(Settings):
         train_limit: Number of training images to use; all by default.
         validation: Training images held out to select the best epoch; never test images.
         padding: Pixels of zero padding before the random crop; depends on the data set by default.
+        crop_area: Train on random parts of each image, of at least this share of its area, scaled
+            to the size given by ``resize``, in place of the padded crop; for images on disk.
         flip: Mirror images at random; depends on the data set by default.
     """
 
@@ -103,6 +105,7 @@ class Data(Settings):
     validation: int = 128
     padding: int | None = None
     flip: bool | None = None
+    crop_area: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +113,8 @@ class Data(Settings):
         self._require("train_limit", limit is None or limit >= 1, "at least 1, or null for all")
         self._least(1, "validation")
         self._require("padding", self.padding is None or self.padding >= 0, "at least 0, or null")
+        area = self.crop_area
+        self._require("crop_area", area is None or 0 < area <= 1, "in (0, 1], or null")
 
 
 @dataclass(frozen=True)
@@ -291,9 +296,15 @@ class Where(Settings):
     """Files and devices; results do not depend on them.
 
     Args:
-        data: digits, cifar10, or the path of an image folder or its archive.
-        data_root: Folder for downloads, unpacked archives and decoded images.
-        download: Let torchvision download CIFAR-10 into ``data_root``.
+        data: Name of a data set, or the path of images; see docs/data.md.
+        data_root: Folder for downloads and what is computed once from images.
+        download: Download a data set of a known name into ``data_root``.
+        resize: Height and width to which encoded images are brought: the shorter side is scaled to
+            it, the middle is kept. By default all must have one size.
+        stream: Leave encoded images on disk and decode them when needed; by default if they would
+            take more than 2 GiB of memory.
+        data_workers: Processes that decode and augment images in training when they stay on disk;
+            by default one per core.
         device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
         output: Folder of checkpoints.
         reports: Folder of tables and result records.
@@ -308,6 +319,9 @@ class Where(Settings):
     data: str = "digits"
     data_root: str = "data"
     download: bool = False
+    resize: int | None = None
+    stream: bool | None = None
+    data_workers: int | None = None
     device: str = "auto"
     output: str = "checkpoints"
     reports: str = "reports"
@@ -319,3 +333,6 @@ class Where(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._least(0, "save_minutes")
+        size, workers = self.resize, self.data_workers
+        self._require("resize", size is None or 1 <= size <= 4096, "from 1 to 4096, or null")
+        self._require("data_workers", workers is None or workers >= 0, "at least 0, or null")

@@ -73,7 +73,12 @@ def run_search(settings: SearchSettings, *, should_stop: ShouldStop = never) -> 
     device = resolve_device(settings.device)
     with exclusive(search_folder(settings)):
         dataset = reduced(
-            load_dataset(settings.data, root=Path(settings.data_root), download=settings.download),
+            load_dataset(
+                settings.data,
+                root=Path(settings.data_root),
+                download=settings.download,
+                stream=False,
+            ),
             settings.image_size,
         )
         run = DartsSearch(settings, dataset, device)

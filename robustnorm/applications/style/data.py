@@ -91,7 +91,7 @@ def load_sources(settings: StyleSettings) -> Sources:
         classes = (
             embedded_classes(settings.crop)
             if settings.data == "pictures"
-            else load_dataset(settings.data, root=root)
+            else load_dataset(settings.data, root=root, stream=False)
         )
         _check_classes(classes, settings.crop)
     if settings.content is None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustnorm.data.decoding import decode, shape_of
+from robustnorm.data.decoding import Crop, decode, shape_of
 from robustnorm.data.errors import DataError, RefusedDataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -118,5 +118,5 @@ def test_no_damage_ends_in_another_error():
 
 def test_a_part_of_an_image_is_scaled():
     data = encoded(kind="BMP")
-    part = decode(data, "x", channels=3, size=10, box=(0, 0.5, 1 / 3, 1))
-    assert np.array_equal(part, PIXELS[10:, :10].transpose(2, 0, 1))
+    part = decode(data, "x", channels=3, size=10, crop=Crop(1 / 6, 1, left=0.5, top=1))
+    assert np.array_equal(part, PIXELS[10:, 10:20].transpose(2, 0, 1))

@@ -13,7 +13,8 @@ from robustnorm.settings.results import ReportSettings, StudySettings
 def test_what_may_differ_between_a_run_and_its_continuation_is_where_and_what_is_evaluated():
     """A field moved into these groups would let a run continue with other settings."""
     assert names(Where, Evaluation) == {
-        *("data", "data_root", "download", "device", "output", "reports", "tensorboard"),
+        *("data", "data_root", "download", "resize", "stream", "data_workers"),
+        *("device", "output", "reports", "tensorboard"),
         *("compile", "save_minutes", "strict"),
         *("checkpoint", "test_limit", "test_curve", "eval_seed", "eval_precision", "serving"),
         *("worst", "attacks", "transfer", "keep_images", "checks"),

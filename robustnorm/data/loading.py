@@ -1,0 +1,81 @@
+"""Images on disk, decoded and augmented in other processes while the network trains."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils import data
+
+from robustnorm.data.changes import Changes
+from robustnorm.data.errors import DataError
+from robustnorm.data.stored import StoredImages
+from robustnorm.system.errors import UserError
+
+_T = TypeVar("_T")
+
+
+def load(
+    images: StoredImages, changes: Changes, batches: Iterable[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields augmented images, uint8 (B, C, H, W) on the CPU, and their ids, batch by batch.
+
+    What an image is given as follows from ``changes`` alone, however many processes there are.
+
+    Args:
+        images: Training images; ``workers`` processes decode them, or this one.
+        changes: To each of them.
+        batches: Ids of each batch, int64 (B,).
+
+    Raises:
+        DataError: When an image cannot be read or used, or a process ended.
+    """
+    if changes.crops is not None and images.size is None:
+        raise DataError("crop_area needs the size of the images; give it with --resize")
+    ids = list(batches)
+    loader = data.DataLoader(
+        _Augmented(images, changes),
+        batch_sampler=ids,  # type: ignore[arg-type] # rows of a tensor serve, too
+        num_workers=images.workers,
+        collate_fn=_same,
+        worker_init_fn=_leave_signals,
+        generator=torch.Generator(),  # the global one stays as it is
+    )
+    try:
+        for batch, found in zip(ids, loader, strict=True):
+            if isinstance(found, UserError):
+                raise found
+            yield found, batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a process that decodes images ended ({str(error).partition(chr(10))[0]}); where "
+            "memory is short, give fewer with --data_workers 1"
+        ) from error
+
+
+class _Augmented(data.Dataset[Tensor]):
+    def __init__(self, images: StoredImages, changes: Changes) -> None:
+        self._images, self._changes = images, changes
+
+    def __getitems__(self, ids: Tensor) -> Tensor | UserError:
+        try:
+            crops = [self._changes.crop(row) for row in ids.tolist()]
+            return self._changes.apply(self._images.decode(ids.tolist(), crops), ids)
+        except UserError as error:  # torch would wrap it in a traceback
+            return error
+
+
+def _same(found: _T) -> _T:
+    return found
+
+
+def _leave_signals(_: int) -> None:
+    """Leaves it to the process that trains to save its state when all are told to end."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
