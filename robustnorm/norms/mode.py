@@ -10,92 +10,141 @@ from torch.autograd import forward_ad
 from robustnorm.norms.averages import check_momentum, complete_count, newest_weight
 from robustnorm.norms.synchronized import sum_over_processes
 
-# The backward passes below use differentiable operations, so that derivatives of any order exist;
-# ``once_differentiable`` would return zeros wherever the incoming gradient is constant.
+# The backward passes below use differentiable operations on what was saved, so that derivatives of
+# any order exist; ``once_differentiable`` would return zeros wherever the incoming gradient is
+# constant. A small layer's time is the number of its operations: each pass is written with few.
 
 # So many values make a float32 copy of 1 MB, which fits the second-level cache of a core.
 _CACHED = 1 << 18
+# So many values in the innermost loop hide the cost of entering it.
+_ROW = 128
 
 
 class _Moments(torch.autograd.Function):
-    """Means of x and x^2 over (H, W), (2, N, C), at least float32, with a one-pass backward."""
+    """Means of x, then of x^2, over (H, W): (N, 2C), at least float32; and x itself.
+
+    The layer goes on with that x, so that one pass adds both of its gradients.
+    """
 
     @staticmethod
-    def forward(input: Tensor) -> Tensor:
-        moments = []
-        for (part,) in _parts(input):
-            values = part.to(_at_least_float32(input))
-            moments.append(torch.stack([values.mean((2, 3)), values.square().mean((2, 3))]))
-        return torch.cat(moments, 1)
+    def plain(input: Tensor) -> tuple[Tensor, Tensor]:
+        wide = (part.to(_at_least_float32(input)) for (part,) in _parts(input))
+        moments = [torch.cat([x.mean((2, 3)), x.square().mean((2, 3))], 1) for x in wide]
+        return _together(moments), input
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def forward(ctx: Any, input: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(input)
+        return _Moments.plain(input)[0], input.view_as(input)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad_moments: Tensor, grad: Tensor) -> Tensor:
         (input,) = ctx.saved_tensors
-        size = input.shape[2] * input.shape[3]
-        shift, scale = _maps(input, grad[0] / size, grad[1] * (2 / size))
-        return torch.addcmul(shift, input, scale)
+        shift, scale = _maps(input, grad_moments / (input.shape[2] * input.shape[3]))
+        return torch.addcmul(shift, input, scale, value=2).add_(grad)
 
 
-class _ScaleAndShift(torch.autograd.Function):
-    """scale x + shift with (N, C) coefficients, in the dtype of x; gradients keep their dtypes."""
-
-    @staticmethod
-    def forward(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        scale, shift = _maps(input, scale, shift)
-        return torch.addcmul(shift, input, scale)
+class _BatchAffines(torch.autograd.Function):
+    """Scale and shift of each mode, side by side (K, 2C), by the statistics of a batch."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        input, scale, _ = inputs
-        ctx.save_for_backward(input, scale)
+    def plain(moments: Tensor, gates: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        sums = (gates / gates.sum(0)).T @ moments
+        return _affines(sums, weight, bias, eps)
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        ctx.save_for_backward(*inputs[:-1])
+        ctx.eps = inputs[-1]
+        return _BatchAffines.plain(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        moments, gates, weight, _ = ctx.saved_tensors
+        total = gates.sum(0)
+        shares = gates / total
+        mean, second_moment = (shares.T @ moments).chunk(2, 1)
+        variance = second_moment - mean.square()
+        inverse = (variance.clamp_min(0) + ctx.eps).rsqrt()
+        scale = weight * inverse
+        grad_scale, grad_shift = grad.chunk(2, 1)
+        grad_scale = grad_scale - grad_shift * mean
+        grad_variance = (grad_scale * scale * inverse.square()) * (-0.5 * (variance > 0))
+        grad_mean = -grad_shift * scale - 2 * mean * grad_variance
+        grad_sums = torch.cat([grad_mean, grad_variance], 1)
+        grad_shares = moments @ grad_sums.T
+        grad_gates = (grad_shares - (shares * grad_shares).sum(0)) / total
+        return (
+            shares @ grad_sums,
+            grad_gates,
+            (grad_scale * inverse).sum(0),
+            grad_shift.sum(0),
+            None,
+        )
+
+
+class _Mixture(torch.autograd.Function):
+    """Each sample scaled and shifted by the mixture of the modes' affines that its gates weigh."""
+
+    @staticmethod
+    def plain(input: Tensor, gates: Tensor, affines: Tensor) -> Tensor:
+        scale, shift = _maps(input, gates @ affines)
+        return torch.addcmul(shift, input, scale)
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        return _Mixture.plain(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        input, scale = ctx.saved_tensors
-        (factor,) = _maps(input, scale)
-        sums = []
-        for wide, part in _parts(grad, input):
-            wide = wide.to(scale.dtype)
-            sums.append(torch.stack([(wide * part).sum((2, 3)), wide.sum((2, 3))]))
-        return grad * factor, *torch.cat(sums, 1)
+        input, gates, affines = ctx.saved_tensors
+        (scale,) = _maps(input, gates @ affines[:, : input.shape[1]])
+        wide = ((g.to(gates.dtype), x.to(gates.dtype)) for g, x in _parts(grad, input))
+        sums = _together([torch.cat([(g * x).sum((2, 3)), g.sum((2, 3))], 1) for g, x in wide])
+        return grad * scale, sums @ affines.T, gates.T @ sums
 
 
-def _apply(function: type[_Moments | _ScaleAndShift], *inputs: Tensor) -> Tensor:
+def _apply(function: Any, *inputs: Any) -> Any:
     """Runs ``function``, or its plain operations under vmap and forward-mode derivatives."""
     if not torch.compiler.is_compiling() and (
         torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     ):
-        return function.forward(*inputs)
-    output: Tensor = function.apply(*inputs)  # type: ignore[no-untyped-call]
-    return output
+        return function.plain(*inputs)
+    return function.apply(*inputs)
+
+
+def _affines(sums: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Returns scale and shift (K, 2C) that follow from the means of x and x^2 (K, 2C)."""
+    mean, second_moment = sums.chunk(2, 1)
+    scale = weight * ((second_moment - mean.square()).clamp_min(0) + eps).rsqrt()
+    return torch.cat([scale, bias - scale * mean], 1)
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yields groups of samples; on a CPU a float32 copy of a group fits the cache."""
     first = tensors[0]
-    if first.device.type != "cpu":
-        return iter([tensors])
     samples = max(1, _CACHED // max(1, first[:1].numel()))
+    if first.device.type != "cpu" or samples >= len(first):
+        return iter([tensors])
     return zip(*(torch.split(t, samples) for t in tensors), strict=True)
 
 
-def _maps(input: Tensor, *values: Tensor) -> list[Tensor]:
-    """Returns (N, C) coefficients in the dtype of ``input``, shaped to broadcast over it."""
-    maps = [value.to(input.dtype)[:, :, None, None] for value in values]
+def _together(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _maps(input: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    """Returns coefficients (N, m C) as m tensors that broadcast over ``input``, in its dtype."""
+    channels, width = input.shape[1], input.shape[3]
+    each = values.to(input.dtype).reshape(len(values), values.shape[1] // channels, channels)
     # vmap cannot ask for the memory format.
     vmapped = torch._C._are_functorch_transforms_active()
-    if vmapped or not input.is_contiguous(memory_format=torch.channels_last):
-        return maps
-    # Expanded along W, so that one inner loop covers the W C values of a row instead of C.
-    width = input.shape[3]
-    return [
-        values.expand(-1, -1, -1, width).contiguous(memory_format=torch.channels_last)
-        for values in maps
-    ]
+    if channels >= _ROW or vmapped or not input.is_contiguous(memory_format=torch.channels_last):
+        return each[..., None, None].unbind(1)
+    # Repeated along W, so that one inner loop covers the W C values of a row instead of C.
+    rows = each[:, :, None].expand(-1, -1, width, -1).contiguous()
+    return rows.transpose(2, 3)[:, :, :, None].unbind(1)
 
 
 def _at_least_float32(input: Tensor) -> torch.dtype:
@@ -187,41 +236,49 @@ class ModeNorm(nn.Module):
             )
         with torch.autocast(input.device.type, enabled=False):
             if self.training:
-                moments = _apply(_Moments, input)
-                gates = self._gates(moments[0])
-                mean, variance = self._batch_statistics(moments, gates)
+                moments, input = _apply(_Moments, input)
+                gates = self._gates(moments[:, : self.num_features], moments.dtype)
+                moments = moments.to(gates.dtype)  # they differ in a float64 layer
+                sums = self._track(moments, gates)
+                if sums is None:
+                    affines = _apply(
+                        _BatchAffines, moments, gates, self.weight, self.bias, self.eps
+                    )
+                else:
+                    affines = _affines(sums, self.weight, self.bias, self.eps)
             else:
-                gates = self._gates(input.mean((2, 3), dtype=_at_least_float32(input)))
-                mean = self.running_mean
-                variance = (self.running_second_moment - mean.square()).clamp_min(0)
-            inverse = (variance + self.eps).rsqrt()  # (K, C)
-            # Sums over the modes, (N, C) each.
-            affines = torch.stack([self.weight * inverse, -self.weight * inverse * mean])
-            scale, shift = gates.to(affines.dtype) @ affines
-            shift = shift + self.bias
-            return _apply(_ScaleAndShift, input, scale, shift)
+                means = input.mean((2, 3), dtype=_at_least_float32(input))
+                gates = self._gates(means, self.running_mean.dtype)
+                running = torch.cat([self.running_mean, self.running_second_moment], 1)
+                affines = _affines(running, self.weight, self.bias, self.eps)
+            output: Tensor = _apply(_Mixture, input, gates, affines.to(gates.dtype))
+            return output
 
-    def _gates(self, means: Tensor) -> Tensor:
-        gates: Tensor = self.gate(means.to(self.gate.weight.dtype))
-        return gates.softmax(1)  # (N, K)
+    def _gates(self, means: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns the gates (N, K), at least in ``dtype``."""
+        gates: Tensor = self.gate(means.to(self.gate.weight.dtype)).softmax(1)
+        return gates.to(torch.promote_types(gates.dtype, dtype))
 
-    def _batch_statistics(self, moments: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns mean and variance (K, C) of each mode and updates the running statistics."""
-        dtype = torch.promote_types(gates.dtype, moments.dtype)  # they differ in a half layer
-        gates, moments = gates.to(dtype), moments.to(dtype)
-        total = self._over_processes(gates.sum(0))
-        weights = (gates / total).T  # (K, N), each row sums to 1
-        mean, second_moment = self._over_processes(weights @ moments)  # (K, C) each
+    def _track(self, moments: Tensor, gates: Tensor) -> Tensor | None:
+        """Updates the running statistics.
+
+        Returns:
+            The batch's means of x and x^2 in each mode, (K, 2C), over all processes; None without
+            processes to share with.
+        """
+        if not (self.synchronized or self.track_running_stats):
+            return None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.synchronized):
+            sums = self._over_processes((gates / self._over_processes(gates.sum(0))).T @ moments)
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
                 newest = newest_weight(self.momentum, self.num_batches_tracked)
-                for running, batch in (
-                    (self.running_mean, mean),
-                    (self.running_second_moment, second_moment),
+                for running, batch in zip(
+                    (self.running_mean, self.running_second_moment), sums.chunk(2, 1), strict=True
                 ):
                     running.lerp_(batch.to(running.dtype), newest)
-        return mean, (second_moment - mean.square()).clamp_min(0)
+        return sums if self.synchronized else None
 
     def _over_processes(self, sums: Tensor) -> Tensor:
         return sum_over_processes(sums) if self.synchronized else sums
