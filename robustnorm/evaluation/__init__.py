@@ -1,1 +1,1 @@
-"""From a network and images to verdicts."""
+"""Attacks networks and scores images: from a network and images to verdicts."""

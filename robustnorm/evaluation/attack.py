@@ -1,4 +1,4 @@
-"""The loop over chunks in which an attack meets the branches of a network."""
+"""Attacks the branches of a network on a chunk of images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from robustnorm.system.memory import in_smaller_batches, is_out_of_memory
 def attacks_in_order(
     search: Search, named: Sequence[EvaluationAttack]
 ) -> list[EvaluationAttack | None]:
-    """Returns None, the PGD search itself, then the attacks that it does not answer already."""
+    """Returns None, which stands for PGD itself, then the named attacks that PGD does not cover."""
     answered = {f"pgd-{steps}" for steps in search.steps}
     return [None, *(attack for attack in named if attack.name not in answered)]
 
@@ -47,9 +47,9 @@ def attack_chunk(
     most: int | None = None,
     passes: dict[Key, Passes] | None = None,
 ) -> dict[Key, Outcome]:
-    """Returns verdict and loss of images, a chunk or what ``images_at_once`` says, for each key.
+    """Returns verdict and loss of images, a chunk or ``images_at_once`` of them, for each key.
 
-    Neither other attacks nor other branches among ``attacked`` change them. The loss of rule
+    They do not depend on other attacks, nor on other branches in ``attacked``. The loss of rule
     ``"any"`` is that of the iterate after as many steps.
 
     Args:
@@ -58,19 +58,18 @@ def attack_chunk(
         labels: int64 (N,).
         image_ids: int64 (N,), on the CPU.
         search: Settings of the attack.
-        adv_images: Is given the images behind each verdict of an attack on the branch that scores.
-            Of rule ``"any"``: an image or iterate that is misclassified, the last iterate where
-            none is.
-        attack: From ``parse_attacks``; by default the PGD search of several numbers of steps, with
-            the verdicts of clean images.
-        scored_by: Branches that score the search's last iterates; those attacked by default.
-        most: Images attacked at a time; where there are fewer, the last is repeated. By default all
-            of them, filled up to whole chunks.
-        passes: Is given how many passes each verdict of an attack on the branch that scores took:
-            of PGD those of as many steps.
+        adv_images: Receives the images behind each verdict of an attack on the branch that scores.
+            For rule ``"any"``: a misclassified image or iterate, or else the last iterate.
+        attack: From ``parse_attacks``; by default PGD with several numbers of steps, which includes
+            the verdicts on clean images.
+        scored_by: Branches that score PGD's last iterates; those attacked by default.
+        most: Number of images attacked at a time; a smaller batch is padded with its last image. By
+            default all of them, padded to whole chunks.
+        passes: Receives the number of passes behind each verdict of an attack on the branch that
+            scores; for PGD those of as many steps.
 
-    Where memory does not suffice, halves are attacked one after the other, then quarters: an
-    image's verdict does not depend on its companions.
+    If memory does not suffice, halves are attacked one after the other, then quarters: an image's
+    verdict does not depend on the images beside it.
 
     Raises:
         OutOfMemoryError: When memory does not suffice for an attack that draws for a whole chunk,
@@ -129,7 +128,7 @@ def attack_chunk(
 
 
 def _passes_of_pgd(key: Key, count: int) -> Passes:
-    """Returns the passes of a trajectory's verdict on as many images: a step is one of each."""
+    """Returns PGD's passes for a verdict on as many images: one forward and backward per step."""
     if key.attack == "none" or key.attack_branch != key.score_branch:
         return Passes()
     steps = int(key.attack.removeprefix("pgd-"))

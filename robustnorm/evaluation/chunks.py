@@ -1,4 +1,4 @@
-"""Chunks of fixed size in which images are attacked and scored, and what a network says of one."""
+"""Chunks of fixed size in which images are attacked and scored, and their classification."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from robustnorm.attacks.passes import Passes
 from robustnorm.data.batches import to_float
 from robustnorm.system.memory import in_smaller_batches
 
-# Images are attacked in chunks of this size, the last one padded, so that a verdict does not
-# depend on how many images are asked for.
+# Images are attacked in chunks of this size, the last one padded, so that a verdict does not depend
+# on the number of images.
 CHUNK = 100
 
 
 class Outcome(NamedTuple):
-    """Verdict and cross-entropy (nats) of each image, and whether the search saw the same; (N,)."""
+    """Verdict and cross-entropy (nats) of each image, and whether the copy's verdict agrees."""
 
     correct: Tensor
     loss: Tensor
@@ -31,9 +31,9 @@ class Outcome(NamedTuple):
 
 
 class Attacked(NamedTuple):
-    """What an attack made of images: their outcome, the images behind it, and its passes.
+    """Result of an attack: the images' outcome, the adversarial images, and the passes.
 
-    Only the passes of the attack's own search count, not those of the verdicts.
+    Passes are those of the attack itself, without those of the verdicts.
     """
 
     outcome: Outcome
@@ -42,12 +42,12 @@ class Attacked(NamedTuple):
 
 
 def fill(size: int, whole: int) -> Tensor:
-    """Returns rows of a whole chunk of which ``size`` are there: the last is repeated."""
+    """Returns row indices that pad ``size`` rows to a whole chunk by repeating the last row."""
     return torch.arange(whole).clamp_max(size - 1)
 
 
 def whole_chunks(count: int) -> int:
-    """Returns the images of as many whole chunks as hold ``count``, at least of one.
+    """Returns the number of images in the fewest whole chunks, at least one, that hold ``count``.
 
     Examples:
         >>> whole_chunks(0), whole_chunks(100), whole_chunks(101)
@@ -57,10 +57,10 @@ def whole_chunks(count: int) -> int:
 
 
 def in_few_sizes(model: Model, whole: int) -> Model:
-    """Returns a model that is given batches of ``whole`` images, half as many, a quarter, ..., 2.
+    """Returns a model that receives batches of ``whole`` images, half as many, a quarter, ..., 2.
 
-    Copies of the last image fill a batch. A processor needs new kernels for each new size, and
-    rounds an image that is alone otherwise than one that is not.
+    Batches are padded with copies of the last image. Each new batch size needs new kernels, and a
+    single image is rounded differently from a batch.
     """
 
     def filled(images: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def in_few_sizes(model: Model, whole: int) -> Model:
 
 
 def split_filled(size: int, whole: int) -> Iterator[tuple[Tensor, int]]:
-    """Yields the rows of ``size`` images in whole chunks, and how many of each are there."""
+    """Yields row indices that split ``size`` images into padded chunks, and the sizes."""
     for rows in torch.split(torch.arange(size), whole):
         yield rows[fill(len(rows), whole)], len(rows)
 
@@ -91,7 +91,7 @@ def place(score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor) -> tup
 
 @torch.no_grad()
 def classify(score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor) -> Outcome:
-    """Returns what the network says of images as they are; nothing is compared yet.
+    """Classifies images; the outcome does not yet compare with the copy's verdicts.
 
     Raises:
         NotFiniteError: When a logit is not finite, with the image's id.
@@ -105,14 +105,14 @@ def classify(score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor
 
 
 def exact_float32() -> AbstractContextManager[None]:
-    """Keeps a GPU's convolutions for the block from rounding float32 to TF32, or trying kernels."""
+    """Prevents a GPU within the block from rounding float32 to TF32 and from trying kernels."""
     return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
 
 
 def classify_all(
     score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor, most: int = CHUNK
 ) -> Outcome:
-    """Classifies any number of images, ``most`` at a time, fewer where memory does not suffice."""
+    """Classifies any number of images, ``most`` at a time or fewer if memory does not suffice."""
 
     def classified(whole: int) -> Outcome:
         chunks = [
@@ -125,15 +125,15 @@ def classify_all(
 
 
 def join(outcomes: Sequence[Outcome]) -> Outcome:
-    """Returns the outcome of the images of all."""
+    """Concatenates outcomes."""
     return Outcome(*map(torch.cat, zip(*outcomes, strict=True)))
 
 
 def first(outcome: Outcome, size: int) -> Outcome:
-    """Returns the outcome of the first ``size`` images, without those that filled the chunk."""
+    """Returns the outcome of the first ``size`` images, without padding."""
     return Outcome(*(values[:size] for values in outcome))
 
 
 def choose(condition: Tensor, these: Tensor, others: Tensor) -> Tensor:
-    """Returns image by image one of ``these`` where the condition (N,) holds, else the other."""
+    """Returns, per image, one of ``these`` where the condition (N,) holds, else of ``others``."""
     return torch.where(condition.view(-1, *[1] * (these.dim() - 1)), these, others)

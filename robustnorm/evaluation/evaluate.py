@@ -39,7 +39,7 @@ from robustnorm.settings.groups import BranchAttack
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 
 Rules = Literal["all", "any"]
-# Images of a part. Where fallen images are replaced, a part is long: at its end slots stay empty.
+# Images per part. When broken images are replaced, a long part keeps the batch full for longer.
 _PART = {"all": CHUNK, "any": 20 * CHUNK}
 
 
@@ -69,51 +69,50 @@ def evaluate(
     """Attacks each branch of ``model`` with PGD and scores the images through every branch.
 
     One trajectory of max(steps) PGD steps from a uniform random start serves every entry of
-    ``steps``. The start of an image follows from (seed, image id, restart) alone, and images are
-    attacked in chunks of fixed size, cut along ascending ids whatever their order here, so that a
-    verdict does not depend on the images around it. On a GPU as many chunks as
-    its memory holds are attacked at once, unless an attack draws for a whole chunk. Its kernels may
-    then round otherwise than for one chunk: a verdict is still the network's own, of an iterate
-    that may differ in its last bits.
+    ``steps``. The start of an image depends only on (seed, image id, restart), and images are
+    attacked in chunks of fixed size, in the order of their ids, so that a verdict does not depend
+    on the other images. A GPU attacks as many chunks at once as its memory holds, unless an attack
+    draws for a whole chunk. Its kernels may then round differently than for one chunk: a verdict is
+    still the network's, but of an iterate that may differ in its last bits.
 
-    Gradients come from a copy of the branch whose layers are folded into the convolutions; every
-    verdict is the prediction of ``model`` itself, in its own precision. A verdict counts the images
-    on which the two did not agree. A copy that does not have the network's logits and input
-    gradients, on some of the images and before any attack, is not used: the network itself is then
-    attacked, and its verdicts and the log say so.
+    Gradients come from a copy of the branch whose norms are folded into the convolutions; every
+    verdict is the prediction of ``model`` itself, in its precision. A verdict counts the images on
+    which the two disagree. A copy whose logits or input gradients differ from the network's on some
+    of the images before the attack is not used: the network itself is attacked instead, and the
+    verdicts and the log say so.
 
     Args:
-        model: In evaluation mode; images in [0, 1] to logits. Left as it was.
+        model: In evaluation mode; images in [0, 1] to logits. Left unchanged.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
-        labels: (N,), integers; (N, 1) or one-hot rows are taken as such.
+        labels: (N,), integers; (N, 1) and one-hot rows are accepted, too.
         epsilon: Attack radius on the [0, 1] scale.
-        step_size: Change of a pixel in one step.
+        step_size: Size of one step on that scale; with Linf the change of a pixel.
         steps: Numbers of steps after which verdicts are taken.
         threat_model: ``"linf"`` or ``"l2"``.
-        branch_attacks: Threat model, radius and step of branches that have their own, by name.
+        branch_attacks: Threat model, radius and step of branches attacked differently, by name.
         rules: ``"any"`` asks only for the verdict of that rule after max(steps): images leave the
             attack as soon as they are broken, which takes a fraction of the time.
-        precision: Of the convolutions that give the gradients, ``"fp32"`` or ``"bf16"``.
-        serving: Also attack and score each serving rule over all branches (``Served``), named as
-            if it were a branch: nobody tells a deployed network which branch an image needs.
+        precision: Precision of the convolutions that give the gradients, ``"fp32"`` or ``"bf16"``.
+        serving: Also attack and score each serving rule over all branches (``Served``), as if it
+            were a branch: a deployed network does not know which branch an image needs.
         attacks: Names of further attacks on each of them, such as ``"pgd-50x5-margin"`` or
             ``"autoattack"``, or any name in ``robustnorm.attacks.ATTACKS``; see
-            ``robustnorm.settings.attack_names.grammar``. AutoAttack takes
-            thousands of forward passes for each image that withstands it; the code of others draws
-            for a whole batch, so that its verdicts follow from the seed and the chunk.
-        seed: Of the random starts.
-        image_ids: int64 (N,), the images' places in their data set; 0..N-1 by default.
-        keep: A folder that is given the adversarial images, see ``robustnorm.records.images``:
-            4 bytes a value for each verdict of an attack on the branch that scores.
-        journal: A file that keeps finished chunks, so that a killed evaluation goes on where it
-            was, or a journal of what others have finished. A file is deleted by whoever has saved
-            the result.
-        fingerprint: Of all that the verdicts depend on; a journal with another one is discarded.
-        compile: Run the copies that give the gradients through torch.compile, verdicts not. Worth
-            its minutes on many images.
+            ``robustnorm.settings.attack_names.grammar``. AutoAttack takes thousands of forward
+            passes per image that withstands it. Third-party attacks draw random numbers for a whole
+            batch, so their verdicts depend on the seed and the chunk.
+        seed: Seed of the random starts.
+        image_ids: int64 (N,), indices of the images in their data set; 0..N-1 by default.
+        keep: Folder for the adversarial images, see ``robustnorm.records.images``: 4 bytes per
+            value for each verdict of an attack on the branch that scores.
+        journal: File that keeps finished chunks, so that a killed evaluation can continue, or a
+            journal of what others have finished. Whoever saves the result deletes the file.
+        fingerprint: Identifies everything that the verdicts depend on; a journal with another one
+            is discarded.
+        compile: Apply torch.compile to the copies that give the gradients, not to the network that
+            gives verdicts. Compiling takes minutes, which pays only for many images.
         progress: Text of a progress bar; none by default.
-        should_stop: Asked before each part, or those attacked together, with the seconds that the
-            one before took.
+        should_stop: Called before each part, or group of parts attacked together, with the seconds
+            that the previous one took.
 
     Returns:
         For each branch A (``"single"`` on a network without branches): attack ``"none"`` through A;
@@ -123,13 +122,13 @@ def evaluate(
         ``"pgd-k"``, rule ``"any"``, for the largest k. Each of ``attacks``, rule ``"final"``.
 
     Raises:
-        Stopped: When ``should_stop`` says so; finished parts are in the journal.
+        Stopped: When ``should_stop`` asks for it; finished parts are in the journal.
         ImportError: When the package of an attack is not installed.
         ValueError: Before any attack: when ``model`` is in train mode, bound to a branch, not
-            deterministic, or answers an image by the others of its batch; when an attack's name is
-            none or the classes are too few for it; when images and labels do not fit, or radius and
-            step are out of range; when the network gives no logits, or none with a gradient in its
-            images. During it: when a logit or a gradient is not finite.
+            deterministic, or its logits depend on the other images of a batch; on an unknown
+            attack, or one that needs more classes; when images and labels do not fit, or radius or
+            step are out of range; when the network returns no logits, or logits without a gradient.
+            During the attack: when a logit or a gradient is not finite.
 
     References:
         Madry et al., arXiv:1706.06083; Gong et al., arXiv:2102.11382, Tables 3 and 4.
@@ -191,7 +190,7 @@ def evaluate(
             or (keep is not None and not chunk_file(keep, number).exists())
         ]
         at_once = CHUNK
-        # Attacks that draw for a whole chunk take long: what is finished is kept chunk by chunk.
+        # Attacks that draw for a whole chunk are slow: they are saved chunk by chunk.
         if pending and all(map(is_per_image, named)):
             at_once = images_at_once(attacked, images, labels, ids, search)
         together = at_once // CHUNK if rules == "all" else 1  # parts
@@ -227,7 +226,7 @@ def evaluate(
                     part = {
                         key: Part(p.correct[place], p.agrees[place], passes.pop(key, Passes()))
                         for key, p in verdicts.items()
-                    }  # the first part has the passes of all
+                    }  # the first part carries the passes of all
                     done.add(number, part, seconds / len(numbers))
                 bar.update(len(rows))
         collected = [done.parts[number] for number in range(len(parts))]
@@ -250,7 +249,7 @@ def evaluate(
 def _check_settings(
     steps: Sequence[int], rules: str, precision: str, attacks: Sequence[str], seed: int, keep: Any
 ) -> None:
-    """Raises an EvaluationError on settings that are none."""
+    """Raises an EvaluationError on invalid settings."""
     if not len(steps) or not all(isinstance(k, int) and k >= 1 for k in steps):
         raise EvaluationError(
             f"steps must be whole numbers of at least 1, such as (10, 20), got {tuple(steps)}"
@@ -270,7 +269,7 @@ def _check_settings(
 
 
 def _admit_ids(image_ids: Tensor | None, n: int) -> Tensor:
-    """Returns the images' ids, int64 (N,) on the CPU."""
+    """Returns the images' ids, int64 (N,), on the CPU."""
     if image_ids is None:
         return torch.arange(n)
     ids = torch.as_tensor(image_ids).cpu()
@@ -284,7 +283,7 @@ def _admit_ids(image_ids: Tensor | None, n: int) -> Tensor:
 
 
 def _check_branches(search: Search, attacked: Sequence[Branch]) -> None:
-    """Raises an EvaluationError when a network with branches lacks one that has its own attack."""
+    """Raises an EvaluationError unless the network has every branch in ``branch_attacks``."""
     names = [branch.name for branch in attacked]
     unknown = [name for name in search.own if name not in names]
     if unknown and SINGLE not in names:

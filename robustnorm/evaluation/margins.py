@@ -1,4 +1,4 @@
-"""Logit margins, the scale on which a cross-entropy attack works."""
+"""Logit margins, which determine the scale of a cross-entropy attack's gradients."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from robustnorm.evaluation.search import scorers
 def median_margins(
     model: nn.Module, images: Tensor, labels: Tensor, *, serving: bool = False
 ) -> dict[str, float]:
-    """Returns the median over all clean images of the label's logit less the largest other one.
+    """Returns the median over all clean images of the label's logit minus the largest other one.
 
-    Where it is small, the cross-entropy saturates late; where it is large, its gradients vanish. So
-    a difference in robust accuracy between networks of different margins, under PGD on the
-    cross-entropy, may be one of scale.
+    With a small margin the cross-entropy saturates late; with a large one its gradients vanish. So
+    if networks differ in their margins, a difference in robust accuracy under PGD on the
+    cross-entropy may be an effect of scale.
 
     Args:
         model: In evaluation mode.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
         labels: int64 (N,).
-        serving: Also of each serving rule over all branches.
+        serving: Also for each serving rule over all branches.
 
     Returns:
-        Branch or rule to its median margin, in logits.
+        Median margin, in logits, by branch or rule.
     """
     margin, medians = find_loss("margin"), {}
     parts = torch.split(torch.arange(len(images)), CHUNK)

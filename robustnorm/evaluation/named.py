@@ -1,4 +1,4 @@
-"""Runs an attack that a user named on one branch."""
+"""Runs a named attack on one branch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from robustnorm.evaluation.chunks import (
 from robustnorm.evaluation.search import Branch, Search, climb, generator_of
 from robustnorm.settings.attack_names import EvaluationAttack
 
-# Wrong classes that a targeted attack aims at, as many as AutoAttack's.
+# Number of wrong classes that a targeted attack aims at, the same as AutoAttack's.
 _TARGETS = 9
 
 
 def is_per_image(attack: EvaluationAttack) -> bool:
-    """Returns whether an image's result does not depend on the images beside it."""
+    """Returns whether the result for an image does not depend on the images beside it."""
     return attack.function == "pgd" or getattr(ATTACKS[attack.function], "per_image", False)
 
 
@@ -38,23 +38,22 @@ def attack_branch(
     search: Search,
     size: int,
 ) -> Attacked:
-    """Returns what an attack makes of images attacked at once.
+    """Returns the results of an attack on images attacked at once.
 
-    PGD climbs the branch's copy, from random starts that follow from (seed, image id, restart), and
-    so does an attack that says of itself that it is ``per_image``. Another one draws for a whole
-    batch at once and attacks the branch itself: its verdicts follow from the seed and the chunk.
-    It is given whole chunks, so that the passes of copies that fill the last one count. The network
-    judges every result; an image keeps the first that is misclassified, where there is none that of
-    the highest cross-entropy.
+    PGD, and attacks marked ``per_image``, follow the gradients of the branch's copy from random
+    starts that depend on (seed, image id, restart). Other attacks draw random numbers for a whole
+    batch and attack the branch itself, so their verdicts depend on the seed and the chunk; they
+    receive whole chunks, and the passes of padding count. The network classifies every result; an
+    image keeps its first misclassified result, or else the one with the highest cross-entropy.
 
     Args:
         attack: From ``parse_attacks``.
         branch: From ``branches``.
         images: (N, C, H, W), floating point in [0, 1], on the network's device.
-        labels: int64 (N,), likewise.
+        labels: int64 (N,), on the network's device.
         image_ids: int64 (N,), on the CPU.
-        search: Settings of the attack; an attack has its own number of steps.
-        size: Of the images, those that are no filling.
+        search: Settings of the attack; attacks have their own number of steps.
+        size: Number of images without padding.
     """
     whole, searched = len(images), is_per_image(attack)
     quick = in_few_sizes(branch.standin, whole)
@@ -63,8 +62,8 @@ def attack_branch(
     best, nothing_yet = images.clone(), torch.ones_like(labels, dtype=torch.bool)
     lowest = torch.full_like(labels, -torch.inf, dtype=torch.float32)
     outcome = Outcome(nothing_yet, lowest, nothing_yet.clone())
-    # What is left to do, (result, image): of all images the first result, then the second, ...
-    # Images that are broken drop out, and a batch is filled from the results that follow.
+    # Remaining work as (result, image): the first result of all images, then the second, ...
+    # Broken images drop out, and later results take their place in the batch.
     left = torch.cartesian_prod(torch.arange(count), torch.arange(size))
     while len(left):
         n = min(len(left), whole)
@@ -84,7 +83,7 @@ def attack_branch(
             for old_values, values in zip((*outcome, best), (*found, results), strict=True):
                 old_values[to[worse]] = values[here[worse]]
         left = left[n:][outcome.correct.cpu()[left[n:, 1]]]
-    # What the likeliest wrong classes are takes a look at each image.
+    # Finding the likeliest wrong classes takes one forward pass per image.
     aimed = Passes(size * attack.targeted)
     return Attacked(outcome, best, Passes.sum([aimed, asked.passes]))
 
@@ -98,7 +97,7 @@ def _climbs(
     image_ids: Tensor,
     search: Search,
 ) -> tuple[Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], int]:
-    """Returns what gives the results of (images, labels, rows, numbers), and how many there are."""
+    """Returns a function from (images, labels, rows, numbers) to results, and their number."""
     if attack.function == "pgd":
         aims = _targets(branch, images, labels) if attack.targeted else None
         each = 1 if aims is None else len(aims)
@@ -137,7 +136,7 @@ def _climbs(
 
 @torch.no_grad()
 def _targets(branch: Branch, images: Tensor, labels: Tensor) -> Tensor:
-    """Returns the likeliest wrong class of each image, then the next, and so on; (K, N)."""
+    """Returns the likeliest wrong class of each image, then the second likeliest, ...; (K, N)."""
     logits: Tensor = branch.score(images)
     wrong = logits.scatter(1, labels[:, None], -torch.inf)
     return wrong.topk(min(_TARGETS, logits.shape[1] - 1), dim=1).indices.T.cpu()

@@ -1,4 +1,4 @@
-"""What a network must be for its verdicts to mean something; refused before any attack."""
+"""Checks, before any attack, that a network allows meaningful verdicts."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from robustnorm.system.memory import in_smaller_batches
 
 log = logging.getLogger("robustnorm")
 
-# Labels off by one are told from a bad network by more classes than these, most images of them.
+# Off-by-one labels differ from a bad network: so many classes, and most images, fit a shift.
 _SOME_CLASSES, _MOSTLY = 2, 0.5
-# Of an accuracy by guessing, with which a higher one is still explained; on so many images.
+# Standard deviations above guessing that chance still explains, and the fewest images for this.
 _DEVIATIONS, _FEW = 2, 30
-# Of the largest logit. Both forwards have the same number of images, so that the same kernels run
-# and only the order of sums may differ: 1e-6 in float32 through a ResNet, 1e-4 leaves room for
-# deeper networks. Noise, dropout or the batch's own statistics change logits by 1e-2 and more.
+# Relative to the largest logit. Both forwards have the same number of images, so the same kernels
+# run and only the order of sums may differ: 1e-6 in float32 through a ResNet; 1e-4 leaves room for
+# deeper networks. Noise, dropout or batch statistics change logits by 1e-2 and more.
 _ROUNDING = 1e-4
 
 
 def check_mode(model: nn.Module) -> None:
-    """Raises an EvaluationError unless the model is in evaluation mode and chooses no branch."""
+    """Raises an EvaluationError unless the model is in evaluation mode and not bound."""
     if not isinstance(model, nn.Module):
         raise EvaluationError(
             f"evaluate needs a torch.nn.Module, got a {type(model).__name__}; a function can be "
@@ -58,24 +58,23 @@ def check_network(
     attacks: Sequence[EvaluationAttack] = (),
     image_ids: Tensor | None = None,
 ) -> int:
-    """Raises an error unless each branch answers an image alike every time; returns its classes.
+    """Checks that a branch always gives an image the same logits; returns the number of classes.
 
-    Half a chunk is scored twice, then in another order beside other images, its own negatives, and
-    differentiated. What may be meant but is mostly a mistake is said in the log: probabilities in
-    place of logits, gradients of zero.
+    Half a chunk is scored twice, then in another order beside other images (its negatives), and
+    differentiated. Likely mistakes are logged: probabilities instead of logits, gradients of zero.
 
     Args:
         attacked: From ``branches``.
-        images: (N, C, H, W), uint8 or floating point in [0, 1]; the first few are used.
+        images: (N, C, H, W), uint8 or floating point in [0, 1]; only the first few are used.
         labels: int64 (N,).
-        attacks: That will be run: what they need must be installed, and the classes be enough.
-        image_ids: int64 (N,), for messages; places by default.
+        attacks: The attacks to be run, whose requirements are checked.
+        image_ids: int64 (N,), for messages; 0..N-1 by default.
 
     Raises:
         EvaluationError: On a network that is not deterministic, whose logits depend on the other
             images of a batch, or that has too few classes for an attack; on an unknown class of
             torchattacks.
-        InputError: When logits or gradients are missing or not finite, or labels name no class.
+        InputError: When logits or gradients are missing or not finite, or labels are not classes.
         ImportError: When the package of an attack is not installed.
     """
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
@@ -113,13 +112,13 @@ def check_attacks(attacks: Sequence[EvaluationAttack]) -> None:
 def _check_answers(
     attacked: Sequence[Branch], images: Tensor, labels: Tensor, ids: Tensor, whole: int
 ) -> int:
-    """Returns the number of classes; checks as ``check_network`` on ``whole`` images at a time."""
+    """Returns the number of classes; checks like ``check_network``, ``whole`` images at a time."""
     rows = _few(images, whole)
     some, classes = place(attacked[0].score, images, labels, rows)
     for branch in attacked:
         if isinstance(
             branch.standin, Standin
-        ):  # on the same images, wherever an evaluation goes on
+        ):  # the same images, even when an evaluation continues elsewhere
             branch.standin.prove(some)
         logits = branch.score(torch.cat([some, some]))
         check_finite(logits, torch.cat([ids[rows], ids[rows]]))
@@ -148,12 +147,12 @@ def _few(images: Tensor, whole: int) -> Tensor:
 
 
 def are_probabilities(logits: Tensor) -> bool:
-    """Says whether logits (N, K) are the outputs of a softmax or a sigmoid."""
+    """Returns whether logits (N, K) are the outputs of a softmax or a sigmoid."""
     return bool(((logits >= 0) & (logits <= 1)).all() and logits.amax() > 0)
 
 
 def _look_at(branch: str, logits: Tensor, labels: Tensor) -> None:
-    """Tells the log of probabilities in place of logits, and of labels that are off by one."""
+    """Warns about probabilities instead of logits, and about labels that are off by one."""
     if are_probabilities(logits):
         log.warning(
             "branch '%s': all outputs lie in [0, 1], as after a softmax or a sigmoid: a loss that "
@@ -209,7 +208,7 @@ def _largest(change: Tensor) -> str:
 
 
 def say_where_no_better_than_chance(verdicts: Sequence[Verdict], classes: int) -> None:
-    """Tells the log of branches whose standard accuracy guessing has, too."""
+    """Warns about branches whose standard accuracy is no better than guessing."""
     for verdict in verdicts:
         n, chance = len(verdict.correct), 1 / classes
         beyond = _DEVIATIONS * (chance * (1 - chance) / n) ** 0.5

@@ -1,4 +1,4 @@
-"""What evaluation a config asks for: what tells it apart, and where its record lies."""
+"""The evaluation that a config asks for: its identity, and where its record is."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from robustnorm.settings.config import Config
 
 
 def reports_folder(config: Config) -> Path:
-    """Returns the folder of the config's tables, and of its records."""
+    """Returns the folder of the config's tables and records."""
     return Path(config.reports) / str(config.name)
 
 
 def record_path(reports: Path, folder: Path, config: Config) -> Path:
-    """Returns the place of a run's record; its images and its journal lie beside it."""
+    """Returns the path of a run's record; its images and journal are beside it."""
     return reports / "records" / f"{folder.name}-{config.checkpoint}.json"
 
 
 def journal_path(record: Path) -> Path:
-    """Returns the place of the finished parts of an evaluation whose record is not written yet."""
+    """Returns the path of the journal of an unfinished evaluation."""
     return record.with_suffix(".journal")
 
 
@@ -34,7 +34,7 @@ def keeps_images(config: Config) -> bool:
 
 
 def images_folder(record: Path) -> Path:
-    """Returns the folder of the images of a record at that path."""
+    """Returns the folder of a record's images."""
     return record.with_suffix(".images")
 
 
@@ -44,7 +44,7 @@ def _has_images(record: Record, folder: Path) -> bool:
 
 
 def protocol_of(config: Config) -> dict[str, Any]:
-    """Returns the settings of the evaluation, as a record keeps them."""
+    """Returns the settings of the evaluation for its record."""
     return {
         "name": config.protocol,
         "threat_model": config.attack.threat_model,
@@ -67,7 +67,7 @@ def protocol_of(config: Config) -> dict[str, Any]:
 
 
 def identity(record: Record) -> dict[str, Any]:
-    """Returns all that the verdicts of a record follow from."""
+    """Returns everything that a record's verdicts depend on."""
     return {
         "checkpoint": record.checkpoint["sha256"],
         "dataset": record.dataset["sha256"],
@@ -77,7 +77,7 @@ def identity(record: Record) -> dict[str, Any]:
 
 
 def identity_wanted(run: Run, config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Returns the ``identity`` of the record that ``config`` asks for, before there is one."""
+    """Returns the ``identity`` of the record that ``config`` asks for, before it exists."""
     return {
         "checkpoint": run.sha256,
         "dataset": dataset.sha256,
@@ -87,7 +87,7 @@ def identity_wanted(run: Run, config: Config, dataset: Dataset) -> dict[str, Any
 
 
 def find_record(run: Run, config: Config, dataset: Dataset, reports: Path) -> Record | None:
-    """Returns the record of a run, evaluated as ``config`` says; None without one."""
+    """Returns the record of a run evaluated according to ``config``, or None."""
     path = record_path(reports, run.folder, config)
     if not path.exists():
         return None

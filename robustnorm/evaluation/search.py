@@ -1,7 +1,7 @@
-"""A search by PGD: its settings, the branches that it climbs, and one climb.
+"""PGD on the branches of a network: its settings, the branches, and one run.
 
-The search follows the gradients of a folded, fused copy of the branch, in channels-last layout and
-in bfloat16 if asked for. Every verdict is then the prediction of the network itself in float32.
+Gradients come from a folded, fused copy of the branch, in channels-last layout and optionally in
+bfloat16. Every verdict is the prediction of the network itself in float32.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ STEPS = (10, 20)
 
 
 class Search(NamedTuple):
-    """Settings of a PGD search.
+    """Settings of PGD.
 
     Args:
         epsilon: Attack radius on the [0, 1] scale.
-        step_size: Change of a pixel in one step.
+        step_size: Size of one step on that scale.
         steps: Numbers of steps after which verdicts are taken.
         threat_model: ``"linf"`` or ``"l2"``.
-        seed: Of the random starts.
-        own: Branches with an attack of their own, by name; it gives all but steps and seed.
+        seed: Seed of the random starts.
+        own: Attacks of branches that are attacked differently, by name; steps and seed are shared.
     """
 
     epsilon: float
@@ -53,17 +53,17 @@ class Search(NamedTuple):
 
     @classmethod
     def of(cls, config: Config, steps: tuple[int, ...] = STEPS) -> Search:
-        """Returns the search with which ``config`` evaluates."""
+        """Returns the settings of ``config``'s evaluation."""
         return cls(**config.attack.options, steps=steps, seed=config.eval_seed, own=config.branches)
 
     def for_branch(self, branch: str) -> Search:
-        """Returns the settings with which that branch, or serving rule, is attacked: for all."""
+        """Returns the settings of the attack on that branch or serving rule."""
         options = self.own[branch].options if branch in self.own else {}
         return self._replace(**options, own={})
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keywords of ``pgd`` that it gives: radius, step and threat model."""
+        """The keyword arguments of ``pgd`` for radius, step and threat model."""
         return {
             "epsilon": self.epsilon,
             "step_size": self.step_size,
@@ -88,14 +88,14 @@ def branches(
 ) -> list[Branch]:
     """Returns the branches of ``model``, or its only one, ready to be attacked.
 
-    The copies that search hold the weights as they are now. Each is compared with its network on
-    the first images that it is given; where it differs the network itself searches.
+    The copies hold the current weights. Each is compared with its network on the first images that
+    it receives; if they differ, the network itself gives the gradients.
 
     Args:
         model: In evaluation mode.
-        precision: Of the convolutions of the search.
-        serving: Also each serving rule over all branches, as if it were one more branch.
-        compile: Run the copies through torch.compile.
+        precision: Precision of the copies' convolutions.
+        serving: Also return each serving rule over all branches, as if it were a branch.
+        compile: Apply torch.compile to the copies.
     """
     scores = scorers(model, serving=serving)
     searches: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -108,11 +108,11 @@ def branches(
 
 
 def scorers(model: nn.Module, *, serving: bool = False) -> dict[str, nn.Module]:
-    """Returns each branch of ``model``, or its only one, by its name: what gives the verdicts.
+    """Returns the modules that give verdicts: each branch of ``model``, or its only one, by name.
 
     Args:
         model: In evaluation mode.
-        serving: Also each serving rule over all branches, as if it were one more branch.
+        serving: Also return each serving rule over all branches, as if it were a branch.
     """
     own: dict[str, nn.Module] = {
         name: Asked(bind(model, name)) for name in branches_of(model) or (SINGLE,)
@@ -127,8 +127,8 @@ def _searcher(
 ) -> Standin:
     copy = fold(model, branch, fuse=True).requires_grad_(False)
     copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # Not mode="reduce-overhead": a serving rule calls several copies before it reads the logits,
-    # which CUDA graphs would have overwritten.
+    # Not mode="reduce-overhead": a serving rule calls several copies before it reads their logits,
+    # which CUDA graphs would overwrite.
     network = _quietly(torch.compile(copy)) if compile else copy
     if precision == "fp32":
         exact = Asked(copy)
@@ -136,7 +136,7 @@ def _searcher(
     exact = Asked(deepcopy(copy))
     for module in copy.modules():
         if isinstance(module, nn.Conv2d):
-            module.to(torch.bfloat16)  # once, not in every forward
+            module.to(torch.bfloat16)  # once, rather than in every forward
 
     def search(images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16):
@@ -146,7 +146,7 @@ def _searcher(
 
 
 def _quietly(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Lets the compiler look at images that are a copy, of which it warns."""
+    """Suppresses the compiler's warning about images that are not a leaf."""
 
     def call(images: Tensor) -> Tensor:
         with warnings.catch_warnings():
@@ -168,20 +168,20 @@ def climb(
     targets: Tensor | None = None,
     on_iterate: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """Returns what PGD makes of images through a branch, each from its own random start.
+    """Returns PGD's adversarial images for a branch, each from its own random start.
 
-    The one way in which a branch is climbed: with its own attack where it has one, max(steps)
+    Every attack on a branch uses this function, with the branch's attack settings and max(steps)
     steps.
 
     Args:
-        branch: From ``branches``; its ``standin`` is climbed.
+        branch: From ``branches``; its ``standin`` gives the gradients.
         images: (N, C, H, W), floating point in [0, 1], on the network's device.
-        labels: int64 (N,), likewise.
+        labels: int64 (N,), on the network's device.
         image_ids: int64 (N,), on the CPU.
         search: Settings of the attack.
-        restarts: Number of the random start, of all images or of each, int64 (N,).
-        loss: As ``pgd``, like all that follow.
-        targets: Classes to reach, int64 (N,).
+        restarts: Number of the random start, for all images or per image, int64 (N,).
+        loss: As in ``pgd``, like the following arguments.
+        targets: Target classes, int64 (N,).
         on_iterate: Called with each iterate.
 
     Raises:
@@ -207,7 +207,7 @@ def climb(
 def random_start(
     images: Tensor, image_ids: Tensor, search: Search, restarts: int | Tensor = 0
 ) -> Tensor:
-    """Draws each image's start from a generator of its own, on the CPU: the same on any device."""
+    """Draws each image's start from a separate generator on the CPU: the same on any device."""
     ball = find_threat_model(search.threat_model)
     numbers = torch.as_tensor(restarts).expand(len(images)).tolist()
     starts = []
@@ -218,6 +218,6 @@ def random_start(
 
 
 def generator_of(seed: int, image_id: int, restart: int = 0) -> torch.Generator:
-    """Returns the generator of one image's random start, or of the chunk that it begins."""
+    """Returns the generator of an image's random start, or of the chunk that begins with it."""
     state = np.random.SeedSequence((seed, image_id, restart)).generate_state(1)[0]
     return torch.Generator().manual_seed(int(state))

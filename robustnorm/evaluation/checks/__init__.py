@@ -1,6 +1,6 @@
-"""Whether an evaluation deserves trust: attacks that must not win, forwards that must not differ.
+"""Checks of an evaluation: attacks that must not win, forwards that must not differ.
 
-``CHECKS`` explains each check, ``run_checks`` runs them, ``verdict_of`` sums a branch up.
+``CHECKS`` explains each check, ``run_checks`` runs them, ``verdict_of`` sums up a branch.
 """
 
 from robustnorm.evaluation.checks.explanations import CHECKS

@@ -1,6 +1,6 @@
-"""What each check means: the source of docs/checks.md and of the report's page."""
+"""Explanations of the checks, for docs/checks.md and the report's page."""
 
-# Name: what is compared, why it must hold, where the limit lies, what to do, who proposed it.
+# By name: what is compared, why it must hold, the limit, what to do, and the source.
 CHECKS: dict[str, str] = {
     "valid perturbations": (
         "Every image that PGD, its longer run and its restarts had scored lies within epsilon of "

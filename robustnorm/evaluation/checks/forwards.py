@@ -1,4 +1,4 @@
-"""What single forwards and backwards of a branch tell, without an attack."""
+"""Evidence from single forward and backward passes of a branch, without an attack."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from robustnorm.evaluation.search import Branch
 from robustnorm.models.serving import RULES
 from robustnorm.norms.routing import RoutedLayer
 
-# Of one branch: by name, a value for each image. Verdicts are True where the image withstood.
+# Evidence on one branch: a value per image, by name. Verdicts are True for images that withstood.
 Evidence = dict[str, Tensor]
 
 
 def has_gradient(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-    """Returns whether any pixel moves the loss that the attack climbs, and all are finite."""
+    """Returns whether any pixel changes the attacked loss and all gradients are finite."""
     images = images.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(images)
@@ -32,9 +32,9 @@ def has_gradient(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tens
 
 @torch.no_grad()
 def difference(branch: Branch, images: Tensor) -> Tensor:
-    """Returns by how much the logits that are climbed differ from the network's, (N / 2,).
+    """Returns by how much the copy's logits differ from the network's, (N / 2,).
 
-    In parts of the largest logit, of a clean and an attacked image the larger.
+    Relative to the largest logit; the larger one for a clean and an attacked image.
     """
     with exact_float32():
         logits, climbed = (model(images) for model in (branch.score, branch.standin))
@@ -44,24 +44,24 @@ def difference(branch: Branch, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def bounded(branch: Branch, images: Tensor) -> Tensor:
-    """Returns of which images all outputs lie in [0, 1], (N,)."""
+    """Returns whether all outputs of an image lie in [0, 1], (N,)."""
     logits: Tensor = branch.score(images)
     return ((logits >= 0) & (logits <= 1)).all(1)
 
 
 def scale(branch: Branch, images: Tensor) -> Evidence:
-    """Returns the factor of ``input_scale`` for each image, nothing where there is none."""
+    """Returns the factor of ``input_scale`` for each image, or nothing without it."""
     found = None if branch.name in RULES else input_scale(branch.score, images)
     return {} if found is None else {"scale": torch.full((len(images),), found)}
 
 
 @torch.no_grad()
 def changes(branch: Branch, images: Tensor) -> Evidence:
-    """Returns by how much an image's logits change, in parts of the largest logit.
+    """Returns by how much an image's logits change, relative to the largest logit.
 
     When the forward is repeated, and when the image is elsewhere in a batch of another size.
     """
-    # A GPU may compute batches of different sizes by kernels of different precision.
+    # On a GPU, batches of different sizes may use kernels of different precision.
     with exact_float32():
         logits: Tensor = branch.score(images)
         repeated = branch.score(images)
@@ -79,15 +79,15 @@ def changes(branch: Branch, images: Tensor) -> Evidence:
 def input_scale(score: nn.Module, images: Tensor) -> float | None:
     """Returns how many times larger or smaller the first norm layer's input is than in training.
 
-    The layer keeps the mean square of each channel, by its running statistics. Compared is that of
-    these images; of the channels the median counts.
+    Compares the mean square of each channel of these images with that in the layer's running
+    statistics; returns the median over channels.
 
     Args:
         score: Images to logits.
         images: (N, C, H, W), clean.
 
     Returns:
-        The factor between the mean squares, at least 1, or None where no layer keeps statistics.
+        The factor between the mean squares, at least 1, or None without running statistics.
     """
     factors: list[float] = []
 
@@ -109,7 +109,7 @@ def input_scale(score: nn.Module, images: Tensor) -> float | None:
 
 
 def _mean_square(layer: nn.Module, batch_size: int) -> Tensor | None:
-    """Returns what a layer remembers of the mean square of its input, (C,), None if nothing."""
+    """Returns the mean square of a layer's input in its running statistics, (C,), or None."""
     kept: Any = layer
     if getattr(layer, "running_second_moment", None) is not None:
         square = kept.running_second_moment  # (modes, C)

@@ -1,4 +1,4 @@
-"""What each check makes of the evidence on one branch."""
+"""Turns the evidence on one branch into the findings of the checks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from robustnorm.evaluation.search import Precision
 from robustnorm.models.faithful import TOLERANCE
 from robustnorm.records.record import Check
 
-# A logit is a sum of products of sums: over a deep network rounding reaches some hundred times the
-# precision of its numbers. Other companions move the logits of a network that sees them by a tenth.
+# A logit is a sum of products of sums: in a deep network rounding reaches some hundred times the
+# precision of its type. Other images in the batch change the logits of networks that depend on them
+# by a tenth.
 _ROUNDING = 1000
 
-# Between the mean squares of the images of training and of testing lies a factor near 1. A
-# normalization that is missing or applied twice divides by a variance of 0.1 or less.
+# The mean squares of training and test images differ by a factor near 1. A normalization that is
+# missing or applied twice divides by a variance of 0.1 or less.
 _SCALE = 4.0
-# What a test set may take from the accuracy on validation images, beside chance.
+# Accepted loss of accuracy from validation to test images, besides chance.
 _SHORTFALL = 0.1
 
 _WORST_FIRST = ("unreliable", "warn", "reliable")
@@ -50,13 +51,13 @@ def judge(
     """Returns the finding of each check that applies, by its name in ``CHECKS``.
 
     Args:
-        evidence: On one branch, all images.
-        binarized: Outcome of the binarization test, None where there is none.
-        steps: Of the attack that is checked.
-        classes: That the network tells apart.
-        tier: By which the evidence was measured.
-        recorded: Standard accuracy that the training recorded of the branch, None if unknown.
-        precision: Of the search.
+        evidence: Evidence on one branch, for all images.
+        binarized: Outcome of the binarization test, if any.
+        steps: Number of steps of the checked attack.
+        classes: Number of classes of the network.
+        tier: The tier of the evidence.
+        recorded: Standard accuracy of the branch recorded in training, None if unknown.
+        precision: Precision of the attack's gradients.
     """
     pgd, longer = evidence["pgd"], evidence["longer"]
     again = pgd & torch.stack([evidence[f"restart {i}"] for i in range(1, RESTARTS)]).all(0)

@@ -1,4 +1,4 @@
-"""What the checks measure: how images fare under attacks of every kind, branch by branch."""
+"""Evidence for the checks: verdicts on images under many kinds of attack, per branch."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Tier(NamedTuple):
     """How much is measured.
 
     Args:
-        images: Most images to measure on.
-        radii: Of the curve, in 255ths on the [0, 1] scale; in L2 in eighths of epsilon.
+        images: Largest number of images.
+        radii: Radii of the curve, in 255ths on the [0, 1] scale; for L2 in eighths of epsilon.
         draws: Random points of the ball around each image.
-        queries: Of Square through torchattacks; None runs the authors' code as AutoAttack does.
+        queries: Queries of torchattacks' Square; None runs the authors' code as AutoAttack does.
         readouts: Images of the binarization test.
-        inner: Points around each of them that its readout calls unperturbed.
+        inner: Points around each of them that the test labels unperturbed.
     """
 
     images: int
@@ -61,7 +61,7 @@ TIERS = {
 
 
 class Watched(nn.Module):
-    """Scores as a branch does, and notes which of the images that it is given are allowed ones.
+    """Scores like a branch, and records whether the images it receives are allowed.
 
     Args:
         score: Images to logits.
@@ -74,14 +74,14 @@ class Watched(nn.Module):
         self.valid: Tensor | None = None
 
     def watch(self, images: Tensor, search: Search) -> None:
-        """From now on compares what is scored with these images, (N,) of ``valid``."""
+        """Starts comparing scored images with these, (N,) of ``valid``."""
         self._watched, self.valid = (images, search), None
 
     def forward(self, images: Tensor) -> Tensor:
         if self._watched is not None:
             around, search = self._watched
             ball = find_threat_model(search.threat_model)
-            # Whole chunks are scored: the rows after the last image repeat it.
+            # Whole chunks are scored: the last image is repeated.
             if len(images) < len(around):
                 raise MemoryError("a chunk in parts cannot be compared with the images")
             valid = ball.contains(images[: len(around)], around, search.epsilon)
@@ -90,20 +90,20 @@ class Watched(nn.Module):
         return logits
 
     def stop(self) -> Tensor:
-        """Watches no more; returns whether each image was always an allowed one, bool (N,)."""
+        """Stops watching; returns whether each image was always allowed, bool (N,)."""
         assert self.valid is not None  # an attack that scores nothing has no verdicts
         self._watched = None
         return self.valid
 
 
 def prepare(branch: Branch) -> tuple[Branch, Watched]:
-    """Returns the branch, watched, and with a gradient, if zero, where it has none."""
+    """Returns the branch with a watched score and with gradients, of zero if it has none."""
     score = Watched(branch.score)
     return Branch(branch.name, score, _tied(branch.standin)), score
 
 
 def _tied(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Gives a gradient of zero where a network has none, or one that is not finite."""
+    """Replaces missing gradients, and those that are not finite, by zero."""
 
     def tied(images: Tensor) -> Tensor:
         given = images.clone()
@@ -120,12 +120,12 @@ def _zero_unless_finite(gradient: Tensor) -> Tensor:
 
 
 def radius(place: int, search: Search) -> float:
-    """Returns the attack radius of a place of ``Tier.radii``."""
+    """Returns the attack radius of an entry of ``Tier.radii``."""
     return place / 255 if search.threat_model == "linf" else place / 8 * search.epsilon
 
 
 def written(place: int, search: Search) -> str:
-    """Returns the radius as in ``CurvePoint``."""
+    """Returns the radius as written in ``CurvePoint``."""
     if not place:
         return "0"
     return f"{place}/255" if search.threat_model == "linf" else f"{radius(place, search):.4g}"
@@ -146,12 +146,12 @@ def measure(
     Args:
         attacked: From ``prepare``.
         images: (N, C, H, W), floating point in [0, 1], on the network's device.
-        labels: int64 (N,), likewise.
+        labels: int64 (N,), on the network's device.
         image_ids: int64 (N,), on the CPU.
-        search: The attack to check, with one number of steps. Each branch is measured in its own
-            ball, in which the others are attacked for what transfers to it.
+        search: The attack to check, with one number of steps. Each branch is measured in its ball,
+            in which the other branches are attacked for transfer.
         tier: How much to measure.
-        generator: Of the random points and of Square, on the CPU.
+        generator: Draws the random points and Square's, on the CPU.
         done: Called after each of ``attacks_of`` attacks.
     """
     searches = [search.for_branch(branch.name) for branch, _ in attacked]
@@ -175,7 +175,7 @@ def _measure_within(
     generator: torch.Generator,
     done: Callable[[], object],
 ) -> dict[str, Evidence]:
-    """Returns the evidence on the branches of one ball; all are attacked in it, for transfers."""
+    """Returns the evidence on the branches of one ball, in which all are attacked."""
     everyone, (steps,) = [branch for branch, _ in attacked], search.steps
     branches = [branch for branch, _ in measured]
     evidence: dict[str, Evidence] = {branch.name: {} for branch in branches}
@@ -232,7 +232,7 @@ def _measure_within(
 
 
 def attacks_of(tier: Tier, search: Search, branches: Sequence[str]) -> int:
-    """Returns the number of attacks that ``measure`` runs on a chunk: of each ball, each branch."""
+    """Returns the number of attacks that ``measure`` runs on a chunk, over balls and branches."""
     balls = len(_distinct([search.for_branch(branch) for branch in branches]))
     return balls * (2 + RESTARTS + len(tier.radii)) + len(branches)
 
@@ -242,7 +242,7 @@ def _distinct(searches: Sequence[Search]) -> list[Search]:
 
 
 def _scaled(search: Search, epsilon: float) -> Search:
-    """Returns the search at another radius, its steps larger or smaller in proportion."""
+    """Returns the settings at another radius, with the step size in proportion."""
     step_size = search.step_size * epsilon / search.epsilon
     return search._replace(epsilon=epsilon, step_size=step_size)
 
@@ -269,7 +269,7 @@ def _without_pgd(
         "fgsm": _correct(branch, fast, labels),
         "noise": noise,
         "square": _correct(branch, square, labels),
-        # The copy that searches for PGD may be fine where AutoAttack meets the network itself.
+        # The copy used by PGD may have gradients where the network that AutoAttack uses has none.
         "gradient": has_gradient(branch.standin, images, labels)
         & has_gradient(_tied(branch.score), images, labels),
         "bounded": bounded(branch, images),
@@ -279,7 +279,7 @@ def _without_pgd(
 
 
 def surface(images: Tensor, search: Search, generator: torch.Generator) -> Tensor:
-    """Draws a point around each image as far away as allowed: a corner of the ball in Linf."""
+    """Draws a point at the largest allowed distance from each image; in Linf a corner."""
     ball = find_threat_model(search.threat_model)
     noise = torch.randn(images.shape, generator=generator, dtype=images.dtype).to(images.device)
     return ball.project(images + ball.ascend(noise, search.epsilon), images, search.epsilon)
@@ -293,11 +293,11 @@ def _square(
     tier: Tier,
     generator: torch.Generator,
 ) -> Tensor:
-    """Attacks without gradients; all images are classified correctly."""
+    """Attacks without gradients images that are all classified correctly."""
 
     def score(images: Tensor) -> Tensor:
         logits: Tensor = branch.score(images)
-        return logits.float()  # as the libraries' own numbers
+        return logits.float()  # the libraries' precision
 
     if tier.queries is None:
         return autoattack(

@@ -1,8 +1,8 @@
 """From counts of images to verdicts: each rule returns one, with the figure behind it.
 
-On a hundred images one image is more than a limit of 0.2 %. A count is therefore beyond a limit
-when it is above it and chance would reach it with probability below ``LEVEL`` were the limit just
-met: on many images that is the limit itself, on few it is what the images can tell.
+On a hundred images one image is already more than a limit of 0.2 %. A count therefore exceeds a
+limit only if it is larger and chance would reach it with probability below ``LEVEL`` at the limit:
+for many images this is the limit itself, for few it is what the images can tell.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-# More than a dozen checks run on each branch: at 5 % each, an honest one would often be flagged.
+# More than a dozen checks run on each branch: at 5 % each, sound ones would often be flagged.
 LEVEL = 0.01
 
 
@@ -39,19 +39,19 @@ def allowed(n: int, limit: float) -> int:
 
 
 def none_may(failing: Tensor, what: str) -> Finding:
-    """Unreliable where any image fails; ``failing`` is bool (n,), here and below."""
+    """Unreliable if any image fails; ``failing`` is bool (n,), here and below."""
     return _share("unreliable" if failing.any() else "reliable", failing, f"{what}; none may be")
 
 
 def rare(failing: Tensor, what: str) -> Finding:
-    """Warns where any image fails, unreliable beyond 1 %."""
+    """Warns if any image fails, unreliable beyond 1 %."""
     most = allowed(len(failing), 0.01)
     verdict = _grade(int(failing.sum()), warns=0, fails=most)
     return _share(verdict, failing, f"{what}; none expected, above {_percent(most, failing)} fails")
 
 
 def at_most(failing: Tensor, limit: float, what: str) -> Finding:
-    """Unreliable where more images fail than the limit and chance allow."""
+    """Unreliable if more images fail than the limit and chance allow."""
     most = allowed(len(failing), limit)
     verdict = _grade(int(failing.sum()), warns=most, fails=most)
     text = f"{what}; limit {100 * limit:.3g}, on {len(failing)} images {_percent(most, failing)}"
@@ -59,9 +59,9 @@ def at_most(failing: Tensor, limit: float, what: str) -> Finding:
 
 
 def converged(failing: Tensor, what: str) -> Finding:
-    """Warns where a stronger attack takes more than 1 point of accuracy, unreliable beyond 5.
+    """Warns if a stronger attack takes more than 1 point of accuracy, unreliable beyond 5.
 
-    Half a point is the aim; a warning also waits until chance explains no more than that.
+    The aim is half a point; a warning also requires that chance does not explain the difference.
     """
     n = len(failing)
     warns, fails = max(allowed(n, 0.005), math.floor(0.01 * n)), allowed(n, 0.05)
@@ -71,13 +71,13 @@ def converged(failing: Tensor, what: str) -> Finding:
 
 
 def never_above(pairs: Sequence[tuple[Tensor, Tensor]], what: str) -> Finding:
-    """Unreliable where in any pair the first accuracy exceeds the second beyond chance.
+    """Unreliable if in any pair the first accuracy exceeds the second beyond chance.
 
-    By the exact one-sided McNemar test on the same images.
+    Uses the exact one-sided McNemar test on the same images.
 
     Args:
-        pairs: Of verdicts, bool (n,) each.
-        what: The excess, in words.
+        pairs: Pairs of verdicts, bool (n,) each.
+        what: Description of the excess.
     """
     excesses, beyond = [], False
     for first, second in pairs:
@@ -90,13 +90,13 @@ def never_above(pairs: Sequence[tuple[Tensor, Tensor]], what: str) -> Finding:
 
 
 def not_below(correct: Tensor, expected: float, shortfall: float, what: str) -> Finding:
-    """Unreliable where an accuracy is below the expected one by more than a shortfall and chance.
+    """Unreliable if an accuracy is below the expected one by more than a shortfall and chance.
 
     Args:
         correct: bool (n,).
         expected: Accuracy, a fraction.
-        shortfall: What it may lose.
-        what: The images that count, in words.
+        shortfall: Accepted loss.
+        what: Description of the counted images.
     """
     n, count = len(correct), int(correct.sum())
     least = max(0.0, expected - shortfall)
@@ -106,7 +106,7 @@ def not_below(correct: Tensor, expected: float, shortfall: float, what: str) -> 
 
 
 def small(values: Tensor, limit: float, what: str) -> Finding:
-    """Unreliable where the largest value, (n,), is above the limit."""
+    """Unreliable if the largest value, (n,), is above the limit."""
     worst = float(values.max())
     verdict = "reliable" if worst <= limit else "unreliable"
     return Finding(verdict, worst, f"{what}; limit {limit:.1e}", len(values))

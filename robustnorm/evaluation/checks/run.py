@@ -44,36 +44,35 @@ def run_checks(
     progress: str | None = None,
     should_stop: ShouldStop = never,
 ) -> tuple[list[Check], list[CurvePoint]]:
-    """Checks whether a PGD evaluation of each branch deserves trust.
+    """Checks whether a PGD evaluation of each branch can be trusted.
 
-    Defences have looked robust because an attack found no gradient, stopped early, or met another
-    network than the one that it was scored by. Each check names one such fault. What they are
-    checked on are ``branches`` and ``attack_chunk``, which give the reported verdicts.
+    Defences have looked robust because an attack found no gradient, stopped early, or attacked
+    another network than the one that scored it. Each check names one such fault. The checks use
+    ``branches`` and ``attack_chunk``, which also give the reported verdicts.
 
     Args:
-        model: In evaluation mode; images in [0, 1] to logits. Left as it was.
+        model: In evaluation mode; images in [0, 1] to logits. Left unchanged.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
         labels: int64 (N,).
-        image_ids: int64 (N,), the images' places in their data set.
-        search: The attack whose results are reported; its largest number of steps is checked, on
-            each branch in the branch's own ball.
+        image_ids: int64 (N,), indices of the images in their data set.
+        search: The attack whose results are reported; its largest number of steps is checked, for
+            each branch in that branch's ball.
         tier: ``"quick"``, at most 100 images and a few attacks each, or ``"full"``, at most 1,000
             images, the whole curve, and Square with AutoAttack's 5,000 queries.
         serving: Also check each serving rule.
-        precision: Of the convolutions that give the gradients, as evaluated.
-        compile: Run the copies that give the gradients through torch.compile, likewise.
-        recorded: Standard accuracies that training recorded, by branch; none are compared by
-            default.
+        precision: Precision of the gradients, as in the evaluation.
+        compile: Whether the copies that give the gradients are compiled, as in the evaluation.
+        recorded: Standard accuracies recorded in training, by branch; not compared by default.
         progress: Text of a progress bar; none by default.
-        should_stop: A signal that it tells of is heeded after each attack.
+        should_stop: Called after each attack; only a signal counts.
 
     Returns:
         The checks, named as in ``CHECKS``, and the accuracy over the attack's radius. Checks that
-        do not apply are left out: those of other branches where there are none, and the
-        binarization test on serving rules and where no linear layer ends the network.
+        do not apply are omitted: those that need other branches, and the binarization test on
+        serving rules and on networks that do not end in a linear layer.
 
     Raises:
-        ImportError: When the library that brings Square is not installed.
+        ImportError: When the library of Square is not installed.
         Stopped: When a signal came.
         ValueError: On an unknown tier, no images, or a radius of 0.
 
