@@ -103,6 +103,9 @@ bench: setup ## Run the benchmarks, into reports/benchmarks.md
 benchgpu: setup ## Run the GPU benchmark, into reports/benchmarks-gpu.md
 	table=$$($(BIN)/python -m benchmarks.gpu $(ARGS)) && echo "$$table" | tee reports/benchmarks-gpu.md
 
+traps: setup ## Ask four tools about inputs whose answer is known, into reports/traps.md (10 minutes)
+	table=$$($(BIN)/python tests/traps) && echo "$$table" | tee reports/traps.md
+
 soak: setup ## Kill runs, damage files, exhaust resources, into reports/reliability.md (7 minutes)
 	set -o pipefail; ( echo "# Reliability"; echo; echo "What \`make soak\` printed."; for part in kills damage workers cost faults; do \
 		echo; $(BIN)/python -m benchmarks.soak.$$part || exit 1; done ) | tee reports/reliability.md

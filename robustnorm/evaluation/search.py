@@ -125,6 +125,8 @@ def scorers(model: nn.Module, *, serving: bool = False) -> dict[str, nn.Module]:
 def _searcher(
     model: nn.Module, branch: str, score: nn.Module, precision: Precision, compile: bool
 ) -> Standin:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return Standin(score, score, score, branch)  # neither copied nor traced
     copy = fold(model, branch, fuse=True).requires_grad_(False)
     copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Not mode="reduce-overhead": a serving rule calls several copies before it reads their logits,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import operator
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeGuard
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -42,11 +43,27 @@ def _is_convolution(module: nn.Module | None) -> TypeGuard[Convolution]:
 _DEVICES = ("cpu", "cuda")
 
 
-class _Proxy(fx.Proxy):
-    """Passes ``isinstance(proxy, Tensor)``, as the value it stands for would."""
+@contextmanager
+def _proxies_are_tensors() -> Iterator[None]:
+    """Lets ``isinstance(x, Tensor)`` hold in a traced forward, as it does of what x stands for.
 
-    __class__ = property(lambda self: torch.Tensor)
-    _is_param = False  # read by isinstance(..., nn.Parameter)
+    Python's own function is replaced for the block. A proxy of class Tensor would do for Python,
+    but torch's C++ code then reads it as one, and the process ends.
+    """
+    asks = builtins.isinstance
+
+    def isinstance_or_proxy(value: Any, kinds: Any) -> bool:
+        if type(value) is fx.Proxy:
+            alternatives = kinds if type(kinds) is tuple else getattr(kinds, "__args__", (kinds,))
+            if Tensor in alternatives:
+                return True
+        return asks(value, kinds)
+
+    builtins.isinstance = isinstance_or_proxy
+    try:
+        yield
+    finally:
+        builtins.isinstance = asks
 
 
 class _Tracer(fx.Tracer):
@@ -58,10 +75,10 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         if not torch.is_grad_enabled() or any(map(torch.is_autocast_enabled, _DEVICES)):
             raise RuntimeError("the forward switches gradients off or autocast on")
-        return _Proxy(node, self)
+        return fx.Proxy(node, self)
 
     def create_arg(self, a: Any) -> Any:
-        return a.node if type(a) is _Proxy else super().create_arg(a)
+        return a.node if type(a) is fx.Proxy else super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_batch_norm(m) or not any(map(is_batch_norm, m.modules()))
@@ -87,7 +104,7 @@ def fuse_convolutions(model: nn.Module) -> nn.Module:
     if has_hooks(model):  # tracing would drop them
         return model
     try:
-        with torch.enable_grad(), _no_autocast():
+        with torch.enable_grad(), _no_autocast(), _proxies_are_tensors():
             graph = _Tracer().trace(model)
     except Exception:  # tracing a forward that depends on values may raise anything
         return model

@@ -157,3 +157,34 @@ def test_copy_in_bfloat16_is_used_and_one_that_lost_a_layer_is_not(monkeypatch, 
     (branch,) = branches(network, "bf16")
     torch.testing.assert_close(branch.standin(IMAGES), network(IMAGES))
     assert "branch 'single': a quicker copy has" in caplog.text
+
+
+class Chooses(Network):
+    """Calls of torch's C++ code that read a tensor's memory."""
+
+    def between(self, features):
+        where = torch.where(features > 0.5, features, 0.0)
+        return where + torch.where(torch.tensor(True), features, torch.nan)
+
+
+class Makes(Network):
+    def between(self, features):
+        return features * torch.as_tensor(features).mean()
+
+
+@pytest.mark.parametrize("make", [Chooses, Makes])
+def test_tracing_ends_no_process(make):
+    """A proxy that C++ took for a tensor was read as one: a segmentation fault."""
+    network = build(make)
+    assert difference(fold(network, "any", fuse=True), network, IMAGES) == ""
+    assert isinstance(IMAGES, Tensor)
+    assert not isinstance(1, Tensor)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.(trace|trace_method)` is deprecated")
+def test_scripted_network_is_evaluated():
+    network = torch.jit.trace(build(Network), IMAGES)
+    labels = network(IMAGES).argmax(1)
+    verdicts = evaluate(network, IMAGES, labels, steps=(1,))
+    assert verdicts[0].accuracy == 1
+    assert verdicts[1].searched == "network"

@@ -1,0 +1,65 @@
+"""What this package makes of every trap: the true number or a refusal, never a wrong one."""
+
+import numpy as np
+import pytest
+from trap_cases import LABELS
+from trap_tools import RIGHT, SAID, TRAPS, ask
+from trap_truth import by_grid, linear_in_box, linear_radii
+
+# Deprecated by torch, still in use by others.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.(trace|trace_method)` is deprecated")
+
+# Where a number can be given, it is: of the others a refusal is right or at least clear.
+REFUSED = {
+    "labels counted from 1",
+    "labels counted from 1, none of the last class",
+    "labels as a list",
+    "images 0 to 255",
+    "images normalized outside the network",
+    "epsilon 8 for 8/255",
+    "epsilon as text",
+    "epsilon 1e-99",
+    "weights made in inference mode",
+    "a function, no module",
+    "images rounded to 16 levels",
+    "images detached",
+    "forward without gradients",
+    "forward through NumPy",
+    "optimization in the forward",
+    "optimization that needs gradients on",
+    "NaN for every image but the clean ones",
+    "infinite for every image but the clean ones",
+    "gradients that are NaN",
+    "answers that are steps",
+    "logits cut off",
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_trap(name):
+    outcome = ask("robustnorm", name)
+    assert outcome.verdict == (SAID if TRAPS[name].truth is None or name in REFUSED else RIGHT), (
+        outcome
+    )
+
+
+def test_there_are_traps_of_every_kind():
+    assert len(TRAPS) >= 40
+    assert set(TRAPS) >= REFUSED
+    truths = [trap.truth for trap in TRAPS.values() if trap.truth is not None]
+    assert 0.2 < np.mean(truths) < 0.8  # a tool that says 0 or 1 is not right
+    assert len(LABELS.unique()) == 5
+
+
+def test_formula_and_grid_agree_on_a_plane():
+    """Two independent ways to the truth of one linear network of two pixels."""
+    weight = np.array([[0.0, 1.0], [0.87, -0.5], [-0.87, -0.5]])
+    bias = -weight @ np.array([0.5, 0.5])
+    images = np.random.default_rng(0).uniform(0.2, 0.8, (12, 2))
+    labels = (images @ weight.T + bias).argmax(1)
+    epsilon = 0.1
+    radii = linear_radii(weight, bias, images, labels, "linf")
+    expected = float((radii > epsilon).mean())
+    found = by_grid(lambda points: (points @ weight.T + bias).argmax(1), images, labels, epsilon)
+    assert 0 < expected < 1
+    assert found == linear_in_box(weight, bias, images, labels, epsilon) == expected
