@@ -1,4 +1,4 @@
-"""Attacks on classifiers, all behind one contract.
+"""Attacks on classifiers that share one contract.
 
 ``attack(model, images, labels, *, epsilon, threat_model="linf", generator=None, ...)`` returns
 ``adv_images``. ``model`` is any callable, images to logits; images are floating point in [0, 1],
@@ -6,13 +6,13 @@
 detached, and lies in the ball of radius ``epsilon`` around them and in [0, 1].
 
 An attack changes nothing: no train or eval mode, route, buffer, gradient, global random state or
-input. Mode and branch are the caller's choice. All its randomness comes from ``generator``, and a
-random attack without one raises a ValueError: there is no silent seed. A network in train mode is
-attacked with its batch statistics, its running ones are put back afterwards; a caller who wants
-them to move passes a function, such as ``lambda images: model(images)``.
+input. Mode and branch are the caller's choice. All randomness comes from ``generator``; a random
+attack without one raises a ValueError, since there is no default seed. A network in train mode is
+attacked with batch statistics, and its running statistics are restored; to update them, pass a
+function, such as ``lambda images: model(images)``.
 
-To add an attack: one file, one line in ``ATTACKS``, and one in the tests of the contract. It then
-has that name in ``evaluate(attacks=...)`` and ``--attacks``. What it may say of itself is in
+Adding an attack takes one file, one line in ``ATTACKS``, and one in the tests of the contract. Its
+name then works in ``evaluate(attacks=...)`` and ``--attacks``. Its properties are declared with
 ``robustnorm.attacks.contract.traits``.
 
 Examples:

@@ -1,4 +1,4 @@
-"""A network as attacks and verdicts ask it, whatever its precision and the shape of its answer."""
+"""Calls a network for attacks and verdicts, whatever its precision and output structure."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NO_GRADIENT = (
     "such as square"
 )
 
-# What torch raises itself, of the network's layers; a subclass, such as of routing, says more.
+# Raised by torch for the network's layers; subclasses, such as RoutingError, explain themselves.
 _TORCH_ERRORS = (RuntimeError, NotImplementedError, IndexError)
 
 
 class InputError(UserError):
-    """Images, labels, a radius or a network with which no attack is sound."""
+    """Images, labels, a radius or a network that allow no sound attack."""
 
 
 class NotFiniteError(InputError):
@@ -34,8 +34,8 @@ class NotFiniteError(InputError):
     Args:
         what: "logits" or "gradients".
         found: The value.
-        row: Of the image in its batch.
-        image: The image in words.
+        row: Row of the image in its batch.
+        image: Description of the image.
     """
 
     def __init__(self, what: str, found: float, row: int, image: str = "") -> None:
@@ -52,29 +52,29 @@ class NotFiniteError(InputError):
         )
 
     def of(self, image_ids: Tensor) -> NotFiniteError:
-        """Returns the error with the image's id in place of its row."""
+        """Returns the error with the image's id instead of its row."""
         image = f"the image of id {int(image_ids[self.row])}"
         return NotFiniteError(self.what, self.found, self.row, image)
 
 
 class Asked(nn.Module):
-    """Images to logits, float32 or float64, of whatever a network gives for whatever it takes.
+    """Maps images to logits in float32 or float64, for any network input and output type.
 
-    The network is given a copy of the images in the precision of its weights, so that one that
-    works in place is judged on the images that it was given. A caller's autocast does not reach it;
-    its own does. Its logits are taken from a tuple, a dict or an object where there is one choice.
+    The network receives a copy of the images in the precision of its weights, so a network that
+    works in place does not modify the caller's images. The caller's autocast does not apply, the
+    network's does. Logits are extracted from a tuple, dict or object if they are unambiguous.
 
     Args:
         model: Images to logits.
-        strict: Refuse logits and gradients that are not finite, and logits without a gradient where
-            one is asked for. Waits for the device.
-        highest: The highest label: with fewer classes the labels are refused.
+        strict: Refuse logits and gradients that are not finite, and logits without a required
+            gradient. Waits for the device.
+        highest: The highest label; fewer classes are refused.
 
     Shape:
         images (N, C, H, W) to logits (N, K), K at least 2.
 
     Raises:
-        InputError: When the network fails, or its answer is no such logits.
+        InputError: When the network fails or returns no such logits.
 
     Examples:
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2).double())
@@ -88,14 +88,14 @@ class Asked(nn.Module):
         self._strict, self._highest = strict, highest
         self._dtype = precision_of(model)
 
-    # The network's own mode, whenever it is asked for: tools read it, and put it back by train().
+    # Forwarded to the network: tools read the mode and restore it with train().
     @property
     def training(self) -> bool:
         return "model" in self._modules and bool(self.model.training)
 
     @training.setter
     def training(self, mode: bool) -> None:
-        """Nothing to keep: ``train(mode)`` passes the mode on to the network."""
+        """Does nothing: ``train(mode)`` passes the mode on to the network."""
 
     def forward(self, images: Tensor) -> Tensor:
         given = images.to(self._dtype or images.dtype, copy=True)
@@ -125,7 +125,7 @@ class Asked(nn.Module):
 
 
 def precision_of(model: Model) -> torch.dtype | None:
-    """Returns the one floating-point type of a network's weights, None where there are several."""
+    """Returns the floating-point type of a network's weights, or None if there are several."""
     if not isinstance(model, nn.Module):
         return None
     types = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
@@ -133,9 +133,9 @@ def precision_of(model: Model) -> torch.dtype | None:
 
 
 def find_logits(output: Any, n: int) -> Tensor:
-    """Returns the logits (N, K) in what a network gave for n images.
+    """Returns the logits (N, K) in a network's output for n images.
 
-    Of a dict or an object those that are called "logits", else the only tensor of such a shape.
+    In a dict or an object, the entry "logits", else the only tensor of a suitable shape.
 
     Raises:
         InputError: When there are none, or several.
@@ -181,7 +181,7 @@ def _words(output: Any) -> str:
 
 
 def check_finite(logits: Tensor, image_ids: Tensor | None = None) -> None:
-    """Raises a NotFiniteError that names the first image whose logits are not all finite."""
+    """Raises a NotFiniteError that names the first image with logits that are not finite."""
     _check_rows("logits", logits, image_ids)
 
 
@@ -199,7 +199,7 @@ def _check_rows(what: str, values: Tensor, image_ids: Tensor | None = None) -> N
 
 
 def out_of_range(highest: int, classes: int, name: str = "labels") -> str:
-    """Says that a label names no class."""
+    """Returns the message for a label outside the network's classes."""
     return (
         f"{name} must be from 0 to {classes - 1}, the network has {classes} classes, got "
         f"{highest}; subtract 1 where they count from 1"

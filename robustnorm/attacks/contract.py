@@ -1,4 +1,4 @@
-"""What every attack keeps: its traits, its generator, the network's state, the global ones."""
+"""The contract of attacks: their traits, their generator, and what they must leave unchanged."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _Attack = TypeVar("_Attack", bound=Callable[..., Tensor])
 def traits(
     *, per_image: bool = False, check: Callable[..., object] | None = None
 ) -> Callable[[_Attack], _Attack]:
-    """Returns a decorator that says of an attack what an evaluation would know of it.
+    """Returns a decorator that declares properties of an attack for evaluations.
 
     Args:
-        per_image: It draws nothing, and an image's result does not depend on the images beside it:
-            an evaluation lets it search on a fast copy of the network, in batches of any size. One
-            without this trait is given the network itself and whole chunks of images.
+        per_image: The attack draws no random numbers, and an image's result does not depend on the
+            images beside it, so an evaluation may run it on a fast copy of the network in batches
+            of any size. Other attacks receive the network itself and whole chunks of images.
         check: Called with the attack's options before minutes of work; raises an ImportError when
-            its package is missing, a ValueError on an option that names nothing.
+            a package is missing, a ValueError on an invalid option.
     """
 
     def mark(attack: _Attack) -> _Attack:
@@ -38,7 +38,7 @@ def traits(
 
 
 def require_generator(generator: torch.Generator | None, alternative: str = "") -> torch.Generator:
-    """Returns the generator, or raises a ValueError: no attack draws from a seed of its own."""
+    """Returns the generator, or raises a ValueError: attacks have no default seed."""
     if generator is None:
         raise ValueError(
             "this attack is random: pass generator=torch.Generator().manual_seed(seed)"
@@ -49,9 +49,9 @@ def require_generator(generator: torch.Generator | None, alternative: str = "") 
 
 @contextmanager
 def unchanged(model: Model) -> Iterator[None]:
-    """Puts the model's buffers and train or eval modes back after the block.
+    """Restores the model's buffers and train or eval modes after the block.
 
-    A function that is no module keeps nothing that an attack could know of.
+    Does nothing for a function.
     """
     if not isinstance(model, nn.Module):
         yield
@@ -70,10 +70,10 @@ def unchanged(model: Model) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ends the caller's inference mode, which keeps no gradients, and its autocast, for the block.
+    """Leaves the caller's inference mode, which has no gradients, and its autocast, for the block.
 
-    Gradients are on in the block. Autocast reaches backward passes, too. A network that works in
-    its own autocast keeps it.
+    Gradients are enabled in the block. Autocast would also affect backward passes. A network's
+    autocast inside its forward still applies.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -83,14 +83,14 @@ def undisturbed() -> Iterator[None]:
 
 
 class Shell(nn.Module):
-    """A module around any model, for libraries that want one and would change the model's mode.
+    """A module around any model, for libraries that need one and would change the model's mode.
 
-    ``train`` and ``eval`` end at the shell; its one parameter tells the device.
+    ``train`` and ``eval`` affect only the shell; its one parameter gives the device.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
         super().__init__()
-        self._call = (model,)  # in a tuple, so that it is no submodule
+        self._call = (model,)  # in a tuple, so that it is not a submodule
         self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -99,9 +99,9 @@ class Shell(nn.Module):
 
 @contextmanager
 def seeded(generator: torch.Generator, device: torch.device) -> Iterator[int]:
-    """Seeds the global random states from the generator for the block, then puts them back.
+    """Seeds the global random states from the generator for the block, then restores them.
 
-    For libraries that draw from them. Yields the seed.
+    For libraries that use them. Yields the seed.
     """
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""Projected gradient descent, and its single step from the image itself, FGSM."""
+"""Projected gradient descent and its single-step variant, FGSM."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pgd(
     start: Tensor | None = None,
     on_iterate: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """Climbs a loss, by default the labels' cross-entropy, within the ball around each image.
+    """Ascends a loss, by default the labels' cross-entropy, within the ball around each image.
 
     Each step moves by ``step_size`` along the sign (Linf) or the direction (L2) of the gradient
     with respect to the images, then projects onto the ball and onto [0, 1].
@@ -46,18 +46,18 @@ def pgd(
         step_size: Size of a step on that scale.
         steps: Gradient steps.
         threat_model: ``"linf"`` or ``"l2"``.
-        loss: What is climbed: ``"ce"``, ``"margin"`` (Carlini and Wagner) or ``"dlr"`` (Croce and
-            Hein); see ``robustnorm.attacks.losses.find_loss``.
-        targets: Classes to reach, int64 (N,); by default any but the label.
-        restarts: Random starts. An image keeps its first result that is misclassified (with
-            targets: classified as its target), where there is none that of the highest loss. More
-            than one cost a forward pass each.
-        random_start: Start at a point drawn uniformly from the ball, not at the image.
-        generator: Of the random start; required when there is one.
-        start: Images to start from, in the ball; there is no random start then.
+        loss: The loss: ``"ce"``, ``"margin"`` (Carlini and Wagner) or ``"dlr"`` (Croce and Hein);
+            see ``robustnorm.attacks.losses.find_loss``.
+        targets: Target classes, int64 (N,); by default any class except the label.
+        restarts: Number of random starts. An image keeps its first misclassified result (with
+            targets: first classified as its target), or else the one with the highest loss. Each
+            costs one more forward pass if there are several.
+        random_start: Start at a point drawn uniformly from the ball instead of the image.
+        generator: Draws the random start; required for one.
+        start: Images in the ball to start from instead of a random start.
         on_iterate: Called with (step, adv_images, logits) for each iterate from 0, the start, to
-            ``steps``, the result; with restarts, for one after the other. All but the last use the
-            forward made for the gradient.
+            ``steps``, the result; with restarts, for each in turn. All but the last use the forward
+            pass of the gradient.
 
     Returns:
         Adversarial images, detached, of the images' shape and dtype.
@@ -155,8 +155,8 @@ def pgd_step(
 ) -> tuple[Tensor, Tensor]:
     """Returns the iterate that follows ``adv_images``, and the logits of ``adv_images``, detached.
 
-    One step of ``pgd``, arguments as there, for searches that go their own way; it neither checks
-    its inputs nor puts the model's buffers back.
+    One step of ``pgd`` with the same arguments, for other iterative attacks. Neither checks its
+    inputs nor restores the model's buffers.
     """
     ball = find_threat_model(threat_model)
     with torch.enable_grad():
@@ -179,7 +179,7 @@ def fgsm(
     threat_model: str = "linf",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Takes one gradient step of size epsilon from the images themselves.
+    """Takes one gradient step of size epsilon from the images.
 
     Args:
         model: Images to logits.
@@ -187,7 +187,7 @@ def fgsm(
         labels: int64 (N,).
         epsilon: Radius of the ball and size of the step; 0 returns the images.
         threat_model: ``"linf"`` or ``"l2"``.
-        generator: Not used; every attack takes one.
+        generator: Ignored; part of the contract.
 
     Returns:
         Adversarial images, detached, of the images' shape and dtype.
@@ -210,7 +210,7 @@ def fgsm(
         images,
         labels,
         epsilon=epsilon,
-        step_size=epsilon or 1.0,  # at epsilon 0 any step is projected back
+        step_size=epsilon or 1.0,  # with epsilon 0 any step is projected back
         steps=1,
         threat_model=threat_model,
         random_start=False,
@@ -219,7 +219,7 @@ def fgsm(
 
 @torch.no_grad()
 def _best_of(results: Iterable[Tensor], given: Given, loss: str) -> Tensor:
-    """Returns each image's first result that reaches the aim, else that of the highest loss."""
+    """Returns each image's first result that succeeds, or else the one with the highest loss."""
     labels, targets, best = given.labels, given.targets, given.images
     reached = torch.zeros_like(labels, dtype=torch.bool)
     highest = torch.full(labels.shape, -torch.inf, device=labels.device)

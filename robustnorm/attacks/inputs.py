@@ -1,4 +1,4 @@
-"""What attacks and evaluations are given: made right where that is certain, else refused."""
+"""Inputs of attacks and evaluations: converted where the meaning is clear, otherwise refused."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
 log = logging.getLogger("robustnorm")
 
-# Images may leave [0, 1] by this much, the rounding of whoever made them.
+# Images may exceed [0, 1] by this much, from rounding.
 _ROUNDING = 1e-6
-# Torch's words where the logits do not depend on the images by any path that it follows.
+# torch's messages for logits that do not depend differentiably on the images.
 _WITHOUT_GRADIENT = ("does not require grad", "not have been used in the graph")
 
 
 class Given(NamedTuple):
-    """What an attack works on: the network as it is asked, images and labels as they must be.
+    """Checked inputs of an attack.
 
     Attributes:
-        model: Images to logits (N, K) of at least float32.
+        model: Images to logits (N, K), at least float32.
         images: Detached, float32 or float64, in [0, 1].
         labels: int64 (N,), on the device of the images.
-        targets: Likewise, or None where no class is to be reached.
+        targets: Target classes as labels, or None.
         epsilon: Radius of the ball.
-        original: The images that the caller gave.
+        original: The images that the caller passed.
     """
 
     model: Asked
@@ -44,10 +44,10 @@ class Given(NamedTuple):
 
     @contextmanager
     def attacking(self) -> Iterator[None]:
-        """Keeps the network's buffers and modes; the caller's inference mode and autocast end.
+        """Leaves the caller's inference mode and autocast; restores network buffers and modes.
 
         Raises:
-            InputError: When what is climbed has no gradient in the images.
+            InputError: When the loss has no gradient in the images.
         """
         with undisturbed(), unchanged(self.model):
             try:
@@ -58,13 +58,13 @@ class Given(NamedTuple):
                 raise InputError(NO_GRADIENT) from error
 
     def result(self, adv_images: Tensor) -> Tensor:
-        """Returns adversarial images in the precision of the caller's, no farther from them."""
+        """Returns adversarial images in the caller's precision, still in the ball."""
         dtype = self.original.dtype
         with torch.inference_mode(False):
             rounded = adv_images.detach().to(dtype)
             if dtype not in (torch.float16, torch.bfloat16):
                 return rounded
-            # Of numbers above 0 the bits count upwards: one less is the next number below.
+            # The bits of positive numbers are ordered: one less is the next smaller number.
             towards = (self.images - rounded.float()).sign().to(torch.int16)
             farther = (rounded.float() - self.images).abs() > (adv_images - self.images).abs()
             nearer = (rounded.view(torch.int16) + towards).view(dtype)
@@ -79,18 +79,18 @@ def admit(
     threat_model: str = "linf",
     targets: Tensor | None = None,
 ) -> Given:
-    """Returns what an attack works on; the one gate of all attacks. Waits for the device once.
+    """Checks the inputs of an attack; all attacks call it. Waits for the device once.
 
     Args:
         model: Images to logits, see ``Asked``.
         images: Floating point (N, C, H, W) in [0, 1], see ``admit_images``.
         labels: (N,), see ``admit_labels``.
-        epsilon: Radius of the ball; 0 is none.
-        threat_model: Of the ball.
-        targets: Classes to reach, as labels; none may be the image's own.
+        epsilon: Radius of the ball; may be 0.
+        threat_model: Threat model of the ball.
+        targets: Target classes in the form of labels; none may equal the label.
 
     Raises:
-        InputError: On what no attack takes: what is required, what was received.
+        InputError: On invalid inputs: what is required and what was received.
     """
     given = admit_images(images)
     classes = admit_labels(labels, given)
@@ -108,23 +108,23 @@ def admit(
 
 
 def _reach(images: Tensor, threat_model: str) -> float:
-    """Returns the radius of an L2 ball that holds every image."""
+    """Returns the radius of an L2 ball that contains every image."""
     return float(images[0].numel() ** 0.5) if threat_model == "l2" and len(images) else 0.0
 
 
 @torch.inference_mode(False)
 def admit_images(images: Tensor, *, integers: bool = False) -> Tensor:
-    """Returns images as attacks take them: detached, float32 or float64, in [0, 1].
+    """Converts images for attacks: detached, float32 or float64, in [0, 1].
 
-    Half precision becomes float32, which holds its values. Values outside [0, 1] by rounding are
-    clamped, and the log says so.
+    Half precision becomes float32, which represents its values. Values outside [0, 1] by rounding
+    are clamped with a warning.
 
     Args:
         images: Floating point (N, C, H, W).
-        integers: Whether uint8 is taken, too, and returned as it is.
+        integers: Whether to accept uint8, too, and return it unchanged.
 
     Raises:
-        InputError: On anything else, the usual cause being a normalization outside the model.
+        InputError: On anything else; the usual cause is normalization outside the model.
     """
     kinds = ("uint8 or " if integers else "") + "floating point of shape (N, C, H, W) in [0, 1]"
     if not isinstance(images, Tensor):
@@ -164,12 +164,12 @@ def admit_images(images: Tensor, *, integers: bool = False) -> Tensor:
 
 @torch.inference_mode(False)
 def admit_labels(labels: Tensor, images: Tensor, name: str = "labels") -> Tensor:
-    """Returns labels as attacks take them: int64 (N,), on the device of the images.
+    """Converts labels for attacks: int64 (N,), on the device of the images.
 
-    Any type of integers is cast, (N, 1) is squeezed, and of one-hot rows (N, K) the class is taken.
+    Casts any integer type, squeezes (N, 1), and converts one-hot rows (N, K) to classes.
 
     Raises:
-        InputError: On anything else; how many classes there are is not known here.
+        InputError: On anything else; does not know the number of classes.
     """
     n = len(images)
     if not isinstance(labels, Tensor) or labels.device.type == "meta":
@@ -196,11 +196,11 @@ def admit_labels(labels: Tensor, images: Tensor, name: str = "labels") -> Tensor
 
 
 def _one_hot(rows: Tensor) -> bool:
-    """Says whether each row is 1 at one place and 0 elsewhere."""
+    """Returns whether each row is 1 in one place and 0 elsewhere."""
     return bool((((rows == 0) | (rows == 1)).all() & (rows.long().sum(1) == 1).all()).item())
 
 
 def check_classes(labels: Tensor, classes: int, name: str = "labels") -> None:
-    """Raises an InputError when a label names none of so many classes."""
+    """Raises an InputError when a label exceeds the number of classes."""
     if len(labels) and int(labels.max()) >= classes:
         raise InputError(out_of_range(int(labels.max()), classes, name))

@@ -1,26 +1,26 @@
-"""How large a perturbation may be; no torch, so that settings are refused by the same words."""
+"""Limits on the size of perturbations; no torch, so that settings give the same messages."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Float32 tells values near 1 apart by 6e-8: a smaller radius would leave images as they are.
+# float32 values near 1 are 6e-8 apart: a smaller radius would not change images.
 LEAST = 1e-6
-# An L2 ball reaches beyond 1: every pixel may change a little.
+# An L2 ball may have a radius above 1: it is summed over all pixels.
 MOST = {"linf": 1.0, "l2": 100.0}
 
 
 def check_size(
     name: str, value: Any, threat_model: str, *, zero: bool = False, most: float = 0.0
 ) -> None:
-    """Raises a ValueError on a radius or a step that is out of range or no number.
+    """Raises a ValueError on a radius or step size that is out of range or not a number.
 
     Args:
-        name: Of the setting, for the message.
+        name: Name of the setting, for the message.
         value: On the [0, 1] scale.
-        threat_model: A name; an unknown one has the limits of L2.
-        zero: Whether 0, no change at all, is allowed, too.
-        most: A limit above ``MOST``, where the size of the images is known.
+        threat_model: Name of the threat model; unknown ones have the limits of L2.
+        zero: Whether 0, no change at all, is allowed.
+        most: A limit above ``MOST``, if the size of the images is known.
 
     Examples:
         >>> check_size("epsilon", 8, "linf")

@@ -1,4 +1,4 @@
-"""How often an attack asks a network: images that pass it forward and back."""
+"""The cost of an attack: images passed forward and backward through a network."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from robustnorm.attacks.asked import Model
 
 
 class Passes(NamedTuple):
-    """Images that passed a network forward, and back for their gradients."""
+    """Numbers of images passed forward, and backward for their gradients."""
 
     forward: int = 0
     backward: int = 0
 
     @classmethod
     def sum(cls, parts: Iterable[Passes]) -> Passes:
-        """Returns the passes of all parts together."""
+        """Returns the total passes of all parts."""
         pairs = [*parts]
         return cls(sum(p.forward for p in pairs), sum(p.backward for p in pairs))
 
 
 class Counted(nn.Module):
-    """A model that counts its passes; otherwise it is that model.
+    """Wraps a model and counts its passes.
 
-    An image counts once for each batch that it is in, and again for each time that gradients are
-    asked of that batch's logits.
+    An image counts once for each batch that contains it, and again each time gradients of that
+    batch's logits are computed.
 
     Args:
         model: Images to logits.
 
     Attributes:
-        passes: Since it was made.
+        passes: Passes so far.
 
     Examples:
         >>> import torch

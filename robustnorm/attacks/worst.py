@@ -1,4 +1,4 @@
-"""The worst case over a portfolio of gradient attacks, on the images that still withstand."""
+"""The worst case over a portfolio of gradient attacks, run on the images that still withstand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robustnorm.attacks.contract import traits
 from robustnorm.attacks.inputs import admit
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
-# Keeps the scale of a gradient that is zero everywhere finite.
+# Keeps the scaling finite for a gradient of zero.
 _TINY = 1e-30
 
 
@@ -28,14 +28,14 @@ def worst_case(
     targets: int = 5,
     momentum: float = 0.75,
 ) -> Tensor:
-    """Attacks each image until one attack of a portfolio breaks it, or none is left.
+    """Attacks each image with a portfolio of attacks until one breaks it.
 
-    First PGD climbs the cross-entropy of the label along a running sum of gradients, each scaled to
-    mean size 1; then, without that sum, the difference between the logit of a wrong class and the
-    label's, for the most likely wrong class, the next, and so on. That difference knows no scale:
-    multiplying the logits changes nothing. Every climb begins at the image, its steps fall linearly
-    from epsilon. An image leaves at its first misclassified iterate, so that most of the work is
-    done on those that withstand. Nothing is drawn.
+    First PGD ascends the label's cross-entropy along a running sum of gradients, each scaled to
+    mean size 1. Then, without the running sum, it ascends the difference between a wrong class's
+    logit and the label's, for the most likely wrong class, the next one, and so on. That difference
+    is invariant to the scale of the logits. Every run starts at the image, and its step size falls
+    linearly from epsilon. An image leaves at its first misclassified iterate, so most of the work
+    is spent on those that withstand. No random numbers are drawn.
 
     Args:
         model: Images to logits; its mode and branch are the caller's choice.
@@ -43,15 +43,15 @@ def worst_case(
         labels: int64 (N,).
         epsilon: Radius of the ball on the [0, 1] scale; 0 returns the images.
         threat_model: ``"linf"`` or ``"l2"``.
-        generator: Not used; every attack takes one.
-        steps: Gradient steps of each climb.
-        targets: Wrong classes to climb towards; fewer where there are fewer.
-        momentum: Factor of the running sum before a gradient is added, of the first climb.
+        generator: Ignored; part of the contract.
+        steps: Gradient steps per run.
+        targets: Number of wrong classes to target, or all if there are fewer.
+        momentum: Factor of the first run's running sum before each gradient is added.
 
     Returns:
-        Adversarial images, detached, of the images' shape and dtype: misclassified where a climb
-        succeeded, elsewhere the iterate on which a wrong class came nearest to the label. Images
-        that are misclassified as they are come back unchanged.
+        Adversarial images, detached, of the images' shape and dtype: misclassified where a run
+        succeeded, elsewhere the iterate at which a wrong class came closest to the label. Images
+        that were misclassified from the start are returned unchanged.
 
     Raises:
         ValueError: On inputs out of range, or fewer than one step or target.
@@ -105,9 +105,9 @@ def worst_case(
 def _look(
     model: Model, adv_images: Tensor, labels: Tensor, aims: Tensor | None, *, last: bool
 ) -> tuple[Tensor, Tensor]:
-    """Returns the logits of images and the gradient of what is climbed, scaled to mean size 1.
+    """Returns the logits of images and the gradient of the loss, scaled to mean size 1.
 
-    The gradient at a climb's last iterates is not asked for: it is 0.
+    At a run's last iterates the gradient is not computed: it is 0.
     """
     if last:
         with torch.no_grad():
@@ -127,7 +127,7 @@ def _look(
 
 
 def _lead(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns by how much the largest wrong logit exceeds the label's, (N,)."""
+    """Returns the largest wrong logit minus the label's, (N,)."""
     own = labels[:, None]
     return logits.scatter(1, own, -torch.inf).amax(1) - logits.gather(1, own)[:, 0]
 
