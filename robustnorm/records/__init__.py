@@ -1,1 +1,1 @@
-"""One evaluated network on disk: its verdicts, its journal, its kept images, checked again."""
+"""An evaluated network on disk: verdicts, journal, kept images, and re-checking them."""

@@ -1,4 +1,4 @@
-"""Adversarial images kept beside a record, a file a chunk, so that others can check them."""
+"""Adversarial images kept beside a record, one file per chunk, so that others can check them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class KeptChunk(NamedTuple):
     """Adversarial images of one chunk.
 
     Args:
-        image_ids: Places in the test set, int64 (N,).
-        images: For each verdict of an attack on the branch that scores, float32 (N, C, H, W).
+        image_ids: Indices in the test set, int64 (N,).
+        images: Images by verdict of an attack on the branch that scores, float32 (N, C, H, W).
     """
 
     image_ids: NDArray[np.int64]
@@ -38,7 +38,7 @@ def chunk_file(folder: Path, number: int) -> Path:
 
 
 def write_chunk(path: Path, image_ids: Tensor, adv_images: dict[Key, Tensor]) -> None:
-    """Writes the file of a chunk, whole or not at all."""
+    """Writes the file of a chunk atomically."""
     tensors = {
         json.dumps(key): np.ascontiguousarray(images.float().cpu().numpy())
         for key, images in adv_images.items()
@@ -49,10 +49,10 @@ def write_chunk(path: Path, image_ids: Tensor, adv_images: dict[Key, Tensor]) ->
 
 
 def read_chunk(path: Path, sha256: str | None = None) -> KeptChunk:
-    """Returns the images of a chunk's file, whose hash must be that, if one is given.
+    """Reads the images of a chunk's file, checking its hash if one is given.
 
     Raises:
-        RecordError: When it is missing or is not the file of that hash.
+        RecordError: When the file is missing or has another hash.
     """
     try:
         data = path.read_bytes()
@@ -68,7 +68,7 @@ def read_chunk(path: Path, sha256: str | None = None) -> KeptChunk:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Returns name and sha256 of each file of a folder, in the order of the chunks."""
+    """Returns the sha256 of each file in a folder by name, in the order of the chunks."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""Finished parts of an evaluation, kept in a file so that a killed one goes on where it was."""
+"""Finished parts of an evaluation, saved in a file so that a killed evaluation can continue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from robustnorm.system.files import disk_errors
 
 
 class Key(NamedTuple):
-    """Which verdict: names as in ``Verdict``."""
+    """Identifies a verdict; fields as in ``Verdict``."""
 
     attack: str
     rule: str
@@ -22,7 +22,7 @@ class Key(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Of some images: whether each is correct, whether the search agreed; bool (n,); passes."""
+    """Verdicts on some images: correctness and the copy's agreement, bool (n,), and passes."""
 
     correct: Bits
     agrees: Bits
@@ -30,15 +30,15 @@ class Part(NamedTuple):
 
 
 class Journal:
-    """Verdicts of finished parts, one line a part; without a path, only those of this process.
+    """Verdicts of finished parts, one per line; without a path they are only in memory.
 
     Attributes:
-        parts: Number of a part to its verdicts.
-        seconds: Spent on those parts.
+        parts: Verdicts by number of the part.
+        seconds: Time spent on those parts.
 
     Args:
-        path: Of the file. One of another fingerprint is deleted.
-        fingerprint: Of all that the verdicts depend on.
+        path: The file; deleted if it has another fingerprint.
+        fingerprint: Identifies everything that the verdicts depend on.
     """
 
     def __init__(self, path: Path | None, fingerprint: str) -> None:
@@ -49,7 +49,7 @@ class Journal:
         for line in path.read_text().splitlines() if path is not None and path.exists() else []:
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:  # empty, or the kill came while it was written
+            except json.JSONDecodeError:  # an empty line, or one interrupted by a kill
                 continue
             if entry["fingerprint"] != fingerprint:
                 assert path is not None
@@ -62,10 +62,10 @@ class Journal:
                 Key(*key): Part(unpack(correct, size), unpack(agrees, size), Passes(*passes))
                 for key, correct, agrees, *passes in entry["verdicts"]
             }
-            self.seconds += entry.get("seconds", 0.0)  # older journals have none
+            self.seconds += entry.get("seconds", 0.0)  # missing in older journals
 
     def add(self, number: int, verdicts: dict[Key, Part], seconds: float = 0.0) -> None:
-        """Keeps the verdicts of a part that took ``seconds``; on the disk when this returns."""
+        """Saves the verdicts of a part that took ``seconds``; on disk when this returns."""
         self.parts[number] = verdicts
         self.seconds += seconds
         if self._path is None:
@@ -79,7 +79,7 @@ class Journal:
                 [key, pack(p.correct), pack(p.agrees), *p.passes] for key, p in verdicts.items()
             ],
         }
-        # A line of its own even where a kill left half a line behind.
+        # Starts a new line, in case a kill left an incomplete one.
         line = "\n" + json.dumps(entry)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with disk_errors(self._path, len(line)), self._path.open("a") as file:

@@ -1,4 +1,4 @@
-"""Result records: one JSON file per evaluated checkpoint, verdict by verdict."""
+"""Result records: one JSON file per evaluated checkpoint, with every verdict."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from robustnorm.system.files import write_atomically
 from robustnorm.system.untrusted import is_inside, is_name, parse_json
 
 _SCHEMA = 2
-# The branch of a network that has none.
+# The branch of a network without branches.
 SINGLE = "single"
-# Begins the name of an attack whose images were made against another run.
+# Prefix of the name of an attack whose images were made against another run.
 TRANSFER = "transfer:"
 
 Bits = NDArray[np.bool_]
 
 
 class RecordError(RefusedFileError):
-    """A result record cannot be read; the message names the file and the repair."""
+    """A result record cannot be read; the message names the file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,20 @@ class Verdict:
     """Whether each image was classified correctly under one attack.
 
     Args:
-        attack: "none", "pgd-k" for k steps, another name that a user may type, or
-            "transfer:" and the folder of the run whose images these are.
-        rule: "final", the image that the attack returned, or "any", no image or iterate on its way
-            was misclassified.
-        attack_branch: The branch that the attack saw; ``SINGLE`` on a network without branches.
-            Of a transfer it is a branch of the other network.
+        attack: "none", "pgd-k" for k steps, another name of an attack, or "transfer:" and the
+            folder of the run whose images these are.
+        rule: "final", the image that the attack returned, or "any", no image or iterate was
+            misclassified.
+        attack_branch: The attacked branch; ``SINGLE`` in a network without branches. For a transfer
+            it is a branch of the other network.
         score_branch: The branch that gave the verdict.
         correct: bool (n,), in the order of the record's image ids.
-        disagreements: Images on which the copy that searched for the attack judged otherwise.
-        searched: "copy", or "network" where no copy is shown to compute what the network does: the
-            network itself was then attacked.
-        forward: Images that passed the network in the attack; see ``robustnorm.attacks.passes``. 0
-            where nothing was attacked, and in records from before passes were counted.
-        backward: Images that passed it back, for their gradients.
+        disagreements: Number of images on which the attack's copy of the network disagreed.
+        searched: "copy", or "network" when no copy computes the same as the network, which was then
+            attacked itself.
+        forward: Forward passes of the attack, in images; see ``robustnorm.attacks.passes``. 0
+            without an attack, and in records from before passes were counted.
+        backward: Backward passes of the attack, in images.
     """
 
     attack: str
@@ -69,15 +69,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Check:
-    """What one check of the evaluation itself found, for one branch or serving rule.
+    """Result of one check of the evaluation, for one branch or serving rule.
 
     Args:
-        name: Of the check, a key of ``robustnorm.evaluation.checks.CHECKS``.
+        name: Name of the check, a key of ``robustnorm.evaluation.checks.CHECKS``.
         answer: The branch or rule that was checked.
         verdict: "reliable", "warn" or "unreliable".
         value: The figure behind the verdict, in the unit that ``figure`` names.
-        figure: What the value is, with its limits, in words.
-        n: Images that it was measured on.
+        figure: Description of the value, with its limits.
+        n: Number of images measured.
     """
 
     name: str
@@ -95,8 +95,8 @@ class CurvePoint:
     Args:
         answer: The branch or rule that was attacked and scored.
         epsilon: As people write it, "8/255"; "0" for no attack.
-        correct: Images that withstood.
-        n: Images attacked.
+        correct: Number of images that withstood.
+        n: Number of images attacked.
     """
 
     answer: str
@@ -107,15 +107,15 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Example:
-    """One image before and after an attack, to look at.
+    """One image before and after an attack, for display.
 
     Args:
-        image_id: Its place in the test set.
+        image_id: Index in the test set.
         answer: The branch or rule that was attacked and scored.
-        clean_prediction: Class of the image.
-        adv_prediction: Class of the attacked image.
-        image: The image, a PNG file in base64.
-        adv_image: The attacked image, rounded to 8 bits, likewise.
+        clean_prediction: Class predicted for the image.
+        adv_prediction: Class predicted for the adversarial image.
+        image: The image as a PNG file in base64.
+        adv_image: The adversarial image, rounded to 8 bits, as a PNG file in base64.
     """
 
     image_id: int
@@ -128,36 +128,36 @@ class Example:
 
 @dataclass(frozen=True)
 class Record:
-    """What was evaluated, how, and every verdict.
+    """The evaluation of a checkpoint: network, settings and every verdict.
 
     Args:
-        name: Of the config.
+        name: Name of the config.
         norm: As ``Config.norm``.
-        seed: Of the training run.
-        adversarial: False for a plainly trained control.
-        checkpoint: tag, epoch, epochs (planned) and sha256. Of weights that other code trained
-            also "imported", their file's name, sha256 and layout: both epochs are then 0, and of
-            the config only what the network is.
-        config: The settings that decided the training run.
+        seed: Seed of the training run.
+        adversarial: False for a control trained on clean images.
+        checkpoint: tag, epoch, epochs (planned) and sha256. For weights trained by other code also
+            "imported", their file's name, sha256 and layout; both epochs are then 0, and of the
+            config only the network's settings apply.
+        config: The settings that determined the training run.
         config_hash: Fingerprint of those.
-        history: One entry an epoch, as ``EpochRecord.to_dict``, up to the checkpoint's run's last.
+        history: One entry per epoch, as ``EpochRecord.to_dict``, up to the last epoch of the run.
         dataset: name, sha256, classes, train_images, test_images.
-        image_ids: Places of the evaluated images in the test set.
-        labels: Their classes, as places in ``dataset["classes"]``.
+        image_ids: Indices of the evaluated images in the test set.
+        labels: Their classes, as indices into ``dataset["classes"]``.
         protocol: The evaluation's settings.
         protocol_hash: Fingerprint of those.
-        verdicts: One for each attack, rule and pair of branches.
-        checks: Of the evaluation itself; none where they were not asked for.
-        curve: Accuracy over the attack's radius; empty likewise.
+        verdicts: One per attack, rule and pair of branches.
+        checks: Checks of the evaluation; empty if not requested.
+        curve: Accuracy over the attack's radius; empty if not requested.
         examples: A few images before and after the attack.
-        versions: Of Python and the packages that matter.
-        device: In words.
-        wall_seconds: Of the evaluation.
-        images: Where the adversarial images are kept: "folder" beside the record, and "files", the
-            name and sha256 of each in it. Empty where none are.
+        versions: Versions of Python and the relevant packages.
+        device: Name of the device.
+        wall_seconds: Duration of the evaluation.
+        images: Where the adversarial images are kept: "folder" beside the record, and "files", name
+            and sha256 of each file. Empty if none are kept.
         sources: Folder and checkpoint's sha256 of each run whose images were transferred.
-        margins: Median logit margin of the clean images, by branch or serving rule; empty in
-            records from before it was kept.
+        margins: Median logit margin of the clean images, by branch or serving rule; empty in older
+            records.
     """
 
     name: str
@@ -186,7 +186,7 @@ class Record:
 
     @property
     def imported(self) -> str:
-        """File of the weights when other code trained them, else ""."""
+        """Name of the file of weights trained by other code, else ""."""
         return str(self.checkpoint.get("imported", {}).get("file", ""))
 
     @property
@@ -196,19 +196,19 @@ class Record:
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """Names of the branches, in their order; serving rules are none."""
+        """Names of the branches in order, without serving rules."""
         return tuple(name for name in self.answers if name not in RULES)
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """Names of all that was attacked and scored: the branches, then the serving rules."""
+        """Names of everything attacked and scored: the branches, then the serving rules."""
         return tuple(v.score_branch for v in self.verdicts if v.attack == "none")
 
     def attack_on(self, answer: str) -> dict[str, Any]:
         """Returns threat_model, epsilon and step_size of the attacks on a branch or serving rule.
 
-        A branch without an attack of its own, such as "clean", and a serving rule, which may use
-        any branch, are attacked as the first adversarial branch is.
+        A branch without an attack, such as "clean", and a serving rule, which may use any branch,
+        are attacked like the first adversarial branch.
         """
         attack: dict[str, Any] = self.protocol.get("branches", {}).get(answer, self.protocol)
         return attack
@@ -221,8 +221,8 @@ class Record:
         """Returns for each image whether it withstands everything that was run, bool (n,).
 
         Args:
-            answer: The branch or serving rule that scores: all its verdicts, of clean images, of
-                attacks on itself and on others, of final images and of any iterate.
+            answer: The branch or serving rule that scores. All its verdicts count: on clean images,
+                on attacks on itself and on others, on final images and on any iterate.
         """
         verdicts = [verdict.correct for verdict in self.verdicts if verdict.score_branch == answer]
         withstood: Bits = np.logical_and.reduce(verdicts)
@@ -264,7 +264,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Returns the record that ``to_json`` gave.
+        """Restores the result of ``to_json``.
 
         Raises:
             RecordError: On anything else.
@@ -298,7 +298,7 @@ class Record:
             raise RecordError(f"it is damaged ({type(error).__name__}: {error})") from error
 
     def save(self, path: Path) -> None:
-        """Writes the record whole or not at all."""
+        """Writes the record atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, self.to_json().encode(), shared=True)
 
@@ -308,7 +308,7 @@ class Record:
 
         Raises:
             UsageError: When there is no such file.
-            RecordError: When it is not one; names the file and the repair.
+            RecordError: When it is not a record; names the file and what to do.
         """
         try:
             return cls.from_json(path.read_text())
@@ -320,12 +320,12 @@ class Record:
             ) from error
 
 
-# Parts of a record that are lists of plain values.
+# Fields of a record that are lists of plain values.
 _PARTS: dict[str, type[Any]] = {"checks": Check, "curve": CurvePoint, "examples": Example}
 
 
 def _check_paths(content: dict[str, Any]) -> None:
-    """Raises a RecordError where a name, of which paths are made, leads elsewhere."""
+    """Raises a RecordError when a name that becomes part of a path leads elsewhere."""
     config, images = content["config"], content.get("images", {})
     names = [content["checkpoint"]["tag"], content["norm"], *content.get("sources", {})]
     names += [config[name] for name in ("norm", "checkpoint") if name in config]
@@ -337,7 +337,7 @@ def _check_paths(content: dict[str, Any]) -> None:
 
 
 def fingerprint(content: dict[str, Any]) -> str:
-    """Returns 16 hex digits that follow from plain values, whatever the order of their keys."""
+    """Returns a hash of plain values, 16 hex digits, independent of the order of keys."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -348,7 +348,7 @@ def pack(bits: Bits) -> str:
 
 
 def unpack(text: str, n: int) -> Bits:
-    """Returns the n bits that ``pack`` was given.
+    """Restores the n bits from the result of ``pack``.
 
     Raises:
         ValueError: When the text does not hold n bits.

@@ -1,4 +1,4 @@
-"""Re-checks a record from what lies beside it, without the code that attacked."""
+"""Re-checks a record against checkpoint, data and kept images, without the attacks' code."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from robustnorm.records.record import TRANSFER, Bits, Record, RecordError, Verdi
 
 Array = NDArray[Any]
 
-# Excess over the radius that float32 leaves: half a unit in the last place near 1, 3e-8 a value,
-# and for l2 that of thousands of values together.
+# Excess over the radius from float32 rounding: half a unit in the last place near 1 is 3e-8 per
+# value, for l2 summed over thousands of values.
 _EXCESS = {"linf": 1e-6, "l2": 1e-5}
-# Of the largest logit: two classes nearer than this may change places with the order of a sum, on
-# another device or in another batch.
+# Relative to the largest logit: the order of two closer classes may depend on the order of a sum,
+# on another device or in another batch.
 _TIE = 1e-4
 _BATCH = 100
-# Failures that a finding names.
+# Number of failures that are described.
 _NAMED = 3
 
 
 @dataclass
 class Verification:
-    """What one check of a record found.
+    """Result of one kind of check of a record.
 
     Args:
         subject: What was checked.
-        checked: How often.
-        failed: How often it did not hold.
-        failures: The first of them, in words.
+        checked: Number of checks.
+        failed: Number of failures.
+        failures: Descriptions of the first failures.
     """
 
     subject: str
@@ -50,14 +50,14 @@ class Verification:
     failures: list[str] = field(default_factory=list)
 
     def add(self, holds: bool, what: str) -> None:
-        """Counts one check; ``what`` says what of it is wrong where it does not hold."""
+        """Counts one check; ``what`` describes the failure if it does not hold."""
         self.checked += 1
         if not holds:
             self.failed += 1
             self.failures += [what] * (len(self.failures) < _NAMED)
 
     def add_images(self, hold: Bits, image_ids: Array, what: str) -> None:
-        """Counts a check of each image, (n,)."""
+        """Counts one check per image, (n,)."""
         for image_id in image_ids[~hold][:_NAMED]:
             self.add(False, f"image {image_id}, {what}")
         named = min(_NAMED, int((~hold).sum()))
@@ -75,23 +75,23 @@ def verify(
     *,
     progress: str | None = None,
 ) -> list[Verification]:
-    """Re-checks every verdict of clean images, and of every adversarial image that was kept.
+    """Re-checks every verdict on clean images and on kept adversarial images.
 
-    Ball and range are arithmetic on the files, in float64; predictions are those of the network
-    given. The ball is that of the branch attacked. A prediction is not judged where two classes
-    differ by rounding. Verdicts of transferred images are not checked: those lie beside the record
-    of their own run.
+    Ball and range are checked in float64 from the files; predictions are those of the given
+    network. The ball is that of the attacked branch. Predictions are not compared when two classes
+    differ by rounding. Verdicts of transferred images are not checked: those images belong to the
+    record of their run.
 
     Args:
         record: The record.
-        model: The network of its checkpoint, loaded anew, in evaluation mode.
-        checkpoint_sha256: Of that checkpoint.
-        dataset: The data, loaded anew.
-        folder: Of the kept images; not read where the record names none.
+        model: The network of its checkpoint, freshly loaded, in evaluation mode.
+        checkpoint_sha256: Hash of that checkpoint.
+        dataset: The data, freshly loaded.
+        folder: Folder of the kept images; not read if the record names none.
         progress: Text of a progress bar; none by default.
 
     Returns:
-        A finding for each subject. After another checkpoint or other data nothing more is checked.
+        One result per subject. With another checkpoint or other data nothing else is checked.
     """
     origin = Verification("checkpoint and data")
     origin.add(checkpoint_sha256 == record.checkpoint["sha256"], "it is another checkpoint")
@@ -123,7 +123,7 @@ def _check_kept(
     folder: Path,
     progress: str | None,
 ) -> list[Verification]:
-    """Checks the kept images, file by file."""
+    """Checks the kept images, one file at a time."""
     files, complete = Verification("files of images"), Verification("every image was kept")
     ball, in_range = Verification("images in the ball"), Verification("images in [0, 1]")
     predictions = Verification("predictions on adversarial images")
@@ -153,7 +153,7 @@ def _check_kept(
             attack = record.attack_on(key.attack_branch)
             radius = float(Fraction(attack["epsilon"])) + _EXCESS[attack["threat_model"]]
             distance = _distance(adv_images, originals, attack["threat_model"])
-            # What is not a number compares as false, and so fails.
+            # NaN compares as false and therefore fails.
             ball.add_images(distance <= radius, chunk.image_ids, what)
             values = adv_images.reshape(len(rows), -1)
             inside = np.all((values >= 0) & (values <= 1), axis=1)
@@ -179,7 +179,7 @@ def _check_kept(
 
 
 def _source(verdict: Verdict) -> Key:
-    """Returns the key of the images behind a verdict: those made on the branch attacked."""
+    """Returns the key of the images behind a verdict, made on the attacked branch."""
     return Key(verdict.attack, verdict.rule, verdict.attack_branch, verdict.attack_branch)
 
 
@@ -203,7 +203,7 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _agrees(score: nn.Module, images: Tensor, labels: Array, correct: Bits) -> Bits:
-    """Returns for each image whether its prediction gives the verdict, or is a tie."""
+    """Returns for each image whether its prediction agrees with the verdict or is a tie."""
     device = next(score.parameters()).device
     logits = torch.cat(
         [score(part.to(device)).cpu() for part in torch.split(images, _BATCH)]
