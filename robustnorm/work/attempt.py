@@ -1,4 +1,4 @@
-"""One attempt at a job, wherever it runs."""
+"""One attempt at a job, in any process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustnorm.system.errors import UserError
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 from robustnorm.work.jobs import Job
 
-# Times that a job is begun whose process died, before it counts as failed.
+# Number of attempts at a job whose process died, before it counts as failed.
 ATTEMPTS = 6
 LOST = (
     f"its process died {ATTEMPTS} times, out of memory or killed; give it more memory, or fewer "
@@ -23,11 +23,11 @@ LOST = (
 
 
 class Place(NamedTuple):
-    """Where a job runs.
+    """Working folder and threads of a job.
 
     Args:
-        folder: Absolute; to it are relative the paths in the settings.
-        threads: CPU threads of torch; as they are by default.
+        folder: Absolute; paths in the settings are relative to it.
+        threads: CPU threads of torch; torch's default if None.
     """
 
     folder: str
@@ -35,10 +35,10 @@ class Place(NamedTuple):
 
 
 def attempt(job: Job, place: Place, should_stop: ShouldStop = never) -> str | None:
-    """Does a job unless it is done; returns why it failed, None where it did not.
+    """Runs a job unless it is done; returns why it failed, or None on success.
 
     Raises:
-        Stopped: When ``should_stop`` says so.
+        Stopped: When ``should_stop`` asks for it.
     """
     keep_freed_memory()
     if place.threads is not None:
@@ -51,6 +51,6 @@ def attempt(job: Job, place: Place, should_stop: ShouldStop = never) -> str | No
         raise
     except (UserError, ImportError) as error:
         return str(error)
-    except Exception:  # told at the end, by the job's name; it stops no other job
+    except Exception:  # reported at the end under the job's name; other jobs continue
         return traceback.format_exc().strip()
     return None

@@ -1,4 +1,4 @@
-"""Who does the jobs of a sweep: this process, processes of this machine, Ray, or Slurm."""
+"""Engines that run the jobs of a sweep: this process, local processes, Ray, or Slurm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from robustnorm.work.workers import ASKED_EVERY, Workers
 
 
 class EngineSettings(Protocol):
-    """What an engine is told; ``SweepSettings`` says what each means."""
+    """Settings of an engine, documented in ``SweepSettings``."""
 
     @property
     def engine(self) -> Literal["local", "ray", "submitit"]: ...
@@ -42,18 +42,18 @@ class EngineSettings(Protocol):
     def reports(self) -> str: ...
 
 
-# Does jobs in any order; yields each when it is done, with None, or has failed, with the reason.
-# Raises Stopped when it is told to stop.
+# Runs jobs in any order; yields each with None when it is done, or with the reason when it failed.
+# Raises Stopped when asked to stop.
 Results = Generator[tuple[Job, str | None], None, None]
 Engine = Callable[[Sequence[Job], ShouldStop], Results]
 
 
 def check_engine(settings: EngineSettings) -> None:
-    """Raises before any work when the engine cannot be used here.
+    """Raises an error, before any work, if the engine cannot be used here.
 
     Raises:
         ImportError: When its package is not installed.
-        UsageError: When there is no Slurm.
+        UsageError: When Slurm is not available.
     """
     if settings.engine != "local" and find_spec(settings.engine) is None:
         raise ImportError(
@@ -69,7 +69,7 @@ def check_engine(settings: EngineSettings) -> None:
 
 @contextmanager
 def open_engine(settings: EngineSettings) -> Iterator[Engine]:
-    """Opens the engine that the settings name; whatever it started is ended after the block."""
+    """Opens the engine that the settings name, and ends everything it started after the block."""
     folder = str(Path.cwd())
     if settings.engine == "ray":
         with _ray(settings, Place(folder, settings.threads or 1)) as engine:
@@ -97,12 +97,12 @@ def _here(place: Place, jobs: Sequence[Job], should_stop: ShouldStop) -> Results
 
 @contextmanager
 def _ray(settings: EngineSettings, place: Place) -> Iterator[Engine]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends nothing to Ray's developers
     import ray
 
     begun = not ray.is_initialized()
     if begun:
-        handler = signal.getsignal(signal.SIGTERM)  # which ray.init replaces
+        handler = signal.getsignal(signal.SIGTERM)  # ray.init replaces it
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
         signal.signal(signal.SIGTERM, handler)
     on_gpu = settings.device.startswith("cuda") or (
@@ -143,7 +143,7 @@ def _submitit(settings: EngineSettings, place: Place) -> Engine:
     from submitit.helpers import DelayedSubmission
 
     class Share:
-        """Does its share of the jobs; when its time is over, it is queued again for the rest."""
+        """Runs its share of the jobs; when its time is over, it is queued again for the rest."""
 
         def __call__(self, jobs: Sequence[Job]) -> list[str | None]:
             return [attempt(job, place) for job in jobs]
@@ -157,7 +157,7 @@ def _submitit(settings: EngineSettings, place: Place) -> Engine:
     )
 
     def run(jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
-        # One Slurm job a worker, not a job: schedulers take hundreds, sweeps have thousands.
+        # One Slurm job per worker: schedulers take hundreds of jobs, sweeps have thousands.
         shares = [jobs[number :: settings.workers] for number in range(settings.workers)]
         with executor.batch():
             submitted = {executor.submit(Share(), share): share for share in shares if share}
@@ -170,7 +170,7 @@ def _submitit(settings: EngineSettings, place: Place) -> Engine:
                 share = submitted.pop(slurm_job)
                 try:
                     failures = slurm_job.result()
-                except Exception as error:  # of Slurm or submitit: the share has died
+                except Exception as error:  # from Slurm or submitit: the share has died
                     failures = [None if job.done() else str(error) for job in share]
                 yield from zip(share, failures, strict=True)
             time.sleep(ASKED_EVERY)

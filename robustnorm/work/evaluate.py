@@ -1,4 +1,4 @@
-"""Evaluates what is trained; prints and writes the tables."""
+"""Evaluates trained runs; prints and writes the tables."""
 
 from __future__ import annotations
 
@@ -60,24 +60,24 @@ def evaluate_runs(
 ) -> str:
     """Evaluates every checkpoint that fits ``config``, writes reports, returns the tables as text.
 
-    A checkpoint evaluated before under the same protocol is not evaluated again.
+    Checkpoints already evaluated under the same protocol are not evaluated again.
 
     Args:
-        config: The settings; norm and seed do not matter.
-        config_path: Of the config file, for the command that trains a missing norm.
-        should_stop: Asked before each part of the work.
+        config: The settings; norm and seed are ignored.
+        config_path: Path of the config file, for the command that trains a missing norm.
+        should_stop: Called before each part of the work.
 
     Raises:
         UsageError: When no checkpoint fits, or one was trained on other data.
         Unreliable: With ``config.strict``, when a check found an evaluation unreliable.
-        Stopped: When ``should_stop`` says so; the next call goes on.
+        Stopped: When ``should_stop`` asks for it; the next call continues.
     """
     records = evaluate_records(config, config_path, should_stop=should_stop)
     return require_reliable(report_tables(records, config, config_path), records, config)
 
 
 def require_reliable(text: str, records: list[Record], config: Config) -> str:
-    """Returns the text, or raises ``Unreliable`` with it if ``config.strict`` demands that."""
+    """Returns the text, or with ``config.strict`` raises ``Unreliable`` if a check failed."""
     if config.strict and any(
         check.verdict == "unreliable" for record in records for check in record.checks
     ):
@@ -96,10 +96,10 @@ def report_tables(records: list[Record], config: Config, config_path: str | None
 def evaluate_records(
     config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
 ) -> list[Record]:
-    """Evaluates every checkpoint that fits ``config``; arguments and errors as ``evaluate_runs``.
+    """Evaluates every checkpoint that fits ``config``; see ``evaluate_runs``.
 
     Returns:
-        A record a checkpoint, in the alphabetical order of the runs' folders.
+        One record per checkpoint, sorted by the names of the runs' folders.
     """
     runs = fitting_runs(config)
     if not runs:
@@ -121,7 +121,7 @@ def evaluate_records(
 
 
 def fitting_runs(config: Config) -> list[Run]:
-    """Returns the runs that ``config`` evaluates; names those left out."""
+    """Returns the runs that ``config`` evaluates; warns about those left out."""
     fitting = []
     for run in find_runs(config):
         difference = misfit(config, run)
@@ -145,20 +145,20 @@ def evaluate_run(
     should_stop: ShouldStop = never,
     journal: Journal | None = None,
 ) -> Record:
-    """Evaluates a run, unless it is evaluated already.
+    """Evaluates a run unless it has been evaluated already.
 
     Args:
         run: Opened at the checkpoint ``config.checkpoint``.
-        config: What to evaluate and how; norm and seed do not matter.
+        config: Settings of the evaluation; norm and seed are ignored.
         dataset: Its test images are attacked.
-        device: Where.
-        reports: Folder whose ``records`` hold the record.
-        should_stop: As ``evaluate`` asks it.
-        journal: Parts that others have finished; by default those that a former call has.
+        device: Device to use.
+        reports: Folder whose ``records`` contain the record.
+        should_stop: Called as in ``evaluate``.
+        journal: Parts that others have finished; by default those of an earlier call.
 
     Raises:
         CheckpointError, RecordError: When a file is damaged.
-        Stopped: When ``should_stop`` says so; the next call goes on.
+        Stopped: When ``should_stop`` asks for it; the next call continues.
     """
     name, path = run.folder.name, record_path(reports, run.folder, config)
     found = find_record(run, config, dataset, reports)
@@ -166,7 +166,7 @@ def evaluate_run(
         log.info("%s: evaluated before, in %s", name, path)
         return found
     if config.checks != "none":
-        check_installed(config.checks)  # not after minutes of attacks
+        check_installed(config.checks)  # before minutes of attacks
     model, trained = run.network(device), run.config
     ids, test = subset(dataset.test, config.test_limit)
     protocol = protocol_of(config)
@@ -204,7 +204,7 @@ def evaluate_run(
     )
     checks, curve = _checks(name, model, test, ids, search, config, _recorded(run), should_stop)
     seconds = journal.seconds + time.perf_counter() - clock
-    # Paths and devices are left out: they decide nothing, and a record may be published.
+    # Without paths and devices, which do not matter, since a record may be published.
     settings = {key: value for key, value in trained.to_dict().items() if key not in names(Where)}
     if run.imported:
         settings = {key: settings[key] for key in sorted(names(Compared, Network))}
@@ -250,7 +250,7 @@ def evaluate_run(
 
 
 def _recorded(run: Run) -> dict[str, float]:
-    """Returns each branch's standard accuracy on validation images, as training recorded it."""
+    """Returns each branch's standard accuracy on validation images recorded in training."""
     of_epoch = [entry for entry in run.whole_history if entry.get("epoch") == run.epoch]
     measured = of_epoch[-1].get("validation", {}) if of_epoch else {}
     return {branch: float(values["sa"]) for branch, values in measured.items()}
@@ -266,7 +266,7 @@ def _checks(
     recorded: dict[str, float],
     should_stop: ShouldStop,
 ) -> tuple[list[Check], list[CurvePoint]]:
-    """Checks the evaluation."""
+    """Runs the checks of the evaluation."""
     if config.checks == "none":
         return [], []
     try:
@@ -301,7 +301,7 @@ def _transfer(
     reports: Path,
     should_stop: ShouldStop,
 ) -> list[Record]:
-    """Scores the images of each run by each other one; returns the records with these verdicts."""
+    """Scores the images of each run with every other run; returns records with these verdicts."""
     ids, test = subset(dataset.test, config.test_limit)
     done: list[Record] = []
     for run, record in records.items():

@@ -1,6 +1,6 @@
 """Jobs of a sweep: train a run, attack one chunk of images through one branch, write a record.
 
-Each says whether it is done by what lies on the disk, and may run twice, at once too.
+Whether a job is done follows from the files on disk; a job may run twice, even at the same time.
 """
 
 from __future__ import annotations
@@ -40,36 +40,36 @@ from robustnorm.system.stopping import ShouldStop, Stopped, never
 from robustnorm.work.evaluate import evaluate_run
 from robustnorm.work.train import train_run
 
-# Name of the PGD search, whose verdicts are those of clean images and of each number of steps.
+# Name of PGD, whose verdicts are those on clean images and after each number of steps.
 SEARCH = "pgd"
 
 
 def jobs_folder(config: Config) -> Path:
-    """Returns the folder of the results of jobs that are no record yet."""
+    """Returns the folder for results of jobs that are not in a record yet."""
     return reports_folder(config) / "jobs"
 
 
 class Job(Protocol):
-    """A piece of work that needs no other piece while it runs."""
+    """A piece of work that runs independently of all others."""
 
     @property
     def name(self) -> str:
-        """For people: what it does."""
+        """Description for users."""
 
     def done(self) -> bool:
-        """Returns whether its result lies on the disk."""
+        """Returns whether its result is on disk."""
 
     def run(self, should_stop: ShouldStop = never) -> None:
-        """Does the work and writes its result, whole or not at all.
+        """Runs the job and writes its result atomically.
 
         Raises:
-            Stopped: When ``should_stop`` says so; the next call goes on.
+            Stopped: When ``should_stop`` asks for it; the next call continues.
         """
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Trains a run, or goes on with it."""
+    """Trains a run, or the rest of it."""
 
     config: Config
 
@@ -83,7 +83,7 @@ class TrainJob:
     def run(self, should_stop: ShouldStop = never) -> None:
         train_run(self.config, should_stop=should_stop)
         if not self.done():
-            raise Stopped(f"{self.config.run} is not trained to its end")
+            raise Stopped(f"{self.config.run} has not finished training")
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ class AttackJob:
     """Attacks one chunk of images through one branch of a checkpoint.
 
     Args:
-        folder: Of the run.
-        config: What to evaluate and how.
-        checkpoint: Its sha256.
-        dataset: Its sha256.
+        folder: The run's folder.
+        config: Settings of the evaluation.
+        checkpoint: The checkpoint's sha256.
+        dataset: The data's sha256.
         attack: ``SEARCH``, or the name of a further attack.
-        branch: Or serving rule.
-        number: Of the chunk.
-        image_ids: Places of the images in the test set, ascending, at most ``CHUNK``.
+        branch: Branch or serving rule.
+        number: Number of the chunk.
+        image_ids: Indices of the images in the test set, ascending, at most ``CHUNK``.
     """
 
     folder: Path
@@ -120,7 +120,7 @@ class AttackJob:
 
     @cached_property
     def key(self) -> str:
-        """Hash of all that the verdicts follow from."""
+        """Hash of everything that the verdicts depend on."""
         return fingerprint(
             {
                 "checkpoint": self.checkpoint,
@@ -135,7 +135,7 @@ class AttackJob:
 
     @property
     def path(self) -> Path:
-        """Of the journal that is the result; the images that are kept lie beside it."""
+        """Path of the journal that is the result; kept images are beside it."""
         return jobs_folder(self.config) / f"{self.key}.journal"
 
     @property
@@ -144,7 +144,7 @@ class AttackJob:
 
     @property
     def journal(self) -> Journal:
-        """Of the chunk alone; without a part while the job is not done."""
+        """Journal of this chunk; empty until the job is done."""
         return Journal(self.path, self.key)
 
     def done(self) -> bool:
@@ -181,25 +181,25 @@ class AttackJob:
         }
         if adv_images is not None:
             write_chunk(self.images_path, ids, adv_images)
-        # Last: where it is, all is.
+        # Last: if the journal is there, everything is.
         self.journal.add(self.number, verdicts, time.perf_counter() - clock)
 
     def remove(self) -> None:
-        """Removes the result, and what a killed process left of it."""
+        """Removes the result and leftovers of a killed process."""
         for path in self.path.parent.glob(f"*{self.key}*"):
             path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class RecordJob:
-    """Puts the journals of a checkpoint together, checks the evaluation and writes the record.
+    """Combines the journals of a checkpoint, checks the evaluation and writes the record.
 
-    The record is ``evaluate_run``'s own, which finds every part in the journal that it is given.
+    Uses ``evaluate_run``, which finds every part in the combined journal.
 
     Args:
-        folder: Of the run.
-        config: What to evaluate and how.
-        attacks: All that its verdicts come from.
+        folder: The run's folder.
+        config: Settings of the evaluation.
+        attacks: The jobs that give the verdicts.
     """
 
     folder: Path
@@ -246,7 +246,7 @@ class RecordJob:
         return together
 
     def _collect_images(self, folder: Path) -> None:
-        """Writes the images of each chunk as an evaluation in one process does."""
+        """Writes the images of each chunk like an evaluation in one process."""
         for stale in folder.glob("*.safetensors"):
             stale.unlink()
         chunks: dict[int, list[AttackJob]] = {}
@@ -261,7 +261,7 @@ class RecordJob:
 
 
 def digest(record: Record) -> str:
-    """Returns 16 hex digits that follow from the images and every verdict on them, alone."""
+    """Returns 16 hex digits that depend only on the images and every verdict on them."""
     verdicts = [
         [v.attack, v.rule, v.attack_branch, v.score_branch, pack(v.correct), v.disagreements]
         for v in record.verdicts
@@ -270,11 +270,11 @@ def digest(record: Record) -> str:
 
 
 def record_job(run: Run, config: Config) -> RecordJob:
-    """Returns the job that writes a run's record, with the jobs that come before it.
+    """Returns the job that writes a run's record, including the jobs that it depends on.
 
     Args:
         run: Opened at the checkpoint ``config.checkpoint``.
-        config: What to evaluate and how.
+        config: Settings of the evaluation.
 
     Raises:
         UsageError: When the run was trained on other data.
@@ -307,7 +307,7 @@ def _dataset(config: Config) -> Dataset:
     return _load_data(config.data, config.data_root, config.download)
 
 
-@lru_cache(maxsize=1)  # of a process, which does job after job on the same data
+@lru_cache(maxsize=1)  # per process, which runs many jobs on the same data
 def _load_data(data: str, data_root: str, download: bool) -> Dataset:
     return load_data(Config(data=data, data_root=data_root, download=download))
 

@@ -1,4 +1,4 @@
-"""Turns result records into one HTML page."""
+"""Makes an HTML page from result records."""
 
 from __future__ import annotations
 

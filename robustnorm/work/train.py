@@ -51,23 +51,23 @@ def train_run(config: Config, *, should_stop: ShouldStop = never) -> None:
 
     Args:
         config: The settings.
-        should_stop: As ``train`` asks it; the state is then saved, and the next call goes on.
+        should_stop: Called as in ``train``.
 
     Raises:
         UsageError: When the folder holds imported weights or a run with other settings or data,
             another process trains there, the loss diverges (the last good checkpoint is kept), or
             the processes that torchrun started cannot share the work.
-        DiskError: When there is too little space, before training or later; what is saved stays.
-        OutOfMemoryError: When memory does not suffice for a step; what is saved stays.
-        DataError, CheckpointError: As data and checkpoint tell.
-        Stopped: When a signal came; the state is saved.
+        DiskError: When there is too little space, before training or later; saved files are kept.
+        OutOfMemoryError: When memory does not suffice for a step; saved files are kept.
+        DataError, CheckpointError: From data and checkpoint.
+        Stopped: When a signal came; the state is saved, and the next call continues.
     """
     device = resolve_device(distributed.own_device(config.device))
     folder = run_folder(config)
     with distributed.process_group(device):
         if distributed.rank():
             log.setLevel(logging.ERROR)
-        distributed.per_process(config.batch_size)  # refuses what does not divide
+        distributed.per_process(config.batch_size)  # raises when it cannot be divided
         run = Run.find(folder, "last")
         if run is not None:
             run.check_settings(config)
@@ -76,10 +76,10 @@ def train_run(config: Config, *, should_stop: ShouldStop = never) -> None:
                 return
         elif (best := Run.find(folder, "best")) is not None and best.imported:
             raise UsageError(f"{folder} holds imported weights; choose another --name or --seed")
-        # What is random in a user's layers follows from the seed, too.
+        # Random numbers of a user's layers depend on the seed, too.
         generator = torch.Generator().manual_seed(config.seed)
         with nullcontext() if distributed.rank() else exclusive(folder):
-            # Before the seed: a package that is imported to read data may draw a number.
+            # Before seeding: importing a package that reads data may draw random numbers.
             with distributed.one_a_node_first():
                 dataset = load_data(config)
             splits = split_validation(dataset.train, config.validation, config.train_limit)
@@ -96,7 +96,7 @@ def train_run(config: Config, *, should_stop: ShouldStop = never) -> None:
 def _start(
     config: Config, folder: Path, dataset: Dataset, train_images: int, device: torch.device
 ) -> tuple[Saver, Position]:
-    """Makes network and optimizer as they are at the beginning, or where the run was left.
+    """Builds network and optimizer in their initial state, or restores an interrupted run.
 
     Raises:
         UsageError, CheckpointError, DiskError: As ``train_run``.
@@ -111,7 +111,7 @@ def _start(
         weight_decay=config.weight_decay,
     )
     saver, position = Saver(folder, config, info, model, optimizer), Position()
-    if (run := Run.find(folder, "last")) is not None:  # anew: it was not locked before
+    if (run := Run.find(folder, "last")) is not None:  # again, now that the folder is locked
         run.check_data(dataset)
         position = saver.restore(run)
         if run.processes != distributed.world_size():
@@ -141,7 +141,7 @@ def _train(
     position: Position,
     should_stop: ShouldStop,
 ) -> None:
-    """Trains to the end, or until it should stop; saves, logs and shows what is reached."""
+    """Trains to the end or until asked to stop; saves, logs and shows progress."""
     training, validation = splits
     steps = steps_per_epoch(len(training), config.batch_size)
     folder = saver.folder
@@ -180,9 +180,9 @@ def _train(
                 log.info("%s: %s", config.run, _epoch_line(config, record))
         except TrainingStopped as stop:
             saver.save_within(stop.position)
-            # Not before it is saved: the first process to end is the end of all.
+            # Not before saving: torchrun ends all processes when the first one ends.
             if distributed.any_process(interrupted(should_stop))[0]:
-                raise  # which ends whatever called this, too
+                raise  # ends the caller, too
             log.info("%s: %s; the same command continues", config.run, stop)
         except NonFiniteLossError as error:
             step_of_run = (error.epoch - 1) * steps + error.step - 1
@@ -192,7 +192,7 @@ def _train(
 
 @contextmanager
 def _progress_bar(config: Config, steps: int, position: Position) -> Iterator[tqdm[Any]]:
-    """Opens a bar over the whole run; without a terminal the log's line per epoch is all."""
+    """Opens a bar over the whole run; without a terminal only the log's line per epoch is shown."""
     with (
         logging_redirect_tqdm([log]),
         tqdm(

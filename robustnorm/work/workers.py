@@ -1,4 +1,4 @@
-"""Processes of this machine that do jobs; one that dies is replaced, and its job done again."""
+"""Local processes that run jobs; one that dies is replaced, and its job run again."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from robustnorm.system.stopping import ShouldStop, SignalStop, Stopped, never
 from robustnorm.work.attempt import ATTEMPTS, LOST, Place, attempt
 from robustnorm.work.jobs import Job
 
-# Seconds between two questions whether to stop.
+# Seconds between two calls of ``should_stop``.
 ASKED_EVERY = 1.0
-# Seconds that a process is given to save its state when it is told to end.
+# Seconds that a process has to save its state when it is ended.
 _GRACE = 10.0
-# Not forked from this process, whose threads and GPU do not survive that, but from one that has
-# only imported what jobs need: a worker then begins at once, and shares that memory.
+# Processes are not forked from this one, whose threads and GPU would not survive, but from one that
+# has only imported what jobs need: a worker then starts at once and shares that memory.
 _SERVER = "forkserver" in multiprocessing.get_all_start_methods()
 _CONTEXT = (
     multiprocessing.get_context("forkserver") if _SERVER else multiprocessing.get_context("spawn")
@@ -32,11 +32,11 @@ _CONTEXT = (
 
 
 class Workers:
-    """Processes that do jobs, begun when they are first needed.
+    """Processes that run jobs, started when first needed.
 
     Args:
-        count: Of processes.
-        place: Of the jobs.
+        count: Number of processes.
+        place: Working folder and threads.
     """
 
     def __init__(self, count: int, place: Place) -> None:
@@ -47,10 +47,10 @@ class Workers:
     def run(
         self, jobs: Sequence[Job], should_stop: ShouldStop = never
     ) -> Generator[tuple[Job, str | None], None, None]:
-        """Yields each job when it is done, with None, or has failed, with the reason.
+        """Yields each job with None when it is done, or with the reason when it failed.
 
         Raises:
-            Stopped: When ``should_stop`` says so; jobs that are begun are given up.
+            Stopped: When ``should_stop`` asks for it; running jobs are abandoned.
         """
         idle: SimpleQueue[_Worker] = SimpleQueue()
         for worker in self._workers:
@@ -72,13 +72,13 @@ class Workers:
                         raise Stopped(f"{len(waiting)} jobs are left")
                     done, waiting = wait(waiting, ASKED_EVERY, FIRST_COMPLETED)
                     yield from ((futures[future], future.result()) for future in done)
-            finally:  # nothing is left to cancel and to terminate unless the sweep is given up
+            finally:  # nothing is left to cancel unless the sweep is abandoned
                 threads.shutdown(wait=False, cancel_futures=True)
                 if not all(future.done() for future in futures):
                     self._give_up()
 
     def close(self) -> None:
-        """Ends the processes, which have no job."""
+        """Ends the processes, which must be idle."""
         for worker in self._workers:
             worker.close()
         for worker in self._workers:
@@ -92,7 +92,7 @@ class Workers:
 
 
 def _start_server() -> None:
-    """Starts the server with this process's import path, which it is not given by itself."""
+    """Starts the server with this process's import path, which it does not inherit."""
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
@@ -106,14 +106,14 @@ def _start_server() -> None:
 
 
 class _Worker:
-    """One process, which does one job after the other."""
+    """A process that runs one job after the other."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
         self._ended = False
-        self._lock = threading.Lock()  # a process must not begin while all are ended
+        self._lock = threading.Lock()  # no process may start while all are being ended
 
     def do(self, job: Job) -> str | None:
         for _ in range(ATTEMPTS):
@@ -136,7 +136,7 @@ class _Worker:
         process = _CONTEXT.Process(target=_serve, args=(there, self._place), daemon=True)
         process.start()
         self._process = process  # only now: Ctrl-C may have ended the server that starts it
-        there.close()  # the process alone holds it: when it dies, receiving ends
+        there.close()  # only the process holds it: when it dies, receiving ends
         return here
 
     def close(self) -> None:
@@ -157,13 +157,13 @@ class _Worker:
 
 
 def _serve(connection: Connection, place: Place) -> None:
-    """Does the jobs that come, until nobody is left to send any."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends this process
+    """Runs incoming jobs until no sender is left."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     log = logging.getLogger("robustnorm")
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())
     sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # the parent has the one bar
-    stop = SignalStop()  # when the parent ends this process, training saves its state first
+    stop = SignalStop()  # when the parent ends this process, training first saves its state
     with stop.installed(), contextlib.suppress(EOFError, OSError, Stopped):
         while not stop.received:
             connection.send(attempt(connection.recv(), place, stop))
