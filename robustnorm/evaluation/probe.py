@@ -126,7 +126,7 @@ def _check_answers(
         again = branch.score(torch.cat([some, some]))
         if not (again - logits).abs().max() <= tolerance:
             raise EvaluationError(
-                f"the network must answer the same images alike, branch '{branch.name}' gave "
+                f"the network must give equal images equal logits, branch '{branch.name}' gave "
                 f"logits that differ by {_largest(again - logits)}: remove what is random in it, "
                 "or average it in the network"
             )
@@ -134,7 +134,7 @@ def _check_answers(
         change = beside[len(some) :] - logits[: len(some)]
         if not change.abs().max() <= tolerance:
             raise EvaluationError(
-                "the network must answer an image alike whatever images are in its batch, those "
+                "the logits of an image must not depend on the others in its batch, those "
                 f"of branch '{branch.name}' changed its logits by {_largest(change)}: use running "
                 "statistics, not the batch's"
             )

@@ -161,7 +161,7 @@ def compare(network: Network, exported: Network, images: Tensor) -> float:
         others += int((logits.argmax(1) != answer.argmax(1)).sum())
     if others or not largest <= TOLERANCE:
         raise ExportError(
-            f"what was exported does not answer as the network: a logit differs by {largest:.1e} "
+            f"the exported file does not agree with the network: a logit differs by {largest:.1e} "
             f"(at most {TOLERANCE:.0e} is allowed), the prediction on {others} of {len(images)} "
             "images; it was removed"
         )

@@ -100,7 +100,7 @@ def judge(
         "more restarts": converged(
             pgd & ~again, f"that {RESTARTS} restarts of PGD-{steps} break and 1 does not"
         ),
-        "epsilon 0": none_may(radii[0] != evidence["clean"], "judged otherwise at epsilon 0"),
+        "epsilon 0": none_may(radii[0] != evidence["clean"], "with another verdict at epsilon 0"),
         "larger epsilon": never_above(
             [(after, before) for before, after in pairwise(radii)],
             "accuracy won from one radius to the next",

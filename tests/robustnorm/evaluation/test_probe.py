@@ -68,7 +68,7 @@ def no_attack(monkeypatch):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: Noisy(make_model()), "must answer the same images alike, branch 'single' gave"),
+        (lambda: Noisy(make_model()), "must give equal images equal logits, branch 'single' gave"),
         (batch_normalized, "alike whatever images are in its batch.*use running statistics"),
         (lambda: Leaky(make_model()), "alike whatever images are in its batch"),
     ],

@@ -98,7 +98,7 @@ def test_export_that_answers_otherwise_is_removed_and_the_former_file_stays(tmp_
     model.bn1.eps = 0.1  # which neither the weights nor the description hold
     path = tmp_path / "adv.safetensors"
     path.write_bytes(b"former")
-    with pytest.raises(ExportError, match="does not answer as the network"):
+    with pytest.raises(ExportError, match="does not agree with the network"):
         export(
             model, "adv", path, to="safetensors", images=IMAGES, description=Description(SAAUXBN)
         )
