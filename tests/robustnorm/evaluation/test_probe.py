@@ -69,8 +69,8 @@ def no_attack(monkeypatch):
     ("model", "message"),
     [
         (lambda: Noisy(make_model()), "must give equal images equal logits, branch 'single' gave"),
-        (batch_normalized, "alike whatever images are in its batch.*use running statistics"),
-        (lambda: Leaky(make_model()), "alike whatever images are in its batch"),
+        (batch_normalized, "must not depend on the others in its batch.*use running statistics"),
+        (lambda: Leaky(make_model()), "must not depend on the others in its batch"),
     ],
 )
 def test_network_whose_answer_is_not_the_image_s_is_refused(model, message):
