@@ -56,11 +56,15 @@ def threat_model(name: str) -> ThreatModel:
 
 
 def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
-    # On the generator's device, so that a CPU generator gives the same start on any device.
-    noise = torch.rand(
-        images.shape, generator=generator, device=generator.device, dtype=images.dtype
-    )
-    return noise.to(images.device)
+    return _draw(torch.rand, images, generator)
+
+
+def _draw(kind: Callable[..., Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
+    # On the generator's device and in float32, so that a CPU generator gives the same start on any
+    # device and to images of any precision.
+    place = {"device": generator.device, "dtype": torch.float32}
+    drawn = kind(images.shape, generator=generator, **place)
+    return drawn.to(images.device, images.dtype)
 
 
 def _per_image(values: Tensor, images: Tensor) -> Tensor:
@@ -98,9 +102,7 @@ def _l2_project(adv_images: Tensor, images: Tensor, epsilon: float) -> Tensor:
 
 
 def _l2_random_start(images: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-    direction = torch.randn(
-        images.shape, generator=generator, device=generator.device, dtype=images.dtype
-    ).to(images.device)
+    direction = _draw(torch.randn, images, generator)
     dimensions = images[0].numel()
     radius = _uniform(images.flatten(1)[:, 0], generator) ** (1 / dimensions) * epsilon
     noise = direction * _per_image(radius / _l2_norm(direction), images)

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from trap_cases import LABELS
+from trap_cases import CLASSES, LABELS
 from trap_tools import RIGHT, SAID, TRAPS, ask
 from trap_truth import by_grid, linear_in_box, linear_radii
 
 # Deprecated by torch, still in use by others.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.(trace|trace_method)` is deprecated")
 
-# Where a number can be given, it is: of the others a refusal is right or at least clear.
+# Where a number can be given it is; of these, a refusal or a warning will do.
 REFUSED = {
     "labels counted from 1",
     "labels counted from 1, none of the last class",
@@ -31,6 +31,7 @@ REFUSED = {
     "infinite for every image but the clean ones",
     "gradients that are NaN",
     "answers that are steps",
+    "shattered gradients",
     "logits cut off",
 }
 
@@ -38,9 +39,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", TRAPS)
 def test_trap(name):
     outcome = ask("robustnorm", name)
-    assert outcome.verdict == (SAID if TRAPS[name].truth is None or name in REFUSED else RIGHT), (
-        outcome
-    )
+    assert outcome.verdict in (RIGHT, SAID), outcome
+    if TRAPS[name].truth is not None and name not in REFUSED:
+        assert outcome.verdict == RIGHT, outcome
 
 
 def test_there_are_traps_of_every_kind():
@@ -48,7 +49,7 @@ def test_there_are_traps_of_every_kind():
     assert set(TRAPS) >= REFUSED
     truths = [trap.truth for trap in TRAPS.values() if trap.truth is not None]
     assert 0.2 < np.mean(truths) < 0.8  # a tool that says 0 or 1 is not right
-    assert len(LABELS.unique()) == 5
+    assert len(LABELS.unique()) == CLASSES
 
 
 def test_formula_and_grid_agree_on_a_plane():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from trap_truth import linear_in_box, linear_radii, widest_gap
 
-SHAPE, CLASSES, N = (3, 4, 4), 5, 20
+SHAPE, CLASSES, N = (3, 4, 4), 12, 20
 
 
 class Trap(NamedTuple):
@@ -49,9 +49,11 @@ def _linear(classes: int = CLASSES, seed: int = 0, shape: tuple[int, ...] = SHAP
     size = int(np.prod(shape))
     weight = rng.normal(size=(classes, size))
     bias = -weight.sum(1) / 2  # from the middle of all images
-    # Each image lies some way in the direction of a class.
+    # Each image lies in the direction of a class: every other one far, the rest near the border, so
+    # that any attack that works tells them apart.
     towards = weight[np.arange(N) % classes] / np.abs(weight).max()
-    images = 0.5 + rng.uniform(0.02, 0.25, (N, 1)) * towards + rng.normal(0, 0.02, (N, size))
+    far = np.where(np.arange(N) % 2, 0.25, 0.04)[:, None]
+    images = 0.5 + far * towards + rng.normal(0, 0.005, (N, size))
     images = images.astype(np.float32).astype(np.float64)
     labels = (images @ weight.T + bias).argmax(1)
     labels[:3] = (labels[:3] + 1) % classes
@@ -188,7 +190,8 @@ FORMS = [
     same("labels one-hot", labels=nn.functional.one_hot(LABELS, CLASSES)),
     same("labels one-hot, float", labels=nn.functional.one_hot(LABELS, CLASSES).float()),
     same("labels counted from 1", labels=LABELS + 1),
-    same("labels counted from 1, none of the last class", labels=(LABELS + 1).clamp_max(4)),
+    same("labels counted from 1, none of the last class",
+         labels=(LABELS + 1).clamp_max(CLASSES - 1)),
     same("a label of -1", labels=torch.cat([LABELS[:-1], torch.tensor([-1])]), truth=None),
     same("labels as a list", labels=LABELS.tolist()),
     same("labels of one image fewer", labels=LABELS[:-1], truth=None),
@@ -246,9 +249,9 @@ NETWORKS = [
     same("weights made in inference mode", model=inference_weights),
     same("a function, no module", model=lambda: Linear(BASE).forward),
     same("traced by torch.jit", model=lambda: torch.jit.trace(Linear(BASE), IMAGES[:2])),
-    other("2 classes", 2), other("3 classes", 3), other("4 classes", 4), other("12 classes", 12),
+    other("2 classes", 2), other("3 classes", 3), other("4 classes", 4), other("9 classes", 9),
     other("2 classes, L2", 2, "l2"), other("12 classes, L2", 12, "l2"),
-    other("L2, channels-last", 5, "l2", images=torch.from_numpy(_linear(5, seed=5).flat).float()
+    other("L2, channels-last", 12, "l2", images=torch.from_numpy(_linear(12, seed=12).flat).float()
           .view(N, *SHAPE).contiguous(memory_format=torch.channels_last)),
     in_the_box(),
 ]  # fmt: skip

@@ -11,18 +11,19 @@ from torch import Tensor, nn
 from trap_cases import Trap
 from trap_truth import by_grid
 
-EPSILON = 0.1
-_RNG = np.random.default_rng(3)
-FLAT = _RNG.uniform(0.2, 0.8, size=(16, 2)).astype(np.float32)
+EPSILON, CLASSES = 0.05, 10
+# Around the middle, in the directions of the classes, or 3 degrees from the border of two.
+_ANGLES = np.deg2rad(36 * np.arange(16) + np.where(np.arange(16) % 2, 0, 15))
+FLAT = 0.5 + 0.38 * np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], 1).astype(np.float32)
 IMAGES = torch.from_numpy(FLAT).view(-1, 1, 1, 2)
 
 
 class Plane(nn.Module):
-    """Two pixels to three classes: which of three directions they lie in from the middle."""
+    """Two pixels to ten classes: which of ten directions they lie in from the middle."""
 
     def forward(self, images: Tensor) -> Tensor:
-        x, y = (images.flatten(1) - 0.5).unbind(1)
-        return torch.stack([y, -0.5 * y + 0.87 * x, -0.5 * y - 0.87 * x], 1)
+        angles = torch.arange(CLASSES) * (2 * torch.pi / CLASSES)
+        return (images.flatten(1) - 0.5) @ torch.stack([angles.cos(), angles.sin()])
 
 
 class Around(nn.Module):
@@ -105,7 +106,7 @@ def rooted(logits: Tensor, images: Tensor) -> Tensor:
 
 
 def stepped(logits: Tensor, images: Tensor) -> Tensor:
-    return nn.functional.one_hot(logits.argmax(1), 3).float()
+    return nn.functional.one_hot(logits.argmax(1), CLASSES).float()
 
 
 def flat_top(logits: Tensor, images: Tensor) -> Tensor:
