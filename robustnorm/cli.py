@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TextIO
 
 import yaml
 
-from robustnorm.settings.campaign import CampaignSettings, ready_plans
+from robustnorm.settings.campaign import CampaignSettings, campaign_plans
 from robustnorm.settings.config import Config
 from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.settings.export import ExportSettings
@@ -26,7 +26,7 @@ from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.settings.parsing import read_words
 from robustnorm.settings.results import ReportSettings, StudySettings, VerifySettings
 from robustnorm.settings.style import StyleSettings, StylizeSettings
-from robustnorm.settings.sweep import SweepSettings, grids
+from robustnorm.settings.sweep import SweepSettings, sweep_plans
 from robustnorm.settings.values import shown as in_one_line
 from robustnorm.system.errors import CheckFailed, Status, UsageError, UserError
 from robustnorm.system.registry import did_you_mean
@@ -240,9 +240,9 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
             words.remove("--print_config")
         settings, path = read_words(command.settings, words)
         if isinstance(settings, CampaignSettings):
-            ready_plans(settings)
+            campaign_plans(settings)
         if isinstance(settings, SweepSettings):
-            grids(settings)
+            sweep_plans(settings)
     except UserError:
         raise
     except ValueError as error:

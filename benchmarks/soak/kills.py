@@ -21,7 +21,7 @@ from benchmarks.soak.killing import TINY, differences, finish, steps_saved, trai
 from benchmarks.workload import machine
 from robustnorm.runs.checkpoint import CheckpointError, load_checkpoint
 from robustnorm.runs.run import run_folder
-from robustnorm.settings.campaign import PAPER_NORMS
+from robustnorm.settings.plan import PAPER_NORMS
 
 # Largest delay of a kill after a step, in seconds: saving takes some hundredths.
 _LONGEST = 0.1

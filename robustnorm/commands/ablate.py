@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from robustnorm.reporting.ablation import GRID, ablation_table
 from robustnorm.reporting.render import save_tables, to_text
 from robustnorm.settings.config import Config
+from robustnorm.settings.plan import training_plan
 from robustnorm.system.stopping import ShouldStop, never
 from robustnorm.work.evaluate import evaluate_records, report_tables, require_reliable
-from robustnorm.work.train import train_run
+from robustnorm.work.plan import carry_out
 
 log = logging.getLogger("robustnorm")
 
@@ -24,8 +24,8 @@ def ablate(
     Skips what is already trained or evaluated, so that the same command continues an interrupted
     ablation. See ``evaluate_runs`` for the arguments.
     """
-    for norm in GRID.values():
-        train_run(replace(config, norm=norm), should_stop=should_stop)
+    plan = training_plan(config, tuple(GRID.values()), control=False)
+    carry_out(plan, should_stop=should_stop)
     records = evaluate_records(config, config_path, should_stop=should_stop)
     text = report_tables(records, config, config_path)
     table = ablation_table(records)

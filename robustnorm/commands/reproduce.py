@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from robustnorm.settings.campaign import PAPER_NORMS
 from robustnorm.settings.config import Config
+from robustnorm.settings.plan import training_plan
 from robustnorm.system.stopping import ShouldStop, never
 from robustnorm.work.evaluate import evaluate_runs
-from robustnorm.work.train import train_run
+from robustnorm.work.plan import carry_out
 
 
 def reproduce(
@@ -18,7 +16,5 @@ def reproduce(
 
     See ``evaluate_runs`` for the arguments.
     """
-    for norm in PAPER_NORMS:
-        train_run(replace(config, norm=norm), should_stop=should_stop)
-    train_run(replace(config, norm="bn", adversarial=False), should_stop=should_stop)
+    carry_out(training_plan(config), should_stop=should_stop)
     return evaluate_runs(config, config_path, should_stop=should_stop)

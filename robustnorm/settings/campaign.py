@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from robustnorm.norms import NORMS
 from robustnorm.settings.base import names
-from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Evaluation
 from robustnorm.settings.jobs import Places
 from robustnorm.settings.parsing import read_config
-
-PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")
+from robustnorm.settings.plan import PAPER_NORMS, Plan, compared_runs
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlanSettings:
     """Runs compared in one table, which differ only in norm and seed.
 
     Args:
@@ -55,7 +50,7 @@ class CampaignSettings(Places):
         ValueError: On an invalid plan, before any work.
     """
 
-    plans: dict[str, Plan] = field(default_factory=dict)
+    plans: dict[str, PlanSettings] = field(default_factory=dict)
     budget: float | None = None
     readme: str | None = None
 
@@ -92,52 +87,7 @@ def _refuse(plan: str, part: str, fields: set[str] | frozenset[str]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class ReadyPlan:
-    """A plan with its configs read and checked.
-
-    Args:
-        name: Name of the plan.
-        seeds: As ``Plan.seeds``.
-        runs: Settings of each norm and the control, with seed 0.
-        evaluations: Settings by name.
-    """
-
-    name: str
-    seeds: tuple[int, ...]
-    runs: tuple[Config, ...]
-    evaluations: dict[str, Config]
-
-    @property
-    def data(self) -> str:
-        """The data that all runs share."""
-        return self.runs[0].data
-
-    def reports(self, name: str) -> Path:
-        """Returns the path of an evaluation, or of another name, in the plan's reports."""
-        return Path(self.runs[0].reports) / self.name / name
-
-    def of_seed(self, seed: int) -> list[Config]:
-        """Returns the settings of the runs of one seed."""
-        return [replace(run, seed=seed) for run in self.runs]
-
-    def all_runs(self) -> Iterator[Config]:
-        """Yields the settings of all runs, seed by seed."""
-        for seed in self.seeds:
-            yield from self.of_seed(seed)
-
-
-def compared_runs(run: Config, norms: Sequence[str], control: bool) -> list[Config]:
-    """Returns the settings of each norm and, if requested, of the control.
-
-    Raises:
-        ValueError: On an unknown norm.
-    """
-    runs = [replace(run, norm=NORMS.check(norm)) for norm in norms]
-    return [*runs, replace(run, norm="bn", adversarial=False)] if control else runs
-
-
-def ready_plans(campaign: CampaignSettings) -> list[ReadyPlan]:
+def campaign_plans(campaign: CampaignSettings) -> list[Plan]:
     """Reads the configs of the plans.
 
     Raises:
@@ -160,5 +110,5 @@ def ready_plans(campaign: CampaignSettings) -> list[ReadyPlan]:
                     f"evaluation {title} of plan {name} needs the weights of {tag}, which no run "
                     f"keeps; add {tag[5:]} to keep_epochs in its settings"
                 )
-        plans.append(ReadyPlan(name, plan.seeds, tuple(runs), evaluations))
+        plans.append(Plan(name, plan.seeds, runs, evaluations))
     return plans

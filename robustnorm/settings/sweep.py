@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from robustnorm.settings.base import names
-from robustnorm.settings.campaign import PAPER_NORMS, compared_runs
-from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared
 from robustnorm.settings.jobs import Engine, Places
 from robustnorm.settings.parsing import read_config
+from robustnorm.settings.plan import PAPER_NORMS, Plan, compared_runs
 
 
 @dataclass(frozen=True)
@@ -57,38 +56,22 @@ class SweepSettings(Engine, Places):
             )
 
 
-class Grid(NamedTuple):
-    """One config of a sweep.
-
-    Args:
-        config: As given by the user.
-        evaluation: Settings of its evaluation; norm and seed are ignored.
-        runs: Settings of each run to train.
-    """
-
-    config: str
-    evaluation: Config
-    runs: tuple[Config, ...]
-
-
-def grids(settings: SweepSettings) -> list[Grid]:
-    """Returns norms x seeds of each config.
+def sweep_plans(settings: SweepSettings) -> list[Plan]:
+    """Returns the plan of each config: norms x seeds, evaluated once.
 
     Raises:
         ValueError: On an unknown config, setting or norm, or one of a wrong type or out of range,
             and on two configs that share a name.
     """
-    where = settings.places
     found = []
     for config in settings.configs:
-        base = read_config(config, settings.settings | where)
-        kinds = compared_runs(base, settings.norms, settings.control)
-        runs = tuple(replace(kind, seed=seed) for seed in settings.seeds for kind in kinds)
-        found.append(Grid(config, base, runs))
-    names = [grid.evaluation.name for grid in found]
+        base = read_config(config, settings.settings | settings.places)
+        runs = compared_runs(base, settings.norms, settings.control)
+        found.append(Plan(config, settings.seeds, runs, {"": base}))
+    names = [str(plan.runs[0].name) for plan in found]
     if len(set(names)) < len(names):
         raise ValueError(
-            f"the configs of a sweep must have different names, got {', '.join(map(str, names))}; "
+            f"the configs of a sweep must have different names, got {', '.join(names)}; "
             "leave name out of settings"
         )
     return found

@@ -6,31 +6,18 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from robustnorm.data.dataset import Dataset
-from robustnorm.evaluation.protocol import find_record
 from robustnorm.records.record import Record
 from robustnorm.reporting.plans import plan_page
 from robustnorm.reporting.readme import show_results
-from robustnorm.reporting.tables import write_tables
-from robustnorm.runs import Run
-from robustnorm.runs.run import (
-    device_name,
-    is_trained,
-    load_data,
-    resolve_device,
-    run_folder,
-)
-from robustnorm.settings.campaign import CampaignSettings, ReadyPlan, ready_plans
-from robustnorm.settings.config import Config
+from robustnorm.runs.run import device_name, load_data, resolve_device
+from robustnorm.settings.campaign import CampaignSettings, campaign_plans
+from robustnorm.settings.plan import Plan
 from robustnorm.settings.results import ReportSettings
 from robustnorm.system.files import write_atomically
 from robustnorm.system.stopping import Budget, ShouldStop, Stopped, either, interrupted, never
-from robustnorm.work.evaluate import evaluate_run
+from robustnorm.work.plan import carry_out, report_found
 from robustnorm.work.remaining import remaining
 from robustnorm.work.report import report
-from robustnorm.work.train import train_run
 
 log = logging.getLogger("robustnorm")
 
@@ -55,26 +42,18 @@ def run_campaign(
     """
     if campaign.budget is not None:
         should_stop = either(should_stop, Budget(campaign.budget))
-    plans, device = ready_plans(campaign), resolve_device(campaign.device)
-    datasets: dict[str, Dataset] = {}
+    plans, device = campaign_plans(campaign), resolve_device(campaign.device)
     for plan in plans:
-        if plan.data not in datasets:
-            datasets[plan.data] = load_data(plan.runs[0])
+        load_data(plan.runs[0])  # what is missing or damaged is told before any training
     try:
         for plan in plans:
-            _work(plan, datasets[plan.data], device, should_stop)
+            carry_out(plan, should_stop=should_stop)
     except Stopped as stop:
         if interrupted(should_stop):
             raise
         log.info("the time is over: %s", stop)
     command = f"robustnorm campaign --config {config_path}"
-    evaluated = {
-        plan.name: {
-            title: _write_tables(plan, title, datasets[plan.data], command)
-            for title in plan.evaluations
-        }
-        for plan in plans
-    }
+    evaluated = {plan.name: report_found(plan, command) for plan in plans}
     for plan in plans:
         _write_page(plan, evaluated[plan.name])
         _write_pages(plan, evaluated[plan.name])
@@ -83,41 +62,7 @@ def run_campaign(
     return remaining(plans, evaluated, device_name(device), command)
 
 
-def _work(plan: ReadyPlan, dataset: Dataset, device: torch.device, should_stop: ShouldStop) -> None:
-    """Does what is left of a plan; raises Stopped when the time is over before that."""
-    for seed in plan.seeds:
-        runs = plan.of_seed(seed)
-        for run in runs:
-            if not is_trained(run, dataset) and not should_stop(0.0):
-                train_run(run, should_stop=should_stop)
-            if not is_trained(run, dataset):
-                raise Stopped(f"{plan.name}, {run.run} is not trained to its end")
-        for title, evaluation in plan.evaluations.items():
-            for run in runs:
-                trained, reports = _open(run, evaluation), plan.reports(title)
-                if find_record(trained, evaluation, dataset, reports) is None:
-                    evaluate_run(trained, evaluation, dataset, device, reports, should_stop)
-
-
-def _open(run: Config, evaluation: Config) -> Run:
-    return Run.open(run_folder(run), evaluation.checkpoint)
-
-
-def _write_tables(plan: ReadyPlan, title: str, dataset: Dataset, command: str) -> list[Record]:
-    """Writes the tables of what is evaluated of a plan; returns its records."""
-    folder, evaluation = plan.reports(title), plan.evaluations[title]
-    found = [
-        find_record(_open(run, evaluation), evaluation, dataset, folder)
-        for run in plan.all_runs()
-        if is_trained(run, dataset)
-    ]
-    records = [record for record in found if record is not None]
-    if records:
-        write_tables(records, folder, train_command=command)
-    return records
-
-
-def _write_page(plan: ReadyPlan, evaluated: dict[str, list[Record]]) -> None:
+def _write_page(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
     known = {title: records for title, records in evaluated.items() if records}
     if known:
         path = plan.reports("README.md")
@@ -125,7 +70,7 @@ def _write_page(plan: ReadyPlan, evaluated: dict[str, list[Record]]) -> None:
         log.info("wrote %s", path)
 
 
-def _write_pages(plan: ReadyPlan, evaluated: dict[str, list[Record]]) -> None:
+def _write_pages(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
     """Writes the HTML page of each evaluation that is complete and has none yet."""
     for title, records in evaluated.items():
         folder = plan.reports(title)
@@ -137,7 +82,7 @@ def _write_pages(plan: ReadyPlan, evaluated: dict[str, list[Record]]) -> None:
 
 
 def _show_best(
-    readme: Path, plans: Sequence[ReadyPlan], evaluated: dict[str, dict[str, list[Record]]]
+    readme: Path, plans: Sequence[Plan], evaluated: dict[str, dict[str, list[Record]]]
 ) -> None:
     """Shows in the README the paper's own protocol, once a seed of it is finished, else the first.
 

@@ -12,12 +12,12 @@ from robustnorm.data.batches import steps_per_epoch
 from robustnorm.records.record import Record
 from robustnorm.runs import Run
 from robustnorm.runs.run import run_folder
-from robustnorm.settings.campaign import ReadyPlan
 from robustnorm.settings.config import Config
+from robustnorm.settings.plan import Plan
 
 
 def remaining(
-    plans: Sequence[ReadyPlan],
+    plans: Sequence[Plan],
     evaluated: Mapping[str, Mapping[str, Sequence[Record]]],
     device: str,
     command: str,
@@ -82,7 +82,7 @@ def _training(
 
 
 def _evaluating(
-    plan: ReadyPlan, evaluated: Mapping[str, Sequence[Record]], device: str
+    plan: Plan, evaluated: Mapping[str, Sequence[Record]], device: str
 ) -> list[float | None]:
     """Returns the seconds that each evaluation needs yet, None where none was measured."""
     times: list[float | None] = []

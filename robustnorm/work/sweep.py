@@ -13,10 +13,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from robustnorm.evaluation.checks import check_installed
 from robustnorm.evaluation.probe import check_attacks
-from robustnorm.evaluation.protocol import find_record, reports_folder
+from robustnorm.evaluation.protocol import find_record
 from robustnorm.runs.run import load_data, run_folder
 from robustnorm.settings.attack_names import parse_attacks
-from robustnorm.settings.sweep import Grid, SweepSettings, grids
+from robustnorm.settings.plan import Plan
+from robustnorm.settings.sweep import SweepSettings, sweep_plans
 from robustnorm.system.errors import Status, UserError
 from robustnorm.system.stopping import ShouldStop, never
 from robustnorm.work.engines import Engine, check_engine, open_engine
@@ -57,43 +58,45 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
         UsageError, DataError: As engine and data tell, before any work.
     """
     check_engine(settings)
-    plan = grids(settings)
-    for grid in plan:
-        check_attacks(parse_attacks(grid.evaluation.all_attacks))
-        if grid.evaluation.checks != "none":
-            check_installed(grid.evaluation.checks)
-        load_data(grid.evaluation)
+    plans = sweep_plans(settings)
+    for plan in plans:
+        evaluation = plan.evaluations[""]
+        check_attacks(parse_attacks(evaluation.attacks))
+        if evaluation.checks != "none":
+            check_installed(evaluation.checks)
+        load_data(evaluation)
     failures: Failures = {}
     with open_engine(settings) as engine, logging_redirect_tqdm([log]), job_bar() as bar:
 
         def do(jobs: Sequence[Job]) -> None:
             failures.update(do_jobs(jobs, engine, should_stop, bar))
 
-        do([TrainJob(run) for grid in plan for run in grid.runs])
+        do([TrainJob(run) for plan in plans for run in plan.all_runs()])
         untrained = {run_folder(job.config) for job in failures if isinstance(job, TrainJob)}
-        records = [job for grid in plan for job in _record_jobs(grid, untrained)]
+        records = [job for plan in plans for job in _record_jobs(plan, untrained)]
         attacks = [attack for record in records for attack in record.attacks]
         do(attacks)
         do([record for record in records if not failures.keys() & set(record.attacks)])
     if failures:
-        for grid in plan:
-            _report_found(grid)
+        for plan in plans:
+            _report_found(plan)
         raise SweepError(told(failures))
     texts, evaluated = [], []
-    for grid in plan:
-        found = evaluate_records(grid.evaluation, grid.config, should_stop=should_stop)
+    for plan in plans:
+        evaluation = plan.evaluations[""]
+        found = evaluate_records(evaluation, plan.name, should_stop=should_stop)
         for record in found:
             log.info("%s seed %d: verdicts %s", record.norm, record.seed, digest(record))
-        texts.append(report_tables(found, grid.evaluation, grid.config))
+        texts.append(report_tables(found, evaluation, plan.name))
         evaluated.append(found)
     for attack in attacks:
         attack.remove()
-    for grid in plan:
+    for plan in plans:
         with suppress(OSError):  # where another sweep has results
-            jobs_folder(grid.evaluation).rmdir()
+            jobs_folder(plan.evaluations[""]).rmdir()
     text = "\n\n".join(texts)
-    for grid, found in zip(plan, evaluated, strict=True):
-        require_reliable(text, found, grid.evaluation)
+    for plan, found in zip(plans, evaluated, strict=True):
+        require_reliable(text, found, plan.evaluations[""])
     return text
 
 
@@ -123,24 +126,25 @@ def do_jobs(
     return failures
 
 
-def _record_jobs(grid: Grid, untrained: set[Path]) -> list[RecordJob]:
+def _record_jobs(plan: Plan, untrained: set[Path]) -> list[RecordJob]:
     """Returns the jobs of all runs that the config evaluates and that have no record yet."""
+    evaluation = plan.evaluations[""]
     jobs = [
-        record_job(run, grid.evaluation)
-        for run in fitting_runs(grid.evaluation)
+        record_job(run, evaluation)
+        for run in fitting_runs(evaluation)
         if run.folder not in untrained
     ]
     return [job for job in jobs if not job.done()]
 
 
-def _report_found(grid: Grid) -> None:
+def _report_found(plan: Plan) -> None:
     """Writes the tables of the records that are there."""
-    config, dataset = grid.evaluation, load_data(grid.evaluation)
-    reports = reports_folder(config)
+    config = plan.evaluations[""]
+    dataset, reports = load_data(config), plan.reports("")
     found = [find_record(run, config, dataset, reports) for run in fitting_runs(config)]
     records = [record for record in found if record is not None]
     if records:
-        report_tables(records, config, grid.config)
+        report_tables(records, config, plan.name)
 
 
 def told(failures: Failures) -> str:

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.soak.damage import damage, train_tiny
 from benchmarks.soak.killing import TINY, differences, steps_saved, train_and_kill
 from benchmarks.soak.kills import kill_and_compare, kill_often
-from robustnorm.settings.campaign import PAPER_NORMS
+from robustnorm.settings.plan import PAPER_NORMS
 from robustnorm.work.train import train_run
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from robustnorm.evaluation.protocol import record_path, reports_folder
 from robustnorm.records.record import Record
 from robustnorm.runs import Run
-from robustnorm.settings.sweep import SweepSettings, grids
+from robustnorm.settings.sweep import SweepSettings, sweep_plans
 from robustnorm.work.jobs import Job, record_job
 
 # Two steps and one epoch a run; an evaluation of two chunks, the last one short.
@@ -25,7 +25,7 @@ def read_config(**changes):
     """Returns the config of the run, with changes."""
     where = {"configs": ["digits"], "device": "cpu"}
     settings = {key: value for key, value in (SETTINGS | changes).items() if key != "device"}
-    return grids(SweepSettings(settings=settings, **where))[0].evaluation
+    return sweep_plans(SweepSettings(settings=settings, **where))[0].evaluations[""]
 
 
 def make_record_job(**changes):

@@ -30,7 +30,7 @@ def test_ablate_trains_the_grid_and_continues_where_it_was(tmp_path, monkeypatch
     first = capsys.readouterr()
     assert "Table 4" in first.out
     rows = list(csv.DictReader(Path("reports/grid/ablation.csv").read_text().splitlines()))
-    assert len(rows) == 3 * 2
+    assert len(rows) == 4 * 2
     record = Record.load(Path("reports/grid/records/sabn-seed0-best.json"))
     (row,) = (
         r for r in rows if r["Evaluation"] == "SA, adv branch" and r["Statistics"] == "shared"

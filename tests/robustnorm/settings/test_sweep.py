@@ -4,24 +4,24 @@ import pytest
 
 from robustnorm import cli
 from robustnorm.settings.parsing import read_config
-from robustnorm.settings.sweep import SweepSettings, grids
+from robustnorm.settings.sweep import SweepSettings, sweep_plans
 
 
-def test_grids_are_norms_and_control_times_seeds_of_each_config():
+def test_plans_are_norms_and_control_times_seeds_of_each_config():
     settings = SweepSettings(
         configs=["digits", "cifar10"], settings={"width": 8}, norms=("auxbn",), seeds=(0, 3)
     )
-    found = grids(settings)
-    assert [grid.evaluation.name for grid in found] == ["digits", "cifar10"]
-    for grid in found:
-        names = [run.run for run in grid.runs]
+    found = sweep_plans(settings)
+    assert [plan.evaluations[""].name for plan in found] == ["digits", "cifar10"]
+    for plan in found:
+        names = [run.run for run in plan.all_runs()]
         assert names == ["auxbn-seed0", "bn-plain-seed0", "auxbn-seed3", "bn-plain-seed3"]
-        assert {run.width for run in grid.runs} == {8}
+        assert {run.width for run in plan.runs} == {8}
 
 
-def test_grids_are_read_as_train_reads_them():
-    [grid] = grids(SweepSettings(configs=["digits"], norms=("bn",), control=False))
-    assert grid.runs[0] == read_config("digits", {"norm": "bn"})
+def test_plans_are_read_as_train_reads_them():
+    [plan] = sweep_plans(SweepSettings(configs=["digits"], norms=("bn",), control=False))
+    assert plan.runs[0] == read_config("digits", {"norm": "bn"})
 
 
 @pytest.mark.parametrize(

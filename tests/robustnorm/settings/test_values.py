@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import pytest
 
-from robustnorm.settings.campaign import Plan
+from robustnorm.settings.campaign import PlanSettings
 from robustnorm.settings.groups import BranchAttack
 from robustnorm.settings.values import make, to_type
 
@@ -82,4 +82,4 @@ def test_value_of_another_type_is_refused_in_one_line(kind, value, message):
 
 def test_make_refuses_an_unknown_setting_with_the_nearest():
     with pytest.raises(ValueError, match=r"^unknown setting 'confg'; did you mean 'config'\?$"):
-        make(Plan, {"confg": "digits"})
+        make(PlanSettings, {"confg": "digits"})

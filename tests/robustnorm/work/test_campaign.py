@@ -18,8 +18,10 @@ from manifests import rewrite_manifest
 from robustnorm import cli
 from robustnorm.records.record import Record
 from robustnorm.runs.run import run_folder
-from robustnorm.settings.campaign import ready_plans
-from robustnorm.work import campaign as module
+from robustnorm.settings.campaign import campaign_plans
+from robustnorm.work import campaign as slices
+from robustnorm.work import plan as module
+from robustnorm.work import train as training
 
 # Two steps and one epoch a run; evaluations of two parts.
 TRAINING = {
@@ -116,7 +118,7 @@ def test_campaign_in_slices_on_machine_after_machine_ends_as_the_uninterrupted_o
 ):
     here = place
     for number, question in enumerate(itertools.cycle((2, 3, 5))):
-        monkeypatch.setattr(module, "Budget", lambda _, question=question: StopsAt(question))
+        monkeypatch.setattr(slices, "Budget", lambda _, question=question: StopsAt(question))
         campaign("--budget", "60")
         if "All is done." in capsys.readouterr().out:
             break
@@ -151,7 +153,7 @@ def test_killed_campaign_goes_on_to_the_same_end(place, whole):
 
 def test_finished_campaign_does_nothing_and_says_so(whole, monkeypatch, capsys):
     monkeypatch.chdir(whole)
-    monkeypatch.setattr(module, "train_run", None)
+    monkeypatch.setattr(training, "_train", None)
     monkeypatch.setattr(module, "evaluate_run", None)
     campaign()
     shown = capsys.readouterr().out
@@ -178,7 +180,7 @@ def test_readme_shows_the_finished_plan(whole, monkeypatch):
 
 
 def test_readme_is_left_as_it_is_while_no_plan_is_finished(place, monkeypatch, capsys):
-    monkeypatch.setattr(module, "Budget", lambda _: StopsAt(1))
+    monkeypatch.setattr(slices, "Budget", lambda _: StopsAt(1))
     Path("README.md").write_text("<!-- reports/old -->\nold\n<!-- end -->\n")
     campaign("--readme", "README.md", "--budget", "60")
     assert "no plan has all its norms evaluated yet" in capsys.readouterr().err
@@ -219,7 +221,7 @@ def test_run_of_other_settings_is_refused(whole, monkeypatch, capsys):
 
 
 def test_time_left_follows_from_what_was_measured_on_this_device(place, monkeypatch, capsys):
-    monkeypatch.setattr(module, "Budget", lambda _: StopsAt(4))  # bn is trained, auxbn begun
+    monkeypatch.setattr(slices, "Budget", lambda _: StopsAt(4))  # bn is trained, auxbn begun
     write_campaign(settings=TRAINING | {"epochs": 4}, norms=["bn"])
     campaign("--budget", "60")
     path = place / "checkpoints/small/bn-seed0/last.json"
@@ -228,7 +230,7 @@ def test_time_left_follows_from_what_was_measured_on_this_device(place, monkeypa
     entry = content["history"][0] | {"seconds": 1000.0, "validation_seconds": 200.0}
     elsewhere = entry | {"device": "another", "seconds": 1e6}
     capsys.readouterr()
-    monkeypatch.setattr(module, "Budget", lambda _: StopsAt(1))
+    monkeypatch.setattr(slices, "Budget", lambda _: StopsAt(1))
     for history, left in (
         ([entry], "about 50:00 and 2 runs or evaluations not measured yet"),  # 2.5 of 1,200 s
         ([elsewhere], "not measured yet"),
@@ -285,7 +287,7 @@ def test_campaign_is_refused_before_torch_is_imported():
 def test_packaged_campaign_is_read_by_name(tmp_path, name):
     words = ["campaign", "--config", name] + ["--data", str(tmp_path)] * (name == "campaign")
     _, settings, _ = cli.parse(words)
-    plans = ready_plans(settings)
+    plans = campaign_plans(settings)
     for plan in plans:
         assert [run.run for run in plan.of_seed(0)] == [
             "bn-seed0",

@@ -1,0 +1,60 @@
+"""Plans: which runs are trained and compared, and how they are evaluated; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from robustnorm.norms import NORMS
+from robustnorm.settings.config import Config
+
+PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs that differ only in norm and seed, to train and to evaluate.
+
+    Args:
+        name: Config as the user named it, or the name of a campaign's plan.
+        seeds: One run per norm and seed; the first seed is finished first.
+        runs: Settings of each norm and the control; their seed is ignored.
+        evaluations: Settings by name; norm and seed are ignored. Without any, the runs are only
+            trained.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    runs: tuple[Config, ...]
+    evaluations: dict[str, Config]
+
+    def of_seed(self, seed: int) -> list[Config]:
+        """Returns the settings of the runs of one seed."""
+        return [replace(run, seed=seed) for run in self.runs]
+
+    def all_runs(self) -> Iterator[Config]:
+        """Yields the settings of all runs, seed by seed."""
+        for seed in self.seeds:
+            yield from self.of_seed(seed)
+
+    def reports(self, name: str) -> Path:
+        """Returns the folder of an evaluation in the plan's reports."""
+        return Path(self.runs[0].reports) / str(self.runs[0].name) / name
+
+
+def compared_runs(
+    config: Config, norms: Sequence[str] = PAPER_NORMS, control: bool = True
+) -> tuple[Config, ...]:
+    """Returns the settings of each norm and, if requested, of bn trained on clean images only.
+
+    Raises:
+        ValueError: On an unknown norm.
+    """
+    runs = [replace(config, norm=NORMS.check(norm)) for norm in norms]
+    return (*runs, *[replace(config, norm="bn", adversarial=False)] * control)
+
+
+def training_plan(config: Config, norms: Sequence[str] = PAPER_NORMS, control: bool = True) -> Plan:
+    """Returns the plan that trains norms under the config's own seed."""
+    return Plan(str(config.name), (config.seed,), compared_runs(config, norms, control), {})

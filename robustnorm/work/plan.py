@@ -1,0 +1,56 @@
+"""The loop that trains and evaluates a plan; what is done follows from the folders alone."""
+
+from __future__ import annotations
+
+from robustnorm.evaluation.protocol import find_record
+from robustnorm.records.record import Record
+from robustnorm.reporting.tables import write_tables
+from robustnorm.runs import Run
+from robustnorm.runs.run import is_trained, load_data, resolve_device, run_folder
+from robustnorm.settings.config import Config
+from robustnorm.settings.plan import Plan
+from robustnorm.system.stopping import ShouldStop, Stopped
+from robustnorm.work.evaluate import evaluate_run
+from robustnorm.work.train import train_run
+
+
+def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
+    """Trains and evaluates what is not trained and evaluated yet, one seed after the other.
+
+    Raises:
+        UsageError: When a folder holds a run of other settings or data, or a loss diverges.
+        DataError, CheckpointError, RecordError: As data, checkpoints and records tell.
+        Stopped: When ``should_stop`` says so; the next call continues.
+    """
+    device, dataset = resolve_device(plan.runs[0].device), load_data(plan.runs[0])
+    for seed in plan.seeds:
+        runs = plan.of_seed(seed)
+        for run in runs:
+            if not should_stop(0.0):
+                train_run(run, should_stop=should_stop)
+            if not is_trained(run, dataset):
+                raise Stopped(f"{plan.name}, {run.run} is not trained to its end")
+        for title, evaluation in plan.evaluations.items():
+            for run in runs:
+                trained, reports = _open(run, evaluation), plan.reports(title)
+                if find_record(trained, evaluation, dataset, reports) is None:
+                    evaluate_run(trained, evaluation, dataset, device, reports, should_stop)
+
+
+def report_found(plan: Plan, train_command: str) -> dict[str, list[Record]]:
+    """Writes the tables of what is evaluated; returns the records by name of the evaluation."""
+    found: dict[str, list[Record]] = {title: [] for title in plan.evaluations}
+    dataset = load_data(plan.runs[0])
+    for title, evaluation in plan.evaluations.items():
+        for run in plan.all_runs():
+            if is_trained(run, dataset):
+                trained, reports = _open(run, evaluation), plan.reports(title)
+                record = find_record(trained, evaluation, dataset, reports)
+                found[title] += [] if record is None else [record]
+        if found[title]:
+            write_tables(found[title], plan.reports(title), train_command=train_command)
+    return found
+
+
+def _open(run: Config, evaluation: Config) -> Run:
+    return Run.open(run_folder(run), evaluation.checkpoint)
