@@ -25,12 +25,12 @@ class Batch(NamedTuple):
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Returns uint8 images as float32 in [0, 1], floating-point ones as they are."""
+    """Converts uint8 images to float32 in [0, 1]; returns floating-point images unchanged."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Returns the number of whole batches in an epoch.
+    """Returns the number of complete batches in an epoch.
 
     Raises:
         DataError: When there is none.
@@ -56,23 +56,22 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """Yields the shuffled, augmented batches of one epoch, on the device of the images.
 
-    Order and augmentation follow from (seed, epoch); an image's crop and flip from (seed, epoch,
-    image id), whatever its batch. The last incomplete batch is left out: its statistics would be
-    those of a few images. Nothing waits for the device.
+    Order and augmentation depend on (seed, epoch); an image's crop and flip on (seed, epoch, image
+    id), not on its batch. The last incomplete batch is dropped: its statistics would be those of a
+    few images. Nothing waits for the device.
 
     Args:
         split: Training images.
-        batch_size: Images a batch.
-        seed: Of order and augmentation.
+        batch_size: Images per batch.
+        seed: Seed of order and augmentation.
         epoch: From 0.
-        augmentation: What to do to the images.
-        channels_last: Memory format of the batches.
-        first_step: Batches of the epoch to leave out.
-        own_part: From a batch's image ids (N,) to those that are yielded, where several processes
-            share it.
+        augmentation: Random changes of the images.
+        channels_last: Use the channels-last memory format.
+        first_step: Number of batches of the epoch to skip.
+        own_part: Selects from a batch's image ids (N,) those of this process.
 
     Raises:
-        DataError: When there is no whole batch.
+        DataError: When there is no complete batch.
     """
     n, device = len(split), split.images.device
     steps = steps_per_epoch(n, batch_size)

@@ -1,4 +1,4 @@
-"""Random changes of training images: which one an image is given depends on no other image."""
+"""Random augmentations of training images; each image's is independent of all others."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch.nn import functional as F
 from robustnorm.data.dataset import Augmentation
 from robustnorm.data.decoding import Crop
 
-# Width over height of a part that is scaled to the whole.
+# Aspect ratios (width over height) of a random resized crop.
 _RATIOS = (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """The changes of every training image in one epoch.
+    """The augmentations of every training image in one epoch.
 
     Args:
-        augmentation: Of which kind.
-        offsets: Corner (row, column) of each image's crop from its padded self, (N, 2).
+        augmentation: The kinds of augmentation.
+        offsets: Corner (row, column) of each image's crop in its padded version, (N, 2).
         flips: Which images are mirrored, (N,).
-        crops: Area, ratio, left and top of the part that is decoded, (N, 4); None for the whole.
+        crops: Area, ratio, left and top of the crop to decode, (N, 4); None for the whole image.
     """
 
     augmentation: Augmentation
@@ -37,11 +37,11 @@ class Changes:
         )
 
     def crop(self, row: int) -> Crop | None:
-        """Returns the part of an image that is to be decoded."""
+        """Returns the crop of an image to decode."""
         return None if self.crops is None else Crop(*self.crops[row].tolist())
 
     def apply(self, images: Tensor, ids: Tensor) -> Tensor:
-        """Returns images, uint8 (B, C, H, W), changed as their ids say."""
+        """Returns images, uint8 (B, C, H, W), augmented according to their ids."""
         if self.augmentation.padding and self.crops is None:
             images = _crop(images, self.augmentation.padding, self.offsets[ids])
         if self.augmentation.flip:
@@ -50,7 +50,7 @@ class Changes:
 
 
 def draw_changes(n: int, augmentation: Augmentation, generator: torch.Generator) -> Changes:
-    """Draws the changes of n images; those of one kind do not depend on the others."""
+    """Draws the augmentations of n images; each kind is independent of the others."""
     offsets = torch.randint(0, 2 * augmentation.padding + 1, (n, 2), generator=generator)
     flips = torch.rand(n, generator=generator) < 0.5
     if augmentation.crop_area is None:
@@ -63,7 +63,7 @@ def draw_changes(n: int, augmentation: Augmentation, generator: torch.Generator)
 
 
 def _crop(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
-    """Returns from each zero-padded image the window whose corner (row, column) is given."""
+    """Crops a window from each zero-padded image, given its corner (row, column)."""
     n, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
     rows = offsets[:, 0, None] + torch.arange(height, device=images.device)

@@ -1,4 +1,4 @@
-"""A data set as uint8 images for training and for testing, and the fixed ways of dividing it."""
+"""Data sets of uint8 training and test images, and fixed ways of splitting them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from robustnorm.data.errors import DataError
 from robustnorm.data.stored import StoredImages, is_stored
 
-# Which images are held out or sampled is a fact of the data set, the same for every run.
+# Which images are held out or sampled is fixed, the same for every run.
 _DIVISION_SEED = 2102_11382
-# Images on disk whose mean and deviation stand for those of all.
+# Number of images on disk whose mean and standard deviation stand for all.
 _MEASURED = 1_000
 
 
@@ -23,8 +23,8 @@ class Split:
     """Images uint8 (N, C, H, W) and labels int64 (N,), on one device.
 
     Args:
-        images: A tensor, or in its place ``StoredImages``, which take an index and give a tensor.
-        labels: Of the images.
+        images: A tensor, or ``StoredImages``, which give a tensor when indexed.
+        labels: Labels of the images.
 
     Raises:
         DataError: On other shapes or types.
@@ -53,7 +53,7 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def take(self, ids: Tensor) -> Split:
-        if is_stored(self.images):  # a tensor's take is another
+        if is_stored(self.images):  # a tensor has another take
             stored = cast(StoredImages, self.images)
             return Split(cast(Tensor, stored.take(ids)), self.labels[ids])
         return Split(self.images[ids], self.labels[ids])
@@ -64,10 +64,10 @@ class Augmentation:
     """Random changes of training images.
 
     Args:
-        padding: Zero pixels added on each side before a random crop to the former size.
+        padding: Zero pixels added on each side before a random crop to the original size.
         flip: Mirror left and right with probability one half.
-        crop_area: Smallest part of an image on disk, by area, that is scaled to the size of the
-            images in place of the whole; needs a size that is given.
+        crop_area: Smallest relative area of a random crop that is scaled to the images' size; needs
+            images on disk and a given size.
     """
 
     padding: int = 0
@@ -77,18 +77,18 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Named images in classes, for training and for testing.
+    """Labelled images for training and testing.
 
     Args:
-        name: As reports print it.
+        name: Name in reports.
         classes: Names of the classes, by label.
-        train: Training images; none where the data serve evaluations only.
+        train: Training images; empty for data that serve only evaluation.
         test: Test images.
-        augmentation: What suits the training images.
-        sha256: Of the content.
+        augmentation: Default augmentation of the training images.
+        sha256: Hash of the content.
 
     Raises:
-        DataError: When a label names no class, or there is no test image.
+        DataError: When a label is not a class, or there is no test image.
     """
 
     name: str
@@ -112,12 +112,12 @@ class Dataset:
 
     @cached_property
     def mean(self) -> tuple[float, ...]:
-        """Mean of each channel of the training images, in [0, 1]; 0 where there are none."""
+        """Mean of each channel of the training images, in [0, 1]; 0 without training images."""
         return self._moments[0]
 
     @cached_property
     def std(self) -> tuple[float, ...]:
-        """Their standard deviation, never 0; 1 where there are none."""
+        """Their standard deviation, never 0; 1 without training images."""
         return self._moments[1]
 
     @cached_property
@@ -143,12 +143,12 @@ class Dataset:
 def split_validation(
     split: Split, validation: int, limit: int | None = None
 ) -> tuple[Split, Split]:
-    """Returns training and validation images, divided by one permutation whatever the seed.
+    """Splits off validation images by a fixed permutation, independent of the seed.
 
     Args:
         split: All training images.
-        validation: Images to hold out.
-        limit: Training images to keep of the rest; all by default.
+        validation: Number of images to hold out.
+        limit: Number of training images to keep from the rest; all by default.
 
     Raises:
         DataError: When there are not enough images.
@@ -169,10 +169,10 @@ def split_validation(
 def subset(split: Split, limit: int | None) -> tuple[Tensor, Split]:
     """Returns the ids, ascending, and the images of a fixed sample, or all without a limit.
 
-    Images are stored class by class, so the first ``limit`` would not do.
+    The first ``limit`` images would not do, since images are sorted by class.
 
     Raises:
-        DataError: When there are not as many images.
+        DataError: When there are not enough images.
     """
     if limit is None:
         return torch.arange(len(split)), split

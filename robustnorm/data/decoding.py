@@ -1,4 +1,4 @@
-"""One encoded image to pixels: right, or refused in one sentence."""
+"""Decodes an image correctly, or refuses it in one sentence."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.system.errors import UserError
 from robustnorm.system.untrusted import MOST_PIXELS
 
-# Formats of plain pixels: others that Pillow opens call programs, such as Ghostscript.
+# Formats of plain pixels; Pillow opens some others by running programs such as Ghostscript.
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _GREY = frozenset({"1", "L"})
 _COLOUR = frozenset({"RGB", "P", "CMYK", "YCbCr"})
 _TRANSPARENT = frozenset({"RGBA", "LA", "PA", "RGBX"})
-# EXIF's orientations that lie on their side.
+# EXIF orientations that swap width and height.
 _ORIENTATION, _TURNED = 0x0112, range(5, 9)
 _WITH_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # chunks of a PNG
-# PNG: samples of a pixel by its kind of colour, and the passes of an interlaced one.
+# PNG: samples per pixel by colour type, and the passes of an interlaced image.
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PASSES = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
@@ -34,7 +34,7 @@ _PASSES = (
 
 
 class Shape(NamedTuple):
-    """Of an image: 1 channel when it is grey, else 3."""
+    """Shape of an image: 1 channel if it is grey, otherwise 3."""
 
     channels: int
     height: int
@@ -45,13 +45,13 @@ class Shape(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """A part of an image, whatever its size.
+    """A crop of an image, independent of its size.
 
     Args:
-        area: Of the image's area.
-        ratio: Its width over its height.
-        left: Of the width that is left beside it, in [0, 1].
-        top: Of the height.
+        area: Fraction of the image's area.
+        ratio: Width over height.
+        left: Fraction of the remaining width to the left, in [0, 1].
+        top: Fraction of the remaining height above, in [0, 1].
     """
 
     area: float
@@ -60,7 +60,7 @@ class Crop(NamedTuple):
     top: float
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Returns left, top, right and bottom in pixels; a part that would stand out is cut."""
+        """Returns left, top, right and bottom in pixels, clipped to the image."""
         across = min(width, (width * height * self.area * self.ratio) ** 0.5)
         down = min(height, (width * height * self.area / self.ratio) ** 0.5)
         left, top = self.left * (width - across), self.top * (height - down)
@@ -68,18 +68,18 @@ class Crop(NamedTuple):
 
 
 def shape_of(data: bytes, where: str) -> Shape:
-    """Returns the shape that ``decode`` gives an image, from its header alone.
+    """Returns the shape of ``decode``'s result, from the header alone.
 
     Args:
         data: Content of the file.
-        where: Its name, for errors.
+        where: Name of the file, for errors.
 
     Raises:
         DataError: As ``decode``.
     """
     with _opened(data, where) as image:
         width, height = image.size
-        # For a PNG Pillow decodes everything to find it, which is at the end.
+        # In a PNG the orientation is at the end, and Pillow decodes everything to find it.
         told = image.format != "PNG" or any(name in data for name in _WITH_ORIENTATION)
         if told and image.getexif().get(_ORIENTATION) in _TURNED:
             width, height = height, width
@@ -94,26 +94,26 @@ def decode(
     size: int | None = None,
     crop: Crop | None = None,
 ) -> NDArray[np.uint8]:
-    """Returns the pixels of an image (channels, height, width), as a viewer shows them.
+    """Decodes an image (channels, height, width) as a viewer would show it.
 
-    It is turned as EXIF says, and laid on white where it is transparent.
+    Applies EXIF's orientation, and a white background behind transparent pixels.
 
     Args:
         data: Content of the file.
-        where: Its name, for errors.
-        channels: 3 for RGB, of grey images, too; 1 for a grey image.
-        size: Scale the shorter side to this and keep the middle; as it is by default.
-        crop: The part that is scaled to ``size`` instead.
+        where: Name of the file, for errors.
+        channels: 3 for RGB, also for grey images; 1 for a grey image.
+        size: Scale the shorter side to this and crop the center; unchanged by default.
+        crop: The crop to scale to ``size`` instead.
 
     Raises:
-        DataError: On 16 bits a value, several pictures in one file and unusual modes; a
-            RefusedDataError on more than ``MOST_PIXELS`` and on damage.
+        DataError: On more than 8 bits per value, several pictures in one file and unsupported
+            modes; a RefusedDataError on more than ``MOST_PIXELS`` and on damage.
     """
     with _opened(data, where) as image:
         if image.format == "PNG":
             _check_png(data)
         if size and image.format == "JPEG" and crop is None:
-            image.draft(None, (2 * size, 2 * size))  # a coarser image, of which less is computed
+            image.draft(None, (2 * size, 2 * size))  # decodes at a lower resolution
         pixels = _plain(ImageOps.exif_transpose(image), channels)
         if size and crop:
             box = crop.box(*pixels.size)
@@ -134,16 +134,16 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
 
 @contextmanager
 def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
-    """Opens an image after a look at its header; turns what goes wrong within into a DataError."""
+    """Opens an image after checking its header; turns errors within the block into a DataError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on what is refused below, and on metadata
+            warnings.simplefilter("ignore")  # about what is refused below, and metadata
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _check(image, where)
                 yield image
     except (UserError, MemoryError):
         raise
-    # Pillow raises almost anything on a damaged image.
+    # Pillow may raise anything on a damaged image.
     except Exception as error:
         reason = str(error).partition(" <")[0] or type(error).__name__  # without an address
         raise RefusedDataError(
@@ -162,13 +162,13 @@ def _check(image: Image.Image, where: str) -> None:
         raise DataError(f"{where} has more than 8 bits a value; convert it to 8")
     if image.mode not in _GREY | _COLOUR | _TRANSPARENT:
         raise DataError(f"{where} is of mode {image.mode}; convert it to RGB or to grey (L)")
-    # A camera's JPEG may hold previews after the picture, as MPO; others are animations or pages.
+    # A camera's JPEG may contain previews, as MPO; other files with frames are animations or pages.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise DataError(f"{where} holds several pictures; save the one that is meant by itself")
 
 
 def _is_wide(image: Image.Image) -> bool:
-    """Returns whether values of more than 8 bits are stored where the mode alone says RGB."""
+    """Returns whether values have more than 8 bits although the mode says RGB."""
     for tile in getattr(image, "tile", ()):
         stored = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if image.format == "PPM":  # the largest value is among them
@@ -180,7 +180,7 @@ def _is_wide(image: Image.Image) -> bool:
 
 
 def _check_png(data: bytes) -> None:
-    """Raises a ValueError when rows are missing, which Pillow shows as black."""
+    """Raises a ValueError when rows are missing, which Pillow would show as black."""
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     bits, colour, interlaced = data[24], data[25], data[28]
     needed = 0

@@ -11,9 +11,9 @@ _TEST_IMAGES = 500
 
 
 def load_digits() -> Dataset:
-    """Returns scikit-learn's 1,797 scanned digits, grey, 8 x 8: 1,297 to train, 500 to test.
+    """Returns scikit-learn's 1,797 scanned digits, grey, 8 x 8: 1,297 training and 500 test images.
 
-    Values 0..16 become 0..255. Digits are not augmented: a mirrored 2 is no 2.
+    Values 0..16 become 0..255. Digits are not augmented: a mirrored 2 is not a 2.
 
     Raises:
         DataError: When scikit-learn is not installed.

@@ -2,7 +2,7 @@ from robustnorm.system.errors import RefusedFileError, UserError
 
 
 class DataError(UserError):
-    """Data that cannot be used; the message names the file and the repair."""
+    """Data that cannot be used; the message names the file and what to do."""
 
 
 class RefusedDataError(DataError, RefusedFileError):

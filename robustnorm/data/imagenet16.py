@@ -32,11 +32,10 @@ _TEST = {"val_data": "3410e3017fdaefba8d5073aaa65e4bd6"}
 def load_imagenet16_120(root: Path) -> Dataset:
     """Returns ImageNet16-120: the first 120 classes of ImageNet at 16x16, 151,700 and 6,000 images.
 
-    The pickles are read without executing them. Reports name files other than the published ones as
-    such.
+    Reads the pickles without executing them. Reports mark files other than the published ones.
 
     Args:
-        root: Folder that holds ``ImageNet16``, the eleven files of NAS-Bench-201.
+        root: Folder that contains ``ImageNet16``, the eleven files of NAS-Bench-201.
 
     Raises:
         DataError: When files are missing; a RefusedDataError when one is damaged.
@@ -58,7 +57,7 @@ def load_imagenet16_120(root: Path) -> Dataset:
         for name, md5 in tqdm(part.items(), "reading ImageNet16", unit="file", disable=None):
             path = folder / name
             split = as_split(path, read_pickle(path), "labels", 16)
-            # Labels count from 1; classes beyond the 120th are in the files, too.
+            # Labels start at 1; the files also contain classes above 120.
             kept = ((split.labels >= 1) & (split.labels <= _CLASSES)).nonzero().flatten()
             found.append(Split(split.images[kept], split.labels[kept] - 1))
             published &= hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5

@@ -1,4 +1,4 @@
-"""Which of many files are training and test images of which class, by their names."""
+"""Finds training and test images and their classes among files, by name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from robustnorm.data.errors import DataError
 
-# How the folders of a part may be called, in small letters; the first that is there is taken.
+# Accepted names of a part's folder, in lower case; the first one found is used.
 _SPELLINGS = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation"),
 }
 _NO_IMAGES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-_MOST_DEPTH = 16  # of folders in folders
+_MOST_DEPTH = 16  # of nested folders
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Found:
     """The images of a part, in the order of their ids.
 
     Args:
-        rows: Their places among the names, (N,).
+        rows: Their indices among the names, (N,).
         labels: int64 (N,).
-        titles: Their names with the part's usual one, "train/cat/1.png".
+        titles: Their names under the part's standard name, "train/cat/1.png".
     """
 
     rows: NDArray[np.int64]
@@ -36,7 +36,7 @@ class Found:
 
 
 def is_visible(name: str) -> bool:
-    """Returns whether a file is none that a system leaves in every folder.
+    """Returns whether a file is not one of those that systems leave in every folder.
 
     Examples:
         >>> [is_visible(name) for name in ("a/1.png", "a/.DS_Store", "a/Thumbs.db", ".b/1.png")]
@@ -46,10 +46,10 @@ def is_visible(name: str) -> bool:
 
 
 def walk(folder: Path) -> Iterator[str]:
-    """Yields the visible files below a folder, by their names relative to it, in no order.
+    """Yields the visible files below a folder, as relative names in no particular order.
 
     Raises:
-        DataError: When folders are nested too deeply, as by a link to one above.
+        DataError: When folders are nested too deeply, for example by a link to a parent.
     """
     below = [""]
     while below:
@@ -66,17 +66,17 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def arrange(names: Sequence[str], where: Path) -> tuple[tuple[str, ...], dict[str, Found]]:
-    """Returns the classes, and "train" and "test" or "test" alone, from <part>/<class>/<image>.
+    """Returns the classes, and "train" and "test" or only "test", from <part>/<class>/<image>.
 
-    Classes are the folders' names in alphabetical order; an image's id is its place in the order of
-    (class, name). An image may lie deeper: its class is the folder below the part's.
+    Classes are the folders' names in alphabetical order; an image's id is its index in the order of
+    (class, name). An image may be nested deeper: its class is the folder below the part's.
 
     Args:
-        names: Of all files; one folder that holds all of them is passed over.
+        names: Names of all files; a single folder that contains all of them is ignored.
         where: The folder or archive, for errors.
 
     Raises:
-        DataError: With the repair, when the names are of no such layout.
+        DataError: When the names do not have this layout, with what to do.
     """
     split = [name.split("/") for name in names]
     while (tops := {parts[0] for parts in split if len(parts) > 1}) and len(tops) == 1:

@@ -1,4 +1,4 @@
-"""A data set of encoded images: which files, of which classes, in which order; and its pixels."""
+"""Data sets of encoded images, defined by their files, classes and order."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.data.stored import Encoded, StoredImages
 from robustnorm.system.untrusted import most_decoded
 
-# Pixels of more bytes than this stay on disk as they are encoded.
+# Images that would take more bytes than this stay encoded on disk.
 MOST_IN_MEMORY = 2 * 2**30
 
-# Known copies by content, so that reports name them as what they are.
+# Known copies by content, so that reports name them correctly.
 _KNOWN_NAMES = {
     "9331aba37042b53ef175ea92210135363b064914b4bd4729651584a1b708a676": "CIFAR-10 (JPEG q75)",
 }
@@ -34,12 +34,12 @@ _KNOWN_NAMES = {
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Encoded images of training or of test, in the order of their ids.
+    """Encoded training or test images, in the order of their ids.
 
     Args:
         encoded: The images.
         labels: int64 (N,).
-        titles: What each counts as in the hash of the content, "train/cat/1.png"; as its name by
+        titles: Names that enter the hash of the content, "train/cat/1.png"; the file names by
             default.
     """
 
@@ -53,13 +53,13 @@ class Part:
 
 @dataclass(frozen=True)
 class How:
-    """How encoded images are read.
+    """How to read encoded images.
 
     Args:
-        cache: Folder for what is computed once.
-        resize: Height and width to which every image is brought; as they are by default.
-        stream: Leave them encoded on disk; by default where they would take more than 2 GiB.
-        workers: Processes that then decode and augment them in training; none is this one.
+        cache: Folder for cached results.
+        resize: Height and width of every image; unchanged by default.
+        stream: Leave images encoded on disk; by default if they would take more than 2 GiB.
+        workers: Processes that then decode and augment them in training; 0 for this process.
     """
 
     cache: Path
@@ -78,14 +78,14 @@ def read_listing(
     """Returns a data set of encoded images, decoded into memory or left on disk.
 
     Args:
-        name: As reports print it, where the content is not a known copy.
-        identity: Of the files, from ``cache.identity``.
+        name: Name in reports, unless the content is a known copy.
+        identity: Identity of the files, from ``cache.identity``.
         classes: Names of the classes, by label.
-        parts: "train" and "test", or "test" alone.
-        how: How they are read.
+        parts: "train" and "test", or only "test".
+        how: How to read them.
 
     Raises:
-        DataError: With the file and the repair; a RefusedDataError where the file is at fault.
+        DataError: With the file and what to do; a RefusedDataError when a file is at fault.
     """
     stem = f"{name[:80]}-{identity}"
     looked = kept(how.cache / f"looked-{stem}.safetensors", lambda: _look(name, parts))
@@ -104,7 +104,7 @@ def _read_looked(
     parts: dict[str, Part],
     how: How,
 ) -> Dataset:
-    """Returns the data set; the files, of that stem, were looked at and found as they must be."""
+    """Returns the data set from files that have been checked, cached under ``stem``."""
     checksums = {part: looked[f"{part}.checksums"].numpy().view(np.uint32) for part in parts}
     shape = Shape(*looked["shape"].tolist())
     if how.resize is not None:
@@ -148,11 +148,11 @@ def _read_looked(
 
 
 def _look(name: str, parts: dict[str, Part]) -> dict[str, Tensor]:
-    """Reads every file once: its checksum, its shape, and the hash of all."""
+    """Reads every file once: its checksum, its shape, and the hash of all files."""
     content, size, grey = hashlib.sha256(), 0, True
     first: tuple[int, int] | None = None
     found = dict[str, Tensor]()
-    odd = list[int]()  # the first image of another size: its place in all, height and width
+    odd = list[int]()  # first image of another size: its index over all parts, height and width
     before = 0
     total = sum(len(part.encoded) for part in parts.values())
     with tqdm(total=total, desc=f"looking at {name}", unit="img", disable=None) as bar:

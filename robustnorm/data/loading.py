@@ -1,4 +1,4 @@
-"""Images on disk, decoded and augmented in other processes while the network trains."""
+"""Decodes and augments images on disk in other processes while the network trains."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def load(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields augmented images, uint8 (B, C, H, W) on the CPU, and their ids, batch by batch.
 
-    What an image is given as follows from ``changes`` alone, however many processes there are.
+    The result depends only on ``changes``, not on the number of processes.
 
     Args:
-        images: Training images; ``workers`` processes decode them, or this one.
-        changes: To each of them.
+        images: Training images; decoded by ``workers`` processes, or by this one.
+        changes: Augmentation of each image.
         batches: Ids of each batch, int64 (B,).
 
     Raises:
-        DataError: When an image cannot be read or used, or a process ended.
+        DataError: When an image cannot be read or used, or a process died.
     """
     if changes.crops is not None and images.size is None:
         raise DataError("crop_area needs the size of the images; give it with --resize")
@@ -42,7 +42,7 @@ def load(
         num_workers=images.workers,
         collate_fn=_same,
         worker_init_fn=_leave_signals,
-        generator=torch.Generator(),  # the global one stays as it is
+        generator=torch.Generator(),  # leaves the global one unchanged
     )
     try:
         for batch, found in zip(ids, loader, strict=True):
@@ -75,7 +75,7 @@ def _same(found: _T) -> _T:
 
 
 def _leave_signals(_: int) -> None:
-    """Leaves it to the process that trains to save its state when all are told to end."""
+    """Ignores signals that tell all processes to end: the training process saves its state."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)

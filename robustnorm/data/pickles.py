@@ -1,4 +1,4 @@
-"""Arrays in pickles that others wrote, read without calling anything that a pickle names."""
+"""Reads arrays from untrusted pickles without calling anything that they name."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 
 from robustnorm.data.errors import RefusedDataError
 
-# The largest that is read, a tenth of ImageNet16, has 99 MB.
+# The largest pickle that is read, a tenth of ImageNet16, has 99 MB.
 _MOST_BYTES = 400_000_000
 _TYPES = {"u1": np.uint8, "i4": np.int32, "i8": np.int64}
-# How an object is reached by other ways than its name, and memory by none at all.
+# Opcodes that reach objects other than by name, or memory outside the pickle.
 _REFUSED = frozenset({"EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "INST", "OBJ", "NEXT_BUFFER"})
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """Returns the dictionary in a pickle, of Python 2 or 3, whose values may be numpy arrays.
 
-    Numpy's functions, which such a pickle names, are replaced by ones of this module; a pickle that
-    names anything else is refused.
+    numpy's functions, which such a pickle names, are replaced by functions of this module; a pickle
+    that names anything else is refused.
 
     Args:
-        path: Of the file.
+        path: The file.
 
     Raises:
         RefusedDataError: On any other content, or damage.
@@ -46,7 +46,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
             str(key): value.array() if isinstance(value, _Array) else value
             for key, value in content.items()
         }
-    # A damaged pickle raises almost anything.
+    # A damaged pickle may raise anything.
     except Exception as error:
         reason = str(getattr(error, "strerror", None) or error).partition("\n")[0][:200]
         raise RefusedDataError(
@@ -55,17 +55,17 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 def _check(data: bytes) -> None:
-    """Raises a ValueError on what takes memory or objects without a name."""
+    """Raises a ValueError on opcodes that take memory or reach objects without naming them."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if opcode.name in _REFUSED:
             raise ValueError(f"it uses {opcode.name}")
-        # Python makes room for all places below.
+        # Python allocates memory for all smaller indices.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > 2 * count + 256:
             raise ValueError(f"it remembers place {argument}")
 
 
 class _Dtype:
-    """In place of ``numpy.dtype``."""
+    """Stands in for ``numpy.dtype``."""
 
     def __init__(self, name: str, *_: object) -> None:
         if name not in _TYPES:
@@ -78,7 +78,7 @@ class _Dtype:
 
 
 class _Array:
-    """In place of ``numpy.ndarray``."""
+    """Stands in for ``numpy.ndarray``."""
 
     def __init__(self, *_: object) -> None:
         self._state: tuple[tuple[int, ...], _Dtype, bytes] | None = None

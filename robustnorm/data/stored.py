@@ -1,4 +1,4 @@
-"""Images that stay encoded on disk: of as many as there are, only those asked for are in memory."""
+"""Images that stay encoded on disk; only those requested are in memory."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from robustnorm.data.errors import RefusedDataError
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Encoded images, each in a file of its own or all end to end in one.
+    """Encoded images, one per file or all concatenated in one file.
 
     Args:
-        root: The folder of the files, or the one file.
-        names: Of the files, relative to the folder they lie in or came from, bytes (N,).
-        places: Where each begins in the one file and how long it is, int64 (N, 2).
+        root: The folder of the files, or the single file.
+        names: Names relative to the original folder, bytes (N,).
+        places: Offset and length of each image in the single file, int64 (N, 2).
     """
 
     root: Path
@@ -44,7 +44,7 @@ class Encoded:
         return os.fsdecode(bytes(self.names[row]))
 
     def path(self, row: int) -> Path:
-        """Returns the file of an image, or for messages the place in the one file."""
+        """Returns the file of an image, or, for messages, its place in the single file."""
         return self.root / self.name(row)
 
     def read(self, row: int) -> bytes:
@@ -68,25 +68,24 @@ _CPU = torch.device("cpu")
 
 
 def is_stored(images: object) -> bool:
-    """Returns whether images are not in memory."""
+    """Returns whether images are on disk rather than in memory."""
     return isinstance(images, StoredImages)
 
 
 @dataclass(frozen=True, eq=False)
 class StoredImages:
-    """Images that are decoded when they are asked for, in place of a uint8 tensor (N, C, H, W).
+    """Images decoded on demand, used like a uint8 tensor (N, C, H, W).
 
-    Annotations call them a tensor, as the code that takes them needs to know no difference: an
-    index gives a tensor of the images at those places; ``shape``, ``dtype``, ``device`` and ``to``
-    are those of a tensor.
+    Annotations call them a tensor, since code that uses them need not know the difference: indexing
+    gives a tensor of the images; ``shape``, ``dtype``, ``device`` and ``to`` work as for a tensor.
 
     Args:
         encoded: The images on disk.
-        checksums: CRC-32 of each encoded image as it was when all were looked at, (N,).
-        image_shape: Of each image as it is given.
-        size: Height and width to which they are brought; None where they have one size.
-        workers: Processes that decode and augment them in training; none is this one.
-        device: Where the tensors are given.
+        checksums: CRC-32 of each encoded image when it was first checked, (N,).
+        image_shape: Shape of each decoded image.
+        size: Height and width to which images are scaled; None if they have one size.
+        workers: Processes that decode and augment them in training; 0 for this process.
+        device: Device of the tensors.
     """
 
     encoded: Encoded
@@ -112,19 +111,19 @@ class StoredImages:
         return self.decode(chosen, [None] * len(chosen)).to(self.device)
 
     def to(self, device: torch.device) -> StoredImages:
-        """Returns the same images, given on another device."""
+        """Returns the same images for another device."""
         return replace(self, device=device)
 
     def take(self, rows: Tensor) -> StoredImages:
-        """Returns the images at these places, none of them decoded."""
+        """Returns the images at these indices, without decoding them."""
         chosen = rows.cpu().numpy()
         return replace(self, encoded=self.encoded.take(chosen), checksums=self.checksums[chosen])
 
     def decode(self, rows: Sequence[int], crops: Sequence[Crop | None]) -> Tensor:
-        """Returns images, or parts of them where a size is given, (N, C, H, W) on the CPU.
+        """Decodes images, or crops of them if a size is given, (N, C, H, W) on the CPU.
 
         Raises:
-            RefusedDataError: When a file is not the one that was looked at, or damaged.
+            RefusedDataError: When a file has changed since it was checked, or is damaged.
         """
         values = np.empty((len(rows), *self.image_shape), np.uint8)
         for value, row, crop in zip(values, rows, crops, strict=True):
