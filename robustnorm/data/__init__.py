@@ -13,8 +13,8 @@ from robustnorm.system.registry import Registry, unknown
 if TYPE_CHECKING:
     from robustnorm.data.dataset import Dataset
 
-# An entry takes what it needs of root and download. To add a data set: one file, one line here, one
-# test. An image folder needs no line: it is chosen by its path.
+# An entry takes what it needs of root (folder of downloads), download, and how (images are read).
+# To add a data set: one file, one line here, one test.
 DATASETS = Registry(
     "dataset",
     {
@@ -22,22 +22,93 @@ DATASETS = Registry(
         "cifar10": "robustnorm.data.cifar10:load_cifar10",
         "cifar100": "robustnorm.data.cifar100:load_cifar100",
         "imagenet16-120": "robustnorm.data.imagenet16:load_imagenet16_120",
+        "svhn": "robustnorm.data.svhn:load_svhn",
+        "mnist": "robustnorm.data.mnist:load_mnist",
+        "fashion-mnist": "robustnorm.data.mnist:load_fashion_mnist",
+        "tiny-imagenet": "robustnorm.data.tiny_imagenet:load_tiny_imagenet",
+        "imagenette": "robustnorm.data.imagenette:load_imagenette",
+        "stl10": "robustnorm.data.stl10:load_stl10",
     },
 )
+
+# Data sets that are chosen by their path. An entry takes path, and how where images are encoded;
+# ``format_of`` tells which one reads a path.
+FORMATS = Registry(
+    "format",
+    {
+        "images": "robustnorm.data.image_folder:load_image_folder",
+        "npz": "robustnorm.data.numpy_files:load_npz",
+        "npy": "robustnorm.data.numpy_files:load_npy",
+        "tensors": "robustnorm.data.tensor_files:load_tensors",
+        "csv": "robustnorm.data.csv_list:load_csv",
+        "parquet": "robustnorm.data.parquet:load_parquet",
+        "idx": "robustnorm.data.idx:load_idx",
+        "cifar10": "robustnorm.data.cifar10:read_cifar10",
+        "cifar100": "robustnorm.data.cifar100:read_cifar100",
+    },
+)
+_SUFFIXES = {
+    ".npz": "npz",
+    ".npy": "npy",
+    ".pt": "tensors",
+    ".pth": "tensors",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+# Folders and archives of data sets that have a name, whose root holds them.
+_NAMED = {
+    "cifar-10-batches-py": "cifar10",
+    "cifar-10-batches-bin": "cifar10",
+    "cifar-10-python.tar.gz": "cifar10",
+    "cifar-10-binary.tar.gz": "cifar10",
+    "cifar-100-python": "cifar100",
+    "cifar-100-binary": "cifar100",
+    "cifar-100-python.tar.gz": "cifar100",
+    "cifar-100-binary.tar.gz": "cifar100",
+    "tiny-imagenet-200": "tiny-imagenet",
+    "tiny-imagenet-200.zip": "tiny-imagenet",
+    "stl10_binary": "stl10",
+    "stl10_binary.tar.gz": "stl10",
+}
+# Files that tell what a folder holds.
+_SIGNS = {
+    "data_batch_1": "cifar10",
+    "data_batch_1.bin": "cifar10",
+    "fine_label_names.txt": "cifar100",
+    "meta": "cifar100",
+    "t10k-images-idx3-ubyte": "idx",
+    "t10k-images-idx3-ubyte.gz": "idx",
+    "t10k-images.idx3-ubyte": "idx",
+    "x_test.npy": "npy",
+    "test_images.npy": "npy",
+    "labels.npy": "npy",
+}
 
 
 def check_data(data: str) -> None:
     """Raises a DataError unless ``data`` names a data set or an existing path.
 
     Args:
-        data: A name in ``DATASETS``, or the path of an image folder or its archive.
+        data: A name in ``DATASETS``, or the path of a folder, a file or an archive of images.
     """
     if data in DATASETS or Path(data).exists():
         return
     raise DataError(
         f"{unknown('dataset', data, list(DATASETS))} A path must exist, of a folder with "
-        f"train/<class>/ and test/<class>/ or of an archive of one; '{data}' does not."
+        "train/<class>/ and test/<class>/, of an archive of one, or of another format in "
+        f"docs/data.md; '{data}' does not."
     )
+
+
+def format_of(path: Path) -> str:
+    """Returns the name in ``FORMATS`` of what reads a path."""
+    if path.is_file():
+        return _SUFFIXES.get(path.suffix.lower(), "images")
+    for file, kind in _SIGNS.items():
+        if (path / file).is_file():
+            return kind
+    parquet = any(any(path.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet"))
+    return "parquet" if parquet else "images"
 
 
 def load_dataset(
@@ -52,7 +123,7 @@ def load_dataset(
     """Returns a data set as uint8 images.
 
     Args:
-        data: A name in ``DATASETS``, or the path of an image folder or its archive.
+        data: A name in ``DATASETS``, or the path of data in one of ``FORMATS``.
         root: Folder for downloads and what is computed once.
         download: Fetch a data set of a name that is not in ``root``.
         resize: Scale the shorter side of encoded images to this and keep the middle.
@@ -62,15 +133,19 @@ def load_dataset(
     Raises:
         DataError: With the file and the repair, when the data are missing or damaged.
     """
-    check_data(data)
-    if data not in DATASETS:
-        from robustnorm.data.image_folder import load_image_folder
-        from robustnorm.data.listing import How
+    from robustnorm.data.listing import How
 
-        workers = _usable_cores() if workers is None else workers
-        return load_image_folder(Path(data), How(root, resize, stream, workers))
-    load, offered = DATASETS[data], {"root": root, "download": download}
+    check_data(data)
+    how = How(root, resize, stream, _usable_cores() if workers is None else workers)
+    named = data if data in DATASETS else _NAMED.get(Path(data).name)
+    if named is not None:
+        place = root if data in DATASETS else Path(data).resolve().parent
+        load, offered = DATASETS[named], {"root": place, "download": download, "how": how}
+    else:
+        load, offered = FORMATS[format_of(Path(data))], {"path": Path(data), "how": how}
     wanted = signature(load).parameters
+    if resize is not None and "how" not in wanted:
+        raise DataError(f"--resize is for encoded images; those of {data} have the size they have")
     dataset: Dataset = load(**{name: offered[name] for name in offered if name in wanted})
     return dataset
 

@@ -38,7 +38,7 @@ def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]
     """
     if (found := _read(path)) is not None:
         return found
-    with _locked(path):
+    with locked(path):
         if (found := _read(path)) is not None:
             return found
         tensors = make()
@@ -70,8 +70,8 @@ def identity(paths: Iterable[Path], names: Iterable[str]) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keeps other processes from making the same file during the block."""
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes from making the same file or folder during the block."""
     with disk_errors(path, 0):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"))

@@ -3,14 +3,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from robustnorm.data.cifar100 import as_split
+from robustnorm.data import unpacking
+from robustnorm.data.cifar100 import as_split, split_of_bytes
 from robustnorm.data.dataset import Augmentation, Dataset, Split
-from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.data.errors import DataError
 from robustnorm.data.pickles import read_pickle
-from robustnorm.data.unpacking import unpacked_folder
 
 _CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -31,6 +30,10 @@ _FOLDERS = {
 }
 
 
+_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+_MD5 = "c58f30108f718f92721af3b95e74349a"
+
+
 def load_cifar10(root: Path, *, download: bool = False) -> Dataset:
     """Returns CIFAR-10: 50,000 images to train, 10,000 to test.
 
@@ -41,7 +44,7 @@ def load_cifar10(root: Path, *, download: bool = False) -> Dataset:
     Args:
         root: Folder that holds, or is to hold, ``cifar-10-batches-py``, ``cifar-10-batches-bin``,
             ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz``.
-        download: Let torchvision fetch the python version when none of them is there.
+        download: Fetch the python version when none of them is there.
 
     Raises:
         DataError: When the files are missing or the download fails; a RefusedDataError when they
@@ -51,15 +54,20 @@ def load_cifar10(root: Path, *, download: bool = False) -> Dataset:
         Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
     if download and not _there(root):
-        _download(root)
+        unpacking.download(_URL, root / "cifar-10-python.tar.gz", _MD5)
     there = _there(root)
     if not there:
         raise DataError(
             f"CIFAR-10 is not in {root}. Let it be fetched with --download true, put one of "
             f"{', '.join(_FOLDERS.values())} there, or give a folder of images: --data PATH"
         )
-    found = unpacked_folder(root, *there[0])
-    parts, note = _read_python(found) if found.name.endswith("-py") else _read_binary(found)
+    return read_cifar10(unpacking.unpacked_folder(root, *there[0]))
+
+
+def read_cifar10(path: Path) -> Dataset:
+    """Returns what a folder of either version holds; errors as ``load_cifar10``."""
+    python = (path / "data_batch_1").is_file()
+    parts, note = _read_python(path) if python else _read_binary(path)
     train = Split(
         torch.cat([part.images for part in parts[:-1]]),
         torch.cat([part.labels for part in parts[:-1]]),
@@ -91,23 +99,16 @@ def _read_python(folder: Path) -> tuple[list[Split], str]:
     for name, md5 in _PYTHON.items():
         path = _existing(folder / name)
         parts.append(as_split(path, read_pickle(path), "labels", 32))
-        published &= hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
+        published &= unpacking.is_published(path, md5)
     return parts, "" if published else " (not the published files)"
 
 
 def _read_binary(folder: Path) -> tuple[list[Split], str]:
-    """Returns the parts likewise; each image is a byte of its label, then 3 x 32 x 32 bytes."""
+    """Returns the parts likewise, of the binary files."""
     parts = []
     for name in _PYTHON:
         path = _existing(folder / f"{name}.bin")
-        rows = np.fromfile(path, np.uint8)
-        if not len(rows) or len(rows) % 3073:
-            raise RefusedDataError(
-                f"{path} must hold 3073 bytes for each image, it has {len(rows)}; fetch it again"
-            )
-        rows = rows.reshape(-1, 3073)
-        images = torch.from_numpy(rows[:, 1:].reshape(-1, 3, 32, 32).copy())
-        parts.append(Split(images, torch.from_numpy(rows[:, 0].astype(np.int64))))
+        parts.append(split_of_bytes(path, labels=1))
     return parts, " (binary files, unverified)"
 
 
@@ -115,21 +116,3 @@ def _existing(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path} is missing; fetch the archive again into {path.parents[1]}")
     return path
-
-
-def _download(root: Path) -> None:
-    try:
-        from torchvision.datasets import CIFAR10
-    except (ImportError, RuntimeError) as error:
-        raise DataError(
-            f"torchvision, which downloads CIFAR-10, cannot be imported ({error}). It must match "
-            f"torch {torch.__version__}: install the pair from one source. Or put one of "
-            f"{', '.join(_FOLDERS.values())} into {root}, or give a folder of images: --data PATH"
-        ) from error
-    try:
-        CIFAR10(str(root), download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"CIFAR-10 could not be fetched ({error}). Put one of {', '.join(_FOLDERS.values())} "
-            f"into {root}, or give a folder of images: --data PATH"
-        ) from error

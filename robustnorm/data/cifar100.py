@@ -7,53 +7,95 @@ from typing import Any
 import numpy as np
 import torch
 
+from robustnorm.data import unpacking
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.data.pickles import read_pickle
-from robustnorm.data.unpacking import unpacked_folder
 
-_FOLDER = "cifar-100-python"
 _CLASSES = 100
 _PUBLISHED = {
     "train": "16019d7e3df5f24257cddd939b257f8d",
     "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
 }
+_FOLDERS = {
+    "cifar-100-python": "cifar-100-python.tar.gz",
+    "cifar-100-binary": "cifar-100-binary.tar.gz",
+}
+_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+_MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
 
 
-def load_cifar100(root: Path) -> Dataset:
+def load_cifar100(root: Path, *, download: bool = False) -> Dataset:
     """Returns CIFAR-100 with its 100 fine classes: 50,000 images to train, 10,000 to test.
 
-    Its pickles are read without executing them. Reports name files other than the published ones as
-    such.
+    Its pickles are read without executing them. Reports name python files other than the published
+    ones, and all binary files, for which no hash is published, as such.
 
     Args:
-        root: Folder that holds ``cifar-100-python``, or ``cifar-100-python.tar.gz``, which is
-            unpacked.
+        root: Folder that holds, or is to hold, ``cifar-100-python``, ``cifar-100-binary`` or the
+            archive of one, which is unpacked.
+        download: Fetch the python version when none of them is there.
 
     Raises:
-        DataError: When the files are missing; a RefusedDataError when they are damaged.
+        DataError: When the files are missing or the download fails; a RefusedDataError when they
+            are damaged.
 
     References:
         Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    folder = unpacked_folder(root, _FOLDER, f"{_FOLDER}.tar.gz")
-    parts, content, published = {}, hashlib.sha256(), True
+    there = [
+        (folder, archive)
+        for folder, archive in _FOLDERS.items()
+        if (root / folder).is_dir() or (root / archive).is_file()
+    ]
+    if download and not there:
+        unpacking.download(_URL, root / "cifar-100-python.tar.gz", _MD5)
+    return read_cifar100(unpacking.unpacked_folder(root, *(there or list(_FOLDERS.items()))[0]))
+
+
+def read_cifar100(path: Path) -> Dataset:
+    """Returns what a folder of either version holds; errors as ``load_cifar100``."""
+    binary = (path / "train.bin").is_file()
+    parts, content, published = {}, hashlib.sha256(), not binary
     for part, md5 in _PUBLISHED.items():
-        path = folder / part
-        if not path.is_file():
-            raise DataError(f"{path} is missing; fetch {_FOLDER}.tar.gz again and put it in {root}")
-        values = read_pickle(path)
-        parts[part] = as_split(path, values, "fine_labels", 32)
+        file = path / (f"{part}.bin" if binary else part)
+        if not file.is_file():
+            raise DataError(f"{file} is missing; fetch the archive again into {path.parent}")
+        if binary:
+            parts[part] = split_of_bytes(file, labels=2)
+        else:
+            parts[part] = as_split(file, read_pickle(file), "fine_labels", 32)
+            published &= unpacking.is_published(file, md5)
         content.update(parts[part].images.numpy().tobytes() + parts[part].labels.numpy().tobytes())
-        published &= hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
+    note = " (binary files, unverified)" if binary else " (not the published files)"
     return Dataset(
-        name="CIFAR-100" if published else "CIFAR-100 (not the published files)",
+        name="CIFAR-100" + ("" if published else note),
         classes=tuple(map(str, range(_CLASSES))),
         train=parts["train"],
         test=parts["test"],
         augmentation=Augmentation(padding=4, flip=True),
         sha256=content.hexdigest(),
     )
+
+
+def split_of_bytes(path: Path, labels: int) -> Split:
+    """Returns what a binary file of the CIFAR family holds.
+
+    Args:
+        path: Of the file: for each image its labels, a byte each, then 3 x 32 x 32 bytes.
+        labels: How many an image has; the last is taken.
+
+    Raises:
+        RefusedDataError: When the file has other bytes.
+    """
+    rows, size = np.fromfile(path, np.uint8), labels + 3072
+    if not len(rows) or len(rows) % size:
+        raise RefusedDataError(
+            f"{path} must hold {size} bytes for each image, it has {len(rows)}; fetch it again"
+        )
+    rows = rows.reshape(-1, size)
+    images = torch.from_numpy(rows[:, labels:].reshape(-1, 3, 32, 32).copy())
+    return Split(images, torch.from_numpy(rows[:, labels - 1].astype(np.int64)))
 
 
 def as_split(path: Path, values: dict[str, Any], labels: str, size: int) -> Split:

@@ -32,7 +32,7 @@ def load_image_folder(path: Path, how: How) -> Dataset:
     """
     name = path.name.split(".")[0]
     if path.is_file():
-        pack = Pack(path, how.cache, check=partial(arrange, where=path))
+        pack = Pack.of_archive(path, how.cache, check=partial(arrange, where=path))
         classes, found = arrange(pack.names, path)
         try:
             return read_listing(name, pack.identity, classes, _parts(pack.encoded, found), how)

@@ -1,9 +1,10 @@
-"""An archive's files, put end to end into one file that is read at any place."""
+"""Files put end to end into one, which is read at any place."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +21,30 @@ from robustnorm.system.files import disk_errors
 
 
 class Pack:
-    """The visible files of an archive, in its order.
+    """Files that come one after the other, such as those of an archive, in their order.
 
     Args:
-        archive: Tar or zip.
+        name: Of the one file.
+        identity: Of what the files come from, from ``cache.identity``.
         cache: Folder of the one file, which is written once.
+        members: Gives name and content of each file.
         check: Is given the names before anything is kept; an error of it leaves nothing behind.
 
     Raises:
-        RefusedDataError: When the archive cannot be trusted; nothing is left behind.
+        RefusedDataError: When they cannot be trusted; nothing is left behind.
         DiskError: When the folder cannot be written.
     """
 
     def __init__(
-        self, archive: Path, cache: Path, check: Callable[[Sequence[str]], object] = len
+        self,
+        name: str,
+        identity: str,
+        cache: Path,
+        members: Callable[[], Iterable[tuple[str, bytes]]],
+        check: Callable[[Sequence[str]], object] = len,
     ) -> None:
-        self._archive, self._check = archive, check
-        self.identity = identity([archive], [archive.name])
-        self._file = cache / f"packed-{archive.name.split('.')[0][:80]}-{self.identity}.bin"
+        self._members, self._check, self.identity = members, check, identity
+        self._file = cache / f"packed-{name[:80]}-{identity}.bin"
         self._index = self._file.with_suffix(".safetensors")
         found = kept(self._index, self._make)
         if not self._file.is_file() or self._file.stat().st_size != int(found["places"].sum(0)[1]):
@@ -46,6 +53,14 @@ class Pack:
         names = bytes(found["names"].numpy()).split(b"\0")
         self.encoded = Encoded(self._file, np.array(names, np.bytes_), found["places"].numpy())
         self.names = [os.fsdecode(name) for name in names]
+
+    @classmethod
+    def of_archive(
+        cls, archive: Path, cache: Path, check: Callable[[Sequence[str]], object] = len
+    ) -> Pack:
+        """Packs the visible files of a tar or zip archive; arguments and errors as the class."""
+        name, key = archive.name.split(".")[0], identity([archive], [archive.name])
+        return cls(name, key, cache, partial(_visible, archive), check)
 
     def remove(self) -> None:
         """Removes the one file and what is known of it."""
@@ -57,18 +72,15 @@ class Pack:
         temporary = self._file.with_name(f".{self._file.name}.tmp")
         try:
             with disk_errors(self._file, 0), temporary.open("wb") as file:
-                for name, content in read_members(self._archive):
-                    if is_visible(name):
-                        file.write(content)
-                        names.append(name)
-                        places.append((end, len(content)))
-                        end += len(content)
+                for name, content in self._members():
+                    file.write(content)
+                    names.append(name)
+                    places.append((end, len(content)))
+                    end += len(content)
                 self._check(names)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._file)
-        except RefusedFileError as error:
-            raise RefusedDataError(str(error)) from error
         finally:
             temporary.unlink(missing_ok=True)
         joined = b"\0".join(map(os.fsencode, names))
@@ -76,3 +88,10 @@ class Pack:
             "names": torch.frombuffer(bytearray(joined or b"\0"), dtype=torch.uint8),
             "places": torch.tensor(places, dtype=torch.int64).view(-1, 2),
         }
+
+
+def _visible(archive: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        yield from read_members(archive, is_visible)
+    except RefusedFileError as error:
+        raise RefusedDataError(str(error)) from error

@@ -1,18 +1,30 @@
-"""Archives of published data sets, unpacked beside themselves."""
+"""Archives of published data sets: downloaded, and unpacked beside themselves."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from robustnorm.data.cache import locked
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.system.archives import unpack
 from robustnorm.system.errors import RefusedFileError
 
 
-def unpacked_folder(root: Path, folder: str, archive: str) -> Path:
+def unpacked_folder(
+    root: Path, folder: str, archive: str, wanted: Callable[[str], bool] = lambda _: True
+) -> Path:
     """Returns ``root / folder``, unpacked from ``root / archive`` if it is not there yet.
+
+    Args:
+        root: Of both.
+        folder: That the archive holds.
+        archive: Its name.
+        wanted: Which of its files are needed.
 
     Raises:
         DataError: When neither is there; a RefusedDataError when the archive cannot be trusted.
@@ -25,13 +37,56 @@ def unpacked_folder(root: Path, folder: str, archive: str) -> Path:
             f"put {archive} or the folder {folder} into {root}, where neither is, or give another "
             "--data_root"
         )
-    with tempfile.TemporaryDirectory(dir=root) as temporary:
-        unpacked = Path(temporary) / "unpacked"
+    with locked(root / folder):
+        temporary = root / f".{folder}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
         try:
-            unpack(path, unpacked)
+            if not (root / folder).is_dir():
+                unpack(path, temporary, wanted)
+                if not (temporary / folder).is_dir():
+                    raise RefusedDataError(f"{path} holds no folder {folder}; fetch it again")
+                (temporary / folder).rename(root / folder)
         except RefusedFileError as error:
             raise RefusedDataError(str(error)) from error
-        if not (unpacked / folder).is_dir():
-            raise RefusedDataError(f"{path} holds no folder {folder}; fetch it again")
-        shutil.move(unpacked / folder, root / folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return root / folder
+
+
+def download(url: str, path: Path, md5: str) -> None:
+    """Downloads a published file, unless it is there.
+
+    Args:
+        url: Where it is published.
+        path: Where it is to lie.
+        md5: Of its content, as published.
+
+    Raises:
+        DataError: When it cannot be fetched or is not the published one; nothing is left then.
+    """
+    if path.is_file():
+        return
+    with locked(path):
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            if not path.is_file():
+                torch.hub.download_url_to_file(url, str(temporary))
+                with temporary.open("rb") as file:
+                    found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+                if found.hexdigest() != md5:
+                    raise OSError(f"its md5 is {found.hexdigest()}, the published one {md5}")
+                temporary.replace(path)
+        except OSError as error:
+            raise DataError(
+                f"{url} could not be fetched ({error}); fetch it by other means and put it into "
+                f"{path.parent}"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def is_published(path: Path, md5: str) -> bool:
+    """Returns whether a file is the published one, by its md5."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+    return found.hexdigest() == md5

@@ -7,49 +7,22 @@ whether the weights fit a network.
 
 from __future__ import annotations
 
-import os
-import pickletools
-import zipfile
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from robustnorm.system.errors import RefusedFileError
-from robustnorm.system.untrusted import is_inside, parse_json
+from robustnorm.system.torch_files import read_torch
+from robustnorm.system.untrusted import parse_json
 
 # Limit of a safetensors header; that of a network with ten thousand tensors has one megabyte.
 _MOST_HEADER_BYTES = 10_000_000
-_MOST_MEMBERS = 100_000
 _ZIP = b"PK\x03\x04"
 # Keys under which training code stores the weights beside the optimizer and other state.
 _WITHIN = ("state_dict", "model", "model_state_dict", "net")
-_OFF = ("", "0", "n", "no", "false")
-# Globals in a pickle of plain tensors. torch's list also has bytearray, which takes any size.
-_GLOBALS = frozenset(
-    {
-        "collections OrderedDict",
-        "torch Size",
-        "torch._utils _rebuild_parameter",
-        "torch._utils _rebuild_tensor_v2",
-        "torch BFloat16Storage",
-        "torch BoolStorage",
-        "torch ByteStorage",
-        "torch CharStorage",
-        "torch DoubleStorage",
-        "torch FloatStorage",
-        "torch HalfStorage",
-        "torch IntStorage",
-        "torch LongStorage",
-        "torch ShortStorage",
-    }
-)
-# Opcodes that reach objects: GLOBAL is checked against the list above, the others are refused.
-_OTHER_GLOBALS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"})
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -98,16 +71,10 @@ def _check_header(path: Path) -> None:
 
 def _read_zip(path: Path) -> dict[str, Tensor]:
     """Reads a file that ``torch.save`` wrote, allowing tensors and plain values only."""
-    forced = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "")
-    if forced.lower() not in _OFF:
-        raise RefusedFileError(
-            f"{path} is not read while TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is '{forced}': unset it, "
-            "or convert the file to safetensors"
-        )
     try:
-        _check_zip(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return _tensors(content)
+        return _tensors(read_torch(path))
+    except RefusedFileError:
+        raise
     # torch may raise anything on a malformed file.
     except Exception as error:
         reason = str(error).partition("\n")[0]
@@ -115,37 +82,6 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
             f"{path} holds more or other than a state_dict that torch saved ({reason}); save the "
             "state_dict alone, best as safetensors"
         ) from error
-
-
-def _check_zip(path: Path) -> None:
-    """Raises a ValueError unless an archive holds only uncompressed tensors and one pickle."""
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        names = [member.filename for member in members]
-        if len(members) > _MOST_MEMBERS:
-            raise ValueError(f"it has {len(members)} members, more than {_MOST_MEMBERS}")
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        outside = [name for name in names if not is_inside(name)]
-        packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
-        if twice or outside or packed:
-            raise ValueError(
-                f"member {twice[0]} appears twice"
-                if twice
-                else f"member {outside[0]} leads outside"
-                if outside
-                else f"member {packed[0]} is compressed"
-            )
-        # Uncompressed members exceed the archive's size only if they share bytes.
-        if sum(member.file_size for member in members) > path.stat().st_size:
-            raise ValueError("its members are larger than the file")
-        pickles = [name for name in names if name.endswith(".pkl")]
-        if [name.rpartition("/")[2] for name in pickles] != ["data.pkl"]:
-            raise ValueError("one pickle, data.pkl, is required")
-        for opcode, argument, _ in pickletools.genops(archive.read(pickles[0])):
-            if opcode.name in _OTHER_GLOBALS or (
-                opcode.name == "GLOBAL" and argument not in _GLOBALS
-            ):
-                raise ValueError(f"its pickle names {argument or opcode.name}")
 
 
 def _tensors(content: object) -> dict[str, Tensor]:

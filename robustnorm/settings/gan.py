@@ -22,7 +22,7 @@ class Where(Settings):
         train: Train missing runs; false only prints what is recorded.
         data: digits, cifar10, or the path of an image folder or its archive.
         data_root: Folder for downloads, unpacked archives and decoded images.
-        download: Let torchvision download CIFAR-10 into ``data_root``.
+        download: Download a data set of a known name into ``data_root``.
         inception_weights: Path of the Inception weights published by torch-fidelity.
         save_minutes: Minutes between saves of the state, besides those at each measurement.
         device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.

@@ -24,7 +24,7 @@ class Where(Named):
         data: digits, cifar10, cifar100, imagenet16-120, or the path of an image folder or its
             archive.
         data_root: Folder for downloads, unpacked archives and decoded images.
-        download: Let torchvision download CIFAR-10 into ``data_root``.
+        download: Download a data set of a known name into ``data_root``.
         save_minutes: Minutes between two saves of the state.
         device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
         output: Folder of checkpoints.

@@ -31,7 +31,9 @@ _PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
 }
 
 
-def read_members(archive: Path) -> Iterator[tuple[str, bytes]]:
+def read_members(
+    archive: Path, wanted: Callable[[str], bool] = lambda _: True
+) -> Iterator[tuple[str, bytes]]:
     """Yields name and content of each regular file of an archive, in its order; writes nothing.
 
     The archive is read to its end, so that every checksum in it is verified and one that was cut
@@ -39,6 +41,7 @@ def read_members(archive: Path) -> Iterator[tuple[str, bytes]]:
 
     Args:
         archive: Zip, or tar, plain or compressed by gzip, bzip2 or xz. Its content tells which.
+        wanted: Which names are yielded; the others' content is passed over.
 
     Raises:
         RefusedFileError: On links, devices, sparse or encrypted files, paths that lead outside,
@@ -50,7 +53,9 @@ def read_members(archive: Path) -> Iterator[tuple[str, bytes]]:
             read = _read_zip if file.read(2) == _ZIP else _read_tar
             file.seek(0)
             size = archive.stat().st_size
-            members = tqdm(read(file, size), f"reading {archive.name}", unit="file", disable=None)
+            members = tqdm(
+                read(file, size, wanted), f"reading {archive.name}", unit="file", disable=None
+            )
             for number, (name, content) in enumerate(members):
                 if number >= most_members(size):
                     raise ValueError(f"it has more than {most_members(size):,} members")
@@ -69,22 +74,25 @@ def read_members(archive: Path) -> Iterator[tuple[str, bytes]]:
         ) from error
 
 
-def unpack(archive: Path, into: Path) -> None:
+def unpack(archive: Path, into: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:
     """Writes the regular files of an archive; arguments and errors as ``read_members``.
 
     Args:
         archive: The archive.
         into: A new folder. Files written before an error stay there.
+        wanted: Which names are written.
     """
     into.mkdir(parents=True)
-    for name, content in read_members(archive):
+    for name, content in read_members(archive, wanted):
         path = into / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
 
-def _read_zip(file: IO[bytes], size: int) -> Iterator[tuple[str, bytes | None]]:
-    """Yields name and content of each member, None of a folder."""
+def _read_zip(
+    file: IO[bytes], size: int, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, bytes | None]]:
+    """Yields name and content of each member, None of a folder and of what is not wanted."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if sum(member.file_size for member in members) > most_bytes(size):
@@ -93,11 +101,14 @@ def _read_zip(file: IO[bytes], size: int) -> Iterator[tuple[str, bytes | None]]:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise ValueError(f"{member.filename[:80]} is no regular file")
-            yield member.filename, None if member.is_dir() else archive.read(member)
+            passed = member.is_dir() or not wanted(member.filename)
+            yield member.filename, None if passed else archive.read(member)
 
 
-def _read_tar(archive: IO[bytes], size: int) -> Iterator[tuple[str, bytes | None]]:
-    """Yields name and content of each member, None of a folder."""
+def _read_tar(
+    archive: IO[bytes], size: int, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, bytes | None]]:
+    """Yields name and content of each member, None of a folder and of what is not wanted."""
     with _uncompressed(archive) as stream:
         bounded: Any = _Bounded(stream, size)
         tar = tarfile.open(fileobj=bounded, mode="r:")  # noqa: SIM115 (nothing to close)
@@ -106,9 +117,8 @@ def _read_tar(archive: IO[bytes], size: int) -> Iterator[tuple[str, bytes | None
             if not (member.isdir() or member.isreg()) or member.issparse():
                 raise ValueError(f"{member.name[:80]} is no regular file")
             bounded.check(member.offset_data + member.size)
-            file = tar.extractfile(member)
-            content = b"".join(iter(partial(file.read, 2**16), b"")) if file else b""
-            yield member.name, None if member.isdir() else content
+            file = tar.extractfile(member) if wanted(member.name) else None  # None of a folder
+            yield member.name, b"".join(iter(partial(file.read, 2**16), b"")) if file else None
         bounded.seek(tar.offset)
         if bounded.read(_BLOCK) != bytes(_BLOCK):
             raise ValueError("its end is missing")

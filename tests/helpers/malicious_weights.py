@@ -93,6 +93,16 @@ def tensor_of_a_terabyte(folder):
 
 
 @case
+def pickle_of_a_million_objects(folder):
+    objects = pickle.PROTO + b"\x02]" + b"}a" * 800_000 + b"."
+
+    def change(members):
+        return [(name, objects if name.endswith(".pkl") else data) for name, data in members]
+
+    return rezipped(folder, change)
+
+
+@case
 def zip_bomb(folder):
     zeros = bytes(100_000_000)
     return rezipped(folder, lambda m: [*m, ("whole/data/zeros", zeros)], zipfile.ZIP_DEFLATED)

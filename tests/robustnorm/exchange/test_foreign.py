@@ -23,7 +23,7 @@ from robustnorm.exchange.loaders import LOADERS, load_released
 from robustnorm.models.weights import check_weights
 from robustnorm.records.record import Record
 from robustnorm.settings.import_weights import ImportSettings
-from robustnorm.system import untrusted
+from robustnorm.system import torch_files, untrusted
 from robustnorm.system.errors import RefusedFileError, Status
 from robustnorm.system.untrusted import check_yaml, parse_fraction
 
@@ -177,7 +177,7 @@ def test_documented_limits_are_those_of_the_code():
         assert f"{number:.0f} {unit}" in text
     assert f"{untrusted.MOST_PIXELS:,} pixels" in text
     assert f"{untrusted.most_members(0):,} members and one for each 50 bytes" in text
-    assert all(f"`{name}`" in text for name in foreign._GLOBALS)
+    assert all(f"`{name}`" in text for name in torch_files.GLOBALS)
 
 
 NETWORK = ["--width=4", "--norm=auxbn", "--device=cpu"]

@@ -1,0 +1,169 @@
+"""Arrays that others saved, made images and labels of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustnorm.data.dataset import Augmentation, Dataset, Split
+from robustnorm.data.errors import DataError
+
+# What images and labels of a part are called, in small letters; "{}" is train or test.
+_PAIRS = (
+    *(("x_{}", "y_{}"), ("{}_x", "{}_y"), ("{}_images", "{}_labels"), ("images_{}", "labels_{}")),
+    *(("{}_data", "{}_labels"), ("{}_data", "{}_targets"), ("data_{}", "labels_{}")),
+)
+_ALONE = (
+    *(("images", "labels"), ("x", "y"), ("data", "labels"), ("data", "targets")),
+    *(("images", "targets"), ("image", "label"), ("arr_0", "arr_1")),
+)
+# Distance of values times 255 from whole numbers: float16 has it in [0, 1].
+_ROUNDING = 0.07
+
+
+def pair_up(names: list[str], where: str) -> dict[str, tuple[str, str]]:
+    """Returns the names of images and labels, by "train" and "test", or of "test" alone.
+
+    A pair without the name of a part is one of test images.
+
+    Args:
+        names: What there is.
+        where: The file, for errors.
+
+    Raises:
+        DataError: When there are no such names.
+
+    Examples:
+        >>> pair_up(["x_train", "y_train", "X_test", "Y_test"], "a.npz")
+        {'test': ('X_test', 'Y_test'), 'train': ('x_train', 'y_train')}
+    """
+    given = {name.lower(): name for name in names}
+    found = dict[str, tuple[str, str]]()
+    for part, spellings in {"test": ("test", "val"), "train": ("train",)}.items():
+        pairs = [(a.format(s), b.format(s)) for s in spellings for a, b in _PAIRS]
+        for images, labels in (*pairs, *(_ALONE if part == "test" else ())):
+            if part not in found and images in given and labels in given:
+                found[part] = given[images], given[labels]
+    if "test" not in found:
+        raise DataError(
+            f"{where} must hold x_test and y_test, or test_images and test_labels, and the same of "
+            f"train to train on; it holds {', '.join(sorted(names)[:8]) or 'nothing'}"
+        )
+    return found
+
+
+def dataset_of(
+    name: str,
+    arrays: Mapping[str, tuple[Any, Any]],
+    where: str,
+    *,
+    classes: tuple[str, ...] | None = None,
+    augmentation: Augmentation | None = None,
+) -> Dataset:
+    """Returns a data set of arrays.
+
+    Args:
+        name: As reports print it.
+        arrays: Images and labels, "train" and "test" or "test" alone.
+        where: The file, for errors.
+        classes: Names of the classes, by label; their numbers by default, up to the largest label.
+        augmentation: Of training images; by default a crop from a padding of an eighth of their
+            height, and mirroring.
+
+    Raises:
+        DataError: When an array is no image or no label.
+    """
+    splits = {
+        part: Split(as_images(images, where), as_labels(labels, len(images), where))
+        for part, (images, labels) in arrays.items()
+    }
+    test = splits["test"]
+    shape = test.images.shape[1:]
+    nothing = Split(torch.empty((0, *shape), dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    train = splits.get("train", nothing)
+    if train.images.shape[1:] != shape:
+        raise DataError(
+            f"{where} has training images of {tuple(train.images.shape[1:])} and test images of "
+            f"{tuple(shape)} (channels, height, width); both must be of one size"
+        )
+    content = hashlib.sha256()
+    for split in (train, test):
+        for rows in torch.split(torch.arange(len(split)), 10_000):
+            content.update(split.images[rows].contiguous().numpy().data)
+        content.update(split.labels.numpy().data)
+    most = max((int(split.labels.max()) for split in (train, test) if len(split)), default=0)
+    return Dataset(
+        name=name,
+        classes=classes or tuple(map(str, range(most + 1))),
+        train=train,
+        test=test,
+        augmentation=augmentation or Augmentation(padding=shape[1] // 8, flip=True),
+        sha256=content.hexdigest(),
+    )
+
+
+def as_images(values: Any, where: str) -> Tensor:
+    """Returns images uint8 (N, C, H, W) of an array (N, H, W), (N, H, W, C) or (N, C, H, W).
+
+    Values are bytes, whole numbers up to 255, or floating-point ones in [0, 1] that are such
+    numbers divided by 255.
+
+    Raises:
+        DataError: On other shapes and values.
+    """
+    images = _tensor(values, where)
+    if images.dim() == 3:
+        images = images[:, None]
+    elif images.dim() == 4 and images.shape[3] in (1, 3):
+        images = images.permute(0, 3, 1, 2)
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise DataError(
+            f"{where} must hold images of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or "
+            f"3 channels, got {tuple(images.shape)}"
+        )
+    if images.dtype == torch.uint8 or not len(images):
+        return images.to(torch.uint8)
+    low, high = images.min().item(), images.max().item()
+    scaled = images.double() * (255 if images.is_floating_point() and high <= 1 else 1)
+    if not (low >= 0 and high <= 255 and (scaled - scaled.round()).abs().max() <= _ROUNDING):
+        raise DataError(
+            f"{where} must hold images of 8 bits: whole numbers from 0 to 255, or these divided by "
+            f"255; got values from {low:.4g} to {high:.4g}. Undo a normalization and save them so"
+        )
+    return scaled.round().to(torch.uint8)
+
+
+def as_labels(values: Any, count: int, where: str) -> Tensor:
+    """Returns labels int64 (N,) of whole numbers (N,) or (N, 1), or of one-hot rows (N, K).
+
+    Raises:
+        DataError: On anything else.
+    """
+    labels = _tensor(values, where)
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dim() == 2 and len(labels) and ((labels == 1).sum(1) == (labels != 0).sum(1)).all():
+        labels = labels.argmax(1) if ((labels == 1).sum(1) == 1).all() else labels
+    if labels.shape != (count,) or labels.is_complex() or (labels.double() % 1 != 0).any():
+        raise DataError(
+            f"{where} must hold a label for each of its {count} images, a whole number from 0, got "
+            f"{labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    return labels.to(torch.int64)
+
+
+def _tensor(values: Any, where: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    array: NDArray[Any] = np.asarray(values)
+    if array.dtype.kind not in "buif":
+        raise DataError(f"{where} must hold arrays of numbers, got {array.dtype}")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))

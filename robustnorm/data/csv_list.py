@@ -1,0 +1,98 @@
+"""A table of images: a line has the path of one and its label."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from robustnorm.data.cache import identity
+from robustnorm.data.dataset import Dataset
+from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.data.listing import How, Part, read_listing
+from robustnorm.data.stored import Encoded
+from robustnorm.system.untrusted import is_inside
+
+_PATHS = ("path", "file", "filename", "file_name", "image", "filepath")
+_LABELS = ("label", "class", "target", "category")
+_PARTS = ("split", "part", "set", "subset")
+_TRAIN, _TEST = ("train", "training"), ("test", "val", "valid", "validation", "testing")
+
+
+def load_csv(path: Path, how: How) -> Dataset:
+    """Returns the images that a CSV file lists.
+
+    Its first line names the columns: path, label and split ("train" or "test"). Without a split all
+    are test images. Paths are relative to the file's folder and stay below it. Labels are numbers
+    from 0, or names, whose classes are in alphabetical order.
+
+    Args:
+        path: Of the file.
+        how: How the images are read.
+
+    Raises:
+        DataError: When columns or images are missing; a RefusedDataError where a path leads outside
+            or the file is none of text.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            columns = [_column(header, names) for names in (_PATHS, _LABELS, _PARTS)]
+            if columns[0] is None or columns[1] is None:
+                raise DataError(
+                    f"{path} must begin with a line that names the columns path, label and, to "
+                    f"train on, split; it has {', '.join(header)[:80] or 'nothing'}"
+                )
+            rows = [row for row in reader if row]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RefusedDataError(f"{path} is no table of commas and text ({error})") from error
+    short = [row for row in rows if len(row) != len(header)]
+    if short or not rows:
+        shown = f"a line has {', '.join(short[0])[:80]}" if short else "there is none"
+        raise DataError(f"{path} must have lines of {len(header)} values, {shown}")
+    paths, labels = ([row[c].strip() for row in rows] for c in columns[:2] if c is not None)
+    outside = [each for each in paths if not is_inside(each)]
+    if outside:
+        raise RefusedDataError(f"{path} names {outside[0][:80]}, which is not below its folder")
+    missing = [each for each in paths if not (path.parent / each).is_file()]
+    if missing:
+        raise DataError(f"{path} names {missing[0][:80]}, which is not in {path.parent}")
+    classes, numbers = _classes(labels)
+    parts = [_part(row[columns[2]], path) for row in rows] if columns[2] is not None else []
+    encoded = Encoded(path.parent, np.array([os.fsencode(each) for each in paths], np.bytes_))
+    found = dict[str, Part]()
+    for part in ("train", "test"):
+        chosen = np.array([i for i in range(len(rows)) if (parts[i] if parts else "test") == part])
+        if len(chosen):
+            titles = [f"{part}/{classes[numbers[row]]}/{paths[row]}" for row in chosen]
+            found[part] = Part(encoded.take(chosen), numbers[chosen], titles)
+    if "test" not in found:
+        raise DataError(f"{path} has no test images; give some the split test")
+    key = identity([path, *(path.parent / each for each in paths)], [path.name, *paths])
+    return read_listing(path.stem, key, classes, found, how)
+
+
+def _column(header: list[str], names: tuple[str, ...]) -> int | None:
+    return next((header.index(name) for name in names if name in header), None)
+
+
+def _part(word: str, path: Path) -> str:
+    word = word.strip().lower()
+    if word not in _TRAIN + _TEST:
+        raise DataError(f"{path} has the split '{word[:40]}'; train or test is required")
+    return "train" if word in _TRAIN else "test"
+
+
+def _classes(
+    labels: list[str],
+) -> tuple[tuple[str, ...], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """Returns the classes, and the label of each image as a number."""
+    if all(label.isascii() and label.isdigit() and len(label) < 7 for label in labels):
+        numbers = np.array([int(label) for label in labels], np.int64)
+        return tuple(map(str, range(int(numbers.max()) + 1))), numbers
+    classes = sorted(set(labels))
+    place = {name: label for label, name in enumerate(classes)}
+    return tuple(classes), np.array([place[label] for label in labels], np.int64)

@@ -1,0 +1,84 @@
+"""Files of the MNIST family: arrays of bytes in the format idx, as they are or packed by gzip."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustnorm.data.arrays import dataset_of
+from robustnorm.data.dataset import Augmentation, Dataset
+from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.system.untrusted import most_bytes
+
+_PARTS = {"train": "train", "test": "t10k"}
+
+
+def has_idx(folder: Path) -> bool:
+    """Returns whether a folder holds test images of the MNIST family."""
+    return _find(folder, "t10k", "images-idx3") is not None
+
+
+def load_idx(
+    path: Path, name: str | None = None, classes: tuple[str, ...] | None = None
+) -> Dataset:
+    """Returns what the four files of MNIST or its kin hold; without two, test images alone.
+
+    Images are not mirrored: a mirrored 2 is no 2.
+
+    Args:
+        path: Of the folder.
+        name: As reports print it; the folder's by default.
+        classes: Their names.
+
+    Raises:
+        DataError: When a file is missing; a RefusedDataError when one is damaged.
+    """
+    arrays = dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]()
+    for part, start in _PARTS.items():
+        images, labels = (_find(path, start, kind) for kind in ("images-idx3", "labels-idx1"))
+        if images is not None and labels is not None:
+            arrays[part] = _read(images, 3), _read(labels, 1)
+        elif part == "test" or images is not None:
+            raise DataError(
+                f"{path} must hold {start}-images-idx3-ubyte and {start}-labels-idx1-ubyte"
+            )
+    return dataset_of(
+        name or path.resolve().name,
+        arrays,
+        str(path),
+        classes=classes,
+        augmentation=Augmentation(padding=2),
+    )
+
+
+def _find(folder: Path, start: str, kind: str) -> Path | None:
+    names = (
+        f"{start}-{kind}-ubyte",
+        f"{start}-{kind}-ubyte.gz",
+        f"{start}-{kind}-ubyte".replace("-idx", ".idx"),
+    )
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """Returns the array: four bytes, of which the last are its type and dimensions; its shape."""
+    try:
+        most = most_bytes(path.stat().st_size)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(most + 1)
+            if len(data) > most:
+                raise ValueError(f"it holds more than {most / 1e6:.0f} MB")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise RefusedDataError(f"{path} cannot be read ({error}); fetch it again") from error
+    begin = 4 + 4 * dimensions
+    shape = np.frombuffer(data[4:begin], ">u4").tolist() if len(data) >= begin else []
+    if data[:4] != bytes((0, 0, 8, dimensions)) or math.prod(shape) != len(data) - begin:
+        raise RefusedDataError(
+            f"{path} is no sound idx file of bytes in {dimensions} dimension(s); fetch it again"
+        )
+    return np.frombuffer(data, np.uint8, offset=begin).reshape(shape).copy()

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from robustnorm.data.dataset import Dataset
+from robustnorm.data.errors import DataError
+from robustnorm.data.idx import has_idx, load_idx
+from robustnorm.data.unpacking import download as fetch
+from robustnorm.data.unpacking import is_published
+
+_CLOTHES = (
+    *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+_FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+_URLS = {
+    "MNIST": "https://ossci-datasets.s3.amazonaws.com/mnist",
+    "FashionMNIST": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+}
+# The published files, by md5, in the order above.
+_MD5 = {
+    "MNIST": (
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+    ),
+    "FashionMNIST": (
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    ),
+}
+
+
+def load_mnist(root: Path, *, download: bool = False) -> Dataset:
+    """Returns MNIST: 28 x 28 grey digits, 60,000 to train and 10,000 to test, never mirrored.
+
+    Args:
+        root: Folder whose ``MNIST`` or ``MNIST/raw`` holds the four idx files, packed or not.
+        download: Fetch them when they are not there.
+
+    Raises:
+        DataError: When files are missing or the download fails; a RefusedDataError when one is
+            damaged.
+
+    References:
+        LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998.
+    """
+    return _load("MNIST", "MNIST", tuple("0123456789"), root, download)
+
+
+def load_fashion_mnist(root: Path, *, download: bool = False) -> Dataset:
+    """Returns Fashion-MNIST, clothes in the form of MNIST; arguments and errors as ``load_mnist``.
+
+    Args:
+        root: Folder whose ``FashionMNIST`` or ``FashionMNIST/raw`` holds the files.
+        download: Fetch them when they are not there.
+
+    References:
+        Xiao et al., Fashion-MNIST, arXiv:1708.07747.
+    """
+    return _load("FashionMNIST", "Fashion-MNIST", _CLOTHES, root, download)
+
+
+def _load(folder: str, name: str, classes: tuple[str, ...], root: Path, download: bool) -> Dataset:
+    places = [place for place in (root / folder, root / folder / "raw") if has_idx(place)]
+    if not places and not download:
+        raise DataError(
+            f"{name} is not in {root / folder}. Let it be fetched with --download true, or put its "
+            f"four files there, {_FILES[0]}-ubyte.gz and so on"
+        )
+    if not places:
+        places = [root / folder]
+        for file, md5 in zip(_FILES, _MD5[folder], strict=True):
+            packed = f"{file}-ubyte.gz"
+            fetch(f"{_URLS[folder]}/{packed}", places[0] / packed, md5)
+    return load_idx(places[0], name + _note(places[0], folder), classes)
+
+
+def _note(place: Path, folder: str) -> str:
+    """Returns what a report says of files that are not, or are not known to be, the published."""
+    packed = [place / f"{file}-ubyte.gz" for file in _FILES]
+    if not all(file.is_file() for file in packed):
+        return " (unpacked files, unverified)"
+    published = all(map(is_published, packed, _MD5[folder]))
+    return "" if published else " (not the published files)"

@@ -1,0 +1,148 @@
+"""Data sets as the Hugging Face hub keeps them: parquet files of encoded images and labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustnorm.data.cache import identity
+from robustnorm.data.dataset import Dataset
+from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.data.listing import How, Part, read_listing
+from robustnorm.data.packing import Pack
+from robustnorm.system.errors import UserError
+from robustnorm.system.untrusted import most_bytes
+
+_IMAGES = ("image", "img", "pixel_values", "images")
+_LABELS = ("label", "labels", "fine_label", "target", "class")
+_PARTS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
+_ROWS = 100  # read at a time
+
+
+def load_parquet(path: Path, how: How) -> Dataset:
+    """Returns the images in parquet files, ``train-*.parquet`` and ``test-*`` or ``validation-*``.
+
+    They may lie in folders, and files may be called 0000.parquet in a folder of the part's name.
+
+    Args:
+        path: Of the folder, or of one file, whose images are test images.
+        how: How the images are read.
+
+    Raises:
+        DataError: When pyarrow is not installed, or columns or files are missing; a
+            RefusedDataError when a file is damaged.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise DataError(
+            f'{path} needs pyarrow, which is not installed: pip install "robustnorm[parquet]"'
+        ) from error
+    parts = {"test": [path]} if path.is_file() else _files(path)
+    files = [file for part in parts.values() for file in part]
+    key = identity(files, [file.name for file in files])
+    name = path.resolve().name.split(".")[0]
+    pack = Pack(name, key, how.cache, partial(_members, parts))
+    # Part, label and number of an image are in its name; names of the classes in the first file.
+    split = [each.split("/") for each in pack.names]
+    labels = np.array([int(label) for _, label, _ in split], np.int64)
+    classes = _classes(parts["test"][0], int(labels.max()))
+    found = dict[str, Part]()
+    for part in parts:
+        rows = np.array([row for row, each in enumerate(split) if each[0] == part])
+        titles = [pack.names[row] for row in rows]
+        found[part] = Part(pack.encoded.take(rows), labels[rows], titles)
+    try:
+        return read_listing(name, key, classes, found, how)
+    except RefusedDataError:
+        pack.remove()
+        raise
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    files = sorted(folder.rglob("*.parquet"))
+    found = dict[str, list[Path]]()
+    for part, spellings in _PARTS.items():
+        for spelling in spellings:
+            of_part = [
+                file
+                for file in files
+                if file.name.startswith(spelling)
+                or spelling in file.relative_to(folder).parent.parts
+            ]
+            if of_part and part not in found:
+                found[part] = of_part
+    if "test" not in found:
+        raise DataError(
+            f"{folder} must hold parquet files called test-... or validation-..., and train-... to "
+            "train on"
+        )
+    return found
+
+
+def _members(parts: dict[str, list[Path]]) -> Iterator[tuple[str, bytes]]:
+    """Yields a name and the encoded image of each row."""
+    for part, files in parts.items():
+        count = 0
+        for path in files:
+            try:
+                for label, image in _rows(path):
+                    yield f"{part}/{label}/{count:08d}", image
+                    count += 1
+            except (UserError, MemoryError):
+                raise
+            # pyarrow raises almost anything on a damaged file.
+            except Exception as error:
+                reason = str(error).partition("\n")[0][:200]
+                raise RefusedDataError(
+                    f"{path} is no sound parquet file of images ({reason}); fetch it again"
+                ) from error
+
+
+def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
+    from pyarrow.parquet import ParquetFile
+
+    left = most_bytes(path.stat().st_size)
+    with ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        images, labels = (_column(names, some) for some in (_IMAGES, _LABELS))
+        if images is None or labels is None:
+            raise DataError(
+                f"{path} must have the columns image and label, it has {', '.join(names)[:80]}"
+            )
+        for batch in file.iter_batches(_ROWS, columns=[images, labels]):
+            for row in batch.to_pylist():
+                image, label = row[images], row[labels]
+                data = image.get("bytes") if isinstance(image, dict) else image
+                if not isinstance(data, bytes) or not isinstance(label, int) or label < 0:
+                    raise DataError(
+                        f"{path} must hold encoded images and labels from 0, got "
+                        f"{type(data).__name__} and {str(label)[:40]}"
+                    )
+                left -= len(data)
+                if left < 0:
+                    raise ValueError("it holds more than 16 MB and 100 times its size")
+                yield label, data
+
+
+def _column(names: list[str], wanted: tuple[str, ...]) -> str | None:
+    return next((name for name in wanted if name in names), None)
+
+
+def _classes(path: Path, most: int) -> tuple[str, ...]:
+    """Returns the names of the classes that a file tells, or else their numbers."""
+    from pyarrow.parquet import read_schema
+
+    try:
+        schema = read_schema(path)
+        told: Any = json.loads((schema.metadata or {})[b"huggingface"])
+        label = _column(schema.names, _LABELS)
+        names = tuple(map(str, told["info"]["features"][label]["names"]))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        names = ()
+    return names if len(names) > most else tuple(map(str, range(most + 1)))

@@ -1,0 +1,48 @@
+"""Data sets in a file of ``torch.save``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from robustnorm.data.arrays import dataset_of, pair_up
+from robustnorm.data.dataset import Dataset
+from robustnorm.data.errors import RefusedDataError
+from robustnorm.system.errors import UserError
+from robustnorm.system.torch_files import read_torch
+
+
+def load_tensors(path: Path) -> Dataset:
+    """Returns the images and labels in a ``.pt`` or ``.pth``, read as tensors and nothing else.
+
+    Args:
+        path: A dictionary named as ``arrays.pair_up`` tells, or a pair (images, labels), which is
+            one of test images.
+
+    Raises:
+        DataError: When tensors are missing or no images; a RefusedDataError on any other file.
+    """
+    try:
+        content = read_torch(path)
+        if isinstance(content, (tuple, list)) and len(content) == 2:
+            content = dict(zip(("images", "labels"), content, strict=True))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        tensors = {str(name): v for name, v in content.items() if isinstance(v, Tensor)}
+        for name, value in tensors.items():
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(f"tensor {name} has more values than are stored")
+    except (UserError, MemoryError):
+        raise
+    # torch raises almost anything on a file that is not what it should be.
+    except Exception as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise RefusedDataError(
+            f"{path} is no file of plain tensors ({reason}); write it anew with "
+            "torch.save({'x_test': images, 'y_test': labels}, ...)"
+        ) from error
+    parts = pair_up(list(tensors), str(path))
+    return dataset_of(
+        path.stem, {part: (tensors[x], tensors[y]) for part, (x, y) in parts.items()}, str(path)
+    )
