@@ -13,7 +13,7 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce report campaign sweep table1 table2 figure7 test check format bench benchgpu soak audit clean
+.PHONY: help setup demo train eval reproduce report campaign reproducecpu sweep table1 table2 figure7 test check format bench benchgpu soak audit clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -57,6 +57,11 @@ report: setup ## Write reports/<config>/report.html from the evaluations
 
 campaign: CONFIG = configs/campaign.yaml
 campaign: setup ## Tables 3 and 4 at full scale in slices: make campaign BUDGET=540
+	$(BIN)/robustnorm campaign --config $(CONFIG) $(if $(BUDGET),--budget $(BUDGET)) \
+		$(if $(DATA),--data $(DATA)) $(ARGS)
+
+reproducecpu: CONFIG = configs/campaign-cpu.yaml
+reproducecpu: setup ## Tables 3 and 4 with three seeds on CPU cores: make reproducecpu DATA=<CIFAR-10>
 	$(BIN)/robustnorm campaign --config $(CONFIG) $(if $(BUDGET),--budget $(BUDGET)) \
 		$(if $(DATA),--data $(DATA)) $(ARGS)
 

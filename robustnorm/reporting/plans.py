@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 
 from robustnorm.records.record import SINGLE, Bits, Record
+from robustnorm.reporting.claims import claims_table, seeds_table
 from robustnorm.reporting.comparisons import compare
 from robustnorm.reporting.model_records import EVALUATIONS, LAST, ModelRecords, group
 from robustnorm.reporting.paper import PAPER
@@ -24,7 +25,8 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
     first = next(iter(evaluations.values()))
     links = ", ".join(f"[{title}]({title}/tables.md)" for title in evaluations)
     lines = "\n".join(f"- {line}" for line in orderings(first))
-    tables = [table for table in (_best_and_later(evaluations), _attacked(evaluations)) if table]
+    over_seeds = [claims_table(first), seeds_table(first)] if _seeds(first) > 1 else []
+    tables = [*over_seeds, _best_and_later(evaluations), _attacked(evaluations)]
     return "\n".join(
         [
             f"# {name}\n\n{provenance_text(first)}\n\nTables by evaluation: {links}.\n",
@@ -32,7 +34,7 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
             f"Checkpoint '{first[0].checkpoint['tag']}'. Norms in pairs: exact McNemar test on the "
             "first seed that both have, p adjusted by Holm within each line, 5 % level; accuracies "
             f"are means over the seeds that both have.\n\n{lines}\n",
-            *map(to_markdown, tables),
+            *(to_markdown(table) for table in tables if table),
         ]
     )
 
@@ -189,6 +191,10 @@ def _own(record: Record, attack: str, branch: str) -> Bits:
 
 def _p(p: float) -> str:
     return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+
+
+def _seeds(records: Sequence[Record]) -> int:
+    return len({record.seed for record in records})
 
 
 def _each(texts: Iterable[str]) -> str:

@@ -1,0 +1,98 @@
+"""The paper's claims from records whose accuracies are known, against tests worked out by hand."""
+
+import numpy as np
+import pytest
+import record_factory
+from scipy.stats import ttest_rel
+
+from robustnorm.records.record import SINGLE, Verdict
+from robustnorm.reporting.claims import claims, claims_table, seeds_table
+
+N = 1000
+
+
+def bits(correct):
+    return np.arange(N) < correct
+
+
+def make_record(norm, seed, sa, ra, worst=None):
+    branches = ("clean", "adv") if norm in ("auxbn", "saauxbn") else (SINGLE,)
+    counts = {"none": sa, "pgd-10": ra, "pgd-20": ra} | ({} if worst is None else {"worst": worst})
+    verdicts = [
+        Verdict(attack, "final", branch, branch, bits(correct))
+        for branch in branches
+        for attack, correct in counts.items()
+    ]
+    return record_factory.make_record(
+        norm, seed, image_ids=list(range(N)), labels=[0] * N, verdicts=verdicts
+    )
+
+
+def named(found, evaluation, higher, lower):
+    (claim,) = (
+        c for c in found if (c.evaluation, c.higher, c.lower) == (evaluation, higher, lower)
+    )
+    return claim
+
+
+def test_verdicts_follow_from_a_paired_test_over_seeds():
+    ours, theirs = (521, 540, 533), (400, 421, 409)
+    records = [make_record("saauxbn", s, a, 300 + s) for s, a in enumerate(ours)]
+    records += [make_record("bn", s, a, 299 + 2 * s) for s, a in enumerate(theirs)]
+    found = claims(records)
+    assert [(c.evaluation, c.higher, c.lower) for c in found] == [
+        ("SA", "saauxbn", "bn"),
+        ("RA, PGD-20", "saauxbn", "bn"),
+    ]
+    holds, unclear = found
+    assert holds.differences == pytest.approx([0.121, 0.119, 0.124])
+    # The smaller of two p-values counts twice.
+    assert holds.p == pytest.approx(2 * ttest_rel(ours, theirs).pvalue)
+    assert holds.verdict == "holds"
+    assert holds.interval.low < 0.12133 < holds.interval.high
+    assert unclear.verdict == "not distinguishable"
+
+
+def test_claim_that_points_the_other_way_is_contradicted():
+    records = [make_record("auxbn", s, 400 + s, 100) for s in range(3)]
+    records += [make_record("bn", s, 500 + 2 * s, 100) for s in range(3)]
+    assert named(claims(records), "SA", "auxbn", "bn").verdict == "contradicted"
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_one_seed_or_no_spread_gives_no_verdict(seeds):
+    records = [make_record(norm, s, sa, 9) for s in range(seeds) for norm, sa in
+               (("bn", 100), ("auxbn", 900))]  # fmt: skip
+    assert {claim.verdict for claim in claims(records)} == {"not distinguishable"}
+
+
+def test_seeds_that_one_norm_lacks_are_left_out():
+    records = [make_record("auxbn", s, 500, 10) for s in (0, 1, 2)]
+    records += [make_record("bn", s, 400 + s, 10) for s in (1, 2)]
+    assert named(claims(records), "SA", "auxbn", "bn").differences == pytest.approx((0.099, 0.098))
+
+
+def test_control_is_no_norm_of_a_claim():
+    record = make_record("bn", 0, 500, 1)
+    control = record_factory.make_record(
+        "bn", 0, adversarial=False, image_ids=record.image_ids, labels=record.labels,
+        verdicts=record.verdicts,
+    )  # fmt: skip
+    assert claims_table([record, control]) is None
+
+
+def test_table_says_what_the_worst_case_does_not_show():
+    records = [make_record("saauxbn", s, 500, 320 + s, 280 + s) for s in range(3)]
+    records += [make_record("auxbn", s, 500, 300, 279) for s in range(3)]
+    table = claims_table(records)
+    (row,) = (r for r in table.rows if r[0] == "RA, PGD-20")
+    assert row[1] == "SaAuxBN > AuxBN"
+    assert row[3] == "+2.10"
+    assert row[-1] == "+1.90"  # 2.1 points under PGD-20, 0.2 in the worst case
+
+
+def test_seeds_have_mean_and_standard_deviation():
+    records = [make_record("bn", s, sa, 100) for s, sa in enumerate((400, 410, 420))]
+    rows = {(row[0], row[1]): row[2:] for row in seeds_table(records).rows}
+    assert rows["SA", "BN"] == ("3", pytest.approx(0.41), "1.00")
+    assert rows["RA, PGD-20", "BN"] == ("3", pytest.approx(0.1), "0.00")
