@@ -1,4 +1,4 @@
-"""Data sets by name or path. Nothing here loads torch before a data set is loaded."""
+"""Data sets by name or path; loads torch only when a data set is loaded."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from robustnorm.system.registry import Registry, unknown
 if TYPE_CHECKING:
     from robustnorm.data.dataset import Dataset
 
-# An entry takes what it needs of root (folder of downloads), download, and how (images are read).
-# To add a data set: one file, one line here, one test.
+# An entry may take root (folder of downloads), download, and how (to read images). Adding one takes
+# one file, one line here and one test.
 DATASETS = Registry(
     "dataset",
     {
@@ -31,8 +31,8 @@ DATASETS = Registry(
     },
 )
 
-# Data sets that are chosen by their path. An entry takes path, and how where images are encoded;
-# ``format_of`` tells which one reads a path.
+# Data sets chosen by their path. An entry takes path, and how if its images are encoded;
+# ``format_of`` chooses the entry for a path.
 FORMATS = Registry(
     "format",
     {
@@ -55,7 +55,7 @@ _SUFFIXES = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
-# Folders and archives of data sets that have a name, whose root holds them.
+# Folders and archives of named data sets, whose parent is the root.
 _NAMED = {
     "cifar-10-batches-py": "cifar10",
     "cifar-10-batches-bin": "cifar10",
@@ -70,7 +70,7 @@ _NAMED = {
     "stl10_binary": "stl10",
     "stl10_binary.tar.gz": "stl10",
 }
-# Files that tell what a folder holds.
+# Files that identify the format of a folder.
 _SIGNS = {
     "data_batch_1": "cifar10",
     "data_batch_1.bin": "cifar10",
@@ -101,7 +101,7 @@ def check_data(data: str) -> None:
 
 
 def format_of(path: Path) -> str:
-    """Returns the name in ``FORMATS`` of what reads a path."""
+    """Returns the entry of ``FORMATS`` for a path."""
     if path.is_file():
         return _SUFFIXES.get(path.suffix.lower(), "images")
     for file, kind in _SIGNS.items():
@@ -120,18 +120,18 @@ def load_dataset(
     stream: bool | None = None,
     workers: int | None = None,
 ) -> Dataset:
-    """Returns a data set as uint8 images.
+    """Loads a data set as uint8 images.
 
     Args:
         data: A name in ``DATASETS``, or the path of data in one of ``FORMATS``.
-        root: Folder for downloads and what is computed once.
-        download: Fetch a data set of a name that is not in ``root``.
-        resize: Scale the shorter side of encoded images to this and keep the middle.
-        stream: Leave encoded images on disk; by default where they would take more than 2 GiB.
-        workers: Processes that decode and augment those in training; one a core by default.
+        root: Folder for downloads and cached results.
+        download: Download a named data set that is not in ``root``.
+        resize: Scale the shorter side of encoded images to this and crop the center.
+        stream: Leave encoded images on disk; by default if they would take more than 2 GiB.
+        workers: Processes that decode and augment those in training; by default one per core.
 
     Raises:
-        DataError: With the file and the repair, when the data are missing or damaged.
+        DataError: When the data are missing or damaged, with the file and what to do.
     """
     from robustnorm.data.listing import How
 
@@ -151,6 +151,6 @@ def load_dataset(
 
 
 def _usable_cores() -> int:
-    """Returns the number of cores that this process may use, where the system tells."""
+    """Returns the number of cores available to this process, if the system reports it."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Arrays that others saved, made images and labels of a data set."""
+"""Converts arrays from other sources to images and labels of a data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.data.errors import DataError
 
-# What images and labels of a part are called, in small letters; "{}" is train or test.
+# Accepted names of images and labels, in lower case; "{}" stands for train or test.
 _PAIRS = (
     *(("x_{}", "y_{}"), ("{}_x", "{}_y"), ("{}_images", "{}_labels"), ("images_{}", "labels_{}")),
     *(("{}_data", "{}_labels"), ("{}_data", "{}_targets"), ("data_{}", "labels_{}")),
@@ -23,17 +23,17 @@ _ALONE = (
     *(("images", "labels"), ("x", "y"), ("data", "labels"), ("data", "targets")),
     *(("images", "targets"), ("image", "label"), ("arr_0", "arr_1")),
 )
-# Distance of values times 255 from whole numbers: float16 has it in [0, 1].
+# Accepted distance of values times 255 from whole numbers: float16 rounds so in [0, 1].
 _ROUNDING = 0.07
 
 
 def pair_up(names: list[str], where: str) -> dict[str, tuple[str, str]]:
-    """Returns the names of images and labels, by "train" and "test", or of "test" alone.
+    """Returns the names of images and labels for "train" and "test", or only for "test".
 
-    A pair without the name of a part is one of test images.
+    A pair without "train" or "test" in its names holds test images.
 
     Args:
-        names: What there is.
+        names: The available names.
         where: The file, for errors.
 
     Raises:
@@ -66,18 +66,18 @@ def dataset_of(
     classes: tuple[str, ...] | None = None,
     augmentation: Augmentation | None = None,
 ) -> Dataset:
-    """Returns a data set of arrays.
+    """Builds a data set from arrays.
 
     Args:
-        name: As reports print it.
-        arrays: Images and labels, "train" and "test" or "test" alone.
+        name: Name in reports.
+        arrays: Images and labels for "train" and "test", or only for "test".
         where: The file, for errors.
-        classes: Names of the classes, by label; their numbers by default, up to the largest label.
-        augmentation: Of training images; by default a crop from a padding of an eighth of their
-            height, and mirroring.
+        classes: Names of the classes, by label; by default numbers up to the largest label.
+        augmentation: Augmentation of training images; by default mirroring, and random crops after
+            padding by an eighth of the height.
 
     Raises:
-        DataError: When an array is no image or no label.
+        DataError: When an array does not hold images or labels.
     """
     splits = {
         part: Split(as_images(images, where), as_labels(labels, len(images), where))
@@ -109,9 +109,9 @@ def dataset_of(
 
 
 def as_images(values: Any, where: str) -> Tensor:
-    """Returns images uint8 (N, C, H, W) of an array (N, H, W), (N, H, W, C) or (N, C, H, W).
+    """Converts an array (N, H, W), (N, H, W, C) or (N, C, H, W) to uint8 images (N, C, H, W).
 
-    Values are bytes, whole numbers up to 255, or floating-point ones in [0, 1] that are such
+    Values are bytes, whole numbers up to 255, or floating-point numbers in [0, 1] that are whole
     numbers divided by 255.
 
     Raises:
@@ -140,7 +140,7 @@ def as_images(values: Any, where: str) -> Tensor:
 
 
 def as_labels(values: Any, count: int, where: str) -> Tensor:
-    """Returns labels int64 (N,) of whole numbers (N,) or (N, 1), or of one-hot rows (N, K).
+    """Converts whole numbers (N,) or (N, 1), or one-hot rows (N, K), to labels int64 (N,).
 
     Raises:
         DataError: On anything else.

@@ -1,4 +1,4 @@
-"""What is computed once from files and kept: found again by content, whole, or computed anew."""
+"""Caches results computed from files, identified by content and checked when read."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from torch import Tensor
 
 from robustnorm.system.files import disk_errors, write_atomically
 
-# Files of more bytes together are told apart by what the file system says of them.
+# Above this size in total, files are identified by their metadata instead of their content.
 _MOST_HASHED = 4_000_000_000
 
 log = logging.getLogger("robustnorm")
 
 
 def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Returns the tensors in a file that an earlier call wrote; without a sound one, makes it now.
+    """Returns the cached tensors in a file, computing them if there is no valid file.
 
-    Several processes may ask at once: one makes the file, the others wait. One that is killed
-    leaves nothing that a later one could take for a whole file.
+    If several processes call it at once, one computes and the others wait. A killed process leaves
+    nothing that could be mistaken for a complete file.
 
     Args:
-        path: The file; its name holds the ``identity`` of what the tensors follow from.
-        make: Makes the tensors.
+        path: The file; its name contains the ``identity`` of what the tensors are computed from.
+        make: Computes the tensors.
 
     Raises:
-        DiskError: When the folder cannot be written.
+        DiskError: When the folder is not writable.
     """
     if (found := _read(path)) is not None:
         return found
@@ -47,14 +47,14 @@ def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]
 
 
 def identity(paths: Iterable[Path], names: Iterable[str]) -> str:
-    """Returns a hash of files' names and content.
+    """Returns a hash of the names and content of files.
 
-    Of more than 4 GB together it takes size, inode and times in place of the content. The time of
-    a change of the inode among them cannot be set by a program.
+    Above 4 GB in total it uses size, inode and times instead of the content. One of these, the time
+    of the inode's change, cannot be set by programs.
 
     Args:
         paths: The files.
-        names: What they are called, whatever folder they lie in.
+        names: Their names, independent of their folder.
     """
     stats = [(path, name, path.stat()) for path, name in zip(paths, names, strict=True)]
     together = hashlib.sha256()
@@ -71,7 +71,7 @@ def identity(paths: Iterable[Path], names: Iterable[str]) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps other processes from making the same file or folder during the block."""
+    """Prevents other processes from making the same file or folder during the block."""
     with disk_errors(path, 0):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"))
@@ -82,7 +82,7 @@ def locked(path: Path) -> Iterator[None]:
             lock.acquire()
     try:
         yield
-        # While it is held: who waits for a file that is gone makes another.
+        # While the lock is held: a waiting process that finds no file creates another one.
         with suppress(OSError):
             os.unlink(lock.lock_file)  # noqa: PTH108
     except BaseException:
@@ -94,7 +94,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    """Returns the tensors in a file, None where it is missing or not as it was written."""
+    """Returns the tensors in a file, or None if it is missing or damaged."""
     try:
         with safe_open(path, "pt") as file:
             claimed = (file.metadata() or {}).get("sha256")
@@ -102,10 +102,10 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError) as error:
-        log.warning("%s is damaged (%s) and is made anew", path, error)
+        log.warning("%s is damaged (%s) and is made again", path, error)
         return None
     if claimed != _hash(tensors):
-        log.warning("%s is damaged and is made anew", path)
+        log.warning("%s is damaged and is made again", path)
         return None
     return tensors
 

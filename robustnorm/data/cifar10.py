@@ -15,7 +15,7 @@ _CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-# Files of the training images, then that of the test images, with the published md5.
+# Files of the training images, then of the test images, with the published md5.
 _PYTHON = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -35,16 +35,16 @@ _MD5 = "c58f30108f718f92721af3b95e74349a"
 
 
 def load_cifar10(root: Path, *, download: bool = False) -> Dataset:
-    """Returns CIFAR-10: 50,000 images to train, 10,000 to test.
+    """Returns CIFAR-10: 50,000 training and 10,000 test images.
 
-    Reads the python or the binary version, from its folder or its archive, and executes nothing of
-    either. Reports name python files other than the published ones, and all binary files, for which
-    no hash is published, as such.
+    Reads the python or the binary version, from a folder or an archive, without executing anything.
+    Reports mark python files other than the published ones, and all binary files, which have no
+    published hash.
 
     Args:
-        root: Folder that holds, or is to hold, ``cifar-10-batches-py``, ``cifar-10-batches-bin``,
+        root: Folder of ``cifar-10-batches-py``, ``cifar-10-batches-bin``,
             ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz``.
-        download: Fetch the python version when none of them is there.
+        download: Download the python version if none of them exists.
 
     Raises:
         DataError: When the files are missing or the download fails; a RefusedDataError when they
@@ -58,14 +58,14 @@ def load_cifar10(root: Path, *, download: bool = False) -> Dataset:
     there = _there(root)
     if not there:
         raise DataError(
-            f"CIFAR-10 is not in {root}. Let it be fetched with --download true, put one of "
+            f"CIFAR-10 is not in {root}. Download it with --download true, put one of "
             f"{', '.join(_FOLDERS.values())} there, or give a folder of images: --data PATH"
         )
     return read_cifar10(unpacking.unpacked_folder(root, *there[0]))
 
 
 def read_cifar10(path: Path) -> Dataset:
-    """Returns what a folder of either version holds; errors as ``load_cifar10``."""
+    """Reads a folder of either version; raises errors like ``load_cifar10``."""
     python = (path / "data_batch_1").is_file()
     parts, note = _read_python(path) if python else _read_binary(path)
     train = Split(
@@ -94,7 +94,7 @@ def _there(root: Path) -> list[tuple[str, str]]:
 
 
 def _read_python(folder: Path) -> tuple[list[Split], str]:
-    """Returns the parts, the test images last, and what a report says of them."""
+    """Returns the parts, test images last, and a note for reports."""
     parts, published = [], True
     for name, md5 in _PYTHON.items():
         path = _existing(folder / name)
@@ -104,7 +104,7 @@ def _read_python(folder: Path) -> tuple[list[Split], str]:
 
 
 def _read_binary(folder: Path) -> tuple[list[Split], str]:
-    """Returns the parts likewise, of the binary files."""
+    """Returns the parts of the binary files, test images last, and a note for reports."""
     parts = []
     for name in _PYTHON:
         path = _existing(folder / f"{name}.bin")

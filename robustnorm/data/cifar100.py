@@ -26,15 +26,15 @@ _MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
 
 
 def load_cifar100(root: Path, *, download: bool = False) -> Dataset:
-    """Returns CIFAR-100 with its 100 fine classes: 50,000 images to train, 10,000 to test.
+    """Returns CIFAR-100 with its 100 fine classes: 50,000 training and 10,000 test images.
 
-    Its pickles are read without executing them. Reports name python files other than the published
-    ones, and all binary files, for which no hash is published, as such.
+    Reads pickles without executing them. Reports mark python files other than the published ones,
+    and all binary files, which have no published hash.
 
     Args:
-        root: Folder that holds, or is to hold, ``cifar-100-python``, ``cifar-100-binary`` or the
-            archive of one, which is unpacked.
-        download: Fetch the python version when none of them is there.
+        root: Folder of ``cifar-100-python``, ``cifar-100-binary`` or the archive of one, which is
+            unpacked.
+        download: Download the python version if none of them exists.
 
     Raises:
         DataError: When the files are missing or the download fails; a RefusedDataError when they
@@ -54,7 +54,7 @@ def load_cifar100(root: Path, *, download: bool = False) -> Dataset:
 
 
 def read_cifar100(path: Path) -> Dataset:
-    """Returns what a folder of either version holds; errors as ``load_cifar100``."""
+    """Reads a folder of either version; raises errors like ``load_cifar100``."""
     binary = (path / "train.bin").is_file()
     parts, content, published = {}, hashlib.sha256(), not binary
     for part, md5 in _PUBLISHED.items():
@@ -79,14 +79,14 @@ def read_cifar100(path: Path) -> Dataset:
 
 
 def split_of_bytes(path: Path, labels: int) -> Split:
-    """Returns what a binary file of the CIFAR family holds.
+    """Reads a binary file of the CIFAR family.
 
     Args:
-        path: Of the file: for each image its labels, a byte each, then 3 x 32 x 32 bytes.
-        labels: How many an image has; the last is taken.
+        path: The file: for each image its labels, one byte each, then 3 x 32 x 32 bytes.
+        labels: Number of labels per image; the last one is used.
 
     Raises:
-        RefusedDataError: When the file has other bytes.
+        RefusedDataError: When the file has another size.
     """
     rows, size = np.fromfile(path, np.uint8), labels + 3072
     if not len(rows) or len(rows) % size:
@@ -99,12 +99,12 @@ def split_of_bytes(path: Path, labels: int) -> Split:
 
 
 def as_split(path: Path, values: dict[str, Any], labels: str, size: int) -> Split:
-    """Returns the images and labels that a pickle of the CIFAR family holds.
+    """Returns the images and labels in a pickle of the CIFAR family.
 
     Args:
-        path: Of the file, for errors.
-        values: What it holds: "data", uint8 (N, 3 size size), and labels.
-        labels: Their name.
+        path: The file, for errors.
+        values: Its content: "data", uint8 (N, 3 size size), and labels.
+        labels: Name of the labels.
         size: Height and width.
 
     Raises:

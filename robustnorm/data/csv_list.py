@@ -1,4 +1,4 @@
-"""A table of images: a line has the path of one and its label."""
+"""Data sets listed in a CSV file of image paths and labels."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _TRAIN, _TEST = ("train", "training"), ("test", "val", "valid", "validation", "t
 def load_csv(path: Path, how: How) -> Dataset:
     """Returns the images that a CSV file lists.
 
-    Its first line names the columns: path, label and split ("train" or "test"). Without a split all
-    are test images. Paths are relative to the file's folder and stay below it. Labels are numbers
-    from 0, or names, whose classes are in alphabetical order.
+    The first line names the columns: path, label and split ("train" or "test"). Without split all
+    images are test images. Paths are relative to the file's folder and must stay below it. Labels
+    are numbers from 0, or names, whose classes are sorted alphabetically.
 
     Args:
-        path: Of the file.
-        how: How the images are read.
+        path: The file.
+        how: How to read the images.
 
     Raises:
-        DataError: When columns or images are missing; a RefusedDataError where a path leads outside
-            or the file is none of text.
+        DataError: When columns or images are missing; a RefusedDataError when a path leads outside
+            or the file is not text.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -48,7 +48,7 @@ def load_csv(path: Path, how: How) -> Dataset:
                 )
             rows = [row for row in reader if row]
     except (csv.Error, UnicodeDecodeError) as error:
-        raise RefusedDataError(f"{path} is no table of commas and text ({error})") from error
+        raise RefusedDataError(f"{path} is not a CSV text file ({error})") from error
     short = [row for row in rows if len(row) != len(header)]
     if short or not rows:
         shown = f"a line has {', '.join(short[0])[:80]}" if short else "there is none"
@@ -89,7 +89,7 @@ def _part(word: str, path: Path) -> str:
 def _classes(
     labels: list[str],
 ) -> tuple[tuple[str, ...], np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """Returns the classes, and the label of each image as a number."""
+    """Returns the classes, and each image's label as a number."""
     if all(label.isascii() and label.isdigit() and len(label) < 7 for label in labels):
         numbers = np.array([int(label) for label in labels], np.int64)
         return tuple(map(str, range(int(numbers.max()) + 1))), numbers

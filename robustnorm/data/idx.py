@@ -1,4 +1,4 @@
-"""Files of the MNIST family: arrays of bytes in the format idx, as they are or packed by gzip."""
+"""Files of the MNIST family: arrays of bytes in the idx format, optionally compressed by gzip."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def has_idx(folder: Path) -> bool:
 def load_idx(
     path: Path, name: str | None = None, classes: tuple[str, ...] | None = None
 ) -> Dataset:
-    """Returns what the four files of MNIST or its kin hold; without two, test images alone.
+    """Returns the content of the four files of MNIST or a similar set; test images need only two.
 
-    Images are not mirrored: a mirrored 2 is no 2.
+    Images are not mirrored: a mirrored 2 is not a 2.
 
     Args:
-        path: Of the folder.
-        name: As reports print it; the folder's by default.
-        classes: Their names.
+        path: The folder.
+        name: Name in reports; the folder's by default.
+        classes: Names of the classes.
 
     Raises:
         DataError: When a file is missing; a RefusedDataError when one is damaged.
@@ -66,7 +66,7 @@ def _find(folder: Path, start: str, kind: str) -> Path | None:
 
 
 def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Returns the array: four bytes, of which the last are its type and dimensions; its shape."""
+    """Reads an array; four header bytes end with its type and number of dimensions."""
     try:
         most = most_bytes(path.stat().st_size)
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -79,6 +79,6 @@ def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
     shape = np.frombuffer(data[4:begin], ">u4").tolist() if len(data) >= begin else []
     if data[:4] != bytes((0, 0, 8, dimensions)) or math.prod(shape) != len(data) - begin:
         raise RefusedDataError(
-            f"{path} is no sound idx file of bytes in {dimensions} dimension(s); fetch it again"
+            f"{path} is not a valid idx file of bytes in {dimensions} dimension(s); fetch it again"
         )
     return np.frombuffer(data, np.uint8, offset=begin).reshape(shape).copy()

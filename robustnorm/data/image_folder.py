@@ -1,4 +1,4 @@
-"""Images in folders, train/<class>/* and test/<class>/*, or an archive of them."""
+"""Images in folders, train/<class>/* and test/<class>/*, or in an archive of them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from robustnorm.data.stored import Encoded
 
 
 def load_image_folder(path: Path, how: How) -> Dataset:
-    """Returns the images of a folder or an archive, whose order ``layout.arrange`` tells.
+    """Returns the images of a folder or an archive, arranged by ``layout.arrange``.
 
-    They are grey where all are, else RGB, and of one size, or of any sizes with ``how.resize``.
-    Training images are cropped from a padding of an eighth of their height, and mirrored.
+    They are grey if all are, otherwise RGB, and of one size, or of any sizes with ``how.resize``.
+    Training images are mirrored, and randomly cropped after padding by an eighth of their height.
 
     Args:
-        path: Of the folder, or of a tar or zip archive of it.
-        how: How they are read.
+        path: The folder, or a tar or zip archive of it.
+        how: How to read the images.
 
     Raises:
-        DataError: With the file and the repair; a RefusedDataError where the file is at fault.
+        DataError: With the file and what to do; a RefusedDataError when a file is at fault.
     """
     name = path.name.split(".")[0]
     if path.is_file():

@@ -16,12 +16,13 @@ _SIZE = 160
 
 
 def load_imagenette(root: Path, how: How, *, download: bool = False) -> Dataset:
-    """Returns Imagenette: ten classes of ImageNet, 9,469 images to train and 3,925 to test.
+    """Returns Imagenette: ten classes of ImageNet, 9,469 training and 3,925 test images.
 
     Args:
-        root: Folder that holds, or is to hold, ``imagenette2-160`` or ``imagenette2-160.tgz``.
-        how: How images are read; brought to 160 x 160 by default, the length of their shorter side.
-        download: Fetch the archive when neither is there.
+        root: Folder of ``imagenette2-160`` or ``imagenette2-160.tgz``.
+        how: How to read the images; by default resized to 160 x 160, the length of the shorter
+            side.
+        download: Download the archive if neither exists.
 
     Raises:
         DataError: When it is missing or the download fails; a RefusedDataError when it is damaged.
@@ -33,7 +34,7 @@ def load_imagenette(root: Path, how: How, *, download: bool = False) -> Dataset:
     if not folder.is_dir() and not archive.is_file():
         if not download:
             raise DataError(
-                f"Imagenette is not in {root}. Let it be fetched with --download true, or put "
+                f"Imagenette is not in {root}. Download it with --download true, or put "
                 f"{archive.name} there"
             )
         fetch(_URL, archive, _MD5)

@@ -35,11 +35,11 @@ _MD5 = {
 
 
 def load_mnist(root: Path, *, download: bool = False) -> Dataset:
-    """Returns MNIST: 28 x 28 grey digits, 60,000 to train and 10,000 to test, never mirrored.
+    """Returns MNIST: 28 x 28 grey digits, 60,000 for training, 10,000 for testing, never mirrored.
 
     Args:
-        root: Folder whose ``MNIST`` or ``MNIST/raw`` holds the four idx files, packed or not.
-        download: Fetch them when they are not there.
+        root: Folder whose ``MNIST`` or ``MNIST/raw`` holds the four idx files, compressed or not.
+        download: Download them if they do not exist.
 
     Raises:
         DataError: When files are missing or the download fails; a RefusedDataError when one is
@@ -52,11 +52,11 @@ def load_mnist(root: Path, *, download: bool = False) -> Dataset:
 
 
 def load_fashion_mnist(root: Path, *, download: bool = False) -> Dataset:
-    """Returns Fashion-MNIST, clothes in the form of MNIST; arguments and errors as ``load_mnist``.
+    """Returns Fashion-MNIST, clothes in the format of MNIST; raises errors like ``load_mnist``.
 
     Args:
         root: Folder whose ``FashionMNIST`` or ``FashionMNIST/raw`` holds the files.
-        download: Fetch them when they are not there.
+        download: Download them if they do not exist.
 
     References:
         Xiao et al., Fashion-MNIST, arXiv:1708.07747.
@@ -68,7 +68,7 @@ def _load(folder: str, name: str, classes: tuple[str, ...], root: Path, download
     places = [place for place in (root / folder, root / folder / "raw") if has_idx(place)]
     if not places and not download:
         raise DataError(
-            f"{name} is not in {root / folder}. Let it be fetched with --download true, or put its "
+            f"{name} is not in {root / folder}. Download it with --download true, or put its "
             f"four files there, {_FILES[0]}-ubyte.gz and so on"
         )
     if not places:
@@ -80,7 +80,7 @@ def _load(folder: str, name: str, classes: tuple[str, ...], root: Path, download
 
 
 def _note(place: Path, folder: str) -> str:
-    """Returns what a report says of files that are not, or are not known to be, the published."""
+    """Returns a note for reports on files that are not known to be the published ones."""
     packed = [place / f"{file}-ubyte.gz" for file in _FILES]
     if not all(file.is_file() for file in packed):
         return " (unpacked files, unverified)"

@@ -1,4 +1,4 @@
-"""Data sets in files of numpy: an ``.npz``, or ``.npy`` files beside each other."""
+"""Data sets in numpy files: an ``.npz``, or several ``.npy`` files in a folder."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.system.errors import UserError
 from robustnorm.system.untrusted import most_bytes
 
-_LABELS = "labels"  # beside the images of CIFAR-10-C and its kin: one file for all of them
+_LABELS = "labels"  # one file for all image files of CIFAR-10-C and similar sets
 
 
 def load_npz(path: Path) -> Dataset:
-    """Returns the data set in an ``.npz``, named as ``arrays.pair_up`` tells.
+    """Returns the data set in an ``.npz``, with the names that ``arrays.pair_up`` accepts.
 
     Raises:
-        DataError: When arrays are missing or no images; a RefusedDataError on pickled or damaged
-            ones, or more than 16 MB and 100 times the file's size.
+        DataError: When arrays are missing or do not hold images; a RefusedDataError on pickled or
+            damaged ones, or more than both 16 MB and 100 times the file's size.
     """
     with _sound(path):
         with zipfile.ZipFile(path) as archive:
@@ -39,10 +39,10 @@ def load_npz(path: Path) -> Dataset:
 
 
 def load_npy(path: Path) -> Dataset:
-    """Returns the images in an ``.npy`` and the labels beside them; they stay on disk.
+    """Returns the images in an ``.npy`` with the labels beside it; images stay on disk.
 
-    Beside ``x_test.npy`` lie ``y_test.npy`` and, to train on, ``x_train.npy`` and ``y_train.npy``;
-    beside any other, as those of CIFAR-10-C, ``labels.npy``, whose rows are those of the images.
+    ``x_test.npy`` needs ``y_test.npy`` and, for training, ``x_train.npy`` and ``y_train.npy``; any
+    other file, such as those of CIFAR-10-C, needs ``labels.npy`` with the same number of rows.
 
     Args:
         path: A file of images, or the folder of ``x_test.npy``.
@@ -68,7 +68,7 @@ def load_npy(path: Path) -> Dataset:
 def _map(folder: Path, name: str) -> NDArray[Any]:
     path = folder / f"{name}.npy"
     with _sound(path):
-        # Changes, which there are none of, would stay in memory; torch warns of what is read-only.
+        # Copy on write, since torch warns about read-only arrays; nothing is written.
         array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     return array
 
@@ -79,10 +79,10 @@ def _sound(path: Path) -> Iterator[None]:
         yield
     except (UserError, MemoryError):
         raise
-    # Numpy raises almost anything on a damaged file.
+    # numpy may raise anything on a damaged file.
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]
         raise RefusedDataError(
-            f"{path} is no sound file of plain numpy arrays ({reason}); save it anew with "
+            f"{path} is not a valid file of plain numpy arrays ({reason}); save it again with "
             "numpy.savez or numpy.save"
         ) from error

@@ -1,4 +1,4 @@
-"""Files put end to end into one, which is read at any place."""
+"""Concatenates files into one that can be read at any place."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from robustnorm.system.files import disk_errors
 
 
 class Pack:
-    """Files that come one after the other, such as those of an archive, in their order.
+    """The concatenated files, for example of an archive, in their order.
 
     Args:
-        name: Of the one file.
-        identity: Of what the files come from, from ``cache.identity``.
-        cache: Folder of the one file, which is written once.
-        members: Gives name and content of each file.
-        check: Is given the names before anything is kept; an error of it leaves nothing behind.
+        name: Name of the concatenated file.
+        identity: Identity of the source, from ``cache.identity``.
+        cache: Folder of the concatenated file, which is written once.
+        members: Yields name and content of each file.
+        check: Called with the names before anything is kept; if it raises, nothing is left behind.
 
     Raises:
-        RefusedDataError: When they cannot be trusted; nothing is left behind.
-        DiskError: When the folder cannot be written.
+        RefusedFileError: When the source cannot be trusted; nothing is left behind.
+        DiskError: When the folder is not writable.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Pack:
     def of_archive(
         cls, archive: Path, cache: Path, check: Callable[[Sequence[str]], object] = len
     ) -> Pack:
-        """Packs the visible files of a tar or zip archive; arguments and errors as the class."""
+        """Packs the visible files of a tar or zip archive; raises errors like the class."""
         name, key = archive.name.split(".")[0], identity([archive], [archive.name])
         return cls(name, key, cache, partial(_visible, archive), check)
 
     def remove(self) -> None:
-        """Removes the one file and what is known of it."""
+        """Removes the concatenated file and its index."""
         self._index.unlink(missing_ok=True)
         self._file.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Data sets as the Hugging Face hub keeps them: parquet files of encoded images and labels."""
+"""Data sets in the Hugging Face hub's format: parquet files of encoded images and labels."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _ROWS = 100  # read at a time
 def load_parquet(path: Path, how: How) -> Dataset:
     """Returns the images in parquet files, ``train-*.parquet`` and ``test-*`` or ``validation-*``.
 
-    They may lie in folders, and files may be called 0000.parquet in a folder of the part's name.
+    Files may be in subfolders, or be called 0000.parquet in a folder named after the part.
 
     Args:
-        path: Of the folder, or of one file, whose images are test images.
-        how: How the images are read.
+        path: The folder, or a single file, whose images are test images.
+        how: How to read the images.
 
     Raises:
         DataError: When pyarrow is not installed, or columns or files are missing; a
@@ -48,7 +48,7 @@ def load_parquet(path: Path, how: How) -> Dataset:
     key = identity(files, [file.name for file in files])
     name = path.resolve().name.split(".")[0]
     pack = Pack(name, key, how.cache, partial(_members, parts))
-    # Part, label and number of an image are in its name; names of the classes in the first file.
+    # An image's name holds its part, label and number; the first file holds the class names.
     split = [each.split("/") for each in pack.names]
     labels = np.array([int(label) for _, label, _ in split], np.int64)
     classes = _classes(parts["test"][0], int(labels.max()))
@@ -96,11 +96,11 @@ def _members(parts: dict[str, list[Path]]) -> Iterator[tuple[str, bytes]]:
                     count += 1
             except (UserError, MemoryError):
                 raise
-            # pyarrow raises almost anything on a damaged file.
+            # pyarrow may raise anything on a damaged file.
             except Exception as error:
                 reason = str(error).partition("\n")[0][:200]
                 raise RefusedDataError(
-                    f"{path} is no sound parquet file of images ({reason}); fetch it again"
+                    f"{path} is not a valid parquet file of images ({reason}); fetch it again"
                 ) from error
 
 
@@ -135,7 +135,7 @@ def _column(names: list[str], wanted: tuple[str, ...]) -> str | None:
 
 
 def _classes(path: Path, most: int) -> tuple[str, ...]:
-    """Returns the names of the classes that a file tells, or else their numbers."""
+    """Returns the class names stored in a file, or else their numbers."""
     from pyarrow.parquet import read_schema
 
     try:

@@ -27,11 +27,11 @@ _SIZE = 3 * 96 * 96
 
 
 def load_stl10(root: Path, *, download: bool = False) -> Dataset:
-    """Returns STL-10: 96 x 96 images, 5,000 to train and 8,000 to test; those without label stay.
+    """Returns STL-10: 96 x 96 images, 5,000 for training and 8,000 for testing, no unlabelled ones.
 
     Args:
-        root: Folder that holds, or is to hold, ``stl10_binary`` or ``stl10_binary.tar.gz``.
-        download: Fetch the archive when neither is there.
+        root: Folder of ``stl10_binary`` or ``stl10_binary.tar.gz``.
+        download: Download the archive if neither exists.
 
     Raises:
         DataError: When files are missing or the download fails; a RefusedDataError when one is
@@ -62,7 +62,7 @@ def load_stl10(root: Path, *, download: bool = False) -> Dataset:
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
-    """Returns images (N, 3, 96, 96), which the file holds column by column."""
+    """Returns images (N, 3, 96, 96), which the file stores by columns."""
     values = np.fromfile(path, np.uint8)
     if not len(values) or len(values) % _SIZE:
         raise RefusedDataError(

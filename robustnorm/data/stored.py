@@ -132,7 +132,7 @@ class StoredImages:
                 repair = (
                     "run the command again, and keep the files as they are meanwhile"
                     if self.encoded.places is None
-                    else f"remove {self.encoded.root}, which is then made anew"
+                    else f"remove {self.encoded.root}, which is then made again"
                 )
                 raise RefusedDataError(
                     f"{where} has changed since the data were first read; {repair}"

@@ -22,12 +22,12 @@ _FILES = {
 
 
 def load_svhn(root: Path, *, download: bool = False) -> Dataset:
-    """Returns SVHN: 32 x 32 house numbers, 73,257 to train and 26,032 to test, never mirrored.
+    """Returns SVHN: 32 x 32 house numbers, 73,257 for training, 26,032 for testing, never mirrored.
 
     Args:
-        root: Folder that holds, or is to hold, ``train_32x32.mat`` and ``test_32x32.mat``, or whose
-            ``svhn`` does.
-        download: Fetch them when they are not there.
+        root: Folder with ``train_32x32.mat`` and ``test_32x32.mat``, directly or in a subfolder
+            ``svhn``.
+        download: Download them if they do not exist.
 
     Raises:
         DataError: When files are missing or the download fails; a RefusedDataError when one is
@@ -44,8 +44,7 @@ def load_svhn(root: Path, *, download: bool = False) -> Dataset:
             fetch(f"{_URL}/{name}", path, md5)
         if not path.is_file():
             raise DataError(
-                f"SVHN needs {name} in {folder}; put it there, or let it be fetched with "
-                "--download true"
+                f"SVHN needs {name} in {folder}; put it there, or download it with --download true"
             )
         arrays[part] = _read(path)
         published &= is_published(path, md5)
@@ -59,7 +58,7 @@ def load_svhn(root: Path, *, download: bool = False) -> Dataset:
 
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Returns images (N, H, W, 3) and labels; the digit 0 is called 10 in the files."""
+    """Returns images (N, H, W, 3) and labels; the files label the digit 0 as 10."""
     try:
         from scipy.io import loadmat, whosmat
 
@@ -73,8 +72,10 @@ def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             raise ValueError(f"X is {images.dtype} of shape {images.shape}")
     except MemoryError:
         raise
-    # scipy raises almost anything on a damaged file.
+    # scipy may raise anything on a damaged file.
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]
-        raise RefusedDataError(f"{path} is no file of SVHN ({reason}); fetch it again") from error
+        raise RefusedDataError(
+            f"{path} is not a file of SVHN ({reason}); fetch it again"
+        ) from error
     return images.transpose(3, 0, 1, 2), labels.astype(np.int64) % 10

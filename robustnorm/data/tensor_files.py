@@ -1,4 +1,4 @@
-"""Data sets in a file of ``torch.save``."""
+"""Data sets in a file written by ``torch.save``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from robustnorm.system.torch_files import read_torch
 
 
 def load_tensors(path: Path) -> Dataset:
-    """Returns the images and labels in a ``.pt`` or ``.pth``, read as tensors and nothing else.
+    """Returns the images and labels in a ``.pt`` or ``.pth``, read as tensors only.
 
     Args:
-        path: A dictionary named as ``arrays.pair_up`` tells, or a pair (images, labels), which is
-            one of test images.
+        path: A dictionary with the names that ``arrays.pair_up`` accepts, or a pair (images,
+            labels) of test images.
 
     Raises:
-        DataError: When tensors are missing or no images; a RefusedDataError on any other file.
+        DataError: When tensors are missing or hold no images; a RefusedDataError on other files.
     """
     try:
         content = read_torch(path)
@@ -35,11 +35,11 @@ def load_tensors(path: Path) -> Dataset:
                 raise ValueError(f"tensor {name} has more values than are stored")
     except (UserError, MemoryError):
         raise
-    # torch raises almost anything on a file that is not what it should be.
+    # torch may raise anything on a malformed file.
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]
         raise RefusedDataError(
-            f"{path} is no file of plain tensors ({reason}); write it anew with "
+            f"{path} is not a file of plain tensors ({reason}); write it again with "
             "torch.save({'x_test': images, 'y_test': labels}, ...)"
         ) from error
     parts = pair_up(list(tensors), str(path))

@@ -22,14 +22,14 @@ _ANNOTATIONS = "val_annotations.txt"
 
 
 def load_tiny_imagenet(root: Path, how: How, *, download: bool = False) -> Dataset:
-    """Returns Tiny ImageNet: 200 classes at 64 x 64, 100,000 images to train, 10,000 to test.
+    """Returns Tiny ImageNet: 200 classes at 64 x 64, 100,000 training and 10,000 test images.
 
-    The test images are those of ``val``: no label is published for those of ``test``.
+    The test images are those of ``val``: those of ``test`` have no published labels.
 
     Args:
-        root: Folder that holds, or is to hold, ``tiny-imagenet-200`` or its zip archive.
-        how: How images are read.
-        download: Fetch the archive when neither is there.
+        root: Folder of ``tiny-imagenet-200`` or its zip archive.
+        how: How to read the images.
+        download: Download the archive if neither exists.
 
     Raises:
         DataError: When it is missing or the download fails; a RefusedDataError when it is damaged.
@@ -47,7 +47,7 @@ def load_tiny_imagenet(root: Path, how: How, *, download: bool = False) -> Datas
             fetch(_URL, archive, _MD5)
         if not archive.is_file():
             raise DataError(
-                f"Tiny ImageNet is not in {root}. Let it be fetched with --download true, or put "
+                f"Tiny ImageNet is not in {root}. Download it with --download true, or put "
                 f"{_ARCHIVE} there"
             )
         pack = Pack.of_archive(archive, how.cache)
@@ -67,7 +67,7 @@ def load_tiny_imagenet(root: Path, how: How, *, download: bool = False) -> Datas
 
 
 def _usual(names: list[str], read: Callable[[int], bytes]) -> list[str]:
-    """Returns the names as train/<class>/<image> and val/<class>/<image>; others as hidden ones."""
+    """Returns names as train/<class>/<image> and val/<class>/<image>; others become hidden ones."""
     told = next((row for row, name in enumerate(names) if name.endswith(_ANNOTATIONS)), None)
     if told is None:
         raise DataError(f"Tiny ImageNet lacks val/{_ANNOTATIONS}; fetch {_ARCHIVE} again")
@@ -83,5 +83,5 @@ def _usual(names: list[str], read: Callable[[int], bytes]) -> list[str]:
         elif folders[:1] == ["train"] and folders[-1:] == ["images"]:
             usual.append("/".join((*folders, file)))
         else:
-            usual.append(file)  # in no folder of a part
+            usual.append(file)  # not in the folder of a part
     return usual

@@ -1,4 +1,4 @@
-"""Archives of published data sets: downloaded, and unpacked beside themselves."""
+"""Downloads and unpacks archives of published data sets."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from robustnorm.system.errors import RefusedFileError
 def unpacked_folder(
     root: Path, folder: str, archive: str, wanted: Callable[[str], bool] = lambda _: True
 ) -> Path:
-    """Returns ``root / folder``, unpacked from ``root / archive`` if it is not there yet.
+    """Returns ``root / folder``, unpacked from ``root / archive`` if it does not exist yet.
 
     Args:
-        root: Of both.
-        folder: That the archive holds.
-        archive: Its name.
-        wanted: Which of its files are needed.
+        root: Folder of both.
+        folder: Folder in the archive.
+        archive: Name of the archive.
+        wanted: Selects the files to unpack.
 
     Raises:
-        DataError: When neither is there; a RefusedDataError when the archive cannot be trusted.
+        DataError: When neither exists; a RefusedDataError when the archive cannot be trusted.
     """
     if (root / folder).is_dir():
         return root / folder
@@ -39,7 +39,7 @@ def unpacked_folder(
         )
     with locked(root / folder):
         temporary = root / f".{folder}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         try:
             if not (root / folder).is_dir():
                 unpack(path, temporary, wanted)
@@ -54,15 +54,15 @@ def unpacked_folder(
 
 
 def download(url: str, path: Path, md5: str) -> None:
-    """Downloads a published file, unless it is there.
+    """Downloads a published file, unless it exists.
 
     Args:
         url: Where it is published.
-        path: Where it is to lie.
-        md5: Of its content, as published.
+        path: The local file.
+        md5: Published hash of its content.
 
     Raises:
-        DataError: When it cannot be fetched or is not the published one; nothing is left then.
+        DataError: When it cannot be downloaded or is another file; nothing is left then.
     """
     if path.is_file():
         return
@@ -86,7 +86,7 @@ def download(url: str, path: Path, md5: str) -> None:
 
 
 def is_published(path: Path, md5: str) -> bool:
-    """Returns whether a file is the published one, by its md5."""
+    """Returns whether a file has the md5 of the published one."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
     return found.hexdigest() == md5

@@ -1,4 +1,4 @@
-"""Plans: which runs are trained and compared, and how they are evaluated; no torch."""
+"""Plans: the runs that are trained and compared, and their evaluations; no torch."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def compared_runs(
 
 
 def training_plan(config: Config, norms: Sequence[str] = PAPER_NORMS, control: bool = True) -> Plan:
-    """Returns the plan that trains norms under the config's own seed."""
+    """Returns the plan that trains norms with the config's seed."""
     return Plan(str(config.name), (config.seed,), compared_runs(config, norms, control), {})

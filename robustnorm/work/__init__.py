@@ -1,1 +1,1 @@
-"""Runs trained and evaluated: one, many, in slices of time, on many machines."""
+"""Training and evaluating runs: one, many, in slices of time, on many machines."""

@@ -1,4 +1,4 @@
-"""Works on a campaign for as long as it may; what is done follows from the folders alone."""
+"""Works on a campaign within its budget; what is already done follows from the folders alone."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ log = logging.getLogger("robustnorm")
 def run_campaign(
     campaign: CampaignSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
 ) -> str:
-    """Trains and evaluates until all is done or the budget is spent; says what is left.
+    """Trains and evaluates until everything is done or the budget is spent; returns what is left.
 
-    Plans are worked on in order, and so are the seeds of a plan: all norms are trained under a seed
-    and evaluated before the next seed begins. Reports are written from whatever is evaluated.
+    Plans are carried out in order, and so are the seeds of a plan: all norms are trained with a
+    seed and evaluated before the next seed begins. Reports are written from whatever is evaluated.
 
     Args:
         campaign: The settings.
-        config_path: Of the campaign's file, for the command that goes on.
-        should_stop: Beside the budget; a signal that it tells of also leaves out the reports.
+        config_path: Path of the campaign's file, for the command that continues.
+        should_stop: Called besides the budget; a signal also skips the reports.
 
     Raises:
-        UsageError: When a folder holds a run of other settings or data, or a loss diverges.
-        DataError, CheckpointError, RecordError: As data, checkpoints and records tell.
+        UsageError: When a folder holds a run with other settings or data, or a loss diverges.
+        DataError, CheckpointError, RecordError: From data, checkpoints and records.
         Stopped: When a signal came.
     """
     if campaign.budget is not None:
         should_stop = either(should_stop, Budget(campaign.budget))
     plans, device = campaign_plans(campaign), resolve_device(campaign.device)
     for plan in plans:
-        load_data(plan.runs[0])  # what is missing or damaged is told before any training
+        load_data(plan.runs[0])  # reports missing or damaged data before any training
     try:
         for plan in plans:
             carry_out(plan, should_stop=should_stop)
     except Stopped as stop:
         if interrupted(should_stop):
             raise
-        log.info("the time is over: %s", stop)
+        log.info("the time is up: %s", stop)
     command = f"robustnorm campaign --config {config_path}"
     evaluated = {plan.name: report_found(plan, command) for plan in plans}
     for plan in plans:
@@ -71,22 +71,22 @@ def _write_page(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
 
 
 def _write_pages(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
-    """Writes the HTML page of each evaluation that is complete and has none yet."""
+    """Writes the HTML page of each complete evaluation that has none yet."""
     for title, records in evaluated.items():
         folder = plan.reports(title)
         if len(records) == len(list(plan.all_runs())) and not (folder / "report.html").exists():
             try:
                 report(ReportSettings(name=title, reports=str(folder.parent)))
-            except ImportError as error:  # the numbers do not wait for a picture
+            except ImportError as error:  # the numbers do not depend on the page
                 log.warning("%s", error)
 
 
 def _show_best(
     readme: Path, plans: Sequence[Plan], evaluated: dict[str, dict[str, list[Record]]]
 ) -> None:
-    """Shows in the README the paper's own protocol, once a seed of it is finished, else the first.
+    """Shows the paper's protocol in the README once a seed of it is finished, else the first plan.
 
-    A plan's first evaluation counts.
+    The first evaluation of the plan is shown.
     """
     finished = []
     for plan in plans:

@@ -1,4 +1,4 @@
-"""The loop that trains and evaluates a plan; what is done follows from the folders alone."""
+"""Carries out a plan; what is already done follows from the folders alone."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from robustnorm.work.train import train_run
 
 
 def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
-    """Trains and evaluates what is not trained and evaluated yet, one seed after the other.
+    """Trains and evaluates everything that is missing, one seed after the other.
 
     Raises:
-        UsageError: When a folder holds a run of other settings or data, or a loss diverges.
-        DataError, CheckpointError, RecordError: As data, checkpoints and records tell.
-        Stopped: When ``should_stop`` says so; the next call continues.
+        UsageError: When a folder holds a run with other settings or data, or a loss diverges.
+        DataError, CheckpointError, RecordError: From data, checkpoints and records.
+        Stopped: When ``should_stop`` asks for it; the next call continues.
     """
     device, dataset = resolve_device(plan.runs[0].device), load_data(plan.runs[0])
     for seed in plan.seeds:
@@ -29,7 +29,7 @@ def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
             if not should_stop(0.0):
                 train_run(run, should_stop=should_stop)
             if not is_trained(run, dataset):
-                raise Stopped(f"{plan.name}, {run.run} is not trained to its end")
+                raise Stopped(f"{plan.name}, {run.run} has not finished training")
         for title, evaluation in plan.evaluations.items():
             for run in runs:
                 trained, reports = _open(run, evaluation), plan.reports(title)
@@ -38,7 +38,7 @@ def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
 
 
 def report_found(plan: Plan, train_command: str) -> dict[str, list[Record]]:
-    """Writes the tables of what is evaluated; returns the records by name of the evaluation."""
+    """Writes the tables of finished evaluations; returns records by name of the evaluation."""
     found: dict[str, list[Record]] = {title: [] for title in plan.evaluations}
     dataset = load_data(plan.runs[0])
     for title, evaluation in plan.evaluations.items():

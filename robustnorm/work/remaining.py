@@ -1,4 +1,4 @@
-"""What is left of a campaign, with the time that it will take by what was measured here."""
+"""The remaining work of a campaign, with its time estimated from measurements."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def remaining(
     device: str,
     command: str,
 ) -> str:
-    """Returns a table of what is done, and the command that does the rest.
+    """Returns a table of finished work, and the command that continues.
 
     Args:
-        plans: Of the campaign.
-        evaluated: Plan and evaluation to the records that are there.
-        device: Seconds an epoch, and an evaluation, count where they were measured on it.
-        command: That goes on.
+        plans: Plans of the campaign.
+        evaluated: Existing records by plan and evaluation.
+        device: Only times measured on this device count.
+        command: The command that continues.
     """
     rows, complete = [], True
     for plan in plans:
@@ -51,11 +51,11 @@ def remaining(
             )
         )
     table = tabulate(rows, headers=("Plan", "Epochs", "Evaluations", f"Left on {device}"))
-    return f"{table}\n\n" + ("All is done." if complete else f"To go on: {command}")
+    return f"{table}\n\n" + ("All is done." if complete else f"To continue: {command}")
 
 
 def epochs_done(run: Run | None) -> float:
-    """Returns the epochs that a run has done, with the fraction of the one it is in."""
+    """Returns the number of epochs that a run has done, including a fraction."""
     if run is None:
         return 0.0
     steps = steps_per_epoch(run.dataset["train_images"], run.config.batch_size)
@@ -65,7 +65,7 @@ def epochs_done(run: Run | None) -> float:
 def _training(
     done: Mapping[Config, float], saved: Mapping[Config, Run | None], device: str
 ) -> list[float | None]:
-    """Returns the seconds that each run needs yet, None where no epoch of its kind was measured."""
+    """Returns the remaining seconds of each run, None without a measured epoch of its kind."""
     measured: dict[tuple[str, bool], list[float]] = {}
     for run, last in saved.items():
         for entry in last.history if last else ():
@@ -84,7 +84,7 @@ def _training(
 def _evaluating(
     plan: Plan, evaluated: Mapping[str, Sequence[Record]], device: str
 ) -> list[float | None]:
-    """Returns the seconds that each evaluation needs yet, None where none was measured."""
+    """Returns the remaining seconds of each evaluation, None without a measured one."""
     times: list[float | None] = []
     for title in plan.evaluations:
         measured = {

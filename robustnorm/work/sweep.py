@@ -1,4 +1,4 @@
-"""Trains and evaluates norms x seeds x configs as jobs, here or on many machines."""
+"""Trains and evaluates norms x seeds x configs as jobs, on this machine or on many."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from robustnorm.work.jobs import Job, RecordJob, TrainJob, digest, jobs_folder, 
 
 log = logging.getLogger("robustnorm")
 
-# Job to the reason why it is not done.
+# The reason of each job that is not done.
 Failures = dict[Job, str]
 
 
@@ -42,20 +42,20 @@ class SweepError(UserError):
 
 
 def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
-    """Trains what is not trained, evaluates what is not evaluated; returns the tables as text.
+    """Trains and evaluates everything that is missing; returns the tables as text.
 
-    Records and tables are those of ``evaluate_runs``, which finds them and has nothing left to do.
+    Records and tables are those of ``evaluate_runs``, which then has nothing left to do.
 
     Args:
-        settings: What to do, and who does it.
-        should_stop: Asked between jobs, and while one is done in this process.
+        settings: The runs, and the engine.
+        should_stop: Called between jobs, and during a job in this process.
 
     Raises:
         ImportError: When the package of the engine, of an attack or of a check is not installed.
         SweepError: When jobs failed, with the name and error of each, after all others are done.
-        Stopped: When ``should_stop`` says so; the next call goes on.
+        Stopped: When ``should_stop`` asks for it; the next call continues.
         Unreliable: When a check found an evaluation unreliable whose config is strict.
-        UsageError, DataError: As engine and data tell, before any work.
+        UsageError, DataError: From engine and data, before any work.
     """
     check_engine(settings)
     plans = sweep_plans(settings)
@@ -92,7 +92,7 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
     for attack in attacks:
         attack.remove()
     for plan in plans:
-        with suppress(OSError):  # where another sweep has results
+        with suppress(OSError):  # another sweep may have results there
             jobs_folder(plan.evaluations[""]).rmdir()
     text = "\n\n".join(texts)
     for plan, found in zip(plans, evaluated, strict=True):
@@ -101,23 +101,23 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
 
 
 def job_bar() -> tqdm[Any]:
-    """Returns a bar of jobs that ``do_jobs`` takes on."""
+    """Returns a progress bar for ``do_jobs``."""
     return tqdm(total=0, unit="job", desc="sweep", disable=None)
 
 
 def do_jobs(
     jobs: Sequence[Job], engine: Engine, should_stop: ShouldStop, bar: tqdm[Any]
 ) -> Failures:
-    """Has the jobs done that are not done yet; returns why some are not.
+    """Runs the jobs that are not done yet; returns the failures.
 
     Raises:
-        Stopped: When ``should_stop`` says so.
+        Stopped: When ``should_stop`` asks for it.
     """
     failures: Failures = {}
     waiting = [job for job in jobs if not job.done()]
     bar.total = (bar.total or 0) + len(waiting)
     bar.refresh()
-    with closing(engine(waiting, should_stop)) as results:  # closed when interrupted, too
+    with closing(engine(waiting, should_stop)) as results:  # closed even when interrupted
         for job, failure in results:
             bar.update()
             if failure is not None:
@@ -138,7 +138,7 @@ def _record_jobs(plan: Plan, untrained: set[Path]) -> list[RecordJob]:
 
 
 def _report_found(plan: Plan) -> None:
-    """Writes the tables of the records that are there."""
+    """Writes the tables of existing records."""
     config = plan.evaluations[""]
     dataset, reports = load_data(config), plan.reports("")
     found = [find_record(run, config, dataset, reports) for run in fitting_runs(config)]

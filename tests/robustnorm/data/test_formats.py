@@ -84,7 +84,7 @@ def test_grey_arrays_have_one_channel(tmp_path):
         (TEST, LABELS["test"] - 1, "label -1 of test image 2 is none of"),
         (np.full((4, 8, 8), np.nan), LABELS["test"], "must hold images of 8 bits"),
         (TEST, np.array(["a"] * 4), "must hold arrays of numbers"),
-        (np.array([{}] * 4, object), LABELS["test"], "no sound file of plain numpy arrays"),
+        (np.array([{}] * 4, object), LABELS["test"], "not a valid file of plain numpy arrays"),
     ],
 )
 def test_arrays_that_are_no_images_or_labels_are_refused(tmp_path, images, labels, message):
@@ -182,7 +182,7 @@ def test_csv(tmp_path, names):
         ("path,label\ntest/77.png,1\n", "which is not in"),
         ("path,label,split\ntest/0.png,1,other\n", "train or test is required"),
         ("path,label,split\ntest/0.png,1,train\n", "has no test images"),
-        ('path,label\n"test/0.png,1\n', "no table of commas and text"),
+        ('path,label\n"test/0.png,1\n', "not a CSV text file"),
     ],
 )
 def test_csv_of_another_kind_is_refused(tmp_path, text, message):

@@ -190,7 +190,7 @@ def test_campaign_stops_after_the_step_and_writes_no_report(signal_at, place, ca
     (place / "campaign.yaml").write_text(yaml.safe_dump({"plans": {"small": plan}}))
     signal_at(advprop, "adversarial_images", (2,))
     assert cli.main(("campaign", "--config", "campaign.yaml", "--budget", "600")) == 143
-    assert "To go on" not in capfd.readouterr().out
+    assert "To continue" not in capfd.readouterr().out
     assert not Path("reports").exists()
 
 
