@@ -86,7 +86,7 @@ def test_svhn_calls_ten_zero(tmp_path):
     assert np.array_equal(dataset.test.images.numpy(), made["test"])
     assert dataset.test.labels.tolist() == [0, 1, 9]
     (tmp_path / "test_32x32.mat").write_bytes(b"damaged")
-    with pytest.raises(RefusedDataError, match="no file of SVHN"):
+    with pytest.raises(RefusedDataError, match="not a file of SVHN"):
         read("svhn", tmp_path)
 
 
