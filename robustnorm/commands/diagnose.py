@@ -20,6 +20,7 @@ from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.studies.diagnosis import diagnose
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import write_atomically
+from robustnorm.system.sealed import seal
 
 log = logging.getLogger("robustnorm")
 
@@ -108,7 +109,7 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
     for result in gradient_results(found, setting):
         parts = [result["kind"], *(folder.name for folder in folders), settings.checkpoint]
         path = reports / ("-".join(parts) + ".json")
-        write_atomically(path, (json.dumps(result | provenance, indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(seal(result | provenance), indent=1) + "\n").encode())
         log.info("wrote %s", path)
         with drawing.style():
             figure = figures.gradients(result, looks)

@@ -43,6 +43,8 @@ def verify_record(settings: VerifySettings) -> str:
     failures = [f"{f.subject}: {failure}" for f in findings for failure in f.failures]
     rows = [(f.subject, f.checked, f.failed) for f in findings]
     text = f"{path}\n\n" + tabulate(rows, headers=("Checked", "times", "failed"))
+    if not record.sealed:
+        text += "\n\nThe record carries no hash: it was written before records had one."
     if failures:
         raise CheckFailed(text + "\n\n" + "\n".join(failures))
     if not record.images:

@@ -31,7 +31,7 @@ from robustnorm.evaluation.probe import (
 from robustnorm.evaluation.search import Branch, Precision, Search, branches
 from robustnorm.evaluation.until_broken import any_outcomes
 from robustnorm.models.faithful import searches_itself
-from robustnorm.records.images import chunk_file, write_chunk
+from robustnorm.records.images import chunk_file, is_kept, write_chunk
 from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.records.record import SINGLE, Verdict
 from robustnorm.settings.attack_names import parse_attacks
@@ -187,7 +187,7 @@ def evaluate(
             number
             for number in range(len(parts))
             if number not in done.parts
-            or (keep is not None and not chunk_file(keep, number).exists())
+            or (keep is not None and not is_kept(chunk_file(keep, number), done.images[number]))
         ]
         at_once = CHUNK
         # Attacks that draw for a whole chunk are slow: they are saved chunk by chunk.
@@ -217,17 +217,19 @@ def evaluate(
                 }
                 size = len(parts[0])  # of every part but the last, which ends its group
                 places = [slice(size * i, size * (i + 1)) for i in range(len(numbers))]
+                sha256 = dict.fromkeys(numbers, "")
                 for number, place in zip(numbers, places, strict=True):
                     if keep is not None and adv_images is not None:
                         kept = {key: adversarial[place] for key, adversarial in adv_images.items()}
-                        write_chunk(chunk_file(keep, number), ids[parts[number]], kept)
+                        path = chunk_file(keep, number)
+                        sha256[number] = write_chunk(path, ids[parts[number]], kept)
                 seconds = time.perf_counter() - clock
                 for number, place in zip(numbers, places, strict=True):
                     part = {
                         key: Part(p.correct[place], p.agrees[place], passes.pop(key, Passes()))
                         for key, p in verdicts.items()
                     }  # the first part carries the passes of all
-                    done.add(number, part, seconds / len(numbers))
+                    done.add(number, part, seconds / len(numbers), sha256[number])
                 bar.update(len(rows))
         collected = [done.parts[number] for number in range(len(parts))]
         back = order.argsort().numpy()

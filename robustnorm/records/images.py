@@ -37,8 +37,8 @@ def chunk_file(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.safetensors"
 
 
-def write_chunk(path: Path, image_ids: Tensor, adv_images: dict[Key, Tensor]) -> None:
-    """Writes the file of a chunk atomically."""
+def write_chunk(path: Path, image_ids: Tensor, adv_images: dict[Key, Tensor]) -> str:
+    """Writes the file of a chunk atomically; returns its sha256."""
     tensors = {
         json.dumps(key): np.ascontiguousarray(images.float().cpu().numpy())
         for key, images in adv_images.items()
@@ -46,17 +46,23 @@ def write_chunk(path: Path, image_ids: Tensor, adv_images: dict[Key, Tensor]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     data = numpy.save(tensors | {_IDS: image_ids.numpy().astype(np.int64)})
     write_atomically(path, data, shared=True)
+    return hashlib.sha256(data).hexdigest()
 
 
-def read_chunk(path: Path, sha256: str | None = None) -> KeptChunk:
-    """Reads the images of a chunk's file, checking its hash if one is given.
+def is_kept(path: Path, sha256: str) -> bool:
+    """Returns whether a chunk's file is there as it was written."""
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+
+
+def read_chunk(path: Path, sha256: str) -> KeptChunk:
+    """Reads the images of a chunk's file of that hash.
 
     Raises:
         RecordError: When the file is missing or has another hash.
     """
     try:
         data = path.read_bytes()
-        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        if hashlib.sha256(data).hexdigest() != sha256:
             raise RecordError(f"{path} is not the file that the record names: its sha256 differs")
         tensors = numpy.load(data)
         image_ids = tensors.pop(_IDS)

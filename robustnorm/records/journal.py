@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 from robustnorm.attacks.passes import Passes
-from robustnorm.records.record import Bits, pack, unpack
+from robustnorm.records.bits import Bits, pack, unpack
 from robustnorm.system.files import disk_errors
+from robustnorm.system.sealed import seal, unseal
+from robustnorm.system.untrusted import parse_json
+
+log = logging.getLogger("robustnorm")
 
 
 class Key(NamedTuple):
@@ -34,6 +39,7 @@ class Journal:
 
     Attributes:
         parts: Verdicts by number of the part.
+        images: sha256 of the file of kept images by number of the part, "" without one.
         seconds: Time spent on those parts.
 
     Args:
@@ -45,28 +51,49 @@ class Journal:
         self._path = path
         self._fingerprint = fingerprint
         self.parts: dict[int, dict[Key, Part]] = {}
+        self.images: dict[int, str] = {}
         self.seconds = 0.0
-        for line in path.read_text().splitlines() if path is not None and path.exists() else []:
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # an empty line, or one interrupted by a kill
+        damaged = 0
+        for line in path.read_bytes().splitlines() if path is not None and path.exists() else []:
+            if not line.strip():
                 continue
-            if entry["fingerprint"] != fingerprint:
+            try:
+                entry, _ = unseal(parse_json(line), required=True)
+                size = entry["size"]
+                verdicts = {
+                    Key(*key): Part(unpack(correct, size), unpack(agrees, size), Passes(*passes))
+                    for key, correct, agrees, *passes in entry["verdicts"]
+                }
+                # Only now, since nothing of a damaged line counts.
+                written, number, seconds = entry["fingerprint"], entry["part"], entry["seconds"]
+            except (ValueError, KeyError, TypeError):  # incomplete after a kill, or damaged
+                damaged += 1
+                continue
+            if written != fingerprint:
                 assert path is not None
                 path.unlink()
                 self.parts.clear()
+                self.images.clear()
                 self.seconds = 0.0
                 return
-            size = entry["size"]
-            self.parts[entry["part"]] = {
-                Key(*key): Part(unpack(correct, size), unpack(agrees, size), Passes(*passes))
-                for key, correct, agrees, *passes in entry["verdicts"]
-            }
-            self.seconds += entry.get("seconds", 0.0)  # missing in older journals
+            self.parts[number] = verdicts
+            self.images[number] = entry.get("images", "")
+            self.seconds += seconds
+        if damaged:
+            log.warning(
+                "%s: %d lines are incomplete or damaged; their images are evaluated again",
+                path, damaged,
+            )  # fmt: skip
 
-    def add(self, number: int, verdicts: dict[Key, Part], seconds: float = 0.0) -> None:
-        """Saves the verdicts of a part that took ``seconds``; on disk when this returns."""
+    def add(
+        self, number: int, verdicts: dict[Key, Part], seconds: float = 0.0, images: str = ""
+    ) -> None:
+        """Saves the verdicts of a part that took ``seconds``; on disk when this returns.
+
+        ``images`` is the sha256 of the file of its kept images.
+        """
         self.parts[number] = verdicts
+        self.images[number] = images
         self.seconds += seconds
         if self._path is None:
             return
@@ -74,13 +101,14 @@ class Journal:
             "fingerprint": self._fingerprint,
             "part": number,
             "seconds": round(seconds, 3),
+            "images": images,
             "size": len(next(iter(verdicts.values())).correct),
             "verdicts": [
                 [key, pack(p.correct), pack(p.agrees), *p.passes] for key, p in verdicts.items()
             ],
         }
         # Starts a new line, in case a kill left an incomplete one.
-        line = "\n" + json.dumps(entry)
+        line = "\n" + json.dumps(seal(entry))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with disk_errors(self._path, len(line)), self._path.open("a") as file:
             file.write(line)

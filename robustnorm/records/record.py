@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robustnorm.models.serving import RULES
+from robustnorm.records.bits import Bits, encode, pack, unpack
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
+from robustnorm.system.sealed import seal, unseal
 from robustnorm.system.untrusted import is_inside, is_name, parse_json
 
 _SCHEMA = 2
@@ -22,8 +23,6 @@ _SCHEMA = 2
 SINGLE = "single"
 # Prefix of the name of an attack whose images were made against another run.
 TRANSFER = "transfer:"
-
-Bits = NDArray[np.bool_]
 
 
 class RecordError(RefusedFileError):
@@ -158,6 +157,7 @@ class Record:
         sources: Folder and checkpoint's sha256 of each run whose images were transferred.
         margins: Median logit margin of the clean images, by branch or serving rule; empty in older
             records.
+        sealed: Whether its file carries a hash of the content; older records have none.
     """
 
     name: str
@@ -183,6 +183,7 @@ class Record:
     images: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     margins: dict[str, float] = field(default_factory=dict)
+    sealed: bool = field(default=True, compare=False)
 
     @property
     def imported(self) -> str:
@@ -252,7 +253,7 @@ class Record:
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         everything = self.image_ids == list(range(self.n))
         content["image_ids"] = self.n if everything else self.image_ids
-        content["labels"] = _encode(np.asarray(self.labels, "<u2").tobytes())
+        content["labels"] = encode(np.asarray(self.labels, "<u2").tobytes())
         for name in _PARTS:
             content[name] = [asdict(entry) for entry in content[name]]
         content["verdicts"] = [
@@ -260,7 +261,8 @@ class Record:
             | {"correct": pack(verdict.correct), "count": int(verdict.correct.sum())}
             for verdict in self.verdicts
         ]
-        return json.dumps({"schema": _SCHEMA} | content, indent=1) + "\n"
+        content.pop("sealed")
+        return json.dumps(seal({"schema": _SCHEMA} | content), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Record:
@@ -270,7 +272,8 @@ class Record:
             RecordError: On anything else.
         """
         try:
-            content = parse_json(text)
+            content, sealed = unseal(parse_json(text))
+            content["sealed"] = sealed
             if content.pop("schema") != _SCHEMA:
                 raise RecordError(f"it is of another schema than {_SCHEMA}")
             labels = np.frombuffer(base64.b64decode(content["labels"], validate=True), "<u2")
@@ -340,24 +343,3 @@ def fingerprint(content: dict[str, Any]) -> str:
     """Returns a hash of plain values, 16 hex digits, independent of the order of keys."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def pack(bits: Bits) -> str:
-    """Returns base64 of the bits, eight to a byte."""
-    return _encode(np.packbits(bits).tobytes())
-
-
-def unpack(text: str, n: int) -> Bits:
-    """Restores the n bits from the result of ``pack``.
-
-    Raises:
-        ValueError: When the text does not hold n bits.
-    """
-    packed = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
-    if len(packed) != (n + 7) // 8:
-        raise ValueError(f"{n} verdicts are required, got {len(packed)} bytes of eight")
-    return np.unpackbits(packed, count=n).astype(bool)
-
-
-def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode()

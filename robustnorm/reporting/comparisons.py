@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustnorm.evaluation.statistics import holm, letters, mcnemar
-from robustnorm.records.record import Bits
+from robustnorm.records.bits import Bits
 from robustnorm.reporting.model_records import WORST, ModelRecords, has_worst
 from robustnorm.reporting.render import Cell, Table
 

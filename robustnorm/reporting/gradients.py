@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.records.record import RecordError
 from robustnorm.reporting.render import Table
+from robustnorm.system.sealed import unseal
 from robustnorm.system.untrusted import parse_json
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def read_gradients(path: Path) -> dict[str, Any]:
         RecordError: When the file does not hold such a result.
     """
     try:
-        content: dict[str, Any] = parse_json(path.read_text())
+        content, _ = unseal(parse_json(path.read_text()))
         if content["schema"] != 1:
             raise ValueError(f"schema 1 is required, got {content['schema']}")
         for name in ("title", "kind", "setting"):

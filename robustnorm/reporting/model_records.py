@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from robustnorm.records.record import SINGLE, TRANSFER, Bits, Record, RecordError, Verdict
+from robustnorm.records.bits import Bits
+from robustnorm.records.record import SINGLE, TRANSFER, Record, RecordError, Verdict
 
 NAMES = {
     "bn": "BN",

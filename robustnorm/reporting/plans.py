@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 
-from robustnorm.records.record import SINGLE, Bits, Record
+from robustnorm.records.bits import Bits
+from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.claims import claims_table, seeds_table
 from robustnorm.reporting.comparisons import compare
 from robustnorm.reporting.model_records import EVALUATIONS, LAST, ModelRecords, group

@@ -1,9 +1,10 @@
-"""The commit of the running source."""
+"""The commit of the running source, and the versions of what its numbers depend on."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
@@ -25,3 +26,8 @@ def source_commit() -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"commit": done.stdout.strip()}
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages on which verdicts depend."""
+    return {name: version(name) for name in ("robustnorm", "torch", "numpy")}

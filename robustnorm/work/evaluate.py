@@ -6,7 +6,6 @@ import logging
 import platform
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -49,7 +48,7 @@ from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Network, Where
 from robustnorm.system.errors import OutOfMemoryError, Unreliable, UsageError
 from robustnorm.system.memory import is_out_of_memory
-from robustnorm.system.source import source_commit
+from robustnorm.system.source import source_commit, versions
 from robustnorm.system.stopping import ShouldStop, Stopped, interrupted, never
 
 log = logging.getLogger("robustnorm")
@@ -170,7 +169,7 @@ def evaluate_run(
     model, trained = run.network(device), run.config
     ids, test = subset(dataset.test, config.test_limit)
     protocol = protocol_of(config)
-    wanted = fingerprint(identity_wanted(run, config, dataset))
+    wanted = fingerprint(identity_wanted(run, config, dataset) | {"versions": versions()})
     keep = images_folder(path) if keeps_images(config) else None
     search = Search.of(config)
     journal = journal or Journal(journal_path(path), wanted)
@@ -235,9 +234,7 @@ def evaluate_run(
         checks=checks,
         curve=curve,
         examples=examples,
-        versions={name: version(name) for name in ("robustnorm", "torch", "numpy")}
-        | {"python": platform.python_version()}
-        | source_commit(),
+        versions=versions() | {"python": platform.python_version()} | source_commit(),
         device=device_name(device),
         wall_seconds=round(seconds, 2),
         margins=median_margins(model, test.images, test.labels, serving=config.serving),

@@ -27,15 +27,17 @@ from robustnorm.evaluation.protocol import (
     reports_folder,
 )
 from robustnorm.evaluation.search import Branch, Search, branches, scorers
-from robustnorm.records.images import chunk_file, read_chunk, write_chunk
+from robustnorm.records.bits import pack
+from robustnorm.records.images import chunk_file, is_kept, read_chunk, write_chunk
 from robustnorm.records.journal import Journal, Key, Part
-from robustnorm.records.record import Record, fingerprint, pack
+from robustnorm.records.record import Record, fingerprint
 from robustnorm.runs import Run
 from robustnorm.runs.run import is_trained, load_data, resolve_device
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import UsageError
 from robustnorm.system.registry import some
+from robustnorm.system.source import versions
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 from robustnorm.work.evaluate import evaluate_run
 from robustnorm.work.train import train_run
@@ -130,6 +132,7 @@ class AttackJob:
                 "branch": self.branch,
                 "image_ids": list(self.image_ids),
                 "keeps_images": keeps_images(self.config),
+                "versions": versions(),
             }
         )
 
@@ -148,7 +151,9 @@ class AttackJob:
         return Journal(self.path, self.key)
 
     def done(self) -> bool:
-        return self.number in self.journal.parts
+        """Returns whether the verdicts, and the images to be kept, are there undamaged."""
+        sha256 = self.journal.images.get(self.number)
+        return sha256 is not None and (not sha256 or is_kept(self.images_path, sha256))
 
     def run(self, should_stop: ShouldStop = never) -> None:
         clock = time.perf_counter()
@@ -223,7 +228,8 @@ class RecordJob:
             raise _changed(self.folder, self.config)
         journal = self._journal()
         if keeps_images(self.config):
-            self._collect_images(images_folder(record_path(reports, self.folder, self.config)))
+            folder = images_folder(record_path(reports, self.folder, self.config))
+            journal.images |= self._collect_images(folder)
         device = resolve_device(self.config.device)
         evaluate_run(run, self.config, dataset, device, reports, should_stop, journal)
 
@@ -242,11 +248,13 @@ class RecordJob:
         for job in self.attacks:
             own = job.journal
             together.parts.setdefault(job.number, {}).update(own.parts[job.number])
+            together.images[job.number] = ""
             together.seconds += own.seconds
         return together
 
-    def _collect_images(self, folder: Path) -> None:
-        """Writes the images of each chunk like an evaluation in one process."""
+    def _collect_images(self, folder: Path) -> dict[int, str]:
+        """Writes the images of each chunk like an evaluation in one process; returns hashes."""
+        sha256: dict[int, str] = {}
         for stale in folder.glob("*.safetensors"):
             stale.unlink()
         chunks: dict[int, list[AttackJob]] = {}
@@ -255,9 +263,11 @@ class RecordJob:
         for number, jobs in chunks.items():
             adv_images: dict[Key, torch.Tensor] = {}
             for job in jobs:
-                kept = read_chunk(job.images_path).images
+                kept = read_chunk(job.images_path, job.journal.images[number]).images
                 adv_images |= {key: torch.from_numpy(kept[key]) for key in kept}
-            write_chunk(chunk_file(folder, number), torch.tensor(jobs[0].image_ids), adv_images)
+            ids = torch.tensor(jobs[0].image_ids)
+            sha256[number] = write_chunk(chunk_file(folder, number), ids, adv_images)
+        return sha256
 
 
 def digest(record: Record) -> str:

@@ -12,6 +12,7 @@ from robustnorm.records.record import Record
 from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import load_model
 from robustnorm.settings.config import Config
+from robustnorm.system.sealed import seal, unseal
 
 # Settings
 
@@ -69,8 +70,8 @@ def fraction_of_a_billion_digits(folder):
 
 
 def record(folder, **changes):
-    content = json.loads(make_record().to_json())
-    path = write(folder / "record.json", json.dumps(content | changes))
+    content, _ = unseal(json.loads(make_record().to_json()))
+    path = write(folder / "record.json", json.dumps(seal(content | changes)))
     return lambda: Record.load(path)
 
 

@@ -12,6 +12,7 @@ from robustnorm.evaluation.diversity import StageDiversity
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.records.record import RecordError
 from robustnorm.system.files import write_atomically
+from robustnorm.system.sealed import seal, unseal
 from robustnorm.system.untrusted import parse_json
 
 _SCHEMA = 1
@@ -95,7 +96,7 @@ class GanRecord:
         """Writes the record atomically."""
         content = {"schema": _SCHEMA} | asdict(self)
         content["gradients"] = [entry.to_dict() for entry in self.gradients]
-        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(seal(content), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> GanRecord:
@@ -105,7 +106,7 @@ class GanRecord:
             RecordError: When the file does not hold a record.
         """
         try:
-            content: dict[str, Any] = parse_json(path.read_text())
+            content, _ = unseal(parse_json(path.read_text()))
             schema = content.pop("schema")
             if schema != _SCHEMA:
                 raise ValueError(f"schema {_SCHEMA} is required, got {schema}")

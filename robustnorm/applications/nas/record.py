@@ -14,6 +14,7 @@ from robustnorm.settings.base import names
 from robustnorm.settings.nas import SearchSettings, Where
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
+from robustnorm.system.sealed import seal, unseal
 from robustnorm.system.untrusted import parse_json
 
 _SCHEMA = 1
@@ -60,8 +61,9 @@ class SearchRecord:
     def save(self, path: Path) -> None:
         """Writes the record atomically."""
         content: dict[str, Any] = {"schema": _SCHEMA, "kind": "nas-search"} | asdict(self)
-        del content["history"]  # written below, one line per entry
-        entries = ",\n  ".join(json.dumps(entry._asdict()) for entry in self.history)
+        content = seal(content | {"history": [entry._asdict() for entry in self.history]})
+        # One line per entry, at the end.
+        entries = ",\n  ".join(map(json.dumps, content.pop("history")))
         head = json.dumps(content, indent=1).removesuffix("\n}")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, f'{head},\n "history": [\n  {entries}\n ]\n}}\n'.encode())
@@ -74,7 +76,7 @@ class SearchRecord:
             RefusedFileError: When the file does not hold one.
         """
         try:
-            content: dict[str, Any] = parse_json(path.read_bytes())
+            content, _ = unseal(parse_json(path.read_bytes()))
             if (content.pop("schema"), content.pop("kind")) != (_SCHEMA, "nas-search"):
                 raise ValueError(f"schema {_SCHEMA} of a nas-search is required")
             content["history"] = [Entry(**entry) for entry in content["history"]]

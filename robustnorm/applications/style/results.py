@@ -14,6 +14,7 @@ from robustnorm.evaluation.statistics import Interval, holm, student
 from robustnorm.reporting.comparisons import LEVEL
 from robustnorm.settings.style import ROWS
 from robustnorm.system.errors import RefusedFileError, UsageError
+from robustnorm.system.sealed import unseal
 from robustnorm.system.untrusted import parse_json
 
 NAMES = {
@@ -130,7 +131,7 @@ def read_records(folder: Path) -> list[Row]:
 
 def _read(path: Path) -> Record:
     try:
-        record = parse_json(path.read_bytes())
+        record, _ = unseal(parse_json(path.read_bytes()))
         whole = record.keys() >= _KEYS and record["row"] in NAMES and bool(record["validation"])
     except (OSError, ValueError, AttributeError):
         whole = False

@@ -26,6 +26,7 @@ from robustnorm.settings.base import names
 from robustnorm.settings.style import StyleSettings, Where
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import exclusive, write_atomically
+from robustnorm.system.sealed import seal
 from robustnorm.system.stopping import ShouldStop
 
 
@@ -148,7 +149,7 @@ def _write_record(
     }
     del record["since"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(record) + "\n").encode())
+    write_atomically(path, (json.dumps(seal(record)) + "\n").encode())
     return path
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from seals import unsealed
 
 from robustnorm.records.record import (
     Check,
@@ -107,9 +108,33 @@ def test_load_names_a_missing_file(tmp_path):
 )
 def test_load_refuses_a_damaged_record(tmp_path, damage, message):
     path = tmp_path / "record.json"
-    path.write_text(damage(make_record().to_json()))
+    path.write_text(damage(unsealed(make_record().to_json())))
     with pytest.raises(RecordError, match=rf"record\.json is not a result record: .*{message}"):
         Record.load(path)
+
+
+def test_record_without_a_hash_opens_and_says_so(tmp_path):
+    path = tmp_path / "record.json"
+    make_record().save(path)
+    assert Record.load(path).sealed
+    path.write_text(unsealed(path.read_text()))
+    assert not Record.load(path).sealed
+    assert Record.load(path).find("none", "final", "clean", "clean")
+
+
+def test_no_single_bit_of_a_record_can_flip_unseen(tmp_path):
+    path, other = tmp_path / "record.json", tmp_path / "flipped.json"
+    make_record().save(path)
+    data, expected = path.read_bytes(), Record.load(path).to_json()
+    generator = np.random.default_rng(0)
+    for bit in generator.choice(8 * len(data), 400, replace=False):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        other.write_bytes(flipped)
+        try:
+            assert Record.load(other).to_json() == expected  # a space became another one
+        except RecordError:
+            continue
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
@@ -132,7 +157,7 @@ def test_worst_case_is_each_image_s_over_all_that_one_branch_scores():
 
 
 def test_record_from_before_passes_were_counted_has_none():
-    content = json.loads(make_record().to_json())
+    content = json.loads(unsealed(make_record().to_json()))
     for verdict in content["verdicts"]:
         del verdict["forward"], verdict["backward"]
     assert {v.forward + v.backward for v in Record.from_json(json.dumps(content)).verdicts} == {0}

@@ -110,6 +110,17 @@ def test_good_record_holds_and_everything_was_looked_at(kept):
     assert 0 < broken.sum() < N
 
 
+@pytest.mark.parametrize("constant", [5e5, 1e9])
+def test_claims_do_not_hide_behind_a_constant_that_swallows_the_differences(kept, constant):
+    record, folder = kept
+    claimed = [replace(v, correct=np.ones(N, bool)) for v in record.verdicts]
+    model = make_model()
+    with torch.no_grad():
+        model.fc.bias += constant  # the largest logit then dwarfs every difference
+    found = failed(check(replace(record, verdicts=claimed), folder, model=model))
+    assert "predictions on adversarial images" in found
+
+
 def test_good_l2_record_holds(tmp_path):
     assert failed(check(make_record(tmp_path / "x.images", "l2"), tmp_path / "x.images")) == {}
 

@@ -1,0 +1,49 @@
+"""Plain values that carry a hash of themselves: damage is found when they are read again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+_SEAL = "seal"
+
+
+class DamagedError(ValueError):
+    """The values are not those that were written."""
+
+
+def seal(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns plain values with their hash, the sha256 of their canonical JSON, as last entry.
+
+    Examples:
+        >>> unseal(seal({"epoch": 1}))
+        ({'epoch': 1}, True)
+        >>> unseal(seal({"epoch": 1}) | {"epoch": 2})
+        Traceback (most recent call last):
+        robustnorm.system.sealed.DamagedError: its content does not have the hash that it carries
+    """
+    return content | {_SEAL: _hash(content)}
+
+
+def unseal(content: dict[str, Any], *, required: bool = False) -> tuple[dict[str, Any], bool]:
+    """Returns what ``seal`` was given, and whether there was a hash to check it by.
+
+    Args:
+        content: As parsed from JSON.
+        required: Whether values without a hash are refused, too; otherwise they are old.
+
+    Raises:
+        DamagedError: When the hash is another, or missing where it is required.
+    """
+    if not isinstance(content, dict) or (required and _SEAL not in content):
+        raise DamagedError("it carries no hash")
+    values = {key: value for key, value in content.items() if key != _SEAL}
+    if _SEAL in content and content[_SEAL] != _hash(values):
+        raise DamagedError("its content does not have the hash that it carries")
+    return values, _SEAL in content
+
+
+def _hash(content: dict[str, Any]) -> str:
+    plain = json.loads(json.dumps(content))  # tuples as lists, keys as text
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
