@@ -35,5 +35,6 @@ def check_size(
     if not (LEAST <= number <= most or (zero and number == 0)) or isinstance(value, str):
         nothing = "0, or " if zero else ""
         raise ValueError(
-            f"{name} must be {nothing}from {LEAST:g} to {most:g}, such as 8/255, got {value}"
+            f"{name} must be {nothing}from {LEAST:g} to {most:g}, such as 8/255, "
+            f"got {str(value)[:80]}"
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
+from robustnorm.settings.values import shown
+
 # The range of torch's generators.
 MOST_SEED = 2**64 - 1
 
@@ -27,7 +29,7 @@ class Settings:
 
     def _require(self, field: str, holds: bool, what: str) -> None:
         if not holds:
-            raise ValueError(f"{field} must be {what}, got {getattr(self, field)}")
+            raise ValueError(f"{field} must be {what}, got {shown(getattr(self, field))}")
 
     def _least(self, least: float, *names: str) -> None:
         for name in names:

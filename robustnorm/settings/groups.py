@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from robustnorm.attacks.limits import check_size
 from robustnorm.settings.base import Settings
+from robustnorm.system.untrusted import is_inside
 
 # Names not allowed for an adversarial branch: the first branch, and that of unbranched networks.
 _NO_BRANCHES = ("clean", "single")
@@ -61,7 +62,7 @@ class Named(Settings):
         if self.name is None:
             return
         size = max(len(part.encode(errors="replace")) for part in self.name.split("/"))
-        if "\0" in self.name or not 0 < size <= _MOST_NAME or self.name in (".", ".."):
+        if "\0" in self.name or not 0 < size <= _MOST_NAME or not is_inside(self.name):
             raise ValueError(
                 f"name must be a folder's name of 1 to {_MOST_NAME} bytes, got {self.name[:40]!r} "
                 f"of {len(self.name)} characters"
@@ -112,7 +113,8 @@ class Data(Settings):
         limit = self.train_limit
         self._require("train_limit", limit is None or limit >= 1, "at least 1, or null for all")
         self._least(1, "validation")
-        self._require("padding", self.padding is None or self.padding >= 0, "at least 0, or null")
+        padding = self.padding
+        self._require("padding", padding is None or 0 <= padding <= 4096, "0 to 4096, or null")
         area = self.crop_area
         self._require("crop_area", area is None or 0 < area <= 1, "in (0, 1], or null")
 

@@ -20,7 +20,7 @@ from robustnorm.settings.groups import Named
 from robustnorm.settings.values import from_yaml, make, mapping
 from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.registry import did_you_mean, unknown
-from robustnorm.system.untrusted import check_yaml
+from robustnorm.system.untrusted import check_yaml, load_yaml
 
 _S = TypeVar("_S")
 
@@ -160,9 +160,11 @@ def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
         )
     check_yaml(path)
     try:
-        values = yaml.safe_load(path.read_bytes()) or {}
-    except (ValueError, yaml.YAMLError) as error:  # such as an invalid date or a list as a key
-        raise RefusedFileError(f"{path} is not YAML ({' '.join(str(error).split())})") from error
+        values = load_yaml(path.read_bytes()) or {}
+    except (ValueError, yaml.YAMLError) as error:  # such as a list as a key
+        raise RefusedFileError(
+            f"{path} is not YAML of settings ({' '.join(str(error).split())})"
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(
             f"{path} must hold lines such as 'epochs: 30', got {type(values).__name__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -12,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from robustnorm.system.registry import did_you_mean
-from robustnorm.system.untrusted import parse_fraction
+from robustnorm.system.untrusted import load_yaml, parse_fraction
 
 _S = TypeVar("_S")
 _MOST_CHARACTERS = 4_000  # longer than any path
@@ -91,7 +92,7 @@ def to_type(kind: Any, value: Any, name: str) -> Any:
 def from_yaml(text: str) -> Any:
     """Parses a text as YAML, or returns it unchanged if that fails."""
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
@@ -142,21 +143,22 @@ def _text(value: Any, name: str) -> str:
 
 
 def _whole(value: Any, name: str) -> int:
-    try:
-        if isinstance(value, (str, int)) and not isinstance(value, bool):
-            return int(value)
-    except ValueError:
-        pass
-    raise ValueError(f"{name} must be a whole number, got {shown(value)}")
+    digits = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch("[-+]?(0|[1-9][0-9]*)", digits):
+        raise ValueError(f"{name} must be a whole number, got {shown(value)}")
+    most, words = (2**64 - 1, "2^64 - 1") if "seed" in name else (10**9, "10^9")
+    if len(digits) > 21 or abs(int(digits)) > most:
+        raise ValueError(f"{name} must be at most {words}, got {shown(value)}")
+    return int(digits)
 
 
 def _number(value: Any, name: str) -> float:
     try:
         if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):
+            number = load_yaml(value) if isinstance(value, str) else value
+            if isinstance(number, (int, float)) and math.isfinite(number):
+                return float(number)
+    except (ValueError, OverflowError, yaml.YAMLError):
         pass
     raise ValueError(f"{name} must be a number, got {shown(value)}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Hashable
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +22,8 @@ MOST_PIXELS = 2**24
 # size; what is made to fill a memory, to a million times it.
 _MOST_RATIO = 100
 _MOST_BYTES, _MOST_DECODED = 16_000_000, 256_000_000
+# Implicit types of YAML that are kept as they are.
+_KEPT = frozenset({"bool", "null", "merge"})
 _MOST_MEMBERS, _BYTES_A_MEMBER = 1_000, 50
 
 
@@ -91,6 +94,55 @@ def check_yaml(path: Path) -> None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise RefusedFileError(f"{path} is not YAML ({reason}); {required}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values as people read them: a key once, whole numbers in decimal, no dates."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
+        first: [(tag, regexp) for tag, regexp in resolvers if tag.rpartition(":")[2] in _KEPT]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if isinstance(key, Hashable) and keys.count(key) > 1:
+                raise ValueError(f"the key '{str(key)[:80]}' appears twice")
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+    def construct_decimal(self, node: Any) -> float:
+        text = str(self.construct_scalar(node))
+        number = float(text)
+        if number == 0 and re.search("[1-9]", re.split("[eE]", text)[0]):
+            raise ValueError(f"{text[:80]} is too near to 0 for a number")
+        return number
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile("[-+]?(0|[1-9][0-9]{0,30})$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_decimal)
+
+
+def load_yaml(text: str | bytes) -> Any:
+    """Parses YAML; ``010``, ``1:30``, ``0x10``, ``1_000`` and dates are text, as is ``.inf``.
+
+    Raises:
+        ValueError, yaml.YAMLError: On what is not YAML, a key given twice, or a number that is 0
+            only since it is too small.
+
+    Examples:
+        >>> load_yaml("{epochs: 010, time: 1:30, rate: 1e-3, limit: null}")
+        {'epochs': '010', 'time': '1:30', 'rate': 0.001, 'limit': None}
+    """
+    return yaml.load(text, _Loader)
 
 
 def is_inside(name: str) -> bool:

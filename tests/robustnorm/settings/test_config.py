@@ -29,7 +29,7 @@ def test_config_writes_fractions_as_people_do():
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         ({"gradient_clipping": 0.0}, "gradient_clipping must be above 0, or null, got 0.0"),
-        ({"padding": -1}, "padding must be at least 0, or null, got -1"),
+        ({"padding": -1}, "padding must be 0 to 4096, or null, got -1"),
         ({"checkpoint": "newest"}, "checkpoint must be best, last, or epoch and a number"),
         ({"checkpoint": "190"}, "checkpoint must be best, last, or epoch and a number"),
     ],

@@ -9,6 +9,7 @@ from robustnorm.settings.config import Config
 from robustnorm.settings.export import ExportSettings
 from robustnorm.settings.parsing import read_config, read_words
 from robustnorm.settings.sweep import SweepSettings
+from robustnorm.system.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,7 @@ def test_entry_of_a_mapping_is_set_by_its_dotted_name():
         ("1: 2\n", "a.yaml has the unknown setting '1'"),
         ("? [a]\n: 2\n", "a.yaml is not YAML"),
         ("epochz: 3\n", "a.yaml has the unknown setting 'epochz'; did you mean 'epochs'?"),
-        ("when: 2026-02-32\n", "a.yaml is not YAML"),
+        ("when: 2026-02-32\n", "a.yaml has the unknown setting 'when'"),
         ("a: &a 1\n", "plain values are required, without tags, anchors and aliases"),
     ],
 )
@@ -80,3 +81,44 @@ def test_settings_import_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 1\nepochs: 2\n", "the key 'epochs' appears twice"),
+        ("branches: {a: {epsilon: 1/8, epsilon: 1/4}}", "the key 'epsilon' appears twice"),
+        ("epochs: 010\n", "epochs must be a whole number, got 010"),
+        ("epochs: 0x10\n", "epochs must be a whole number, got 0x10"),
+        ("epochs: 1:30\n", "epochs must be a whole number, got 1:30"),
+        ("epochs: 1_0\n", "epochs must be a whole number, got 1_0"),
+        ("epochs: 2020-01-01\n", "epochs must be a whole number, got 2020-01-01"),
+        ("epochs: 1e3\n", "epochs must be a whole number, got 1000.0"),
+        ("learning_rate: 1e-999\n", "1e-999 is too near to 0"),
+        ("learning_rate: 1e999\n", "learning_rate must be a number, got inf"),
+        ("learning_rate: .nan\n", "learning_rate must be a number, got .nan"),
+        ("padding: 1000000000000000000000\n", r"padding must be at most 10\^9"),
+        ("padding: 5000\n", "padding must be 0 to 4096, or null, got 5000"),
+        ("seed: 18446744073709551616\n", r"seed must be at most 2\^64 - 1"),
+        ("name: x/../y\n", "name must be a folder's name"),
+        ("config: other.yaml\n", "unknown setting 'config'"),
+        ("epochs: " + "9" * 5000, r"epochs must be at most 10\^9, got 9{80}\.\.\.$"),
+    ],
+)
+def test_value_that_yaml_reads_otherwise_than_people_is_refused(text, message):
+    Path("a.yaml").write_text(text)
+    with pytest.raises((ValueError, UserError), match=message):
+        read_words(Config, ["--config", "a.yaml"])
+
+
+def test_numbers_are_read_as_they_are_written():
+    Path("a.yaml").write_text("epochs: 7\nlearning_rate: 1e-3\nmomentum: .5\nseed: 123456789012\n")
+    settings, _ = read_words(Config, ["--config", "a.yaml", "--weight_decay", "5e-4"])
+    assert (settings.epochs, settings.learning_rate, settings.momentum) == (7, 0.001, 0.5)
+    assert (settings.seed, settings.weight_decay) == (123456789012, 0.0005)
+
+
+def test_abbreviated_option_is_refused():
+    Path("a.yaml").write_text("epochs: 3\n")
+    with pytest.raises(ValueError, match="unknown setting '--conf'; did you mean 'config'"):
+        read_words(Config, ["--conf", "a.yaml"])

@@ -51,7 +51,7 @@ def test_value_is_understood_as_people_write_it(kind, value, expected):
         (int, "ten", "x must be a whole number, got ten"),
         (int, 3.5, "x must be a whole number, got 3.5"),
         (int, True, "x must be a whole number, got True"),
-        (int, "9" * 5000, "x must be a whole number, got 9"),
+        (int, "9" * 5000, "x must be at most 10^9, got 9"),
         (int, "", "x must be a whole number, got ''"),
         (dict[str, Any], "[" * 5000, "x must be a mapping such as {width: 16}, got [["),
         (dict[str, Any], {1: 2}, "x must be text, in quotes where it looks like a number, got 1"),
