@@ -29,6 +29,7 @@ from robustnorm.settings.style import StyleSettings, StylizeSettings
 from robustnorm.settings.sweep import SweepSettings, sweep_plans
 from robustnorm.settings.values import shown as in_one_line
 from robustnorm.system.errors import CheckFailed, Status, UsageError, UserError
+from robustnorm.system.escaping import for_terminal
 from robustnorm.system.registry import did_you_mean
 from robustnorm.system.stopping import SignalStop, Stopped
 
@@ -176,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except CheckFailed as failed:
                 text, status = str(failed), failed.status
             if text is not None:
-                print(text, flush=True)
+                print(for_terminal(text), flush=True)
         except (Exception, KeyboardInterrupt) as error:
             status = _fail(*_explain(error))
     # Whoever sent the signal expects this status, even if the work was finished after it.
@@ -194,6 +195,7 @@ def _run(words: Sequence[str], stop: SignalStop) -> str | None:
 
     log, handler = logging.getLogger("robustnorm"), logging.StreamHandler()
     log.setLevel(logging.INFO)
+    handler.setFormatter(_Plain())
     log.addHandler(handler)
     keep_freed_memory()
     module, _, name = command.run.partition(":")
@@ -205,6 +207,13 @@ def _run(words: Sequence[str], stop: SignalStop) -> str | None:
     finally:
         log.removeHandler(handler)
     return text
+
+
+class _Plain(logging.Formatter):
+    """Lines of the log, with what files put into them made harmless."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().format(record))
 
 
 def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
@@ -307,7 +316,7 @@ def _forget(stream: TextIO) -> None:
 
 def _fail(message: str, status: Status) -> Status:
     try:
-        sys.stderr.write(f"robustnorm: {message}\n")
+        sys.stderr.write(f"robustnorm: {for_terminal(message)}\n")
         sys.stderr.flush()
     except BrokenPipeError:
         _forget(sys.stderr)

@@ -14,6 +14,7 @@ import numpy as np
 from robustnorm.models.serving import RULES
 from robustnorm.records.bits import Bits, encode, pack, unpack
 from robustnorm.system.errors import RefusedFileError, UsageError
+from robustnorm.system.escaping import for_terminal
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal, unseal
 from robustnorm.system.untrusted import is_inside, is_name, parse_json
@@ -273,6 +274,7 @@ class Record:
         """
         try:
             content, sealed = unseal(parse_json(text))
+            _check_text(content)
             content["sealed"] = sealed
             if content.pop("schema") != _SCHEMA:
                 raise RecordError(f"it is of another schema than {_SCHEMA}")
@@ -325,6 +327,16 @@ class Record:
 
 # Fields of a record that are lists of plain values.
 _PARTS: dict[str, type[Any]] = {"checks": Check, "curve": CurvePoint, "examples": Example}
+
+
+def _check_text(value: Any) -> None:
+    """Raises a RecordError on a text, at any depth, that a terminal would obey."""
+    if isinstance(value, str) and for_terminal(value) != value:
+        raise RecordError(f"it holds a control character, in '{for_terminal(value)[:80]}'")
+    for entry in value.values() if isinstance(value, dict) else ():
+        _check_text(entry)
+    for entry in [*value] if isinstance(value, (list, dict)) else ():
+        _check_text(entry)
 
 
 def _check_paths(content: dict[str, Any]) -> None:

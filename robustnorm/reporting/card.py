@@ -9,6 +9,7 @@ from robustnorm.reporting.model_records import NAMES
 from robustnorm.reporting.render import to_markdown
 from robustnorm.reporting.tables import tables
 from robustnorm.runs import Run
+from robustnorm.system.escaping import for_markdown
 
 _CARD = """\
 ---
@@ -47,8 +48,8 @@ def model_card(content: dict[str, Any], run: Run, record: Record | None) -> str:
     return _CARD.format(
         network=content["network"],
         norm=NAMES.get(content["trained_norm"], content["trained_norm"]),
-        branch=content["branch"],
-        training=_training(content, run),
+        branch=for_markdown(content["branch"]),
+        training=for_markdown(_training(content, run)),
         channels=content["arguments"]["in_channels"],
         results="\n".join(map(to_markdown, tables([record])))
         if record

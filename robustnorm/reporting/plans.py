@@ -13,6 +13,7 @@ from robustnorm.reporting.comparisons import compare
 from robustnorm.reporting.model_records import EVALUATIONS, LAST, ModelRecords, group
 from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import Cell, Table, to_markdown
+from robustnorm.system.escaping import for_markdown
 
 
 def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
@@ -32,8 +33,9 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
         [
             f"# {name}\n\n{provenance_text(first)}\n\nTables by evaluation: {links}.\n",
             "## The paper's orderings\n\n"
-            f"Checkpoint '{first[0].checkpoint['tag']}'. Norms in pairs: exact McNemar test on the "
-            "first seed that both have, p adjusted by Holm within each line, 5 % level; accuracies "
+            f"Checkpoint '{for_markdown(first[0].checkpoint['tag'])}'. Norms in pairs: exact "
+            "McNemar test on the first seed that both have, p adjusted by Holm within each line, "
+            "5 % level; accuracies "
             f"are means over the seeds that both have.\n\n{lines}\n",
             *(to_markdown(table) for table in tables if table),
         ]
@@ -47,7 +49,7 @@ def provenance_text(records: Sequence[Record]) -> str:
     training = sum(entry["seconds"] + entry.get("validation_seconds", 0.0) for entry in history)
     devices = _each(entry.get("device", "an unknown device") for entry in history)
     evaluating = sum(record.wall_seconds for record in records)
-    return (
+    return for_markdown(
         f"Data: {first.dataset['name']}, {first.dataset['train_images']:,} training images, "
         f"n = {first.n:,} test images. {len(records)} run{'s' * (len(records) > 1)}, trained in "
         f"{_time(training)} on {devices}, evaluated in {_time(evaluating)} on "
@@ -97,7 +99,8 @@ def _ordering(branch: str, evaluation: str, models: Sequence[ModelRecords]) -> s
         ours, theirs = (mean(float(v.mean()) for v in side) for side in zip(*verdicts, strict=True))
         seeds = f", as in the paper in {sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds"
         found[kind].append(
-            f"{higher.name} {100 * ours:.2f} and {lower.name} {100 * theirs:.2f} "
+            f"{for_markdown(higher.name)} {100 * ours:.2f} and "
+            f"{for_markdown(lower.name)} {100 * theirs:.2f} "
             f"({_p(test.adjusted)}{seeds * (len(gaps) > 1)})"
         )
     order = " > ".join(model.name for model in ranked)

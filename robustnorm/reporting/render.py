@@ -6,13 +6,14 @@ import csv
 import io
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
 
 from robustnorm.evaluation.statistics import Interval
+from robustnorm.system.escaping import for_csv, for_latex, for_markdown, for_terminal
 from robustnorm.system.files import write_atomically
 
 Cell = str | float | Interval | None
@@ -42,10 +43,10 @@ def to_text(tables: Sequence[Table]) -> str:
     lines: list[str] = []
     said: set[str] = set()
     for table in tables:
-        lines += [table.title, "", _grid(table, "simple"), ""]
+        lines += [for_terminal(table.title), "", _grid(table, "simple", for_terminal), ""]
         for note in table.notes:
             if note not in said:
-                lines.append(textwrap.fill(note, 100, subsequent_indent="  "))
+                lines.append(textwrap.fill(for_terminal(note), 100, subsequent_indent="  "))
         lines.append("")
         said |= set(table.notes)
     return "\n".join(lines)
@@ -53,16 +54,18 @@ def to_text(tables: Sequence[Table]) -> str:
 
 def to_markdown(table: Table) -> str:
     """Returns the table as Markdown."""
-    notes = "\n".join(f"- {note}" for note in table.notes)
-    return f"## {table.title}\n\n{_grid(table, 'pipe')}\n\n{notes}\n"
+    notes = "\n".join(f"- {for_markdown(note)}" for note in table.notes)
+    grid = _grid(table, "pipe", for_markdown)
+    return f"## {for_markdown(table.title)}\n\n{grid}\n\n{notes}\n"
 
 
 def to_latex(table: Table) -> str:
     """Returns the table as LaTeX, which needs the package booktabs."""
-    notes = " ".join(_escape(note) for note in table.notes)
+    notes = " ".join(for_latex(note) for note in table.notes)
     return (
-        f"\\begin{{table}}\n\\caption{{{_escape(table.title)}}}\n\\centering\n"
-        f"{_grid(table, 'latex_booktabs')}\n\n\\footnotesize {notes}\n\\end{{table}}\n"
+        f"\\begin{{table}}\n\\caption{{{for_latex(table.title)}}}\n\\centering\n"
+        f"{_grid(table, 'latex_booktabs', for_terminal)}\n\n"
+        f"\\footnotesize {notes}\n\\end{{table}}\n"
     )
 
 
@@ -84,7 +87,7 @@ def to_csv(table: Table) -> str:
             if isinstance(cell, Interval):
                 cells += [_percent(cell.low), _percent(cell.high)]
             else:
-                cells += [_text(cell, "")] + [""] * wide
+                cells += [for_csv(_text(cell, ""))] + [""] * wide
         writer.writerow(cells)
     return file.getvalue()
 
@@ -110,11 +113,11 @@ def layout(table: Table) -> tuple[list[list[str]], list[bool]]:
     return text, right
 
 
-def _grid(table: Table, style: str) -> str:
+def _grid(table: Table, style: str, escape: Callable[[str], str]) -> str:
     text, right = layout(table)
     return tabulate(
-        text,
-        headers=table.columns,
+        [[escape(cell) for cell in row] for row in text],
+        headers=[escape(column) for column in table.columns],
         tablefmt=style,
         disable_numparse=True,
         colalign=["right" if numbers else "left" for numbers in right],
@@ -131,7 +134,3 @@ def _text(cell: Cell, empty: str) -> str:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
-
-
-def _escape(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text)

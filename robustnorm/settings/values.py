@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import types
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from fractions import Fraction
@@ -137,7 +138,7 @@ def _text(value: Any, name: str) -> str:
     _require(isinstance(value, str), name, "text, in quotes where it looks like a number", value)
     if len(value) > _MOST_CHARACTERS:
         raise ValueError(f"{name} has {len(value)} characters, more than {_MOST_CHARACTERS}")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
         raise ValueError(f"{name} holds a character that no name can have, got {value[:80]!r}")
     return str(value)
 
