@@ -92,17 +92,21 @@ class Workers:
 
 
 def _start_server() -> None:
-    """Starts the server with this process's import path, which it does not inherit."""
-    path = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    """Starts the server with this process's import path, which it does not inherit.
+
+    Without "safe path" it would import a ``torch.py`` of the working folder instead of torch.
+    """
+    wanted = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ |= wanted
     try:
         forkserver.set_forkserver_preload(["robustnorm.work.attempt"])
         forkserver.ensure_running()
     finally:
-        if path is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = path
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 class _Worker:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -68,6 +69,33 @@ def test_local_engine_tells_failures_and_does_the_others(marks, workers):
     assert "ZeroDivisionError: nobody foresaw this" in failures["write b"]
     assert Path("a").exists()
     assert Path("c").exists()
+
+
+def test_workers_import_nothing_from_the_working_folder(marks):
+    for name in ("torch", "safetensors", "numpy"):
+        Path(f"{name}.py").write_text("open('owned', 'w').close()\n")
+    program = Path("elsewhere/program.py")
+    program.parent.mkdir()
+    program.write_text(
+        "from pathlib import Path; from robustnorm.work.workers import Workers; "
+        "from robustnorm.work.attempt import Place\n"
+        "if __name__ == '__main__':\n"
+        "    from sweep_jobs import Writes\n"
+        "    workers = Workers(1, Place(str(Path.cwd())))\n"
+        "    print([failure for _, failure in workers.run([Writes(Path('a'))])])\n"
+        "    workers.close()\n"
+    )
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, program],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "[None]\n", done.stderr
+    assert Path("a").exists()
+    assert not Path("owned").exists()
 
 
 def test_workers_do_again_what_a_killed_one_was_at(marks):
