@@ -54,8 +54,8 @@ def _cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Te
 
 def _margin(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     if targets is None:
-        return _lead_of_the_others(logits, labels)
-    return -_lead_of_the_others(logits, targets)
+        return lead(logits, labels)
+    return -lead(logits, targets)
 
 
 def _dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -67,18 +67,20 @@ def _dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         )
     top = logits.topk(least, dim=1).values
     if targets is None:
-        return _lead_of_the_others(logits, labels) / (top[:, 0] - top[:, 2] + _TINY)
-    lead = _own(logits, targets) - _own(logits, labels)
-    return lead / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
+        return lead(logits, labels) / (top[:, 0] - top[:, 2] + _TINY)
+    towards = own(logits, targets) - own(logits, labels)
+    return towards / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
 
 
-def _own(logits: Tensor, classes: Tensor) -> Tensor:
+def own(logits: Tensor, classes: Tensor) -> Tensor:
+    """Returns the logit of one class for each image, (N,)."""
     return logits.gather(1, classes[:, None])[:, 0]
 
 
-def _lead_of_the_others(logits: Tensor, classes: Tensor) -> Tensor:
+def lead(logits: Tensor, classes: Tensor) -> Tensor:
+    """Returns by how much the largest other logit exceeds that of a class, (N,)."""
     others = logits.scatter(1, classes[:, None], -torch.inf)
-    return others.max(1).values - _own(logits, classes)
+    return others.max(1).values - own(logits, classes)
 
 
 LOSSES: dict[str, Loss] = {"ce": _cross_entropy, "margin": _margin, "dlr": _dlr}

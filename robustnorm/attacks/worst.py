@@ -1,17 +1,29 @@
-"""The worst case over a portfolio of gradient attacks, run on the images that still withstand."""
+"""The worst case over a portfolio of attacks, run on the images that still withstand."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from robustnorm.attacks.asked import InputError, Model
+from robustnorm.attacks.blind import blind_search
 from robustnorm.attacks.contract import traits
 from robustnorm.attacks.inputs import admit
+from robustnorm.attacks.losses import lead, own
+from robustnorm.attacks.threat_model import ThreatModel
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
-# Keeps the scaling finite for a gradient of zero.
+# Wrong classes among which targets are chosen, as many as AutoAttack aims at.
+_CANDIDATES = 9
+# An image is started anew where a wrong class has come from its distance to the label's logit to
+# less than this part of it: others are far from broken, and take most passes.
+_NEAR = 0.3
+# A gradient misleads where all climbs together gain less than this part of what it promised. On
+# honest networks they gain a third and more.
+_MISLEADS = 0.1
+# Keeps a quotient finite where a gradient is zero everywhere.
 _TINY = 1e-30
 
 
@@ -24,18 +36,29 @@ def worst_case(
     epsilon: float,
     threat_model: str = "linf",
     generator: torch.Generator | None = None,
-    steps: int = 20,
+    steps: int = 12,
     targets: int = 5,
-    momentum: float = 0.75,
+    restarts: int = 10,
+    queries: int = 5000,
 ) -> Tensor:
     """Attacks each image with a portfolio of attacks until one breaks it.
 
-    First PGD ascends the label's cross-entropy along a running sum of gradients, each scaled to
-    mean size 1. Then, without the running sum, it ascends the difference between a wrong class's
-    logit and the label's, for the most likely wrong class, the next one, and so on. That difference
-    is invariant to the scale of the logits. Every run starts at the image, and its step size falls
-    linearly from epsilon. An image leaves at its first misclassified iterate, so most of the work
-    is spent on those that withstand. No random numbers are drawn.
+    Every attack ascends the difference between a wrong class's logit and the label's, which is
+    invariant to the scale of the logits. In this order, with step sizes that fall linearly from
+    epsilon:
+
+    1. from the image, towards the most likely wrong class;
+    2. from the image, towards other wrong classes, first those whose difference is small relative
+       to its slope;
+    3. from other points of the ball, the same for all images, towards the nearest wrong class; only
+       images that came near to another class;
+    4. random search by squares; only images whose gradients mislead, which gained less than a tenth
+       of what their gradient promises.
+
+    An image leaves at its first misclassified iterate, so most of the work is spent on those that
+    withstand. No random numbers are drawn from ``generator`` or a global state: an image's result
+    depends on the network and the image only. On a processor the last bits of a network's logits
+    may depend on how many images it is given; an evaluation gives it batches of few sizes.
 
     Args:
         model: Images to logits; its mode and branch are the caller's choice.
@@ -46,20 +69,22 @@ def worst_case(
         generator: Ignored; part of the contract.
         steps: Gradient steps per run.
         targets: Number of wrong classes to target, or all if there are fewer.
-        momentum: Factor of the first run's running sum before each gradient is added.
+        restarts: Runs from other points of the ball.
+        queries: Forward passes of the random search, per image that needs it.
 
     Returns:
-        Adversarial images, detached, of the images' shape and dtype: misclassified where a run
+        Adversarial images, detached, of the images' shape and dtype: misclassified where an attack
         succeeded, elsewhere the iterate at which a wrong class came closest to the label. Images
         that were misclassified from the start are returned unchanged.
 
     Raises:
-        ValueError: On inputs out of range, or fewer than one step or target.
+        ValueError: On inputs out of range, fewer than one step or target, or a negative number.
 
     References:
         Croce & Hein, ICML 2020, arXiv:2003.01690, for targets one after the other on survivors;
-        Dong et al., CVPR 2018, arXiv:1710.06081, for the running sum; Carlini & Wagner, 2017,
-        arXiv:1608.04644, for the difference of logits.
+        Melamed et al., MALT, 2024, arXiv:2407.02240, for their order; Carlini & Wagner, 2017,
+        arXiv:1608.04644, for the difference of logits; Andriushchenko et al., ECCV 2020,
+        arXiv:1912.00049, for the search without gradients.
 
     Examples:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
@@ -69,68 +94,165 @@ def worst_case(
         True
     """
     given = admit(model, images, labels, epsilon, threat_model)
-    if steps < 1 or targets < 1:
-        raise InputError(f"steps and targets must be at least 1, got {steps} and {targets}")
-    ball = find_threat_model(threat_model)
-    model, images, labels, epsilon = given.model, given.images, given.labels, given.epsilon
+    if min(steps, targets) < 1 or min(restarts, queries) < 0:
+        raise InputError(
+            "steps and targets must be at least 1, restarts and queries at least 0, got "
+            f"{steps}, {targets}, {restarts} and {queries}"
+        )
     with given.attacking():
-        best = images.clone()
-        with torch.no_grad():
-            logits = _at_least_float32(model(images))
-        standing, lead = logits.argmax(1) == labels, _lead(logits, labels)
-        wrong = logits.scatter(1, labels[:, None], -torch.inf)
-        likeliest = wrong.topk(min(targets, logits.shape[1] - 1), dim=1).indices
-        for aims in (None, *likeliest.unbind(1)):
-            rows = standing.nonzero().flatten()
-            adv_images = images[rows]
-            total = torch.zeros_like(adv_images)
-            for step in range(steps + 1):
-                if not len(rows):
-                    break
-                aim = None if aims is None else aims[rows]
-                logits, gradient = _look(model, adv_images, labels[rows], aim, last=step == steps)
-                broken, now = logits.argmax(1) != labels[rows], _lead(logits, labels[rows])
-                better = broken | (now > lead[rows])
-                best[rows[better]], lead[rows[better]] = adv_images[better], now[better]
-                standing[rows[broken]] = False
-                kept = (values[~broken] for values in (rows, adv_images, total, gradient))
-                rows, adv_images, total, gradient = kept
-                if step < steps:
-                    total = (momentum if aims is None else 0) * total + gradient
-                    moved = adv_images + ball.ascend(total, epsilon * (1 - step / steps))
-                    adv_images = ball.project(moved, images[rows], epsilon)
-    return given.result(best)
+        ball = find_threat_model(threat_model)
+        search = _Search(given.model, given.images, given.labels, given.epsilon, ball, steps)
+        search.from_the_image(targets)
+        misled = search.misled()
+        search.from_elsewhere(restarts)
+        search.blindly(misled, queries)
+    return given.result(search.best)
 
 
-def _look(
-    model: Model, adv_images: Tensor, labels: Tensor, aims: Tensor | None, *, last: bool
-) -> tuple[Tensor, Tensor]:
-    """Returns the logits of images and the gradient of the loss, scaled to mean size 1.
+class _Look(NamedTuple):
+    """Logits of images, and the gradient of what is climbed there."""
 
-    At a run's last iterates the gradient is not computed: it is 0.
+    logits: Tensor
+    gradient: Tensor
+
+
+class _Search:
+    """Images on their way through the portfolio.
+
+    Attributes:
+        best: The point of each image's ball on which a wrong class came nearest to the label, or
+            the first that is misclassified.
+        standing: Whether the image still withstands, bool (N,).
     """
-    if last:
+
+    def __init__(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        epsilon: float,
+        ball: ThreatModel,
+        steps: int,
+    ) -> None:
+        self._model, self._images, self._labels = model, images, labels
+        self._epsilon, self._ball, self._steps = epsilon, ball, steps
+        self._first = self._look(images, labels, None)
+        logits, gradient = self._first
+        self.best, self.standing = images.clone(), logits.argmax(1) == labels
+        self._start = lead(logits, labels)  # how far the nearest wrong class is, below 0
+        self._leads = self._start.clone()
+        step = ball.project(images + ball.ascend(gradient, epsilon), images, epsilon) - images
+        self._promised = (gradient * step).flatten(1).sum(1)
+
+    def from_the_image(self, targets: int) -> None:
+        """Climbs from the image towards wrong classes in turn."""
+        wrong = self._first.logits.scatter(1, self._labels[:, None], -torch.inf)
+        likeliest = wrong.argmax(1)
+        self._climb(self._rows(), likeliest, self._images, self._first)
+        others = min(targets, wrong.shape[1] - 1) - 1
+        rows = self._rows()
+        if not others or not len(rows):
+            return
+        aims = torch.zeros_like(wrong[:, :others], dtype=torch.int64)
+        aims[rows] = self._nearest(rows, wrong[rows], others)
+        for aim in aims.unbind(1):
+            self._climb(self._rows(), aim, self._images)
+
+    def misled(self) -> Tensor:
+        """Returns whether gradients led an image nowhere, bool (N,)."""
+        return (self._leads - self._start) <= _MISLEADS * self._promised
+
+    def from_elsewhere(self, restarts: int) -> None:
+        """Climbs from other points of the ball, the same for every image."""
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(restarts):
+            rows = self._rows(self._leads > _NEAR * self._start)
+            noise = 2 * torch.rand(self._images.shape[1:], generator=generator) - 1
+            moved = self._images + self._epsilon * noise.to(self._images)
+            starts = self._ball.project(moved, self._images, self._epsilon)
+            self._climb(rows, None, starts)
+
+    def blindly(self, misled: Tensor, queries: int) -> None:
+        """Searches without gradients around images that theirs mislead."""
+        rows = self._rows(misled)
+        if not self._epsilon or not queries or not len(rows):
+            return
+        images, labels = self._images[rows], self._labels[rows]
+        adv_images = blind_search(
+            self._model, images, labels, epsilon=self._epsilon, ball=self._ball, queries=queries
+        )
         with torch.no_grad():
-            return _at_least_float32(model(adv_images)), torch.zeros_like(adv_images)
-    with torch.enable_grad():
-        given = adv_images.detach().requires_grad_()
-        logits = _at_least_float32(model(given))
-        if aims is None:
-            climbed = F.cross_entropy(logits, labels, reduction="sum")
-        else:
-            towards = logits.gather(1, aims[:, None])
-            climbed = (towards - logits.gather(1, labels[:, None])).sum()
-        (gradient,) = torch.autograd.grad(climbed, given)
-    gradient = gradient.nan_to_num(0, 0, 0)
-    size = gradient.abs().flatten(1).mean(1).clamp_min(_TINY)
-    return logits.detach(), gradient / size.view(-1, *[1] * (gradient.dim() - 1))
+            self._keep(rows, adv_images, self._model(adv_images))
 
+    def _rows(self, among: Tensor | None = None) -> Tensor:
+        standing = self.standing if among is None else self.standing & among
+        return standing.nonzero().flatten()
 
-def _lead(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns the largest wrong logit minus the label's, (N,)."""
-    own = labels[:, None]
-    return logits.scatter(1, own, -torch.inf).amax(1) - logits.gather(1, own)[:, 0]
+    def _climb(
+        self, rows: Tensor, aims: Tensor | None, starts: Tensor, first: _Look | None = None
+    ) -> None:
+        """Climbs towards one wrong class of each image, without ``aims`` the nearest one.
 
+        Args:
+            rows: Places of the images that climb.
+            aims: A class of each image, int64 (N,).
+            starts: A point of each image's ball.
+            first: What was seen there, where that is known.
+        """
+        adv_images = starts[rows]
+        for step in range(self._steps + 1):
+            if not len(rows):
+                return
+            aim = None if aims is None else aims[rows]
+            if step == self._steps:  # only seen
+                with torch.no_grad():
+                    self._keep(rows, adv_images, self._model(adv_images))
+                return
+            if step == 0 and first is not None:
+                logits, gradient = first.logits[rows], first.gradient[rows]
+            else:
+                logits, gradient = self._look(adv_images, self._labels[rows], aim)
+            stands = ~self._keep(rows, adv_images, logits)
+            rows, adv_images, gradient = rows[stands], adv_images[stands], gradient[stands]
+            size = self._epsilon * (1 - step / self._steps)
+            moved = adv_images + self._ball.ascend(gradient, size)
+            adv_images = self._ball.project(moved, self._images[rows], self._epsilon)
 
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def _keep(self, rows: Tensor, adv_images: Tensor, logits: Tensor) -> Tensor:
+        """Notes iterates that are the best so far; returns which of them are misclassified."""
+        labels = self._labels[rows]
+        broken, leads = logits.argmax(1) != labels, lead(logits, labels)
+        better = broken | (leads > self._leads[rows])
+        self.best[rows[better]], self._leads[rows[better]] = adv_images[better], leads[better]
+        self.standing[rows[broken]] = False
+        return broken
+
+    def _look(self, adv_images: Tensor, labels: Tensor, aims: Tensor | None) -> _Look:
+        with torch.enable_grad():
+            leaf = adv_images.detach().requires_grad_()
+            logits = self._model(leaf)
+            leads = (
+                lead(logits, labels) if aims is None else own(logits, aims) - own(logits, labels)
+            )
+            (gradient,) = torch.autograd.grad(leads.sum(), leaf)
+        return _Look(logits.detach(), gradient)
+
+    def _nearest(self, rows: Tensor, wrong: Tensor, count: int) -> Tensor:
+        """Returns the nearest wrong classes after the likeliest, nearest first, int64 (N, count).
+
+        A class is as near as the distance between its logit and the label's, over the gain that a
+        step of the size of the ball promises.
+        """
+        candidates = wrong.topk(min(_CANDIDATES, wrong.shape[1] - 1), dim=1).indices[:, 1:]
+        images, labels = self._images[rows], self._labels[rows]
+        gaps = []
+        with torch.enable_grad():
+            leaf = images.detach().requires_grad_()
+            logits = self._model(leaf)
+            for candidate in candidates.unbind(1):
+                leads = own(logits, candidate) - own(logits, labels)
+                (gradient,) = torch.autograd.grad(leads.sum(), leaf, retain_graph=True)
+                slope = (gradient * self._ball.ascend(gradient, 1.0)).flatten(1).sum(1)
+                gaps.append(leads.detach() / slope.clamp_min(_TINY))
+        order = torch.stack(gaps, 1).topk(count, dim=1).indices
+        return candidates.gather(1, order)

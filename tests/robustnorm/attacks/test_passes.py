@@ -41,13 +41,15 @@ def test_image_that_withstands_takes_all_climbs_and_a_misclassified_one_a_look(s
     labels[1:] = (labels[1:] + 1) % 5
     counted = Counted(model)
     worst_case(counted, images, labels, epsilon=0.0, steps=4, targets=2)
-    # The likeliest classes of all; then three climbs of four steps, the last iterate only seen.
-    assert counted.passes == Passes(N + 3 * 5, 3 * 4)
+    # All are seen once. One climbs from there, in four steps, the last iterate only seen; then it
+    # is asked for the slopes of three other classes, and climbs towards one of them.
+    assert counted.passes == Passes(N + 4 + 1 + 5, N + 3 + 3 + 4)
 
 
 def test_attack_of_others_is_counted_with_the_images_that_it_returns(setting):
     model, images, labels = setting
     pytest.importorskip("pyautoattack")
+    labels[2:] = (labels[2:] + 1) % 5
     counted, options = Counted(model), {"epsilon": 0.02, "attacks_to_run": ["square"]}
     found = [
         autoattack(asked, images, labels, generator=torch.Generator().manual_seed(0), **options)

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from robustnorm import bind, evaluate
-from robustnorm.attacks import pgd, worst_case
+from robustnorm.attacks import autoattack, pgd, worst_case
+from robustnorm.attacks.passes import Counted
 
 N, CLASSES, PIXELS = 40, 5, 48
 
@@ -101,12 +102,119 @@ def test_network_with_a_gradient_of_zero_gives_the_images_that_it_was_given():
 
 
 @pytest.mark.parametrize(
-    ("options", "got"), [({"steps": 0}, "0 and 5"), ({"targets": 0}, "20 and 0")]
+    ("options", "got"),
+    [
+        ({"steps": 0}, "0, 5, 10 and 5000"),
+        ({"targets": 0}, "12, 0, 10 and 5000"),
+        ({"restarts": -1}, "12, 5, -1 and 5000"),
+        ({"queries": -1}, "12, 5, 10 and -1"),
+    ],
 )
-def test_worst_case_needs_a_step_and_a_target(options, got):
+def test_worst_case_refuses_numbers_that_are_none(options, got):
     model, images, labels = linear_setting()
-    with pytest.raises(ValueError, match=f"must be at least 1, got {got}"):
+    with pytest.raises(ValueError, match=f"restarts and queries at least 0, got {got}"):
         worst_case(model, images, labels, epsilon=0.1, **options)
+
+
+def test_classes_near_beside_their_slope_are_targets_before_likely_ones():
+    """Of six classes the least likely one alone is within reach, the other way than the rest."""
+    slopes = torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0, -90.0])
+    offsets = torch.tensor([9.0, 8.5, 8.4, 8.3, 8.2, 1.0])
+
+    def model(images):
+        return offsets + slopes * (images.flatten(1)[:, :1] - 0.5)
+
+    images, labels = torch.full((1, 1, 1, 1), 0.5), torch.zeros(1, dtype=torch.int64)
+    options = {"epsilon": 0.1, "restarts": 0, "queries": 0}
+    for targets, broken in ((1, False), (2, True)):
+        adv_images = worst_case(model, images, labels, targets=targets, **options)
+        assert bool((model(adv_images).argmax(1) != 0).item()) is broken
+
+
+def test_restart_breaks_what_no_climb_from_the_image_does():
+    """The way up from the image ends short; the way that breaks it begins elsewhere."""
+
+    def model(images):
+        x = images.flatten(1)[:, :1] - 0.5
+        rising = torch.where(x < -0.02, 100 * (x.square() - 0.0036), x - 0.11)
+        return torch.cat([torch.zeros_like(x), rising], 1)
+
+    images, labels = torch.full((1, 1, 1, 1), 0.5), torch.zeros(1, dtype=torch.int64)
+    for restarts, broken in ((0, False), (10, True)):
+        adv_images = worst_case(model, images, labels, epsilon=0.1, restarts=restarts, queries=0)
+        assert bool((model(adv_images).argmax(1) != 0).item()) is broken
+
+
+class Defence(nn.Module):
+    """A network behind something that hides its gradients."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.eval()
+
+
+class Quantized(Defence):
+    def forward(self, images):
+        return self.network((images * 4).round() / 4)
+
+
+class Saturated(Defence):
+    def forward(self, images):
+        return 1000 * self.network(images)
+
+
+class Detached(Defence):
+    def forward(self, images):
+        return self.network(images.detach()) + 0 * images.flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("defence", [Quantized, Saturated, Detached])
+def test_hidden_gradients_leave_no_more_than_under_autoattack(trained, defence):
+    pytest.importorskip("pyautoattack")
+    network, images, labels = trained("bn")
+    model, images, labels = defence(network), images[:12] / 255, labels[:12]
+    ours = worst_case(model, images, labels, epsilon=3 / 16)
+    theirs = autoattack(
+        model, images, labels, epsilon=3 / 16, attacks_to_run=["apgd-ce", "square"],
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    left = [int((model(found).argmax(1) == labels).sum()) for found in (ours, theirs)]
+    assert left[0] <= left[1] < int((model(images).argmax(1) == labels).sum())
+
+
+@pytest.mark.parametrize("threat_model", ["linf", "l2"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (12,)])
+def test_search_without_gradients_finds_what_gradients_do_not_and_stays_in_the_ball(
+    threat_model, shape
+):
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(2, torch.Size(shape).numel(), generator=generator)
+
+    def model(images):
+        images = images.detach() + 0 * images
+        return (images.flatten(1) - 0.5) @ weight.T
+
+    images = 0.45 + 0.1 * torch.rand(20, *shape, generator=generator)
+    labels = model(images).argmax(1)
+    epsilon = 0.06 if threat_model == "linf" else 0.3
+    adv_images = worst_case(
+        model, images, labels, epsilon=epsilon, threat_model=threat_model, queries=300
+    )
+    order = torch.inf if threat_model == "linf" else 2
+    assert (adv_images - images).flatten(1).norm(order, dim=1).max() <= epsilon + 1e-6
+    assert (model(adv_images).argmax(1) != labels).sum() > 5
+    still = worst_case(model, images, labels, epsilon=epsilon, threat_model=threat_model, queries=0)
+    assert torch.equal(still, images)
+
+
+def test_honest_network_is_never_searched_without_gradients(trained):
+    model, images, labels = trained("bn")
+    asked = [Counted(model) for _ in range(2)]
+    for counted, queries in zip(asked, (0, 5000), strict=True):
+        worst_case(counted, images[:60] / 255, labels[:60], epsilon=3 / 16, queries=queries)
+    assert asked[0].passes == asked[1].passes
 
 
 @pytest.mark.parametrize("branch", ["clean", "adv"])
