@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from robustnorm.attacks.asked import Model, check_finite
 from robustnorm.attacks.passes import Passes
 from robustnorm.data.batches import to_float
+from robustnorm.models.layout import must_be_contiguous
 from robustnorm.system.memory import in_smaller_batches
 
 # Images are attacked in chunks of this size, the last one padded, so that a verdict does not depend
@@ -82,10 +83,15 @@ def split_filled(size: int, whole: int) -> Iterator[tuple[Tensor, int]]:
 
 
 def place(score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns rows of images and labels on the model's device, images as channels-last floats."""
+    """Returns rows of images and labels on the model's device, images as channels-last floats.
+
+    Images are contiguous where that format would end the process, see ``robustnorm.models.layout``.
+    """
     device = next(score.parameters(), images).device
     images = to_float(images[rows.to(images.device)].to(device))
-    images = images.contiguous(memory_format=torch.channels_last)
+    contiguous = must_be_contiguous(score, images)
+    memory_format = torch.contiguous_format if contiguous else torch.channels_last
+    images = images.contiguous(memory_format=memory_format)
     return images, labels[rows.to(labels.device)].to(device)
 
 

@@ -31,6 +31,7 @@ from robustnorm.evaluation.probe import (
 from robustnorm.evaluation.search import Branch, Precision, Search, branches
 from robustnorm.evaluation.until_broken import any_outcomes
 from robustnorm.models.faithful import searches_itself
+from robustnorm.models.layout import FRAGILE, is_channels_last, must_be_contiguous
 from robustnorm.records.images import chunk_file, is_kept, write_chunk
 from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.records.record import SINGLE, Verdict
@@ -150,6 +151,8 @@ def evaluate(
     if images.dtype == torch.float64 and precision_of(model) != torch.float64:
         images = images.float()
     _check_settings(steps, rules, precision, attacks, seed, keep)
+    if must_be_contiguous(model, images) and is_channels_last(model):
+        raise EvaluationError(FRAGILE + "call model.to(memory_format=torch.contiguous_format)")
     ids = _admit_ids(image_ids, len(images))
     order = ids.argsort()
     named = parse_attacks(attacks)

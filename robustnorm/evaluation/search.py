@@ -20,6 +20,7 @@ from robustnorm.attacks import pgd
 from robustnorm.attacks.asked import Asked, NotFiniteError, find_logits
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.models.faithful import TOLERANCE, Standin
+from robustnorm.models.layout import is_channels_last, is_fragile
 from robustnorm.models.serving import RULES, Served
 from robustnorm.models.surgery import fold
 from robustnorm.norms.routing import bind, branches_of
@@ -128,7 +129,8 @@ def _searcher(
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         return Standin(score, score, score, branch)  # neither copied nor traced
     copy = fold(model, branch, fuse=True).requires_grad_(False)
-    copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if is_channels_last(model) or not is_fragile(model):
+        copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Not mode="reduce-overhead": a serving rule calls several copies before it reads their logits,
     # which CUDA graphs would overwrite.
     network = _quietly(torch.compile(copy)) if compile else copy

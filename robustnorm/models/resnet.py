@@ -23,6 +23,10 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 
+# A fourth of a grey level. Dividing by less turns rounding into the whole input.
+LEAST_STD = 1e-3
+
+
 class InputNormalization(nn.Module):
     """Subtracts a mean and divides by a standard deviation per channel; the first layer."""
 
@@ -31,8 +35,11 @@ class InputNormalization(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        if min(std) <= 0:
-            raise ValueError(f"std must be positive in every channel, got {tuple(std)}")
+        if not min(std) >= LEAST_STD:
+            raise ValueError(
+                f"std must be at least {LEAST_STD} in every channel, got {tuple(std)}; give 1 for "
+                "a channel that is constant"
+            )
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 

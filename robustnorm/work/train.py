@@ -15,6 +15,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from robustnorm.attacks.contract import seeded
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
+from robustnorm.models.layout import FRAGILE, must_be_contiguous
+from robustnorm.models.resnet import LEAST_STD
 from robustnorm.runs import Run
 from robustnorm.runs.run import (
     augmentation,
@@ -93,6 +95,23 @@ def train_run(config: Config, *, should_stop: ShouldStop = never) -> None:
                     raise OutOfMemoryError(_too_large(config, device, folder)) from error
 
 
+def _check_trainable(config: Config, dataset: Dataset) -> None:
+    """Raises a UsageError on data from which a network would learn nothing, at full accuracy."""
+    classes = len(set(dataset.train.labels.tolist()))
+    if classes < 2:
+        raise UsageError(
+            f"training needs images of at least 2 classes, {dataset.name} has {classes}: every "
+            "answer would be right; add a folder for each further class"
+        )
+    if config.input_normalization == "dataset" and min(dataset.std) < LEAST_STD:
+        channel = dataset.std.index(min(dataset.std))
+        raise UsageError(
+            f"channel {channel} of the training images of {dataset.name} is constant (deviation "
+            f"{dataset.std[channel]:.1g}): dividing by that turns a change of one grey level into "
+            "thousands; leave the channel out, or set --input_normalization none"
+        )
+
+
 def _start(
     config: Config, folder: Path, dataset: Dataset, train_images: int, device: torch.device
 ) -> tuple[Saver, Position]:
@@ -101,9 +120,12 @@ def _start(
     Raises:
         UsageError, CheckpointError, DiskError: As ``train_run``.
     """
+    _check_trainable(config, dataset)
     info = describe_dataset(dataset, train_images)
     model = build_model(config, info)
     place_model(model, config, device)
+    if config.channels_last and must_be_contiguous(model, dataset.train.images):
+        raise UsageError(FRAGILE + "set --channels_last false, or --width 16 or more")
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.learning_rate,

@@ -1,0 +1,56 @@
+"""Where the channels-last memory format ends the process: a fault of oneDNN on AVX-512.
+
+The backward of a convolution of kernel 1 and stride 2 with fewer than 16 input channels writes past
+its memory (oneDNN of torch 2.13, ``brgconv_strided`` and its weights' gradient) once its input is
+about 46 pixels or more wide: "double free" or a segmentation fault. Such are the shortcuts of
+ResNets of width below 16. Contiguous tensors take other kernels, as do wider layers, smaller images
+and processors without AVX-512.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+FRAGILE = (
+    "on this processor channels-last weights end the process in the backward of convolutions of "
+    "kernel 1, stride 2 and fewer than 16 input channels on images above 32 pixels, a fault of "
+    "oneDNN: "
+)
+
+# Input channels from which the kernel is right; image sides up to which it was never seen wrong.
+_CHANNELS, _SIDE = 16, 32
+
+
+def is_fragile(model: nn.Module) -> bool:
+    """Returns whether a network has a convolution of which this processor's kernel is at fault."""
+    weight = next(model.parameters(), None)
+    if weight is None or weight.device.type != "cpu":
+        return False
+    return "AVX512" in torch.backends.cpu.get_cpu_capability() and any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels < _CHANNELS
+        for module in model.modules()
+    )
+
+
+def is_too_large(images: Tensor) -> bool:
+    """Returns whether images (N, C, H, W) are so large that a fragile network may fail on them."""
+    return max(images.shape[2:], default=0) > _SIDE
+
+
+def must_be_contiguous(model: nn.Module, images: Tensor) -> bool:
+    """Returns whether channels-last images would end the process in the network's backward."""
+    return is_too_large(images) and is_fragile(model)
+
+
+def is_channels_last(model: nn.Module) -> bool:
+    """Returns whether any weight is channels-last and not contiguous as well."""
+    return any(
+        weight.dim() == 4
+        and not weight.is_contiguous()
+        and weight.is_contiguous(memory_format=torch.channels_last)
+        for weight in model.parameters()
+    )
