@@ -72,7 +72,7 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
         try:
             found[name] = diagnose(
                 run.network(device),
-                test.images,
+                test.images[:],
                 test.labels,
                 num_classes=len(dataset.classes),
                 search=search,

@@ -81,7 +81,7 @@ def _images(settings: ExportSettings, run: Run) -> Tensor:
         run.check_data(dataset)
         size = list(dataset.test.images.shape[2:])
         _, sample = subset(dataset.test, min(settings.check_images, len(dataset.test)))
-        test.append(sample.images / 255)
+        test.append(sample.images[:] / 255)
     elif settings.image_size is not None:
         size = [settings.image_size] * 2
     if size is None:

@@ -21,7 +21,7 @@ from robustnorm.system.untrusted import most_bytes
 _IMAGES = ("image", "img", "pixel_values", "images")
 _LABELS = ("label", "labels", "fine_label", "target", "class")
 _PARTS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
-_ROWS = 100  # read at a time
+_ROWS = 4  # read at a time: one encoded image may stand for many
 
 
 def load_parquet(path: Path, how: How) -> Dataset:
@@ -109,6 +109,9 @@ def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
 
     left = most_bytes(path.stat().st_size)
     with ParquetFile(path) as file:
+        groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+        if sum(group.total_byte_size for group in groups) > left:
+            raise ValueError("it holds more than 16 MB and 100 times its size")
         names = file.schema_arrow.names
         images, labels = (_column(names, some) for some in (_IMAGES, _LABELS))
         if images is None or labels is None:

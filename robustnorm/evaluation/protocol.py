@@ -11,6 +11,7 @@ from robustnorm.evaluation.search import STEPS
 from robustnorm.records.record import Record, fingerprint
 from robustnorm.runs import Run
 from robustnorm.settings.config import Config
+from robustnorm.system.errors import UsageError
 
 
 def reports_folder(config: Config) -> Path:
@@ -87,11 +88,21 @@ def identity_wanted(run: Run, config: Config, dataset: Dataset) -> dict[str, Any
 
 
 def find_record(run: Run, config: Config, dataset: Dataset, reports: Path) -> Record | None:
-    """Returns the record of a run evaluated according to ``config``, or None."""
+    """Returns the record of a run evaluated according to ``config``, or None.
+
+    Raises:
+        UsageError: When the record there is of the same checkpoint on other data.
+    """
     path = record_path(reports, run.folder, config)
     if not path.exists():
         return None
     record = Record.load(path)
+    other_data = record.dataset["sha256"] != dataset.sha256
+    if other_data and record.checkpoint["sha256"] == run.sha256:
+        raise UsageError(
+            f"{path} is the evaluation on {record.dataset['name']}; choose another --reports for "
+            f"that on {dataset.name}"
+        )
     if keeps_images(config) and not _has_images(record, images_folder(path)):
         return None
     return record if identity(record) == identity_wanted(run, config, dataset) else None

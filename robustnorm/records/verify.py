@@ -109,7 +109,7 @@ def verify(
     if origin.failed:
         return [origin]
     ids = np.asarray(record.image_ids)
-    images = dataset.test.images[torch.as_tensor(ids)].cpu()
+    images = dataset.test.take(torch.as_tensor(ids)).images  # which may stay on disk
     labels = dataset.test.labels[torch.as_tensor(ids)].cpu().numpy()
     label, clean = Verification("labels"), Verification("predictions on clean images")
     label.add_images(np.asarray(record.labels) == labels, ids, "label")
@@ -117,11 +117,10 @@ def verify(
     for verdict in record.verdicts:
         if verdict.attack == "none":
             score = scores[verdict.score_branch]
-            clean.add_predictions(
-                *_agrees(score, _pixels(images), labels, verdict.correct),
-                ids,
-                verdict.score_branch,
-            )
+            for rows in np.split(np.arange(len(ids)), range(_BATCH, len(ids), _BATCH)):
+                pixels = _pixels(images[torch.from_numpy(rows)].cpu())
+                agrees = _agrees(score, pixels, labels[rows], verdict.correct[rows])
+                clean.add_predictions(*agrees, ids[rows], verdict.score_branch)
     findings = [origin, label, clean]
     if record.images:
         findings += _check_kept(record, images, labels, scores, folder, progress)
@@ -154,7 +153,7 @@ def _check_kept(
             files.add(False, str(error))
             continue
         rows = np.asarray([row_of.get(image_id, -1) for image_id in chunk.image_ids.tolist()])
-        originals = _pixels(images[torch.from_numpy(rows)]).numpy()
+        originals = _pixels(images[torch.from_numpy(rows)].cpu()).numpy()
         fits = (rows >= 0).all() and all(
             adv_images.shape == originals.shape for adv_images in chunk.images.values()
         )

@@ -261,8 +261,20 @@ class Run:
         return model.eval()
 
     def check_data(self, dataset: Dataset) -> None:
-        """Raises a UsageError when the run was trained on other data."""
+        """Raises a UsageError when the run was trained on other data.
+
+        Data without training images serve to evaluate any run with as many classes and channels.
+        """
         mine = self.dataset
+        if not len(dataset.train):
+            most, channels = len(mine["classes"]), dataset.test.images.shape[1]
+            if len(dataset.classes) > most or channels != mine["channels"]:
+                raise UsageError(
+                    f"{self.folder} takes images of {mine['channels']} channel(s) in {most} "
+                    f"classes, {dataset.name} has {channels} channel(s) and "
+                    f"{len(dataset.classes)} classes; give other data with --data"
+                )
+            return
         if mine["sha256"] != dataset.sha256:
             raise UsageError(
                 f"{self.folder} was trained on {mine['name']} (content {mine['sha256'][:12]}), "

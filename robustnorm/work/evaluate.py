@@ -222,10 +222,8 @@ def evaluate_run(
         config=settings,
         config_hash=fingerprint(settings),
         history=run.whole_history,
-        dataset={
-            key: run.dataset[key]
-            for key in ("name", "sha256", "classes", "train_images", "test_images")
-        },
+        dataset={key: run.dataset[key] for key in ("classes", "train_images")}
+        | {"name": dataset.name, "sha256": dataset.sha256, "test_images": len(dataset.test)},
         image_ids=ids.tolist(),
         labels=test.labels.tolist(),
         protocol=protocol,

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import malicious_arrays
 import malicious_images
 import malicious_text
 import malicious_weights
@@ -15,7 +16,7 @@ from malicious_case import CASES
 
 from robustnorm import resnet18
 
-__all__ = ["CASES", "malicious_images", "malicious_text", "malicious_weights"]
+__all__ = ["CASES", "malicious_arrays", "malicious_images", "malicious_text", "malicious_weights"]
 
 
 def files(folder):

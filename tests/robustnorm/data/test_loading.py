@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -15,6 +16,7 @@ from robustnorm.data.dataset import Augmentation
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.runs import Run
 from robustnorm.settings.config import Config
+from robustnorm.system.errors import UsageError
 from robustnorm.work.evaluate import evaluate_records
 from robustnorm.work.train import train_run
 
@@ -115,13 +117,14 @@ def test_process_that_is_killed_ends_in_a_sentence(folder, monkeypatch):
 
 
 def small(folder, name, **options):
+    given = {"epochs": 2} | options
     return Config(
         **{"norm": "auxbn", "data": str(folder), "data_root": str(folder.parent / "cache")},
         **{"name": name, "output": str(folder.parent), "reports": str(folder.parent / "reports")},
-        **{"resize": 16, "width": 2, "batch_size": 4, "epochs": 2, "validation": 4},
+        **{"resize": 16, "width": 2, "batch_size": 4, "validation": 4},
         **{"train_steps": 1, "validation_steps": 1, "test_curve": 2, "device": "cpu"},
         **{"learning_rate": 0.001, "checks": "none", "worst": False},
-        **options,
+        **given,
     )
 
 
@@ -142,3 +145,23 @@ def test_training_and_evaluation_from_disk_are_those_from_memory_and_go_on(folde
         v.correct.tolist() for v in second.verdicts
     ]
     assert first.dataset == second.dataset
+
+
+def test_run_is_evaluated_on_test_images_of_another_data_set(folder, tmp_path):
+    config = small(folder, "run", epochs=1)
+    train_run(config)
+    [own] = evaluate_records(config)
+    corrupted = tmp_path / "PETS-C"
+    corrupted.mkdir()
+    images = load_dataset(str(folder), root=folder.parent / "cache", resize=16).test.images
+    np.save(corrupted / "fog.npy", images.permute(0, 2, 3, 1).numpy() // 2)
+    np.save(corrupted / "labels.npy", np.array([0, 0, 0, 1, 1, 1]))
+    other = replace(config, data=str(corrupted / "fog.npy"), resize=None)
+    with pytest.raises(UsageError, match=r"is the evaluation on pets at 16x16; choose another"):
+        evaluate_records(other)
+    [found] = evaluate_records(replace(other, reports=str(tmp_path / "fog")))
+    assert (found.n, found.dataset["name"]) == (6, "PETS-C fog")
+    assert found.dataset["sha256"] != own.dataset["sha256"]
+    np.save(corrupted / "labels.npy", np.array([0, 0, 0, 1, 1, 7]))
+    with pytest.raises(UsageError, match=r"in 2 classes, PETS-C fog has 3 channel\(s\) and 8"):
+        evaluate_records(replace(other, reports=str(tmp_path / "fog")))
