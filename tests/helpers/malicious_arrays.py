@@ -62,8 +62,8 @@ def tensors_that_repeat_one_value(folder):
 
 @case
 def parquet_that_repeats_one_image(folder):
-    image = {"bytes": bytes(5_000_000), "path": None}
-    table = pyarrow.table({"image": [image] * 300, "label": [0] * 300})
+    image = {"bytes": bytes(200_000), "path": None}
+    table = pyarrow.table({"image": [image] * 400, "label": [0] * 400})
     parquet.write_table(table, folder / "a.parquet", compression="zstd")
     return read(folder / "a.parquet")
 
