@@ -70,8 +70,8 @@ def parquet_that_repeats_one_image(folder):
 
 @case
 def idx_bomb(folder):
-    header = struct.pack(">4I", 0x803, 100_000_000, 1, 1)
-    write(folder / "t10k-images-idx3-ubyte.gz", gzip.compress(header + bytes(100_000_000), 1))
+    header = struct.pack(">4I", 0x803, 40_000_000, 1, 1)
+    write(folder / "t10k-images-idx3-ubyte.gz", gzip.compress(header + bytes(40_000_000)))
     write(folder / "t10k-labels-idx1-ubyte.gz", gzip.compress(struct.pack(">2I", 0x801, 0)))
     return read(folder)
 
