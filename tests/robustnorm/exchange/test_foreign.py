@@ -168,7 +168,7 @@ def test_fraction_that_is_none_or_fills_the_memory_is_refused(value):
 def test_documented_limits_are_those_of_the_code():
     text = " ".join((ROOT / "docs" / "security.md").read_text().split())
     for number, unit in (
-        (foreign._MOST_HEADER_BYTES / 1e6, "MB of header"),
+        (foreign._MOST_HEADER_BYTES / 1e6, "MB without duplicate keys"),
         (untrusted.MOST_YAML_BYTES / 1e3, "kB of YAML"),
         (untrusted.most_bytes(0) / 1e6, "MB and"),
         (untrusted.most_bytes(1) - untrusted.most_bytes(0), "times its size"),
