@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -46,21 +46,23 @@ def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]
         return tensors
 
 
-def identity(paths: Iterable[Path], names: Iterable[str]) -> str:
+def identity(root: Path, names: Sequence[str], titles: Sequence[str] | None = None) -> str:
     """Returns a hash of the names and content of files.
 
     Above 4 GB in total it uses size, inode and times instead of the content. One of these, the time
     of the inode's change, cannot be set by programs.
 
     Args:
-        paths: The files.
-        names: Their names, independent of their folder.
+        root: Folder of the files.
+        names: Their names in it.
+        titles: What they are called instead, one each.
     """
-    stats = [(path, name, path.stat()) for path, name in zip(paths, names, strict=True)]
     together = hashlib.sha256()
-    small = sum(status.st_size for *_, status in stats) <= _MOST_HASHED
-    for path, name, s in stats:
-        together.update(f"{name}\0{s.st_size}\0".encode(errors="surrogateescape"))
+    small = sum((root / name).stat().st_size for name in names) <= _MOST_HASHED
+    for name, title in zip(names, names if titles is None else titles, strict=True):
+        path = root / name
+        s = path.stat()
+        together.update(f"{title}\0{s.st_size}\0".encode(errors="surrogateescape"))
         if small:
             with path.open("rb") as file:
                 together.update(hashlib.file_digest(file, "sha256").digest())

@@ -71,7 +71,7 @@ def load_csv(path: Path, how: How) -> Dataset:
             found[part] = Part(encoded.take(chosen), numbers[chosen], titles)
     if "test" not in found:
         raise DataError(f"{path} has no test images; give some the split test")
-    key = identity([path, *(path.parent / each for each in paths)], [path.name, *paths])
+    key = identity(path.parent, [path.name, *paths])
     return read_listing(path.stem, key, classes, found, how)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -42,11 +43,15 @@ def load_image_folder(path: Path, how: How) -> Dataset:
     names = list(walk(path))
     classes, found = arrange(names, path)
     listed = Encoded(path, np.array([os.fsencode(each) for each in names], np.bytes_))
-    files = [path / names[row] for part in found.values() for row in part.rows]
-    titles = [title for part in found.values() for title in part.titles]
     return read_listing(
-        path.resolve().name, identity(files, titles), classes, _parts(listed, found), how
+        path.resolve().name, identity_of(path, names, found), classes, _parts(listed, found), how
     )
+
+
+def identity_of(root: Path, names: Sequence[str], found: dict[str, Found]) -> str:
+    """Returns the identity of the images found among the files of a folder, in their order."""
+    chosen = [names[row] for part in found.values() for row in part.rows]
+    return identity(root, chosen, [title for part in found.values() for title in part.titles])
 
 
 def _parts(encoded: Encoded, found: dict[str, Found]) -> dict[str, Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +79,9 @@ def arrange(names: Sequence[str], where: Path) -> tuple[tuple[str, ...], dict[st
     Raises:
         DataError: When the names do not have this layout, with what to do.
     """
-    split = [name.split("/") for name in names]
-    while (tops := {parts[0] for parts in split if len(parts) > 1}) and len(tops) == 1:
-        if _part_of(next(iter(tops))):
-            break
-        split = [parts[1:] if len(parts) > 1 else parts for parts in split]
+    prefix = ""
+    while len(tops := _tops(names, prefix)) == 1 and not _part_of(next(iter(tops))):
+        prefix += f"{tops.pop()}/"
     tops_by_part = {part: _chosen(spellings, tops) for part, spellings in _SPELLINGS.items()}
     if tops_by_part["test"] is None:
         raise DataError(
@@ -90,15 +89,16 @@ def arrange(names: Sequence[str], where: Path) -> tuple[tuple[str, ...], dict[st
             "train/<class>/ and test/<class>/"
         )
     parts = {part: top for part, top in tops_by_part.items() if top is not None}
-    members = {
-        part: [
-            (path[1], "/".join(path[2:]), row)
-            for row, path in enumerate(split)
-            if path[0] == top and len(path) > 2
-        ]
-        for part, top in parts.items()
-    }
-    classes = {part: {each[0] for each in images} for part, images in members.items()}
+    # Few objects an image: there may be millions. Names of classes sort before those of files.
+    keys = {part: list[str]() for part in parts}
+    rows = {part: array("q") for part in parts}
+    for part, top in parts.items():
+        start = f"{prefix}{top}/"
+        for row, name in enumerate(names):
+            if name.startswith(start) and "/" in name[len(start) :]:
+                keys[part].append(name[len(start) :].replace("/", "\0", 1))
+                rows[part].append(row)
+    classes = {part: {key.partition("\0")[0] for key in keys[part]} for part in parts}
     for part, top in parts.items():
         if not classes[part]:
             raise DataError(
@@ -111,16 +111,22 @@ def arrange(names: Sequence[str], where: Path) -> tuple[tuple[str, ...], dict[st
                 "both need the same class folders"
             )
     labels = {name: label for label, name in enumerate(sorted(classes["test"]))}
-    return tuple(labels), {part: _found(part, images, labels) for part, images in members.items()}
+    return tuple(labels), {part: _found(part, keys[part], rows[part], labels) for part in parts}
 
 
-def _found(part: str, images: list[tuple[str, str, int]], labels: dict[str, int]) -> Found:
-    images = sorted(images)
+def _found(part: str, keys: list[str], rows: array[int], labels: dict[str, int]) -> Found:
+    order = sorted(range(len(keys)), key=keys.__getitem__)
     return Found(
-        np.array([row for *_, row in images], np.int64),
-        np.array([labels[name] for name, *_ in images], np.int64),
-        [f"{part}/{name}/{rest}" for name, rest, _ in images],
+        np.array(rows, np.int64)[order],
+        np.array([labels[keys[place].partition("\0")[0]] for place in order], np.int64),
+        [f"{part}/{keys[place].replace(chr(0), '/')}" for place in order],
     )
+
+
+def _tops(names: Sequence[str], prefix: str) -> set[str]:
+    """Returns the folders directly below a prefix."""
+    rests = (name[len(prefix) :] for name in names if name.startswith(prefix))
+    return {rest.partition("/")[0] for rest in rests if "/" in rest}
 
 
 def _part_of(top: str) -> bool:

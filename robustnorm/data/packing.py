@@ -59,7 +59,7 @@ class Pack:
         cls, archive: Path, cache: Path, check: Callable[[Sequence[str]], object] = len
     ) -> Pack:
         """Packs the visible files of a tar or zip archive; raises errors like the class."""
-        name, key = archive.name.split(".")[0], identity([archive], [archive.name])
+        name, key = archive.name.split(".")[0], identity(archive.parent, [archive.name])
         return cls(name, key, cache, partial(_visible, archive), check)
 
     def remove(self) -> None:

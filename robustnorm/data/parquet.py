@@ -45,7 +45,7 @@ def load_parquet(path: Path, how: How) -> Dataset:
         ) from error
     parts = {"test": [path]} if path.is_file() else _files(path)
     files = [file for part in parts.values() for file in part]
-    key = identity(files, [file.name for file in files])
+    key = identity(path.parent, [str(file.relative_to(path.parent)) for file in files])
     name = path.resolve().name.split(".")[0]
     pack = Pack(name, key, how.cache, partial(_members, parts))
     # An image's name holds its part, label and number; the first file holds the class names.

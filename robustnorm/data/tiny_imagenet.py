@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from robustnorm.data.cache import identity
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.data.image_folder import identity_of
 from robustnorm.data.layout import arrange, walk
 from robustnorm.data.listing import How, Part, read_listing
 from robustnorm.data.packing import Pack
@@ -53,12 +53,7 @@ def load_tiny_imagenet(root: Path, how: How, *, download: bool = False) -> Datas
         pack = Pack.of_archive(archive, how.cache)
         names, encoded = pack.names, pack.encoded
     classes, found = arrange(_usual(names, encoded.read), folder)
-    if pack is None:
-        rows = [row for part in found.values() for row in part.rows]
-        titles = [title for part in found.values() for title in part.titles]
-        key = identity([folder / names[row] for row in rows], titles)
-    else:
-        key = pack.identity
+    key = identity_of(folder, names, found) if pack is None else pack.identity
     parts = {
         part: Part(encoded.take(each.rows), each.labels, each.titles)
         for part, each in found.items()

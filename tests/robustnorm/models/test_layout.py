@@ -79,7 +79,9 @@ def test_training_refuses_it_before_the_first_step(tmp_path):
             folder = tmp_path / "data" / split / label
             folder.mkdir(parents=True)
             for number in range(6):
-                Image.new("RGB", (40, 40), (40 * number, 9 * number, 250 - 20 * number)).save(folder / f"{number}.png")
+                Image.new("RGB", (40, 40), (40 * number, 9 * number, 250 - 20 * number)).save(
+                    folder / f"{number}.png"
+                )
     options = {"data": str(tmp_path / "data"), "validation": 2, "batch_size": 4, "epochs": 1}
     places = {"output": str(tmp_path / "runs"), "reports": str(tmp_path), "device": "cpu"}
     config = Config(norm="bn", width=4, data_root=str(tmp_path / "root"), **options, **places)
