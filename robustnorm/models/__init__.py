@@ -12,5 +12,8 @@ NETWORKS = Registry(
     {
         "resnet18": "robustnorm.models.resnet:resnet18",
         "preact_resnet18": "robustnorm.models.resnet:preact_resnet18",
+        "wideresnet28_10": "robustnorm.models.wideresnet:wideresnet28_10",
+        "wideresnet34_10": "robustnorm.models.wideresnet:wideresnet34_10",
+        "vgg16": "robustnorm.models.vgg:vgg16",
     },
 )

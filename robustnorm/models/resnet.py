@@ -59,9 +59,9 @@ class BasicBlock(nn.Module):
         self, in_channels: int, channels: int, stride: int, norm: Callable[[int], nn.Module]
     ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(in_channels, channels, stride)
+        self.conv1 = conv3x3(in_channels, channels, stride)
         self.bn1 = norm(channels)
-        self.conv2 = _conv3x3(channels, channels)
+        self.conv2 = conv3x3(channels, channels)
         self.bn2 = norm(channels)
         self.downsample = (
             nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), norm(channels))
@@ -84,9 +84,9 @@ class PreActBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.bn1 = norm(in_channels)
-        self.conv1 = _conv3x3(in_channels, channels, stride)
+        self.conv1 = conv3x3(in_channels, channels, stride)
         self.bn2 = norm(channels)
-        self.conv2 = _conv3x3(channels, channels)
+        self.conv2 = conv3x3(channels, channels)
         self.downsample = (
             nn.Conv2d(in_channels, channels, 1, stride, bias=False)
             if stride != 1 or in_channels != channels
@@ -126,9 +126,9 @@ class ResNet(nn.Module):
         final_norm: bool,
     ) -> None:
         super().__init__()
-        self.normalize = _input_normalization(in_channels, mean, std)
+        self.normalize = input_normalization(in_channels, mean, std)
         if stem == "cifar":
-            self.conv1 = _conv3x3(in_channels, width)
+            self.conv1 = conv3x3(in_channels, width)
         elif stem == "imagenet":
             self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
         else:
@@ -202,7 +202,7 @@ def resnet18(
     """
     return ResNet(
         BasicBlock,
-        norm=_norm(norm, branches),
+        norm=norm_factory(norm, branches),
         num_classes=num_classes,
         width=width,
         stem=stem,
@@ -254,7 +254,7 @@ def preact_resnet18(
     """
     return ResNet(
         PreActBlock,
-        norm=_norm(norm, branches),
+        norm=norm_factory(norm, branches),
         num_classes=num_classes,
         width=width,
         stem=stem,
@@ -265,16 +265,18 @@ def preact_resnet18(
     )
 
 
-def _norm(norm: Norm, branches: Sequence[str]) -> Callable[[int], nn.Module]:
+def norm_factory(norm: Norm, branches: Sequence[str]) -> Callable[[int], nn.Module]:
+    """Returns what makes a norm of so many channels, from a name or itself."""
     if not isinstance(norm, str):
         return norm
     factory = NORMS[NORMS.check(norm)]
     return lambda num_features: factory(num_features, branches)
 
 
-def _input_normalization(
+def input_normalization(
     in_channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> nn.Module:
+    """Returns the first layer; raises a ValueError on mean or std of another length."""
     if mean is None:
         mean = CIFAR10_MEAN if in_channels == 3 else (0.0,) * in_channels
     if std is None:
@@ -301,5 +303,6 @@ def _stage(
     )
 
 
-def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
+    """Returns a convolution that keeps the size, without bias."""
     return nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)

@@ -123,7 +123,7 @@ def test_pre_activation_block_projects_the_normalized_features_only(stage):
         ({"norm": "saauxbm"}, "unknown norm 'saauxbm'; did you mean 'saauxbn'"),
         ({"stem": "mnist"}, "stem must be 'cifar' or 'imagenet', got 'mnist'"),
         ({"mean": (0.5,)}, "one value for each of 3 channels"),
-        ({"std": (0.0, 1.0, 1.0)}, "std must be positive"),
+        ({"std": (0.0, 1.0, 1.0)}, "std must be at least 0.001"),
     ],
 )
 def test_network_refuses_bad_arguments(factory, arguments, message):
