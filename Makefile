@@ -13,7 +13,7 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce report campaign reproducecpu sweep table1 table2 figure7 test check format bench benchgpu soak audit clean
+.PHONY: help setup demo train eval reproduce referee report campaign reproducecpu sweep table1 table2 figure7 test check format bench benchgpu soak audit clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -51,6 +51,10 @@ eval: setup ## Evaluate all trained runs, print Tables 3 and 4
 
 reproduce: setup ## Train the four norms and a control, then eval
 	$(BIN)/robustnorm reproduce $(OPTIONS)
+
+referee: CONFIG = configs/digits.yaml
+referee: setup ## Compare the attack worst with AutoAttack on what is trained: make referee LIMIT=100
+	$(BIN)/robustnorm referee $(OPTIONS)
 
 report: setup ## Write reports/<config>/report.html from the evaluations
 	$(BIN)/robustnorm report --config $(CONFIG) $(ARGS)

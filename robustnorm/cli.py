@@ -104,6 +104,12 @@ COMMANDS = {
         StudySettings,
         "robustnorm.commands.study:study_runs",
     ),
+    "referee": Command(
+        "Compare the attack worst with AutoAttack on every checkpoint that fits the config, on 100 "
+        "test images unless test_limit says more.",
+        Config,
+        "robustnorm.commands.referee:referee",
+    ),
     "import": Command(
         "Import weights that other code trained as a run, to evaluate them.",
         ImportSettings,

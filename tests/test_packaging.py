@@ -95,6 +95,7 @@ def test_make_help_lists_every_target():
         "train",
         "eval",
         "reproduce",
+        "referee",
         "report",
         "test",
         "check",
