@@ -77,6 +77,26 @@ def test_third_party_attacks_break_a_trained_branch_within_the_ball(trained):
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
+def test_worst_case_stands_in_for_autoattack_on_a_network_of_theirs(capsys):
+    torch.manual_seed(0)
+    example = load("autoattack_dropin")
+    found = example.main(["--small"])
+    accuracy, passes = found["worst_case"]
+    assert 0 <= accuracy < 1
+    assert passes > 0
+    assert "images withstand" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_worst_case_leaves_no_more_than_autoattack_does(capsys):
+    torch.manual_seed(0)
+    pytest.importorskip("pyautoattack")
+    found = load("autoattack_dropin").main(["--small", "--compare"])
+    (ours, few), (theirs, many) = found["worst_case"], found["autoattack"]
+    assert ours <= theirs
+    assert few < many
+
+
 def test_added_norm_trains_on_both_branches(capsys):
     torch.manual_seed(0)
     model = load("add_norm").main(["--small"])
