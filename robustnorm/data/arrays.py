@@ -25,6 +25,8 @@ _ALONE = (
 )
 # Accepted distance of values times 255 from whole numbers: float16 rounds so in [0, 1].
 _ROUNDING = 0.07
+# ImageNet has 21,843 classes at most; labels far above them are damage.
+MOST_CLASSES = 100_000
 
 
 def pair_up(names: list[str], where: str) -> dict[str, tuple[str, str]]:
@@ -98,6 +100,8 @@ def dataset_of(
             content.update(split.images[rows].contiguous().numpy().data)
         content.update(split.labels.numpy().data)
     most = max((int(split.labels.max()) for split in (train, test) if len(split)), default=0)
+    if most >= MOST_CLASSES:
+        raise DataError(f"{where} has the label {most}, labels must be below {MOST_CLASSES:,}")
     return Dataset(
         name=name,
         classes=classes or tuple(map(str, range(most + 1))),

@@ -90,7 +90,7 @@ def _classes(
     labels: list[str],
 ) -> tuple[tuple[str, ...], np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Returns the classes, and each image's label as a number."""
-    if all(label.isascii() and label.isdigit() and len(label) < 7 for label in labels):
+    if all(label.isascii() and label.isdigit() and len(label) < 6 for label in labels):
         numbers = np.array([int(label) for label in labels], np.int64)
         return tuple(map(str, range(int(numbers.max()) + 1))), numbers
     classes = sorted(set(labels))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from robustnorm.data.arrays import MOST_CLASSES
 from robustnorm.data.cache import identity
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import DataError, RefusedDataError
@@ -122,9 +123,10 @@ def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
             for row in batch.to_pylist():
                 image, label = row[images], row[labels]
                 data = image.get("bytes") if isinstance(image, dict) else image
-                if not isinstance(data, bytes) or not isinstance(label, int) or label < 0:
+                right = isinstance(label, int) and 0 <= label < MOST_CLASSES
+                if not isinstance(data, bytes) or not right:
                     raise DataError(
-                        f"{path} must hold encoded images and labels from 0, got "
+                        f"{path} must hold encoded images and labels from 0 up, got "
                         f"{type(data).__name__} and {str(label)[:40]}"
                     )
                 left -= len(data)

@@ -26,6 +26,7 @@ from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Evaluation, Where
 from robustnorm.system.errors import UsageError
+from robustnorm.system.registry import some
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -263,16 +264,20 @@ class Run:
     def check_data(self, dataset: Dataset) -> None:
         """Raises a UsageError when the run was trained on other data.
 
-        Data without training images serve to evaluate any run with as many classes and channels.
+        Data without training images serve to evaluate any run with the same classes and channels;
+        classes without names are numbered as the run's.
         """
         mine = self.dataset
         if not len(dataset.train):
-            most, channels = len(mine["classes"]), dataset.test.images.shape[1]
-            if len(dataset.classes) > most or channels != mine["channels"]:
+            classes, channels = list(dataset.classes), dataset.test.images.shape[1]
+            numbered = classes == [str(label) for label in range(len(classes))]
+            same = classes == mine["classes"] or (numbered and len(classes) <= len(mine["classes"]))
+            if not same or channels != mine["channels"]:
                 raise UsageError(
-                    f"{self.folder} takes images of {mine['channels']} channel(s) in {most} "
-                    f"classes, {dataset.name} has {channels} channel(s) and "
-                    f"{len(dataset.classes)} classes; give other data with --data"
+                    f"{self.folder} takes images of {mine['channels']} channel(s) in the "
+                    f"{len(mine['classes'])} classes {some(mine['classes'])}; {dataset.name} has "
+                    f"{channels} channel(s) and the {len(classes)} classes {some(classes)}; give "
+                    "other data with --data"
                 )
             return
         if mine["sha256"] != dataset.sha256:

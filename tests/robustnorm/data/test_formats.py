@@ -81,6 +81,7 @@ def test_grey_arrays_have_one_channel(tmp_path):
         (TEST[..., :2], LABELS["test"], "1 or 3 channels, got"),
         (TEST, LABELS["test"][:3], "a label for each of its 4 images"),
         (TEST, LABELS["test"] + 0.5, "a label for each of its 4 images"),
+        (TEST, LABELS["test"] + 2**40, "labels must be below 100,000"),
         (TEST, LABELS["test"] - 1, "label -1 of test image 2 is none of"),
         (np.full((4, 8, 8), np.nan), LABELS["test"], "must hold images of 8 bits"),
         (TEST, np.array(["a"] * 4), "must hold arrays of numbers"),

@@ -1,6 +1,7 @@
 """Images on disk give the batches that images in memory give, however many processes read them."""
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 from itertools import count
@@ -163,5 +164,9 @@ def test_run_is_evaluated_on_test_images_of_another_data_set(folder, tmp_path):
     assert (found.n, found.dataset["name"]) == (6, "PETS-C fog")
     assert found.dataset["sha256"] != own.dataset["sha256"]
     np.save(corrupted / "labels.npy", np.array([0, 0, 0, 1, 1, 7]))
-    with pytest.raises(UsageError, match=r"in 2 classes, PETS-C fog has 3 channel\(s\) and 8"):
+    with pytest.raises(UsageError, match=r"2 classes cat, dog; PETS-C fog has 3 .* the 8 classes"):
         evaluate_records(replace(other, reports=str(tmp_path / "fog")))
+    shutil.rmtree(folder / "train")
+    (folder / "test" / "cat").rename(folder / "test" / "ant")
+    with pytest.raises(UsageError, match="the 2 classes ant, dog; give other data"):
+        evaluate_records(replace(config, reports=str(tmp_path / "ant")))
