@@ -9,33 +9,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from robustnorm.system.errors import RefusedFileError
-from robustnorm.system.torch_files import read_torch
+from robustnorm.system.registry import some
+from robustnorm.system.torch_files import LEGACY, read_torch
 from robustnorm.system.untrusted import parse_json
 
 # Limit of a safetensors header; that of a network with ten thousand tensors has one megabyte.
 _MOST_HEADER_BYTES = 10_000_000
 _ZIP = b"PK\x03\x04"
-# Keys under which training code stores the weights beside the optimizer and other state.
-_WITHIN = ("state_dict", "model", "model_state_dict", "net")
+# Keys under which training code stores the weights beside the optimizer and other state, and the
+# running averages of the weights, which are chosen only where they are asked for.
+_WITHIN = ("state_dict", "model", "model_state_dict", "net", "network", "weights")
+_AVERAGES = ("ema_state_dict", "state_dict_ema", "model_ema", "ema", "ema_model", "swa_state_dict")
+
+
+class FoundWeights(NamedTuple):
+    """Tensors by name, and where in their file they were.
+
+    Attributes:
+        state: The tensors, on the CPU.
+        part: Key of the file's dictionary, "" for the dictionary itself.
+        others: Keys of further weights in the file, such as running averages.
+    """
+
+    state: dict[str, Tensor]
+    part: str
+    others: tuple[str, ...]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a ``.safetensors`` file or of one that ``torch.save`` wrote.
+    """Returns the tensors of a file as ``find_weights`` does."""
+    return find_weights(path).state
+
+
+def find_weights(path: Path, part: str | None = None) -> FoundWeights:
+    """Reads the tensors of a ``.safetensors`` file or of one that ``torch.save`` wrote.
 
     The content, not the name, determines the kind. Prefer safetensors, which holds only tensors.
 
     Args:
         path: The file. torch must have saved a state_dict, or a dictionary with one under
-            "state_dict", "model", "model_state_dict" or "net"; other entries are ignored.
-
-    Returns:
-        Tensors by name, on the CPU.
+            "state_dict", "model", "net" or another usual key; other entries are ignored.
+        part: Key of the weights to take where a dictionary has several, such as
+            "ema_state_dict"; by default the trained weights, not their running average.
 
     Raises:
         RefusedFileError: On any other file; its message says what is required.
@@ -43,10 +65,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             magic = file.read(len(_ZIP))
-        state = _read_zip(path) if magic == _ZIP else _read_safetensors(path)
+            begin = magic + file.read(1000)
+        if begin.lstrip()[:1] == b"<":
+            raise RefusedFileError(
+                f"{path} is a web page, not weights: the download gave a page that leads to the "
+                "file, or an error; fetch the file itself"
+            )
+        if magic == _ZIP or begin.startswith(LEGACY):
+            return _read_torch(path, part)
+        if part:
+            raise RefusedFileError(f"{path} has one set of weights, none by the name '{part}'")
+        return FoundWeights(_read_safetensors(path), "", ())
     except OSError as error:
         raise RefusedFileError(f"{path} cannot be read ({error.strerror or error})") from error
-    return state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -69,10 +100,10 @@ def _check_header(path: Path) -> None:
         parse_json(file.read(length))
 
 
-def _read_zip(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path, part: str | None) -> FoundWeights:
     """Reads a file that ``torch.save`` wrote, allowing tensors and plain values only."""
     try:
-        return _tensors(read_torch(path))
+        return _tensors(read_torch(path), part)
     except RefusedFileError:
         raise
     # torch may raise anything on a malformed file.
@@ -80,25 +111,41 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
         reason = str(error).partition("\n")[0]
         raise RefusedFileError(
             f"{path} holds more or other than a state_dict that torch saved ({reason}); save the "
-            "state_dict alone, best as safetensors"
+            "state_dict alone, where you trust the file and have its code: found = "
+            f"torch.load('{path.name}', weights_only=False); torch.save(found.state_dict() if "
+            "hasattr(found, 'state_dict') else found['state_dict'], 'weights.pt')"
         ) from error
 
 
-def _tensors(content: object) -> dict[str, Tensor]:
-    """Returns the tensors of a state_dict, or of the state_dict inside a dictionary."""
+def _tensors(content: object, part: str | None) -> FoundWeights:
+    """Returns the tensors of a state_dict, or of a state_dict inside a dictionary."""
     if isinstance(content, Mapping):
-        within = [content[key] for key in _WITHIN if isinstance(content.get(key), Mapping)]
-        state = {
-            name: value
-            for name, value in (*within, content)[0].items()
-            if isinstance(name, str) and isinstance(value, Tensor)
-        }
-        large = [name for name, value in state.items() if _is_expanded(value)]
+        found = {key: _by_name(content[key]) for key in (*_WITHIN, *_AVERAGES) if key in content}
+        found = {key: state for key, state in found.items() if state} | {"": _by_name(content)}
+        keys = [key for key in found if found[key]]
+        if part is not None and part not in keys:
+            raise ValueError(f"no tensors are under '{part}' in it; there are {some(keys)}")
+        chosen = part if part is not None else next(iter(keys), "")
+        large = [name for name, value in found[chosen].items() if _is_expanded(value)]
         if large:
             raise ValueError(f"tensor {large[0]} has more values than are stored")
-        if state:
-            return state
+        if found[chosen]:
+            others = tuple(key for key in keys if key not in (chosen, ""))
+            return FoundWeights(found[chosen], chosen, others)
     raise ValueError("no tensors by name are in it")
+
+
+def _by_name(content: object) -> dict[str, Tensor]:
+    """Returns the tensors of a mapping by name, or those one level further in."""
+    if not isinstance(content, Mapping):
+        return {}
+    state = {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+    within = (content[key] for key in _WITHIN if isinstance(content.get(key), Mapping))
+    return state or next((inner for each in within if (inner := _by_name(each))), {})
 
 
 def _is_expanded(tensor: Tensor) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from robustnorm.exchange.matching import match_names
 from robustnorm.models.weights import check_weights
 from robustnorm.norms.routing import branches_of
 from robustnorm.system.errors import RefusedFileError
@@ -45,8 +46,8 @@ def load_released(
     Args:
         model: A network whose layers have the state's names, with AuxBN where the other code has
             two batch norms (SaAuxBN for a sandwich); ``convert`` makes one from a plain network.
-        state: The state_dict alone, without optimizer or other state. The prefix "module." of
-            ``nn.DataParallel`` is removed.
+        state: The state_dict alone, without optimizer or other state. A prefix that its names
+            share, such as "module." or "model.", is removed.
         layout: A name in ``LOADERS``.
         branches: Branches of ``model`` in the order of the state's sets, clean images first.
 
@@ -76,6 +77,7 @@ def load_released(
         loaded: dict[str, Tensor] = loader(state)
     except (RuntimeError, IndexError) as error:  # from torch, on unexpected shapes
         raise RefusedFileError(f"{source} has tensors that do not go together ({error})") from error
+    loaded = match_names(loaded, model.state_dict())
     check_weights(loaded, model, source)
     model.load_state_dict(loaded)
 

@@ -124,7 +124,7 @@ class Network(Settings):
     """Network: everything that weights trained by other code must match.
 
     Args:
-        network: Architecture: resnet18 or preact_resnet18.
+        network: resnet18, preact_resnet18, wideresnet28_10, wideresnet34_10 or vgg16.
         final_norm: Norm and ReLU before the pooling of preact_resnet18.
         width: Channels of the first stage; 64 is the paper's ResNet-18.
         input_normalization: Mean and deviation inside the model: of the training images (dataset),

@@ -16,7 +16,13 @@ class ImportSettings(Config):
 
     Args:
         file: One .safetensors file, or one that torch.save wrote.
-        layout: Code whose names the file uses; plain is this package.
+        layout: Code whose names the file uses; plain is this package, and any code whose names
+            differ by a prefix alone.
+        part: Key of the weights in the file where it has several, such as ema_state_dict.
+        mean: Per channel, on the [0, 1] scale: what the training code subtracted from images before
+            the network; none by default, since a file with its own mean and deviation has them
+            inside.
+        std: Per channel, what it divided by.
     """
 
     only_in_files: ClassVar[frozenset[str]] = names(Data, Training, Evaluation)
@@ -29,7 +35,13 @@ class ImportSettings(Config):
         "plain"
     )
 
+    part: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require("mean", len(self.mean) == len(self.std), f"as many values as {self.std}")
+        self._require("std", all(value > 0 for value in self.std), "above 0")
         self._require("file", len(self.file) == 1, "one file")
         self._require("checkpoint", self.checkpoint == "best", "best")

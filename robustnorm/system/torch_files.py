@@ -7,7 +7,7 @@ import pickletools
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 import torch
 
@@ -37,6 +37,24 @@ GLOBALS = frozenset(
         "torch ShortStorage",
     }
 )
+# What checkpoints hold beside weights. Nothing of it is made: an empty object takes its place.
+IGNORED = frozenset(
+    {
+        "_codecs encode",
+        "argparse Namespace",
+        "collections defaultdict",
+        "numpy dtype",
+        "numpy ndarray",
+        "numpy._core.multiarray _reconstruct",
+        "numpy._core.multiarray scalar",
+        "numpy.core.multiarray _reconstruct",
+        "numpy.core.multiarray scalar",
+    }
+)
+# How torch began its files before version 1.6: a pickled number, then its protocol.
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# Pickles of such a file: number, protocol, machine, content, names of the storages.
+_LEGACY_PICKLES = 5
 # Opcodes that reach objects: GLOBAL is checked against the list above, the others are refused.
 _OTHER_GLOBALS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"})
 
@@ -56,8 +74,40 @@ def read_torch(path: Path) -> Any:
             f"{path} is not read while TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is '{forced}': unset it, "
             "or convert the file to safetensors"
         )
-    _check(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with path.open("rb") as file:
+        if file.read(len(LEGACY)) == LEGACY:
+            file.seek(0)
+            for _ in range(_LEGACY_PICKLES):
+                _check_pickle(file)
+        else:
+            _check(path)
+    stand_ins = [(_Nothing, name.replace(" ", ".")) for name in sorted(IGNORED)]
+    with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class _Nothing:
+    """Stands where a file has an object that is not read."""
+
+    def __new__(cls, *_arguments: object) -> Self:
+        return object.__new__(cls)
+
+    def __init__(self, *_arguments: object) -> None: ...
+
+    def __setstate__(self, _state: object) -> None: ...
+
+    def __setitem__(self, _key: object, _value: object) -> None: ...
+
+
+def _check_pickle(pickle: IO[bytes] | bytes) -> None:
+    """Raises a ValueError on a pickle that names anything but tensors and what is ignored."""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
+        if number == _MOST_STEPS:
+            raise ValueError(f"its pickle has more than {_MOST_STEPS:,} steps")
+        if opcode.name in _OTHER_GLOBALS or (
+            opcode.name == "GLOBAL" and argument not in GLOBALS | IGNORED
+        ):
+            raise ValueError(f"its pickle names {argument or opcode.name}")
 
 
 def _check(path: Path) -> None:
@@ -84,11 +134,4 @@ def _check(path: Path) -> None:
         pickles = [name for name in names if name.endswith(".pkl")]
         if [name.rpartition("/")[2] for name in pickles] != ["data.pkl"]:
             raise ValueError("one pickle, data.pkl, is required")
-        steps = pickletools.genops(archive.read(pickles[0]))
-        for number, (opcode, argument, _) in enumerate(steps):
-            if number == _MOST_STEPS:
-                raise ValueError(f"its pickle has more than {_MOST_STEPS:,} steps")
-            if opcode.name in _OTHER_GLOBALS or (
-                opcode.name == "GLOBAL" and argument not in GLOBALS
-            ):
-                raise ValueError(f"its pickle names {argument or opcode.name}")
+        _check_pickle(archive.read(pickles[0]))

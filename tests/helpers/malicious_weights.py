@@ -78,8 +78,25 @@ def legacy_pickle_that_runs_a_command(folder):
 
 @case
 def legacy_torch_file(folder):
-    torch.save({"a": torch.ones(1)}, folder / "w.pt", _use_new_zipfile_serialization=False)
+    torch.save({"a": Owned()}, folder / "w.pt", _use_new_zipfile_serialization=False)
     return lambda: read_weights(folder / "w.pt")
+
+
+@case
+def legacy_torch_file_that_ends_early(folder):
+    torch.save({"a": torch.ones(999)}, folder / "w.pt", _use_new_zipfile_serialization=False)
+    path = write(folder / "w.pt", (folder / "w.pt").read_bytes()[:-2000])
+    return lambda: read_weights(path)
+
+
+@case
+def legacy_torch_file_of_a_terabyte(folder):
+    torch.save({"a": torch.ones(1)}, folder / "w.pt", _use_new_zipfile_serialization=False)
+    data = (folder / "w.pt").read_bytes()
+    one = b"K\x01Ntq"  # the number of values, in the pickle of the storage
+    assert one in data
+    path = write(folder / "w.pt", data.replace(one, b"\x8a\x06\x00\x00\x00\x00\x00\x01Ntq"))
+    return lambda: read_weights(path)
 
 
 @case
