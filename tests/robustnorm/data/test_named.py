@@ -77,17 +77,19 @@ def test_mnist_and_its_kin(tmp_path, name, folder):
     assert not dataset.augmentation.flip
 
 
-def test_svhn_calls_ten_zero(tmp_path):
-    made = {part: pixels(3, 32) for part in ("train", "test")}
+def test_svhn_calls_ten_zero_and_only_published_files_are_read(tmp_path, monkeypatch):
+    made, files = {part: pixels(3, 32) for part in ("train", "test")}, {}
     for part, images in made.items():
         content = {"X": images.transpose(2, 3, 1, 0), "y": np.array([[10], [1], [9]], np.uint8)}
-        savemat(tmp_path / f"{part}_32x32.mat", content)
+        path = tmp_path / f"{part}_32x32.mat"
+        savemat(path, content)
+        files[part] = path.name, hashlib.md5(path.read_bytes()).hexdigest()
+    with pytest.raises(RefusedDataError, match=r"train_32x32\.mat is not the published file"):
+        read("svhn", tmp_path)
+    monkeypatch.setattr(svhn, "_FILES", files)
     dataset = read("svhn", tmp_path)
     assert np.array_equal(dataset.test.images.numpy(), made["test"])
     assert dataset.test.labels.tolist() == [0, 1, 9]
-    (tmp_path / "test_32x32.mat").write_bytes(b"damaged")
-    with pytest.raises(RefusedDataError, match="not a file of SVHN"):
-        read("svhn", tmp_path)
 
 
 @pytest.mark.parametrize("packed", [False, True])
