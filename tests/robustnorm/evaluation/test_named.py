@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustnorm import bind, evaluate
+from robustnorm import bind, evaluate, resnet18
 from robustnorm.attacks import ATTACKS, autoattack, fgsm, pgd, torchattack, worst_case
 from robustnorm.attacks.contract import traits
 from robustnorm.attacks.passes import Counted, Passes
@@ -23,6 +23,7 @@ from robustnorm.evaluation.search import (
 )
 from robustnorm.records.journal import Key
 from robustnorm.settings.attack_names import parse_attacks
+from robustnorm.settings.groups import BranchAttack
 
 EPSILON, STEP, N, CLASSES = 0.05, 0.02, 20, 10
 SEARCH = Search(EPSILON, STEP, (1,), seed=3)
@@ -306,3 +307,27 @@ def test_broken_images_are_attacked_no_more(model, data, monkeypatch):
     assert set(climbs[:-1]) == {N}
     rounds = 3 * (CLASSES - 1)
     assert rounds * (N - broken) / N <= len(climbs) < rounds
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(1, 2), (3, 12)])
+def test_worst_attacks_each_branch_in_its_own_ball_and_each_rule(channels, classes):
+    torch.manual_seed(0)
+    network = resnet18("auxbn", width=4, num_classes=classes, in_channels=channels).eval()
+    images = torch.rand(12, channels, 8, 8)
+    with torch.no_grad():
+        labels = bind(network, "adv")(images).argmax(1)
+    search = SEARCH._replace(own={"adv": BranchAttack("l2", 0.5, 0.1)})
+    (attack,) = parse_attacks(["worst"])
+    adv_images = {}
+    attacked = branches(network, serving=True)
+    ids = torch.arange(12)
+    outcomes = attack_chunk(attacked, images, labels, ids, search, adv_images, attack)
+    assert [key.score_branch for key in outcomes] == [branch.name for branch in attacked]
+    for branch in attacked:
+        key = Key("worst", "final", branch.name, branch.name)
+        moved = (adv_images[key] - images).flatten(1)
+        distance = moved.norm(dim=1) if branch.name == "adv" else moved.abs().amax(1)
+        assert distance.max() <= (0.5 if branch.name == "adv" else EPSILON) + 1e-6
+        right = branch.score(adv_images[key]).argmax(1) == labels
+        assert torch.equal(outcomes[key].correct, right)
+        assert right.sum() <= (branch.score(images).argmax(1) == labels).sum()
