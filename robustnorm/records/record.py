@@ -13,11 +13,11 @@ import numpy as np
 
 from robustnorm.models.serving import RULES
 from robustnorm.records.bits import Bits, encode, pack, unpack
+from robustnorm.records.hostile import check_paths, check_text
 from robustnorm.system.errors import RefusedFileError, UsageError
-from robustnorm.system.escaping import for_terminal
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal, unseal
-from robustnorm.system.untrusted import is_inside, is_name, parse_json
+from robustnorm.system.untrusted import parse_json
 
 _SCHEMA = 2
 # The branch of a network without branches.
@@ -274,7 +274,7 @@ class Record:
         """
         try:
             content, sealed = unseal(parse_json(text))
-            _check_text(content)
+            check_text(content)
             content["sealed"] = sealed
             if content.pop("schema") != _SCHEMA:
                 raise RecordError(f"it is of another schema than {_SCHEMA}")
@@ -287,7 +287,7 @@ class Record:
             content["image_ids"] = list(range(n)) if isinstance(ids, int) else ids
             margins = content.get("margins", {})
             content["margins"] = {str(name): float(margins[name]) for name in margins}
-            _check_paths(content)
+            check_paths(content)
             for name, part in _PARTS.items():
                 content[name] = [part(**entry) for entry in content[name]]
             verdicts = []
@@ -327,28 +327,6 @@ class Record:
 
 # Fields of a record that are lists of plain values.
 _PARTS: dict[str, type[Any]] = {"checks": Check, "curve": CurvePoint, "examples": Example}
-
-
-def _check_text(value: Any) -> None:
-    """Raises a RecordError on a text, at any depth, that a terminal would obey."""
-    if isinstance(value, str) and for_terminal(value) != value:
-        raise RecordError(f"it holds a control character, in '{for_terminal(value)[:80]}'")
-    for entry in value.values() if isinstance(value, dict) else ():
-        _check_text(entry)
-    for entry in [*value] if isinstance(value, (list, dict)) else ():
-        _check_text(entry)
-
-
-def _check_paths(content: dict[str, Any]) -> None:
-    """Raises a RecordError when a name that becomes part of a path leads elsewhere."""
-    config, images = content["config"], content.get("images", {})
-    names = [content["checkpoint"]["tag"], content["norm"], *content.get("sources", {})]
-    names += [config[name] for name in ("norm", "checkpoint") if name in config]
-    names += [images["folder"], *images["files"]] if images else []
-    odd = [name for name in names if not is_name(name)]
-    odd += [] if is_inside(content["name"]) else [content["name"]]
-    if odd:
-        raise RecordError(f"it names '{str(odd[0])[:80]}', which leads elsewhere")
 
 
 def fingerprint(content: dict[str, Any]) -> str:

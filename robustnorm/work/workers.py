@@ -1,4 +1,9 @@
-"""Local processes that run jobs; one that dies is replaced, and its job run again."""
+"""Local processes that run jobs; one that dies is replaced, and its job run again.
+
+The standard library's pool ends with its first dead process. Pebble's survives one, but leaves its
+job undone, ends processes three seconds after asking, too early for a training that saves a state,
+and is under the LGPL.
+"""
 
 from __future__ import annotations
 
