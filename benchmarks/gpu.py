@@ -32,8 +32,8 @@ from robustnorm.evaluation.batching import images_at_once
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.search import Branch, Search, branches
 from robustnorm.records.journal import Key
-from robustnorm.runs.run import resolve_device
 from robustnorm.system.allocator import keep_freed_memory
+from robustnorm.system.device import resolve_device
 from robustnorm.system.errors import UsageError
 
 PEER = "torchattacks, batch 500"

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from benchmarks.workload import machine, peak_mebibytes, synchronize
 from robustnorm import resnet18
 from robustnorm.norms.routing import RoutedLayer
-from robustnorm.runs.run import resolve_device, to_channels_last
+from robustnorm.runs.run import to_channels_last
 from robustnorm.settings.config import Config
 from robustnorm.settings.plan import PAPER_NORMS
 from robustnorm.system.allocator import keep_freed_memory
+from robustnorm.system.device import resolve_device
 from robustnorm.training.losses import advprop_losses
 
 RELEASE = "saauxbn, release's method"

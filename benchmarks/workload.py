@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnorm import resnet18, route
-from robustnorm.runs.run import device_name
+from robustnorm.system.device import device_name
 
 # Width at which a network is trained before it is widened.
 _NARROW = 16

@@ -18,7 +18,7 @@ import torch
 
 from robustnorm import fold
 from robustnorm.runs import load_model
-from robustnorm.runs.run import resolve_device
+from robustnorm.system.device import resolve_device
 
 
 def main(arguments: Sequence[str] | None = None) -> tuple[float, float]:

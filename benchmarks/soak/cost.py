@@ -22,9 +22,10 @@ from tabulate import tabulate
 from benchmarks.workload import machine
 from robustnorm import resnet18
 from robustnorm.data.dataset import Augmentation, Split
-from robustnorm.runs.run import place_model, resolve_device
+from robustnorm.runs.run import place_model
 from robustnorm.settings.config import Config
 from robustnorm.system.allocator import keep_freed_memory
+from robustnorm.system.device import resolve_device
 from robustnorm.training.advprop import train
 from robustnorm.training.progress import EpochRecord, Position
 from robustnorm.training.saving import Saver

@@ -18,9 +18,10 @@ import torch
 from benchmarks.workload import machine
 from robustnorm import resnet18
 from robustnorm.data.batches import Batch
-from robustnorm.runs.run import resolve_device, to_channels_last
+from robustnorm.runs.run import to_channels_last
 from robustnorm.settings.config import Config
 from robustnorm.system.allocator import keep_freed_memory
+from robustnorm.system.device import resolve_device
 from robustnorm.training.advprop import backward, step_generator
 from robustnorm.training.finite import FiniteSteps, gradient_norm
 from robustnorm.training.losses import advprop_losses

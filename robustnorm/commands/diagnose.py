@@ -14,10 +14,10 @@ from robustnorm.reporting.gradients import gradient_results, gradient_table
 from robustnorm.reporting.model_records import ModelRecords
 from robustnorm.reporting.render import to_text
 from robustnorm.runs import Run
-from robustnorm.runs.run import device_name, resolve_device
 from robustnorm.settings.config import Config
 from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.studies.diagnosis import diagnose
+from robustnorm.system.device import device_name, resolve_device
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal

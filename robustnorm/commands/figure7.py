@@ -10,8 +10,8 @@ from robustnorm.applications.style.encoders import get_encoder
 from robustnorm.applications.style.examples import paint
 from robustnorm.applications.style.runs import train_style
 from robustnorm.reporting.render import to_text
-from robustnorm.runs.run import resolve_device
 from robustnorm.settings.style import StyleSettings
+from robustnorm.system.device import resolve_device
 from robustnorm.system.stopping import ShouldStop, never
 
 log = logging.getLogger("robustnorm")

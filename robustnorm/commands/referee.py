@@ -27,9 +27,10 @@ from robustnorm.records.journal import Key
 from robustnorm.records.record import SINGLE, fingerprint
 from robustnorm.reporting.render import Cell, Table, to_markdown, to_text
 from robustnorm.runs import Run
-from robustnorm.runs.run import load_data, resolve_device
+from robustnorm.runs.run import load_data
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
+from robustnorm.system.device import resolve_device
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.stopping import ShouldStop, Stopped, interrupted, never

@@ -24,12 +24,7 @@ from robustnorm.norms.routing import bind, branches_of
 from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.render import Table, save_tables, to_text
 from robustnorm.runs import Run
-from robustnorm.runs.run import (
-    augmentation,
-    load_data,
-    resolve_device,
-    run_folder,
-)
+from robustnorm.runs.run import augmentation, load_data, run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.results import StudySettings
 from robustnorm.studies.gates import GateUsage, gates
@@ -37,6 +32,7 @@ from robustnorm.studies.reestimate import Drift, drift, reestimate
 from robustnorm.studies.swap import split_layers, swapped
 from robustnorm.studies.tables import drift_table, gate_tables, reestimation_table, swap_table
 from robustnorm.studies.variants import Studied, Variant, evaluate_variants
+from robustnorm.system.device import resolve_device
 from robustnorm.system.errors import UsageError
 from robustnorm.work.evaluate import evaluate_records
 

@@ -12,8 +12,8 @@ from PIL import Image
 from robustnorm.applications.style.pictures import read_picture, to_image, to_tensor
 from robustnorm.applications.style.runs import load_network
 from robustnorm.data.batches import to_float
-from robustnorm.runs.run import resolve_device
 from robustnorm.settings.style import StylizeSettings
+from robustnorm.system.device import resolve_device
 from robustnorm.system.files import write_atomically
 
 log = logging.getLogger("robustnorm")

@@ -14,8 +14,8 @@ from robustnorm.applications.gan.record import GanRecord
 from robustnorm.applications.gan.report import check_report, write_grid, write_report
 from robustnorm.applications.gan.run import GanRun, train_gan
 from robustnorm.data import check_data, load_dataset
-from robustnorm.runs.run import resolve_device
 from robustnorm.settings.gan import GanSettings
+from robustnorm.system.device import resolve_device
 from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import ShouldStop, never
 

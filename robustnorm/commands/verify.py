@@ -10,9 +10,10 @@ from robustnorm.data import load_dataset
 from robustnorm.records.record import Record
 from robustnorm.records.verify import verify
 from robustnorm.runs import Run
-from robustnorm.runs.run import resolve_device, run_folder
+from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.results import VerifySettings
+from robustnorm.system.device import resolve_device
 from robustnorm.system.errors import CheckFailed
 
 

@@ -37,29 +37,6 @@ def run_folder(config: Config) -> Path:
     return Path(config.output) / str(config.name) / config.run
 
 
-def resolve_device(name: str) -> torch.device:
-    """Returns the device of that name; "auto" is a GPU if there is one.
-
-    Raises:
-        UsageError: When there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device '{name}' cannot be used ({reason}); try --device cpu") from error
-    return torch.device(name)
-
-
-def device_name(device: torch.device) -> str:
-    """Returns the name of the device in reports."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
-
-
 def to_channels_last(model: nn.Module) -> None:
     """Converts the weights to the channels-last memory format, in place."""
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -9,10 +9,11 @@ from pathlib import Path
 from robustnorm.records.record import Record
 from robustnorm.reporting.plans import plan_page
 from robustnorm.reporting.readme import show_results
-from robustnorm.runs.run import device_name, load_data, resolve_device
+from robustnorm.runs.run import load_data
 from robustnorm.settings.campaign import CampaignSettings, campaign_plans
 from robustnorm.settings.plan import Plan
 from robustnorm.settings.results import ReportSettings
+from robustnorm.system.device import device_name, resolve_device
 from robustnorm.system.files import write_atomically
 from robustnorm.system.stopping import Budget, ShouldStop, Stopped, either, interrupted, never
 from robustnorm.work.plan import carry_out, report_found

@@ -35,17 +35,11 @@ from robustnorm.records.record import TRANSFER, Check, CurvePoint, Record, finge
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import Run
-from robustnorm.runs.run import (
-    device_name,
-    find_runs,
-    load_data,
-    misfit,
-    resolve_device,
-    run_folder,
-)
+from robustnorm.runs.run import find_runs, load_data, misfit, run_folder
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Network, Where
+from robustnorm.system.device import device_name, resolve_device
 from robustnorm.system.errors import OutOfMemoryError, Unreliable, UsageError
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.source import source_commit, versions

@@ -32,9 +32,10 @@ from robustnorm.records.images import chunk_file, is_kept, read_chunk, write_chu
 from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.records.record import Record, fingerprint
 from robustnorm.runs import Run
-from robustnorm.runs.run import is_trained, load_data, resolve_device
+from robustnorm.runs.run import is_trained, load_data
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
+from robustnorm.system.device import resolve_device
 from robustnorm.system.errors import UsageError
 from robustnorm.system.registry import some
 from robustnorm.system.source import versions

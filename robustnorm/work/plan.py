@@ -6,9 +6,10 @@ from robustnorm.evaluation.protocol import find_record
 from robustnorm.records.record import Record
 from robustnorm.reporting.tables import write_tables
 from robustnorm.runs import Run
-from robustnorm.runs.run import is_trained, load_data, resolve_device, run_folder
+from robustnorm.runs.run import is_trained, load_data, run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.plan import Plan
+from robustnorm.system.device import resolve_device
 from robustnorm.system.stopping import ShouldStop, Stopped
 from robustnorm.work.evaluate import evaluate_run
 from robustnorm.work.train import train_run

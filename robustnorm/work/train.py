@@ -22,13 +22,12 @@ from robustnorm.runs.run import (
     augmentation,
     build_model,
     describe_dataset,
-    device_name,
     load_data,
     place_model,
-    resolve_device,
     run_folder,
 )
 from robustnorm.settings.config import Config
+from robustnorm.system.device import device_name, resolve_device
 from robustnorm.system.errors import OutOfMemoryError, UsageError
 from robustnorm.system.files import check_free_space, exclusive
 from robustnorm.system.memory import is_out_of_memory, peak_memory

@@ -21,8 +21,9 @@ from robustnorm.applications.gan.state import State
 from robustnorm.applications.gan.train import train, window_means
 from robustnorm.data.dataset import Dataset
 from robustnorm.runs.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
-from robustnorm.runs.run import describe_dataset, device_name
+from robustnorm.runs.run import describe_dataset
 from robustnorm.settings.gan import GanSettings
+from robustnorm.system.device import device_name
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import exclusive
 from robustnorm.system.stopping import ShouldStop, Stopped

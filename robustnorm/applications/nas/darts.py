@@ -32,13 +32,10 @@ from robustnorm.runs.checkpoint import (
     restore,
     save_checkpoint,
 )
-from robustnorm.runs.run import (
-    device_name,
-    resolve_device,
-    to_channels_last,
-)
+from robustnorm.runs.run import to_channels_last
 from robustnorm.settings.base import names
 from robustnorm.settings.nas import SearchSettings, Where
+from robustnorm.system.device import device_name, resolve_device
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import exclusive
 from robustnorm.system.source import source_commit

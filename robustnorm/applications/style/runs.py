@@ -21,9 +21,9 @@ from robustnorm.runs.checkpoint import (
     restore,
     save_checkpoint,
 )
-from robustnorm.runs.run import device_name
 from robustnorm.settings.base import names
 from robustnorm.settings.style import StyleSettings, Where
+from robustnorm.system.device import device_name
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import exclusive, write_atomically
 from robustnorm.system.sealed import seal
