@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from robustnorm import bind, evaluate, resnet18
 from robustnorm.attacks import ATTACKS
-from robustnorm.attacks.contract import Model, check_inputs, traits, unchanged
+from robustnorm.attacks.asked import Model
+from robustnorm.attacks.contract import traits
+from robustnorm.attacks.inputs import admit
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.records.record import Verdict
 
@@ -53,11 +55,11 @@ def momentum_pgd(
     References:
         Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018, arXiv:1710.06081.
     """
-    check_inputs(images, labels, epsilon, threat_model)
+    given = admit(model, images, labels, epsilon, threat_model)
+    model, images, labels = given.model, given.images, given.labels
     ball = find_threat_model(threat_model)
-    images = images.detach()
     adv_images, total = images.clone(), torch.zeros_like(images)
-    with unchanged(model), torch.enable_grad():
+    with given.attacking(), torch.enable_grad():
         for _ in range(steps):
             adv_images.requires_grad_()
             loss = F.cross_entropy(model(adv_images), labels, reduction="sum")
@@ -66,7 +68,7 @@ def momentum_pgd(
             total = decay * total + gradient / size.view(-1, 1, 1, 1)
             moved = adv_images.detach() + ball.ascend(total, epsilon / steps)
             adv_images = ball.project(moved, images, epsilon)
-    return adv_images
+    return given.result(adv_images)
 
 
 ATTACKS["momentum"] = momentum_pgd
