@@ -137,7 +137,7 @@ def _together(parts: list[Tensor]) -> Tensor:
 def _maps(input: Tensor, values: Tensor) -> tuple[Tensor, ...]:
     """Returns coefficients (N, m C) as m tensors that broadcast over ``input``, in its dtype."""
     channels, width = input.shape[1], input.shape[3]
-    each = values.to(input.dtype).reshape(len(values), values.shape[1] // channels, channels)
+    each = values.to(input.dtype).reshape(values.shape[0], values.shape[1] // channels, channels)
     # vmap cannot ask for the memory format.
     vmapped = torch._C._are_functorch_transforms_active()
     if channels >= _ROW or vmapped or not input.is_contiguous(memory_format=torch.channels_last):

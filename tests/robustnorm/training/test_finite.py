@@ -79,7 +79,7 @@ def test_gradient_that_is_not_finite_is_caught_before_the_update(capsys, gradien
     manifest = json.loads((RUN / "last.json").read_text())
     assert manifest["epoch"] == 1
     assert all(value.isfinite().all() for value in state().values() if value.is_floating_point())
-    assert "; taken again the step is finite" in error
+    assert "; the repeated step is finite" in error
 
 
 @pytest.mark.parametrize("waits", [False, True])
