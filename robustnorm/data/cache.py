@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from robustnorm.system.files import disk_errors, write_atomically
+from robustnorm.system.locks import acquire
 
 # Above this size in total, files are identified by their metadata instead of their content.
 _MOST_HASHED = 4_000_000_000
@@ -76,22 +76,18 @@ def locked(path: Path) -> Iterator[None]:
     """Prevents other processes from making the same file or folder during the block."""
     with disk_errors(path, 0):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        file = path.with_name(f".{path.name}.lock")
         try:
-            lock.acquire(timeout=0.1)
+            lock = acquire(file, timeout=0.1)
         except Timeout:
             log.info("waiting for another process, which makes %s", path)
-            lock.acquire()
+            lock = acquire(file)
     try:
         yield
+    finally:
         # While the lock is held: a waiting process that finds no file creates another one.
         with suppress(OSError):
-            os.unlink(lock.lock_file)  # noqa: PTH108
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(lock.lock_file)  # noqa: PTH108
-        raise
-    finally:
+            file.unlink()
         lock.release()
 
 

@@ -19,6 +19,7 @@ from robustnorm.models.weights import check_weights
 from robustnorm.runs.random_states import random_states, set_random_states
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
+from robustnorm.system.locks import check_held
 from robustnorm.system.untrusted import parse_json
 
 # Format 1 had no hash of the manifest and no random states; it can still be read.
@@ -70,7 +71,9 @@ def save_checkpoint(
 
     Raises:
         DiskError: When the disk is full or read-only; earlier checkpoints are left intact.
+        UsageError: When this process reserved the folder and lost it; nothing is written.
     """
+    check_held(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for half_written in folder.glob(f".{tag}-*.tmp"):
         half_written.unlink()

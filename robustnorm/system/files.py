@@ -1,25 +1,16 @@
-"""Writing files so that a kill, a full disk or a second process does no harm."""
+"""Writing files so that a kill or a full disk does no harm."""
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
-from robustnorm.system.errors import DiskError, UsageError
-
-_HAS_LOCKS = find_spec("fcntl") is not None  # Windows has none
-if _HAS_LOCKS:
-    import fcntl
-
-log = logging.getLogger("robustnorm")
+from robustnorm.system.errors import DiskError
 
 _DISK = {
     errno.ENOSPC: "the disk is full",
@@ -68,45 +59,6 @@ def check_free_space(folder: Path, needed: int) -> None:
         raise DiskError(
             f"{folder} needs {needed:,} bytes and its disk has {free:,} free; {_REPAIR}"
         )
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Reserves a folder, created if needed, for this process.
-
-    The kernel releases it when the process ends in any way; the file ``.lock`` stays.
-
-    Raises:
-        UsageError: When another process holds it.
-        DiskError: When the folder is not writable.
-    """
-    path = folder / ".lock"
-    with disk_errors(path, 0):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    with file:
-        try:
-            _lock(file)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UsageError(
-                f"{folder} is in use by {holder}; wait for it or end it, or choose another --name "
-                "or --output"
-            ) from error
-        with disk_errors(path, 0):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-        yield
-
-
-def _lock(file: IO[str]) -> None:
-    """Locks a file without waiting; warns and continues on systems without such locks."""
-    if not _HAS_LOCKS:
-        log.warning("%s is not locked on this system: do not start a second run there", file.name)
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

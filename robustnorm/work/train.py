@@ -29,7 +29,8 @@ from robustnorm.runs.run import (
 from robustnorm.settings.config import Config
 from robustnorm.system.device import device_name, resolve_device
 from robustnorm.system.errors import OutOfMemoryError, UsageError
-from robustnorm.system.files import check_free_space, exclusive
+from robustnorm.system.files import check_free_space
+from robustnorm.system.locks import exclusive
 from robustnorm.system.memory import is_out_of_memory, peak_memory
 from robustnorm.system.stopping import ShouldStop, interrupted, never
 from robustnorm.training import distributed

@@ -1,19 +1,9 @@
-"""Systems without POSIX's locks, limits and signals."""
+"""Systems without POSIX's limits and signals."""
 
-import logging
 import signal
 
-from robustnorm.system import files, memory, stopping
-from robustnorm.system.files import exclusive, write_atomically
+from robustnorm.system import memory, stopping
 from robustnorm.system.stopping import SignalStop
-
-
-def test_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(files, "_HAS_LOCKS", False)
-    with caplog.at_level(logging.WARNING), exclusive(tmp_path):
-        write_atomically(tmp_path / "file", b"content")
-    assert (tmp_path / "file").read_bytes() == b"content"
-    assert "is not locked on this system: do not start a second run there" in caplog.text
 
 
 def test_peak_memory_is_unknown_without_resource(monkeypatch):

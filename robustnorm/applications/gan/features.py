@@ -19,7 +19,7 @@ from robustnorm.runs.checkpoint import find_checkpoint, load_checkpoint, restore
 from robustnorm.runs.run import describe_dataset, to_channels_last
 from robustnorm.settings.gan import GanSettings
 from robustnorm.system.errors import UsageError
-from robustnorm.system.files import exclusive
+from robustnorm.system.locks import exclusive
 
 _BATCH = 500
 _LEARNING_RATE, _PEAK, _BATCH_SIZE = 0.2, 0.3, 128

@@ -25,7 +25,7 @@ from robustnorm.runs.run import describe_dataset
 from robustnorm.settings.gan import GanSettings
 from robustnorm.system.device import device_name
 from robustnorm.system.errors import UsageError
-from robustnorm.system.files import exclusive
+from robustnorm.system.locks import exclusive
 from robustnorm.system.stopping import ShouldStop, Stopped
 
 log = logging.getLogger("robustnorm")

@@ -37,7 +37,7 @@ from robustnorm.settings.base import names
 from robustnorm.settings.nas import SearchSettings, Where
 from robustnorm.system.device import device_name, resolve_device
 from robustnorm.system.errors import UsageError
-from robustnorm.system.files import exclusive
+from robustnorm.system.locks import exclusive
 from robustnorm.system.source import source_commit
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 

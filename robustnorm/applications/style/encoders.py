@@ -29,7 +29,7 @@ from robustnorm.runs.checkpoint import (
 )
 from robustnorm.settings.style import StyleSettings
 from robustnorm.system.errors import RefusedFileError, UsageError
-from robustnorm.system.files import exclusive
+from robustnorm.system.locks import exclusive
 from robustnorm.system.stopping import ShouldStop, Stopped
 
 log = logging.getLogger("robustnorm")

@@ -25,7 +25,8 @@ from robustnorm.settings.base import names
 from robustnorm.settings.style import StyleSettings, Where
 from robustnorm.system.device import device_name
 from robustnorm.system.errors import UsageError
-from robustnorm.system.files import exclusive, write_atomically
+from robustnorm.system.files import write_atomically
+from robustnorm.system.locks import exclusive
 from robustnorm.system.sealed import seal
 from robustnorm.system.stopping import ShouldStop
 

@@ -1,5 +1,7 @@
 """What is kept is whole, and made once, whoever asks at the same time and whoever is killed."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -114,3 +116,21 @@ def test_damaged_pack_is_made_anew(archive, tmp_path, damage):
     path.write_bytes(path.read_bytes()[:-5])
     again = load_dataset(str(archive), root=tmp_path / "cache", stream=True)
     assert torch.equal(again.train.images[:], images)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_system_without_locks_keeps_things_too(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    made = []
+
+    def make():
+        made.append(1)
+        return {"numbers": torch.arange(3)}
+
+    for _ in range(2):
+        assert kept(tmp_path / "file", make)["numbers"].tolist() == [0, 1, 2]
+    assert len(made) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

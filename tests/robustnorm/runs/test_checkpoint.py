@@ -20,6 +20,7 @@ from robustnorm.runs.checkpoint import (
     save_checkpoint,
 )
 from robustnorm.system.errors import DiskError, UsageError
+from robustnorm.system.locks import exclusive
 
 MANIFEST = {"epoch": 3, "config": {"width": 4}, "dataset": {"name": "made"}}
 
@@ -271,3 +272,15 @@ def test_restore_refuses_another_network_and_copies_nothing(tmp_path, network):
     with pytest.raises(CheckpointError, match="does not fit the network"):
         restore(load_checkpoint(tmp_path, "last"), network)
     assert all(map(torch.equal, before, network.parameters()))
+
+
+def test_nothing_is_saved_into_a_folder_that_is_no_longer_this_process_s(tmp_path):
+    run, model = tmp_path / "run", make()[0]
+    with exclusive(run):
+        save_checkpoint(run, "last", model, MANIFEST)
+        run.rename(tmp_path / "moved")
+        run.mkdir()
+        with pytest.raises(UsageError, match="was removed or replaced while"):
+            save_checkpoint(run, "last", model, MANIFEST)
+    assert not list(run.iterdir())
+    assert load_checkpoint(tmp_path / "moved", "last").manifest["epoch"] == 3

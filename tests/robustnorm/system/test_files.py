@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from robustnorm.system.errors import DiskError, UsageError
-from robustnorm.system.files import check_free_space, exclusive, write_atomically
+from robustnorm.system.errors import DiskError
+from robustnorm.system.files import check_free_space, write_atomically
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -90,24 +90,13 @@ def test_free_space_is_asked_of_the_disk_where_the_folder_will_be(tmp_path, monk
     assert asked == [tmp_path, tmp_path]
 
 
-def test_folder_is_held_by_one_and_given_back(tmp_path):
-    with exclusive(tmp_path / "run"):
-        with pytest.raises(UsageError) as caught, exclusive(tmp_path / "run"):
-            pass
-        assert f"is in use by process {os.getpid()} on " in str(caught.value)
-        with exclusive(tmp_path / "other"):
-            pass
-    with exclusive(tmp_path / "run"):
-        pass
-
-
 SMALL_DISK = """
 import subprocess
 import sys
 from pathlib import Path
 from torch import nn
 from robustnorm.system.errors import DiskError
-from robustnorm.system.files import exclusive
+from robustnorm.system.locks import exclusive
 from robustnorm.runs.checkpoint import load_checkpoint, save_checkpoint
 disk = Path(sys.argv[1])
 def save(size):

@@ -16,7 +16,7 @@ from robustnorm.runs import Run
 from robustnorm.runs.checkpoint import load_checkpoint, save_checkpoint
 from robustnorm.runs.run import find_runs, run_folder
 from robustnorm.system.errors import DiskError, UsageError
-from robustnorm.system.files import exclusive
+from robustnorm.system.locks import exclusive
 from robustnorm.training import saving
 from robustnorm.training.advprop import train
 from robustnorm.training.progress import Position
