@@ -77,7 +77,7 @@ class Killer(threading.Thread):
     def run(self) -> None:
         finished = 0
         while self.kills < self._most and not self.ended.wait(0.05):
-            now = len(list(self._results.glob("*.json")))
+            now = len(list(self._results.glob("*.journal")))
             workers = working()
             if now == finished or not workers:
                 continue
@@ -114,20 +114,21 @@ def evaluate_by(
     with open_engine(settings) as engine:
         killer.start()
         for jobs in (job.attacks, [job]):
+            if jobs == [job]:
+                check_files(job)
             while waiting := [each for each in jobs if not each.done()]:
                 told = [each for each, _ in engine(waiting, never)]
                 assert sorted(each.name for each in told) == sorted(each.name for each in waiting)
                 again += sum(not each.done() for each in waiting)
         killer.ended.set()
         killer.join()
-    check_files(job)
     return Record.load(record_path(reports_folder(config), folder, config)), killer.kills, again
 
 
 def check_files(job: RecordJob) -> None:
     """Raises unless the results that lie there are those of the jobs, each once."""
-    folder = job.attacks[0].path.parent
-    assert {path.name for path in folder.glob("*.json")} == {each.path.name for each in job.attacks}
+    there = {path.name for path in job.attacks[0].results.glob("*.journal")}
+    assert there == {each.path.name for each in job.attacks}
 
 
 def main() -> None:

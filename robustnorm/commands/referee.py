@@ -30,10 +30,12 @@ from robustnorm.runs import Run
 from robustnorm.runs.run import load_data
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
-from robustnorm.system.device import resolve_device
+from robustnorm.system.device import made_by, resolve_device
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import write_atomically
+from robustnorm.system.sealed import seal, unseal
 from robustnorm.system.stopping import ShouldStop, Stopped, interrupted, never
+from robustnorm.system.untrusted import parse_json
 from robustnorm.work.evaluate import fitting_runs
 
 log = logging.getLogger("robustnorm")
@@ -67,7 +69,8 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
     rows: list[tuple[Cell, ...]] = []
     for run in runs:
         run.check_data(dataset)
-        wanted = fingerprint(identity_wanted(run, config, dataset) | {"image_ids": ids.tolist()})
+        asked = identity_wanted(run, config, dataset) | {"image_ids": ids.tolist()}
+        wanted = fingerprint(asked | {"by": made_by(device)})
         for branch in branches(run.network(device), config.eval_precision):
             if interrupted(should_stop):
                 raise Stopped(f"{len(rows)} branches are compared")
@@ -78,7 +81,7 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
                 placed = place(branch.score, test.images, test.labels, torch.arange(len(ids)))
                 found = _compare(branch, *placed, ids, search) | {"fingerprint": wanted}
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, json.dumps(found).encode())
+                write_atomically(path, json.dumps(seal(found)).encode())
             rows.append(_row(run, branch.name, found, len(ids)))
     table = Table(
         "referee",
@@ -164,13 +167,18 @@ def _row(run: Run, branch: str, found: dict[str, Any], n: int) -> tuple[Cell, ..
 
 
 def _read(path: Path, wanted: str) -> dict[str, Any] | None:
-    """Returns what was found before of the same network, images and attack."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
+    """Returns what was found before of the same network, images, attack, versions and device."""
+    if not path.exists():
         return None
-    same = isinstance(found, dict) and found.get("fingerprint") == wanted
-    return found if same else None
+    try:
+        found, _ = unseal(parse_json(path.read_bytes()), required=True)
+    except (OSError, ValueError) as error:
+        log.warning("%s is damaged (%s); compared anew", path, error)
+        return None
+    if found.get("fingerprint") != wanted:
+        log.warning("%s is of another network, protocol, version or device; compared anew", path)
+        return None
+    return found
 
 
 def _attack(search: Search) -> str:

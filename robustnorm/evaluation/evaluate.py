@@ -37,6 +37,7 @@ from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.records.record import SINGLE, Verdict
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.groups import BranchAttack
+from robustnorm.system.device import made_by
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 
 Rules = Literal["all", "any"]
@@ -108,7 +109,7 @@ def evaluate(
         journal: File that keeps finished chunks, so that a killed evaluation can continue, or a
             journal of what others have finished. Whoever saves the result deletes the file.
         fingerprint: Identifies everything that the verdicts depend on; a journal with another one
-            is discarded.
+            is discarded. One of other versions, or another device, is refused.
         compile: Apply torch.compile to the copies that give the gradients, not to the network that
             gives verdicts. Compiling takes minutes, which pays only for many images.
         progress: Text of a progress bar; none by default.
@@ -181,7 +182,8 @@ def evaluate(
                 outcomes |= attack_chunk(*some, adv_images, attack, passes=passes)
             return outcomes
 
-        done = journal if isinstance(journal, Journal) else Journal(journal, fingerprint)
+        by = made_by(next(model.parameters(), order).device)
+        done = journal if isinstance(journal, Journal) else Journal(journal, fingerprint, by)
         if keep is not None and not done.parts:
             for stale in keep.glob("*.safetensors"):  # of an earlier evaluation
                 stale.unlink()

@@ -29,6 +29,11 @@ def journal_path(record: Path) -> Path:
     return record.with_suffix(".journal")
 
 
+def jobs_folder(record: Path) -> Path:
+    """Returns the folder for results of a record's jobs, with a folder for each evaluation."""
+    return record.parent.parent / "jobs" / record.stem
+
+
 def keeps_images(config: Config) -> bool:
     """Returns whether an evaluation keeps its adversarial images."""
     return config.keep_images or config.transfer
@@ -85,6 +90,11 @@ def identity_wanted(run: Run, config: Config, dataset: Dataset) -> dict[str, Any
         "protocol": fingerprint(protocol_of(config)),
         "image_ids": subset(dataset.test, config.test_limit)[0].tolist(),
     }
+
+
+def evaluation_hash(run: Run, config: Config, dataset: Dataset) -> str:
+    """Returns the fingerprint of what ``config`` asks for, of a run and data."""
+    return fingerprint(identity_wanted(run, config, dataset))
 
 
 def find_record(run: Run, config: Config, dataset: Dataset, reports: Path) -> Record | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from robustnorm.attacks.passes import Passes
 from robustnorm.records.bits import Bits, pack, unpack
+from robustnorm.system.errors import UsageError
 from robustnorm.system.files import disk_errors
 from robustnorm.system.sealed import seal, unseal
+from robustnorm.system.source import differences
 from robustnorm.system.untrusted import parse_json
 
 log = logging.getLogger("robustnorm")
@@ -41,15 +44,30 @@ class Journal:
         parts: Verdicts by number of the part.
         images: sha256 of the file of kept images by number of the part, "" without one.
         seconds: Time spent on those parts.
+        devices: Names of the devices of those parts.
 
     Args:
-        path: The file; deleted if it has another fingerprint.
-        fingerprint: Identifies everything that the verdicts depend on.
+        path: The file; deleted, with a warning, if it has another fingerprint.
+        fingerprint: Identifies everything that was asked for.
+        by: Versions and device, from ``made_by``, on which the last bits of verdicts depend.
+        required: Names in ``by`` that must be the same as before; all by default.
+
+    Raises:
+        UsageError: When the parts in the file were made by other versions or on another device.
     """
 
-    def __init__(self, path: Path | None, fingerprint: str) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        fingerprint: str,
+        by: Mapping[str, str] | None = None,
+        required: Iterable[str] | None = None,
+    ) -> None:
         self._path = path
         self._fingerprint = fingerprint
+        self._by = dict(by or {})
+        self.devices = set[str]()
+        compared = {name: self._by[name] for name in (self._by if required is None else required)}
         self.parts: dict[int, dict[Key, Part]] = {}
         self.images: dict[int, str] = {}
         self.seconds = 0.0
@@ -66,16 +84,25 @@ class Journal:
                 }
                 # Only now, since nothing of a damaged line counts.
                 written, number, seconds = entry["fingerprint"], entry["part"], entry["seconds"]
+                by = dict(entry["by"])
             except (ValueError, KeyError, TypeError):  # incomplete after a kill, or damaged
                 damaged += 1
                 continue
+            assert path is not None
             if written != fingerprint:
-                assert path is not None
+                log.warning("%s is of another evaluation, and is begun anew", path)
                 path.unlink()
                 self.parts.clear()
                 self.images.clear()
+                self.devices.clear()
                 self.seconds = 0.0
                 return
+            if odd := differences(by, compared):
+                raise UsageError(
+                    f"{path} was begun by others ({odd}), so that verdicts may differ in the last "
+                    "bits; continue with those, or remove it to begin anew"
+                )
+            self.devices.update(name for key, name in by.items() if key == "device")
             self.parts[number] = verdicts
             self.images[number] = entry.get("images", "")
             self.seconds += seconds
@@ -99,6 +126,7 @@ class Journal:
             return
         entry = {
             "fingerprint": self._fingerprint,
+            "by": self._by,
             "part": number,
             "seconds": round(seconds, 3),
             "images": images,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from robustnorm.system.errors import UsageError
+from robustnorm.system.source import versions
 
 
 def resolve_device(name: str) -> torch.device:
@@ -28,3 +29,8 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def made_by(device: torch.device) -> dict[str, str]:
+    """Returns what the last bits of a result depend on: versions, device and its threads."""
+    return versions() | {"device": device_name(device)}

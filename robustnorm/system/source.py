@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +27,19 @@ def source_commit() -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"commit": done.stdout.strip()}
+
+
+def differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """Describes how the versions and the device of an earlier result differ from those here.
+
+    Only what ``here`` names is compared; "" when all of it is the same.
+
+    Examples:
+        >>> differences({"torch": "2.12.0", "device": "CPU"}, {"torch": "2.13.0"})
+        'torch 2.12.0, here 2.13.0'
+    """
+    odd = [name for name in here if there.get(name) != here[name]]
+    return "; ".join(f"{name} {there.get(name, 'unknown')}, here {here[name]}" for name in odd)
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from robustnorm.runs import Run
 from robustnorm.runs.checkpoint import restore, save_checkpoint
 from robustnorm.settings.config import Config
 from robustnorm.system.files import write_atomically
+from robustnorm.system.source import versions
 from robustnorm.training import distributed
 from robustnorm.training.progress import EpochRecord, Position
 
@@ -122,6 +123,7 @@ class Saver:
             "dataset": self.data,
             "history": self.history,
             "processes": self._processes(),
+            "versions": versions(),
         }
 
     def _processes(self) -> dict[str, int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import platform
+import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +20,10 @@ from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.examples import make_examples
 from robustnorm.evaluation.margins import median_margins
 from robustnorm.evaluation.protocol import (
+    evaluation_hash,
     find_record,
-    identity_wanted,
     images_folder,
+    jobs_folder,
     journal_path,
     keeps_images,
     protocol_of,
@@ -39,7 +42,7 @@ from robustnorm.runs.run import find_runs, load_data, misfit, run_folder
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Network, Where
-from robustnorm.system.device import device_name, resolve_device
+from robustnorm.system.device import device_name, made_by, resolve_device
 from robustnorm.system.errors import OutOfMemoryError, Unreliable, UsageError
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.source import source_commit, versions
@@ -154,8 +157,10 @@ def evaluate_run(
         Stopped: When ``should_stop`` asks for it; the next call continues.
     """
     name, path = run.folder.name, record_path(reports, run.folder, config)
+    wanted = evaluation_hash(run, config, dataset)
     found = find_record(run, config, dataset, reports)
     if found is not None:
+        _remove(jobs_folder(path) / wanted)
         log.info("%s: evaluated before, in %s", name, path)
         return found
     if config.checks != "none":
@@ -163,10 +168,12 @@ def evaluate_run(
     model, trained = run.network(device), run.config
     ids, test = subset(dataset.test, config.test_limit)
     protocol = protocol_of(config)
-    wanted = fingerprint(identity_wanted(run, config, dataset) | {"versions": versions()})
     keep = images_folder(path) if keeps_images(config) else None
     search = Search.of(config)
-    journal = journal or Journal(journal_path(path), wanted)
+    journal = journal or Journal(journal_path(path), wanted, made_by(device))
+    devices = sorted(journal.devices | {device_name(device)})
+    if len(devices) > 1:
+        log.warning("%s: last bits may differ between its devices: %s", name, "; ".join(devices))
     verdicts = evaluate(
         model,
         test.images,
@@ -227,15 +234,24 @@ def evaluate_run(
         curve=curve,
         examples=examples,
         versions=versions() | {"python": platform.python_version()} | source_commit(),
-        device=device_name(device),
+        device="; ".join(devices),
         wall_seconds=round(seconds, 2),
         margins=median_margins(model, test.images, test.labels, serving=config.serving),
         images={} if keep is None else {"folder": keep.name, "files": hashes(keep)},
     )
     record.save(path)
     journal_path(path).unlink(missing_ok=True)
+    _remove(jobs_folder(path))
     log.info("%s: %d images in %.0f s", name, record.n, record.wall_seconds)
     return record
+
+
+def _remove(jobs: Path) -> None:
+    """Removes a folder of jobs' results, and the two above it if they are then empty."""
+    shutil.rmtree(jobs, ignore_errors=True)
+    with suppress(OSError):  # other evaluations may have results there
+        jobs.parent.rmdir()
+        jobs.parent.parent.rmdir()
 
 
 def _recorded(run: Run) -> dict[str, float]:

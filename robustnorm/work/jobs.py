@@ -19,8 +19,10 @@ from robustnorm.evaluation.attack import attack_chunk, attacks_in_order
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.probe import check_network
 from robustnorm.evaluation.protocol import (
+    evaluation_hash,
     find_record,
     images_folder,
+    jobs_folder,
     keeps_images,
     protocol_of,
     record_path,
@@ -35,7 +37,7 @@ from robustnorm.runs import Run
 from robustnorm.runs.run import is_trained, load_data
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
-from robustnorm.system.device import resolve_device
+from robustnorm.system.device import made_by, resolve_device
 from robustnorm.system.errors import UsageError
 from robustnorm.system.registry import some
 from robustnorm.system.source import versions
@@ -45,11 +47,6 @@ from robustnorm.work.train import train_run
 
 # Name of PGD, whose verdicts are those on clean images and after each number of steps.
 SEARCH = "pgd"
-
-
-def jobs_folder(config: Config) -> Path:
-    """Returns the folder for results of jobs that are not in a record yet."""
-    return reports_folder(config) / "jobs"
 
 
 class Job(Protocol):
@@ -95,6 +92,7 @@ class AttackJob:
 
     Args:
         folder: The run's folder.
+        results: Folder of the results.
         config: Settings of the evaluation.
         checkpoint: The checkpoint's sha256.
         dataset: The data's sha256.
@@ -105,6 +103,7 @@ class AttackJob:
     """
 
     folder: Path
+    results: Path
     config: Config
     checkpoint: str
     dataset: str
@@ -123,7 +122,7 @@ class AttackJob:
 
     @cached_property
     def key(self) -> str:
-        """Hash of everything that the verdicts depend on."""
+        """Hash of everything that is asked for; the result holds the versions and the device."""
         return fingerprint(
             {
                 "checkpoint": self.checkpoint,
@@ -133,14 +132,13 @@ class AttackJob:
                 "branch": self.branch,
                 "image_ids": list(self.image_ids),
                 "keeps_images": keeps_images(self.config),
-                "versions": versions(),
             }
         )
 
     @property
     def path(self) -> Path:
         """Path of the journal that is the result; kept images are beside it."""
-        return jobs_folder(self.config) / f"{self.key}.journal"
+        return self.results / f"{self.key}.journal"
 
     @property
     def images_path(self) -> Path:
@@ -148,8 +146,11 @@ class AttackJob:
 
     @property
     def journal(self) -> Journal:
-        """Journal of this chunk; empty until the job is done."""
-        return Journal(self.path, self.key)
+        """Journal of this chunk; empty until the job is done; a UsageError on other versions."""
+        try:
+            return Journal(self.path, self.key, versions())
+        except UsageError as error:
+            raise UsageError(f"{error}, with all others in {self.results}") from error
 
     def done(self) -> bool:
         """Returns whether the verdicts, and the images to be kept, are there undamaged."""
@@ -188,12 +189,9 @@ class AttackJob:
         if adv_images is not None:
             write_chunk(self.images_path, ids, adv_images)
         # Last: if the journal is there, everything is.
-        self.journal.add(self.number, verdicts, time.perf_counter() - clock)
-
-    def remove(self) -> None:
-        """Removes the result and leftovers of a killed process."""
-        for path in self.path.parent.glob(f"*{self.key}*"):
-            path.unlink(missing_ok=True)
+        by = made_by(resolve_device(self.config.device))  # of another machine's jobs, others
+        journal = Journal(self.path, self.key, by, required=versions())
+        journal.add(self.number, verdicts, time.perf_counter() - clock)
 
 
 @dataclass(frozen=True)
@@ -251,6 +249,7 @@ class RecordJob:
             together.parts.setdefault(job.number, {}).update(own.parts[job.number])
             together.images[job.number] = ""
             together.seconds += own.seconds
+            together.devices |= own.devices
         return together
 
     def _collect_images(self, folder: Path) -> dict[int, str]:
@@ -295,10 +294,13 @@ def record_job(run: Run, config: Config) -> RecordJob:
     run.check_data(dataset)
     model = run.network()
     ids = subset(dataset.test, config.test_limit)[0].sort().values
+    record = record_path(reports_folder(config), run.folder, config)
+    results = jobs_folder(record) / evaluation_hash(run, config, dataset)
     chunks = [tuple(chunk.tolist()) for chunk in torch.split(ids, CHUNK)]
     attacks = [
         AttackJob(
             run.folder,
+            results,
             config,
             run.sha256,
             dataset.sha256,

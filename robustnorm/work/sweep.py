@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from robustnorm.work.evaluate import (
     report_tables,
     require_reliable,
 )
-from robustnorm.work.jobs import Job, RecordJob, TrainJob, digest, jobs_folder, record_job
+from robustnorm.work.jobs import Job, RecordJob, TrainJob, digest, record_job
 
 log = logging.getLogger("robustnorm")
 
@@ -74,8 +74,7 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
         do([TrainJob(run) for plan in plans for run in plan.all_runs()])
         untrained = {run_folder(job.config) for job in failures if isinstance(job, TrainJob)}
         records = [job for plan in plans for job in _record_jobs(plan, untrained)]
-        attacks = [attack for record in records for attack in record.attacks]
-        do(attacks)
+        do([attack for record in records for attack in record.attacks])
         do([record for record in records if not failures.keys() & set(record.attacks)])
     if failures:
         for plan in plans:
@@ -89,11 +88,6 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
             log.info("%s seed %d: verdicts %s", record.norm, record.seed, digest(record))
         texts.append(report_tables(found, evaluation, plan.name))
         evaluated.append(found)
-    for attack in attacks:
-        attack.remove()
-    for plan in plans:
-        with suppress(OSError):  # another sweep may have results there
-            jobs_folder(plan.evaluations[""]).rmdir()
     text = "\n\n".join(texts)
     for plan, found in zip(plans, evaluated, strict=True):
         require_reliable(text, found, plan.evaluations[""])

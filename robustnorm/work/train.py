@@ -32,6 +32,7 @@ from robustnorm.system.errors import OutOfMemoryError, UsageError
 from robustnorm.system.files import check_free_space
 from robustnorm.system.locks import exclusive
 from robustnorm.system.memory import is_out_of_memory, peak_memory
+from robustnorm.system.source import differences, versions
 from robustnorm.system.stopping import ShouldStop, interrupted, never
 from robustnorm.training import distributed
 from robustnorm.training.advprop import train
@@ -142,6 +143,9 @@ def _start(
                 "another number of images",
                 distributed.world_size(), run.processes,
             )  # fmt: skip
+        here = {} if "versions" not in run.manifest else versions()  # former runs name none
+        if odd := differences(run.manifest.get("versions", {}), here):
+            log.warning("continued by others (%s): last bits may differ from those of one", odd)
     check_free_space(folder, saver.bytes_needed())
     saver.save_settings()
     starts = distributed.gather((dataset.sha256[:12], position.epoch, position.step))

@@ -4,9 +4,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 from robustnorm.records.journal import Journal, Key, Part
-from robustnorm.system.errors import DiskError
+from robustnorm.system.device import made_by
+from robustnorm.system.errors import DiskError, UsageError
+from robustnorm.system.source import versions
 
 VERDICTS = {Key("none", "final", "clean", "clean"): Part(np.ones(3, bool), np.ones(3, bool))}
 
@@ -53,8 +56,33 @@ def test_line_that_a_kill_cut_off_is_told_and_the_next_one_is_read(tmp_path, cap
     assert "1 lines are incomplete or damaged" in caplog.text
 
 
-def test_journal_of_another_fingerprint_is_removed(tmp_path):
+def test_journal_of_another_fingerprint_is_removed_and_told(tmp_path, caplog):
     path = tmp_path / "x.journal"
     Journal(path, "a").add(0, VERDICTS)
     assert not Journal(path, "b").parts
     assert not path.exists()
+    assert f"{path} is of another evaluation, and is begun anew" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("robustnorm", "0.0.9"), ("torch", "2.9.1"), ("device", "CPU, 7 threads")]
+)
+def test_journal_of_other_versions_or_another_device_is_refused(tmp_path, name, value):
+    path, here = tmp_path / "x.journal", made_by(torch.device("cpu"))
+    Journal(path, "a", here | {name: value}).add(0, VERDICTS)
+    whole = path.read_bytes()
+    with pytest.raises(UsageError) as caught:
+        Journal(path, "a", here)
+    assert f"was begun by others ({name} {value}, here {here[name]})" in str(caught.value)
+    assert path.read_bytes() == whole
+    path.unlink()
+    Journal(path, "a", here).add(0, VERDICTS)
+    assert Journal(path, "a", here).devices == {here["device"]}
+
+
+def test_journal_may_be_of_another_device_where_only_versions_are_required(tmp_path):
+    path, here = tmp_path / "x.journal", made_by(torch.device("cpu"))
+    Journal(path, "a", here | {"device": "other"}).add(0, VERDICTS)
+    journal = Journal(path, "a", here, required=versions())
+    journal.add(1, VERDICTS)
+    assert Journal(path, "a", versions()).devices == {"other", here["device"]}

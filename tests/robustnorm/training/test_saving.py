@@ -17,6 +17,7 @@ from robustnorm.runs.checkpoint import load_checkpoint, save_checkpoint
 from robustnorm.runs.run import find_runs, run_folder
 from robustnorm.system.errors import DiskError, UsageError
 from robustnorm.system.locks import exclusive
+from robustnorm.system.source import versions
 from robustnorm.training import saving
 from robustnorm.training.advprop import train
 from robustnorm.training.progress import Position
@@ -195,3 +196,11 @@ def test_network_with_dropout_continues_bit_for_bit(tmp_path):
     run(continued, position)
     ends = [load_checkpoint(each.folder, "last").sha256 for each in (kept, continued)]
     assert ends[0] == ends[1]  # of all bytes: weights, momentum, random states
+
+
+def test_training_continued_by_another_version_says_so(monkeypatch, caplog):
+    with monkeypatch.context() as older:
+        older.setattr(saving, "versions", lambda: versions() | {"torch": "2.9.1"})
+        killed_after(3, OFTEN)
+    train_run(OFTEN)
+    assert "continued by others (torch 2.9.1, here " in caplog.text

@@ -1,7 +1,10 @@
 """Jobs give what an evaluation in one process gives, however they are divided."""
 
+import json
 import random
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +13,13 @@ from record_factory import make_record
 from sweep_jobs import RUN, load_record, make_record_job
 
 from robustnorm.evaluation.protocol import identity
-from robustnorm.records.journal import Key, Part
+from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import load_model
+from robustnorm.system.device import device_name
 from robustnorm.system.errors import UsageError
+from robustnorm.system.sealed import seal, unseal
+from robustnorm.system.source import versions
 from robustnorm.work import jobs
 from robustnorm.work.attempt import Place, attempt
 from robustnorm.work.evaluate import evaluate_runs
@@ -80,12 +86,40 @@ def test_job_finds_the_same_with_another_number_of_threads(trained):
     try:
         finish([job], trained, threads=1)
         once = job.journal.parts
-        job.remove()
+        job.path.unlink()
         assert not job.done()
         finish([job], trained, threads=2)
     finally:
         torch.set_num_threads(before)
     np.testing.assert_equal(job.journal.parts, once)
+
+
+def test_job_of_other_versions_is_refused_and_what_to_remove_is_told(trained):
+    record = make_record_job(attacks=[])
+    job, bits = record.attacks[0], np.ones(100, bool)
+    older = Journal(job.path, job.key, versions() | {"torch": "2.9.1"})
+    older.add(0, {Key("none", "final", "clean", "clean"): Part(bits, bits)})
+    with pytest.raises(UsageError, match=r"torch 2\.9\.1, here .*, with all others in ") as caught:
+        record.run()
+    assert str(caught.value).endswith(str(job.results))
+    shutil.rmtree(job.results)
+    assert not job.done()
+
+
+def test_record_names_the_devices_of_its_jobs_and_ends_all_of_them(trained, caplog):
+    record = make_record_job(attacks=[], worst=False)
+    finish(record.attacks, trained)
+    stale = record.attacks[0].path.with_name("of-another-version.journal")
+    lines = record.attacks[0].path.read_text().splitlines()
+    entry, _ = unseal(json.loads(lines[-1]))
+    entry["by"]["device"] = "a GPU"
+    record.attacks[0].path.write_text(json.dumps(seal(entry)))
+    stale.touch()
+    finish([record], trained)
+    here = device_name(torch.device("cpu"))
+    assert load_record(record.config).device == f"{here}; a GPU"
+    assert f"last bits may differ between its devices: {here}; a GPU" in caplog.text
+    assert not Path("reports/digits/jobs").exists()
 
 
 def test_job_is_skipped_when_it_is_done(trained):
@@ -110,7 +144,7 @@ def test_record_names_what_is_missing_when_a_result_is_lost(trained):
     job = make_record_job(attacks=[])
     finish(job.attacks, trained)
     lost = job.attacks[1]
-    lost.remove()
+    lost.path.unlink()
     missing = rf"1 results are missing \({lost.name}\); give the same command again"
     with pytest.raises(UsageError, match=missing):
         job.run()
@@ -128,7 +162,7 @@ def test_jobs_refuse_a_checkpoint_that_changed(trained):
     job = make_record_job(test_limit=100, attacks=[])
     finish(job.attacks, trained)
     last = job.attacks[-1]
-    last.remove()
+    last.path.unlink()
     model, manifest = load_model(RUN)
     torch.nn.init.zeros_(next(model.parameters()))
     save_checkpoint(RUN, "best", model, {k: manifest[k] for k in ("config", "dataset", "epoch")})

@@ -57,6 +57,16 @@ def test_sweep_goes_on_where_it_was_and_repeats_nothing(monkeypatch, caplog):
     assert sum("verdicts" in line for line in caplog.messages) == 2
 
 
+def test_sweep_that_was_killed_beside_its_records_leaves_no_jobs(monkeypatch):
+    """Results of jobs stayed for ever when the record was there before they were removed."""
+    with monkeypatch.context() as killed:
+        killed.setattr(module, "_remove", lambda _: None)
+        assert cli.main(["sweep", *WORDS, settings()]) == 0
+    assert list(Path("reports/digits/jobs").rglob("*.journal"))
+    assert evaluate() == 0
+    assert not Path("reports/digits/jobs").exists()
+
+
 def test_sweep_tells_failed_jobs_by_name_and_does_the_others(monkeypatch, capsys):
     attack_chunk = jobs.attack_chunk
 
