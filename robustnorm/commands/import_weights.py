@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import fields
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from robustnorm.data.dataset import Dataset
 from robustnorm.exchange.foreign import find_weights
 from robustnorm.exchange.loaders import load_released
-from robustnorm.exchange.matching import match_names, normalization_of
+from robustnorm.exchange.matching import (
+    classes_of,
+    match_names,
+    normalization_of,
+    normalizations,
+)
+from robustnorm.models.resnet import LEAST_STD, Normalized
 from robustnorm.runs.checkpoint import save_checkpoint
-from robustnorm.runs.run import build_model, describe_dataset, load_data, run_folder
+from robustnorm.runs.run import (
+    IMAGENET,
+    build_model,
+    describe_dataset,
+    load_data,
+    network_arguments,
+    run_folder,
+)
 from robustnorm.settings.config import Config
 from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.system.errors import RefusedFileError, UsageError
+from robustnorm.system.registry import some
 
 
 def import_run(settings: ImportSettings) -> str:
@@ -29,7 +45,8 @@ def import_run(settings: ImportSettings) -> str:
 
     Raises:
         RefusedFileError: When the file is not to be trusted or does not fit the network.
-        UsageError: When the folder already holds a run, or a layout's branches do not fit.
+        UsageError: When the folder already holds a run, a layout's branches or the data's classes
+            do not fit, or it is not clear how the network's input is normalized.
         DataError: From the data.
     """
     config = Config(**{field.name: getattr(settings, field.name) for field in fields(Config)})
@@ -37,13 +54,16 @@ def import_run(settings: ImportSettings) -> str:
     if folder.exists():
         raise UsageError(f"{folder} already exists; choose another --name or --seed, or remove it")
     found = find_weights(file, settings.part)
-    info = describe_dataset(load_data(config), train_images=0)
+    dataset = load_data(config)
+    info = describe_dataset(dataset, train_images=0)
     model = build_model(config, info)
-    weights = dict(found.state)
-    if settings.mean:
-        given = {"normalize.mean": settings.mean, "normalize.std": settings.std}
-        weights |= {name: torch.tensor(value).view(-1, 1, 1) for name, value in given.items()}
-    _check_normalized_once(file, found.state, model, settings)
+    info["classes"] = _classes(file, found.state, model, dataset)
+    # Other code may normalize inside its network, with constants or under names of its own.
+    own = "mean" not in network_arguments(config, info) and bool(normalizations(model.state_dict()))
+    if normalization := _normalization(file, found.state, settings, info, own=own):
+        info["normalization"] = normalization
+    model = build_model(config, info)
+    weights = _weights(found.state, model, own=own)
     try:
         load_released(model, weights, settings.layout, ("clean", *config.adversarial_branches))
     except RefusedFileError as error:
@@ -77,26 +97,85 @@ def import_run(settings: ImportSettings) -> str:
     )
 
 
-def _check_normalized_once(
-    file: Path, state: dict[str, Tensor], model: nn.Module, settings: ImportSettings
-) -> None:
-    """Raises a UsageError unless it is clear how the network's input is normalized."""
-    wanted = model.state_dict()
-    inside = normalization_of(match_names(state, wanted))
-    if inside and settings.mean:
-        raise UsageError(f"{file} holds mean and deviation of its own: leave out --mean and --std")
-    if (inside or settings.mean) and "normalize.mean" not in wanted:
+def _classes(file: Path, state: dict[str, Tensor], model: nn.Module, dataset: Dataset) -> list[str]:
+    """Returns the classes of weights, of which a few numbered test images may not show all.
+
+    Raises:
+        UsageError: When the weights and the data have another number of classes.
+    """
+    classes, wanted = list(dataset.classes), model.state_dict()
+    number = classes_of(match_names(state, wanted), wanted, len(classes))
+    if number is None:
+        return classes
+    if number > len(classes) and classes == [str(label) for label in range(len(classes))]:
+        return [str(label) for label in range(number)]
+    raise UsageError(
+        f"{file} holds a network of {number} classes, {dataset.name} has {len(classes)} "
+        f"({some(classes)}): give data of its classes with --data"
+    )
+
+
+def _normalization(
+    file: Path,
+    state: dict[str, Tensor],
+    settings: ImportSettings,
+    info: dict[str, Any],
+    *,
+    own: bool,
+) -> dict[str, list[float]]:
+    """Returns the mean and deviation to apply before the network, {} for none or its own.
+
+    Raises:
+        UsageError: Unless it is clear how the network's input is normalized.
+    """
+    inside = normalization_of(state)
+    given = {"mean": [*settings.mean], "std": [*settings.std]} if settings.mean else {}
+    if given and (inside or own):
+        where = settings.network if own else file
+        raise UsageError(f"{where} holds mean and deviation of its own: leave out --mean and --std")
+    if own:
+        return {}
+    if (inside or given) and settings.input_normalization == "none":
         where = f"{file} holds" if inside else "--mean and --std are"
-        raise UsageError(
-            f"{where} a normalization, which the network of these settings does not have: leave "
-            "out --input_normalization none"
-        )
-    if "normalize.mean" in wanted and not inside and not settings.mean:
+        raise UsageError(f"{where} a normalization: leave out --input_normalization none")
+    chosen = inside or given
+    if settings.input_normalization == "imagenet":
+        chosen = chosen or {name: [*values] for name, values in IMAGENET.items()}
+    if not chosen and settings.input_normalization == "dataset":
         raise UsageError(
             f"{file} holds no mean and deviation of its input: give --input_normalization none if "
             "its network takes images in [0, 1] as they are, or --mean and --std as its training "
             "code normalizes, such as --mean 0.4914,0.4822,0.4465 --std 0.2470,0.2435,0.2616"
         )
+    channels = info["channels"]
+    for name, values in chosen.items():
+        if len(values) != channels or not all(map(isfinite, values)):
+            raise UsageError(
+                f"{name} must have a number for each of the {channels} channel(s) of "
+                f"{info['name']}, got {values}: give the data of the weights with --data"
+            )
+    if chosen and min(chosen["std"]) < LEAST_STD:
+        raise UsageError(f"std must be at least {LEAST_STD} in every channel, got {chosen['std']}")
+    return chosen
+
+
+def _weights(state: dict[str, Tensor], model: nn.Module, *, own: bool) -> dict[str, Tensor]:
+    """Returns a file's tensors with the normalization of ``model`` where they lack one.
+
+    Args:
+        state: The file's tensors.
+        model: Built with the normalization that was chosen, which may be a layer before a network.
+        own: Whether that layer is part of the network's own code.
+    """
+    theirs = {name for pair in normalizations(state) for name in pair}
+    if own and theirs:
+        return state
+    weights = {name: value for name, value in state.items() if name not in theirs}
+    if isinstance(model, Normalized):
+        inner = match_names(weights, model.network.state_dict())
+        weights = {f"network.{name}": value for name, value in inner.items()}
+    made = model.state_dict()
+    return weights | {name: made[name] for pair in normalizations(made) for name in pair}
 
 
 def _normalized(model: nn.Module) -> str:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 # Names under which other code stores the mean and deviation that it normalizes its input with.
-_MEANS, _STDS = r"(new_)?(means?|mu)", r"(new_)?(stds?|sds|sigma)"
+_MEAN = re.compile(r"(new_)?(means?|mu)")
+_STDS = [new + std for new in ("", "new_") for std in ("std", "stds", "sds", "sigma")]
+_OURS = ("normalize.mean", "normalize.std")
 _COUNT = "num_batches_tracked"
+# What other code stores beside the weights: torch's AveragedModel, thop's counts of operations, and
+# the block of TRADES' WideResNet that its forward never uses.
+_NO_WEIGHTS = re.compile(r"(.*\.)?(n_averaged|total_ops|total_params|sub_block1\..*)")
 
 
 def match_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns foreign weights under a network's names, from which a prefix may set them apart.
 
     The prefix, such as ``module.``, ``model.`` or ``_orig_mod.module.``, is the one under which
-    most names are the network's. An input's mean and deviation become ``normalize.mean`` and
-    ``normalize.std``, wherever they stand; anything else outside of the prefix keeps its name, so
-    that it is found not to fit. Counts of batches, which old files lack, become 0.
+    most names are the network's. An input's mean and deviation take the network's names for them
+    (``normalize.mean`` and ``normalize.std`` in ours), wherever they stand. Second copies of a
+    tensor and what is no weight, such as torch's ``n_averaged``, are left out; anything else keeps
+    its name, so that it is found not to fit. Counts of batches, which old files lack, become 0.
 
     Args:
         state: Tensors by name.
@@ -28,34 +34,29 @@ def match_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> di
 
     Examples:
         >>> zeros = torch.zeros(2)
-        >>> sorted(match_names({"module.net.fc.bias": zeros, "mu": zeros}, {"fc.bias": zeros}))
-        ['fc.bias', 'normalize.mean']
+        >>> state = {"module.net.fc.bias": zeros, "mu": zeros, "sigma": zeros + 1}
+        >>> sorted(match_names(state, {"fc.bias": zeros}))
+        ['fc.bias', 'normalize.mean', 'normalize.std']
     """
-    prefixes = Counter[str]()
-    for name in state:
-        parts = name.split(".")
-        for begin in range(len(parts)):
-            if ".".join(parts[begin:]) in wanted:
-                prefixes["".join(f"{part}." for part in parts[:begin])] += 1
-    prefix = prefixes.most_common(1)[0][0] if prefixes else ""
-    found = {
-        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-    }
+    prefix = _prefix(state, wanted)
+    found, rest = dict[str, Tensor](), dict[str, Tensor]()
     for name, value in state.items():
-        if name in found and name in wanted and name.startswith(prefix):
-            continue
-        last = name.rpartition(".")[2]
-        for pattern, target in ((_MEANS, "normalize.mean"), (_STDS, "normalize.std")):
-            if re.fullmatch(pattern, last) and name.removeprefix(prefix) not in wanted:
-                found.pop(name.removeprefix(prefix), None)
+        short = name.removeprefix(prefix)
+        if name.startswith(prefix) and short in wanted:
+            found[short] = value
+        elif not _NO_WEIGHTS.fullmatch(name):
+            rest[name] = value
+    ours = next(iter(normalizations(wanted)), _OURS)
+    for theirs in normalizations(rest):
+        for name, target in zip(theirs, ours, strict=True):
+            value = _shaped(rest[name], wanted.get(target))
+            if target not in found or _same(found[target], value):
                 found[target] = value
-                break
-        else:
-            if not name.startswith(prefix):
-                found[name] = value
-    for target in ("normalize.mean", "normalize.std"):
-        if target in found:
-            found[target] = found[target].reshape(-1, 1, 1)
+                del rest[name]
+    for name, value in rest.items():
+        short = name.removeprefix(prefix)
+        if not any(_same(found.get(end), value) for end in _ends(name)):
+            found[f"{name} beside {prefix}{short}" if short in found else short] = value
     for name in wanted:
         layer, _, last = name.rpartition(".")
         if last == _COUNT and name not in found and f"{layer}.running_mean" in found:
@@ -64,9 +65,79 @@ def match_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> di
 
 
 def normalization_of(state: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """Returns the mean and deviation per channel that matched weights hold, {} without any."""
-    return {
-        name: state[f"normalize.{name}"].flatten().tolist()
-        for name in ("mean", "std")
-        if f"normalize.{name}" in state
-    }
+    """Returns the mean and deviation per channel that a state holds, {} without any.
+
+    Examples:
+        >>> normalization_of({"0.mu": torch.tensor([0.5]), "0.sigma": torch.ones(1, 1, 1)})
+        {'mean': [0.5], 'std': [1.0]}
+    """
+    for mean, std in normalizations(state):
+        return {"mean": state[mean].flatten().tolist(), "std": state[std].flatten().tolist()}
+    return {}
+
+
+def classes_of(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], classes: int
+) -> int | None:
+    """Returns the number of classes of matched weights that differ from a network in it alone.
+
+    Args:
+        state: Tensors under the network's names.
+        wanted: State of a network with ``classes`` classes.
+        classes: Number of classes of the network.
+
+    Returns:
+        None where nothing differs, or more than that.
+
+    Examples:
+        >>> state = {"conv": torch.zeros(3, 1), "fc": torch.zeros(10, 4)}
+        >>> classes_of(state, {"conv": torch.zeros(3, 1), "fc": torch.zeros(7, 4)}, 7)
+        10
+    """
+    numbers = set[int]()
+    for name in state.keys() & wanted.keys():
+        theirs, ours = state[name].shape, wanted[name].shape
+        if theirs != ours:
+            last = ours[:1] == (classes,) and len(theirs) > 0 and theirs[1:] == ours[1:]
+            numbers.add(theirs[0] if last else -1)
+    return numbers.pop() if len(numbers) == 1 and -1 not in numbers else None
+
+
+def normalizations(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """Returns the names of a layer's mean and deviation of the input, for each such layer."""
+    found = []
+    for name in state:
+        layer, dot, last = name.rpartition(".")
+        if _MEAN.fullmatch(last):
+            stds = [f"{layer}{dot}{std}" for std in _STDS if f"{layer}{dot}{std}" in state]
+            found += [(name, std) for std in stds if state[std].numel() == state[name].numel()]
+    return found
+
+
+def _prefix(state: Iterable[str], wanted: Mapping[str, Tensor]) -> str:
+    """Returns the prefix under which most names are the network's, the shortest of several."""
+    prefixes = Counter(
+        name.removesuffix(end) for name in state for end in _ends(name) if end in wanted
+    )
+    return min(prefixes, key=lambda prefix: (-prefixes[prefix], len(prefix)), default="")
+
+
+def _ends(name: str) -> list[str]:
+    """Returns the name, and what remains of it after each point.
+
+    Examples:
+        >>> _ends("module.fc.bias")
+        ['module.fc.bias', 'fc.bias', 'bias']
+    """
+    parts = name.split(".")
+    return [".".join(parts[begin:]) for begin in range(len(parts))]
+
+
+def _shaped(value: Tensor, like: Tensor | None) -> Tensor:
+    if like is None:
+        return value.reshape(-1, 1, 1)
+    return value.reshape(like.shape) if like.numel() == value.numel() else value
+
+
+def _same(one: Tensor | None, other: Tensor) -> bool:
+    return one is not None and one.dtype == other.dtype and torch.equal(one, other)

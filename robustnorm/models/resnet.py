@@ -6,6 +6,7 @@ stem="imagenet"``, except for the input normalization.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -50,6 +51,16 @@ class InputNormalization(nn.Module):
                 f"in {tuple(images.shape)}"
             )
         return (images - self.mean) / self.std
+
+
+class Normalized(nn.Sequential):
+    """A network of other code, which takes normalized images, after an ``InputNormalization``."""
+
+    network: nn.Module
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        first = InputNormalization(mean, std)
+        super().__init__(OrderedDict(normalize=first, network=network))
 
 
 class BasicBlock(nn.Module):

@@ -14,6 +14,7 @@ from torch import nn
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Augmentation, Dataset
 from robustnorm.models import NETWORKS
+from robustnorm.models.resnet import Normalized
 from robustnorm.runs.checkpoint import (
     Checkpoint,
     check_fits,
@@ -28,8 +29,7 @@ from robustnorm.settings.groups import Compared, Evaluation, Where
 from robustnorm.system.errors import UsageError
 from robustnorm.system.registry import some
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def run_folder(config: Config) -> Path:
@@ -95,9 +95,11 @@ def network_arguments(config: Config, data: dict[str, Any]) -> dict[str, Any]:
     """
     mean, std = {
         "dataset": (data["mean"], data["std"]),
-        "imagenet": (_IMAGENET_MEAN, _IMAGENET_STD),
+        "imagenet": (IMAGENET["mean"], IMAGENET["std"]),
         "none": ((0.0,) * data["channels"], (1.0,) * data["channels"]),
     }[config.input_normalization]
+    if "normalization" in data:  # of imported weights
+        mean, std = data["normalization"]["mean"], data["normalization"]["std"]
     arguments: dict[str, Any] = {
         "norm": config.norm,
         "num_classes": len(data["classes"]),
@@ -115,14 +117,19 @@ def network_arguments(config: Config, data: dict[str, Any]) -> dict[str, Any]:
 def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
     """Builds the network of the settings, initialized from ``config.seed``.
 
+    The normalization of imported weights comes before the network of a factory that takes no mean.
+
     Args:
         config: The settings.
         data: From ``describe_dataset``.
     """
     arguments = network_arguments(config, data)
+    normal = data.get("normalization")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network: nn.Module = NETWORKS[config.network](**arguments)
+    if normal and "mean" not in arguments:
+        return Normalized(network, normal["mean"], normal["std"])
     return network
 
 

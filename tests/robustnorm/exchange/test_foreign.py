@@ -205,7 +205,8 @@ def test_imported_weights_are_evaluated_and_reports_claim_no_training(
 
 def test_import_refuses_what_does_not_fit_and_makes_no_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    torch.save(resnet18(norm="bn", width=4).state_dict(), "foreign.pth")
+    model = resnet18(norm="bn", width=4, in_channels=1, mean=(0.5,), std=(0.5,))
+    torch.save(model.state_dict(), "foreign.pth")
     assert cli.main(["import", "foreign.pth", *NETWORK]) == Status.REFUSED
     assert "robustnorm: foreign.pth: the state, read as 'plain'" in capsys.readouterr().err
     assert not Path("checkpoints").exists()

@@ -1,6 +1,5 @@
 """Weights in the layouts of public releases, as files that their code would have written."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from weight_files import FILES, MEAN, STD, inner, other, prefixed
 
 from robustnorm import cli, resnet18
 from robustnorm.exchange.foreign import find_weights
 from robustnorm.exchange.matching import match_names
+from robustnorm.models import NETWORKS
+from robustnorm.models.resnet import InputNormalization
 from robustnorm.models.wideresnet import WideResNet
 from robustnorm.runs import Run
 from robustnorm.system.errors import RefusedFileError, Status
@@ -21,67 +23,6 @@ def network(seed=0, **options):
     torch.manual_seed(seed)
     settings = {"norm": "bn", "width": 4, "in_channels": 1, "mean": (0.25,), "std": (0.5,)}
     return resnet18(**settings | options)
-
-
-def inner(model):
-    """The state of a network whose code normalizes elsewhere."""
-    return {k: v for k, v in model.state_dict().items() if not k.startswith("normalize.")}
-
-
-def prefixed(prefix, state):
-    return {prefix + name: value for name, value in state.items()}
-
-
-MEAN, STD = torch.full((1, 1, 1, 1), 0.25), torch.full((1, 1, 1, 1), 0.5)
-OWN = {"normalize.mean": MEAN, "normalize.std": STD}
-
-
-def without_counts(state):
-    return {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
-
-
-# What torch.save is given, from the inner state and the whole network.
-FILES = {
-    "whole state": lambda s, m: m.state_dict(),
-    "DataParallel": lambda s, m: prefixed("module.", m.state_dict()),
-    "torch.compile": lambda s, m: prefixed("_orig_mod.", m.state_dict()),
-    "compile in DDP": lambda s, m: prefixed("module._orig_mod.", m.state_dict()),
-    "DDP in compile": lambda s, m: prefixed("_orig_mod.module.", m.state_dict()),
-    "module.model": lambda s, m: prefixed("module.model.", m.state_dict()),
-    "net": lambda s, m: prefixed("net.", m.state_dict()),
-    "backbone": lambda s, m: prefixed("backbone.", m.state_dict()),
-    "Lightning": lambda s, m: {
-        "state_dict": prefixed("model.", m.state_dict()), "epoch": 3, "global_step": 7,
-        "pytorch-lightning_version": "2.0", "hyper_parameters": {"lr": 0.1}, "callbacks": {},
-    },
-    "optimizer beside it": lambda s, m: {
-        "model": m.state_dict(), "epoch": 9,
-        "optimizer": torch.optim.SGD(m.parameters(), 0.1, momentum=0.9).state_dict(),
-    },
-    "numpy scores": lambda s, m: {
-        "state_dict": m.state_dict(), "best": np.float64(0.5), "curve": np.arange(4.0),
-    },
-    "argparse arguments": lambda s, m: {
-        "state_dict": m.state_dict(), "args": argparse.Namespace(lr=0.1, out=None),
-    },
-    "net and acc": lambda s, m: {"net": m.state_dict(), "acc": 91.2, "epoch": 5},
-    "nested twice": lambda s, m: {"model": {"state_dict": prefixed("module.", m.state_dict())}},
-    "running average beside it": lambda s, m: {
-        "model": m.state_dict(), "ema_state_dict": network(7).state_dict(),
-    },
-    "MadryLab's normalizer": lambda s, m: {
-        "model": prefixed("module.model.", s)
-        | {"module.normalizer.new_mean": MEAN, "module.normalizer.new_std": STD},
-    },
-    "mu and sigma": lambda s, m: s | {"mu": MEAN, "sigma": STD},
-    "Sequential of normalizer and network": lambda s, m: prefixed("1.", s)
-    | {"0.mean": MEAN, "0.std": STD},
-    "RobustBench": lambda s, m: prefixed("model.", s) | prefixed("model.", OWN),
-    "before counts of batches": lambda s, m: without_counts(m.state_dict()),
-    "half precision": lambda s, m: {
-        k: v.half() if v.is_floating_point() else v for k, v in m.state_dict().items()
-    },
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -95,8 +36,8 @@ def run_import(file, *words):
     return cli.main(["import", str(file), *options])
 
 
-def loaded():
-    return Run.open(Path("checkpoints/x/bn-seed0")).network(torch.device("cpu"))
+def loaded(seed=0):
+    return Run.open(Path(f"checkpoints/x/bn-seed{seed}")).network(torch.device("cpu"))
 
 
 def images():
@@ -130,7 +71,7 @@ def test_running_average_is_taken_where_it_is_asked_for(place, capsys):
     found = Run.open(Path("checkpoints/x/bn-seed1"))
     assert found.imported["part"] == "ema_state_dict"
     average = found.network(torch.device("cpu")).eval()
-    torch.testing.assert_close(average(images()), network(7).eval()(images()))
+    torch.testing.assert_close(average(images()), other(network()).eval()(images()))
     assert run_import("weights.pt", "--seed=2", "--part=swa") == Status.REFUSED
     assert "no tensors are under 'swa'" in capsys.readouterr().err
 
@@ -188,3 +129,83 @@ def test_what_does_not_fit_is_left_to_be_named():
     wanted = {"fc.weight": torch.zeros(2, 2)}
     found = match_names({"module.fc.weight": torch.zeros(2, 2), "head.bias": torch.ones(1)}, wanted)
     assert found.keys() == {"fc.weight", "head.bias"}
+
+
+def test_second_copies_are_left_out_only_where_they_are_equal():
+    one, two = torch.ones(2), torch.zeros(2)
+    wanted = {"fc.bias": one}
+    equal = {"model.fc.bias": one, "attacker.model.fc.bias": one.clone()}
+    assert match_names(equal, wanted).keys() == {"fc.bias"}
+    differ = {"model.fc.bias": one, "ema.model.fc.bias": two}
+    assert match_names(differ, wanted).keys() == {"fc.bias", "ema.model.fc.bias"}
+    clash = {"m.fc.bias": one, "m.fc.weight": one, "fc.bias": two}
+    found = match_names(clash, {"fc.bias": one, "fc.weight": one})
+    assert found.keys() == {"fc.bias", "fc.weight", "fc.bias beside m.fc.bias"}
+    assert torch.equal(found["fc.bias"], one)
+
+
+def test_mean_and_deviation_take_the_names_that_the_network_has_for_them():
+    mean, std = torch.tensor([0.25]), torch.tensor([0.5])
+    wanted = {"0.mean": torch.zeros(1, 1, 1), "0.std": torch.ones(1, 1, 1), "1.bias": mean}
+    found = match_names({"module.mu": mean, "module.sigma": std, "module.1.bias": mean}, wanted)
+    assert found.keys() == wanted.keys()
+    assert found["0.mean"].shape == (1, 1, 1)
+    other = {"a.mu": mean, "a.sigma": std, "b.mu": mean, "b.sigma": std + 1}
+    assert match_names(other, {}).keys() == {"normalize.mean", "normalize.std", "b.sigma"}
+
+
+def test_unused_block_of_trades_is_loaded_where_the_network_has_it_and_left_out_elsewhere():
+    state = {"conv1.weight": torch.ones(1), "sub_block1.layer.0.conv1.weight": torch.ones(1)}
+    assert match_names(state, {"conv1.weight": torch.ones(1)}).keys() == {"conv1.weight"}
+    assert match_names(state, state).keys() == state.keys()
+
+
+def save_npz(path, labels):
+    np.savez(path, x_test=np.zeros((len(labels), 8, 8, 1), np.uint8), y_test=np.array(labels))
+
+
+def test_test_images_alone_leave_normalization_and_number_of_classes_to_the_weights(place, capsys):
+    save_npz("few.npz", [0, 3, 1])
+    model = network().eval()
+    torch.save(model.state_dict(), "w.pt")
+    assert run_import("w.pt", "--data=few.npz") == Status.DONE
+    torch.testing.assert_close(loaded().eval()(images()), model(images()))
+    assert len(Run.open(Path("checkpoints/x/bn-seed0")).dataset["classes"]) == 10
+    save_npz("many.npz", [0, 11])
+    capsys.readouterr()
+    assert run_import("w.pt", "--data=many.npz", "--seed=1") == Status.USAGE
+    assert "w.pt holds a network of 10 classes, many has 12" in capsys.readouterr().err
+
+
+def test_network_of_other_code_is_normalized_by_itself_or_by_a_layer_before_it(
+    place, capsys, monkeypatch
+):
+    def bare(num_classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+    def normalizing(num_classes):
+        return nn.Sequential(InputNormalization([0.25], [0.5]), *bare(num_classes))
+
+    for factory in (bare, normalizing):
+        monkeypatch.setitem(NETWORKS, factory.__name__, factory)
+    model = bare(10)
+    torch.save(model.state_dict(), "w.pt")
+    words = ["--mean=0.25", "--std=0.5"]
+    assert run_import("w.pt", "--network=bare") == Status.USAGE
+    assert "give --input_normalization none" in capsys.readouterr().err
+    assert run_import("w.pt", "--network=bare", *words) == Status.DONE
+    expected = model((images() - 0.25) / 0.5)
+    torch.testing.assert_close(loaded()(images()), expected)
+    torch.save(
+        {f"1.{k}": v for k, v in model.state_dict().items()} | {"0.mu": MEAN, "0.sigma": STD},
+        "m.pt",
+    )
+    assert run_import("m.pt", "--network=bare", "--seed=1") == Status.DONE
+    torch.testing.assert_close(loaded(1)(images()), expected)
+    own = {f"{int(k[0]) + 1}{k[1:]}": v for k, v in model.state_dict().items()}
+    torch.save(own, "own.pt")
+    assert run_import("own.pt", "--network=normalizing", "--seed=2") == Status.DONE
+    torch.testing.assert_close(loaded(2)(images()), expected)
+    capsys.readouterr()
+    assert run_import("own.pt", "--network=normalizing", "--seed=3", *words) == Status.USAGE
+    assert "normalizing holds mean and deviation of its own" in capsys.readouterr().err
