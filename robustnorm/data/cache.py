@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,6 +70,11 @@ def identity(root: Path, names: Sequence[str], titles: Sequence[str] | None = No
         else:
             together.update(f"{s.st_dev} {s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns}\0".encode())
     return together.hexdigest()[:16]
+
+
+def in_bytes(name: str, most: int = 80) -> str:
+    """Returns the beginning of a name that has at most so many bytes."""
+    return os.fsencode(name)[:most].decode(errors="ignore")
 
 
 @contextmanager

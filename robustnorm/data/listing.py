@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from robustnorm.data.cache import kept
+from robustnorm.data.cache import in_bytes, kept
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.data.decoding import Shape, shape_of
 from robustnorm.data.errors import DataError, RefusedDataError
@@ -87,7 +87,7 @@ def read_listing(
     Raises:
         DataError: With the file and what to do; a RefusedDataError when a file is at fault.
     """
-    stem = f"{name[:80]}-{identity}"
+    stem = f"{in_bytes(name)}-{identity}"
     looked = kept(how.cache / f"looked-{stem}.safetensors", lambda: _look(name, parts))
     try:
         return _read_looked(name, stem, looked, classes, parts, how)

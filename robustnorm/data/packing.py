@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustnorm.data.cache import identity, kept
+from robustnorm.data.cache import identity, in_bytes, kept
 from robustnorm.data.errors import RefusedDataError
 from robustnorm.data.layout import is_visible
 from robustnorm.data.stored import Encoded
@@ -44,7 +44,7 @@ class Pack:
         check: Callable[[Sequence[str]], object] = len,
     ) -> None:
         self._members, self._check, self.identity = members, check, identity
-        self._file = cache / f"packed-{name[:80]}-{identity}.bin"
+        self._file = cache / f"packed-{in_bytes(name)}-{identity}.bin"
         self._index = self._file.with_suffix(".safetensors")
         found = kept(self._index, self._make)
         if not self._file.is_file() or self._file.stat().st_size != int(found["places"].sum(0)[1]):

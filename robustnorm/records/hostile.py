@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from robustnorm.system.escaping import for_terminal
-from robustnorm.system.untrusted import is_inside, is_name
+from robustnorm.system.names import check_name
 
 
 def check_text(value: Any) -> None:
@@ -19,12 +19,11 @@ def check_text(value: Any) -> None:
 
 
 def check_paths(content: dict[str, Any]) -> None:
-    """Raises a ValueError when a name that becomes part of a path leads elsewhere."""
+    """Raises a ValueError when a name that becomes part of a path is not allowed."""
     config, images = content["config"], content.get("images", {})
     names = [content["checkpoint"]["tag"], content["norm"], *content.get("sources", {})]
     names += [config[name] for name in ("norm", "checkpoint") if name in config]
     names += [images["folder"], *images["files"]] if images else []
-    odd = [name for name in names if not is_name(name)]
-    odd += [] if is_inside(content["name"]) else [content["name"]]
-    if odd:
-        raise ValueError(f"it names '{str(odd[0])[:80]}', which leads elsewhere")
+    for name in names:
+        check_name("each name in it", name)
+    check_name("its name", content["name"], nested=True)

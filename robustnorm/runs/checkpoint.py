@@ -20,6 +20,7 @@ from robustnorm.runs.random_states import random_states, set_random_states
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.locks import check_held
+from robustnorm.system.names import check_name
 from robustnorm.system.untrusted import parse_json
 
 # Format 1 had no hash of the manifest and no random states; it can still be read.
@@ -154,6 +155,7 @@ def restore(
 
 def _manifests(folder: Path, tag: str) -> list[Path]:
     """Returns the paths of a tag's manifests, newest first: two of "last", one of other tags."""
+    check_name("a checkpoint", tag)
     paths = [folder / f"{tag}.json"]
     return [*paths, folder / f"{tag}-previous.json"] if tag == "last" else paths
 

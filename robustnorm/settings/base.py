@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -40,6 +41,10 @@ class Settings:
         for seed in value if isinstance(value, tuple) else (value,):
             if not 0 <= seed <= MOST_SEED:
                 raise ValueError(f"{name} must be at least 0 and below 2^64, got {seed}")
+
+    def _tag(self, name: str) -> None:
+        tag = re.fullmatch("best|last|epoch(0|[1-9][0-9]{0,8})", getattr(self, name))
+        self._require(name, bool(tag), "best, last, or epoch and a number such as epoch190")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, with fractions as people write them ("8/255")."""

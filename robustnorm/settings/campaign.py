@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from robustnorm.settings.groups import Compared, Evaluation
 from robustnorm.settings.jobs import Places
 from robustnorm.settings.parsing import read_config
 from robustnorm.settings.plan import PAPER_NORMS, Plan, compared_runs
+from robustnorm.system.names import check_name
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,7 @@ class CampaignSettings(Places):
             raise ValueError(f"budget must be above 0 seconds, got {self.budget}")
         for name, plan in self.plans.items():
             for word in (name, *plan.evaluations):
-                if not re.fullmatch(r"[\w-]+", word):
-                    raise ValueError(
-                        "a plan and an evaluation need a name of letters, digits, _ and -, "
-                        f"got {word}"
-                    )
+                check_name("the name of a plan or an evaluation", word)
             for part in ("norms", "seeds", "evaluations"):
                 if not getattr(plan, part):
                     raise ValueError(f"plan {name} needs {part}, got none")

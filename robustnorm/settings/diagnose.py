@@ -43,6 +43,7 @@ class DiagnoseSettings(Settings):
     reports: str = "reports"
 
     def __post_init__(self) -> None:
+        self._tag("checkpoint")
         self._least(1, "test_limit", "batches", "steps")
         self._seed("seed")
         if not self.runs or len({Path(run) for run in self.runs}) < len(self.runs):

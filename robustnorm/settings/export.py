@@ -42,6 +42,7 @@ class ExportSettings(Settings):
     push: str | None = None
 
     def __post_init__(self) -> None:
+        self._tag("checkpoint")
         self._least(1, "check_images", *(["image_size"] if self.image_size is not None else []))
         if self.push is not None and self.to != "huggingface":
             raise ValueError(f"push needs --to huggingface, got --to {self.to}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from robustnorm.settings.base import Settings, names
+from robustnorm.system.names import check_name
 
 Network = Literal["sngan", "biggan", "autogan"]
 
@@ -107,6 +108,7 @@ class GanSettings(Where):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_name("name", self.name, nested=True)
         self._least(
             1,
             *("width", "discriminator_width", "latent_dim", "steps", "discriminator_steps"),

@@ -9,11 +9,10 @@ from typing import Any, ClassVar, Literal
 
 from robustnorm.attacks.limits import check_size
 from robustnorm.settings.base import Settings
-from robustnorm.system.untrusted import is_inside
+from robustnorm.system.names import check_name
 
 # Names not allowed for an adversarial branch: the first branch, and that of unbranched networks.
 _NO_BRANCHES = ("clean", "single")
-_MOST_NAME = 200  # bytes: file systems take 255, and temporary files add to a name
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,8 @@ class Named(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name is None:
-            return
-        size = max(len(part.encode(errors="replace")) for part in self.name.split("/"))
-        if "\0" in self.name or not 0 < size <= _MOST_NAME or not is_inside(self.name):
-            raise ValueError(
-                f"name must be a folder's name of 1 to {_MOST_NAME} bytes, got {self.name[:40]!r} "
-                f"of {len(self.name)} characters"
-            )
+        if self.name is not None:
+            check_name("name", self.name, nested=True)
 
 
 @dataclass(frozen=True)
@@ -86,6 +79,7 @@ class Compared(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_name("norm", self.norm)
         self._seed("seed")
 
 
@@ -150,6 +144,7 @@ class Network(Settings):
                     "the name of an adversarial branch must be a word other than "
                     f"{' and '.join(_NO_BRANCHES)}, got '{name}'"
                 )
+            check_name("the name of an adversarial branch", name)
 
 
 @dataclass(frozen=True)
@@ -285,12 +280,7 @@ class Evaluation(Settings):
         self._require("test_limit", limit is None or limit >= 1, "at least 1, or null for all")
         self._least(0, "test_curve")
         self._seed("eval_seed")
-        tag = self.checkpoint.removeprefix("epoch")
-        self._require(
-            "checkpoint",
-            self.checkpoint in ("best", "last") or (tag != self.checkpoint and tag.isdigit()),
-            "best, last, or epoch and a number such as epoch190",
-        )
+        self._tag("checkpoint")
 
 
 @dataclass(frozen=True)

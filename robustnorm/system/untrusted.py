@@ -156,11 +156,6 @@ def is_inside(name: str) -> bool:
     return bool(path.parts) and not (path.is_absolute() or ".." in path.parts or "\\" in name)
 
 
-def is_name(name: object) -> bool:
-    """Returns whether a value is the name of a single file or folder rather than a path."""
-    return isinstance(name, str) and is_inside(name) and name == PurePosixPath(name).name
-
-
 def parse_fraction(value: object) -> Fraction:
     """Parses a number written as 8/255 or 0.03.
 

@@ -46,20 +46,6 @@ def test_setting_of_another_command_is_refused_in_words_and_read_in_a_file(
         read_words(kind, ["x", "--momentun", "0.5"])
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("x" * 300, "name must be a folder's name of 1 to 200 bytes, got 'xxxxxxxx"),
-        ("a\0b", r"got 'a\x00b' of 3 characters"),
-        ("", "got '' of 0 characters"),
-        ("..", "got '..' of 2 characters"),
-    ],
-)
-def test_name_that_no_folder_can_have_is_refused(name, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        Config(name=name)
-
-
 @pytest.mark.parametrize("field", ["seed", "eval_seed"])
 def test_seed_beyond_the_generators_is_refused(field):
     assert getattr(Config(**{field: 2**64 - 1}), field) == 2**64 - 1

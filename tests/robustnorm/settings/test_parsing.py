@@ -100,7 +100,7 @@ def test_settings_import_no_torch():
         ("padding: 1000000000000000000000\n", r"padding must be at most 10\^9"),
         ("padding: 5000\n", "padding must be 0 to 4096, or null, got 5000"),
         ("seed: 18446744073709551616\n", r"seed must be at most 2\^64 - 1"),
-        ("name: x/../y\n", "name must be a folder's name"),
+        ("name: x/../y\n", "name must be a name for a folder or file"),
         ("config: other.yaml\n", "unknown setting 'config'"),
         ("epochs: " + "9" * 5000, r"epochs must be at most 10\^9, got 9{80}\.\.\.$"),
     ],

@@ -252,7 +252,7 @@ def test_time_left_follows_from_what_was_measured_on_this_device(place, monkeypa
         ({"norms": []}, "plan small needs norms, got none"),
         ({"config": "digit"}, "unknown config 'digit'; did you mean 'digits'?"),
         ({"evaluations": {"x": {"epochs": 3}}}, "evaluations of plan small cannot have epochs; al"),
-        ({"evaluations": {"../x": {}}}, "need a name of letters, digits, _ and -, got ../x"),
+        ({"evaluations": {"../x": {}}}, "got '../x': it has a slash"),
         (
             {"evaluations": {"x": {"checkpoint": "epoch3"}}},
             "needs the weights of epoch3, which no run keeps; add 3 to keep_epochs",
