@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -299,6 +300,11 @@ def _explain(error: BaseException) -> tuple[str, Status]:
             )
         case OSError():
             place = "the working folder" if error.filename is None else in_one_line(error.filename)
+            if error.errno == errno.ENAMETOOLONG:
+                return (
+                    f"{place} is too long for the name of a file; give a shorter one",
+                    Status.USAGE,
+                )
             question = f"is {place} still there, and may you read and write there?"
             return f"{error.strerror or error}: {question}", Status.DISK
         case ImportError():

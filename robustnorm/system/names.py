@@ -7,19 +7,14 @@ from robustnorm.system.escaping import for_terminal
 # Bytes: file systems take 255, and several names, a tag and a suffix are joined into one.
 MOST = 100
 # What Windows takes for a device, whatever follows after a dot.
-_DEVICES = {
-    "con",
-    "prn",
-    "aux",
-    "nul",
-    *(f"{port}{i}" for port in ("com", "lpt") for i in "123456789"),
-}
+_PORTS = {f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)}
+_DEVICES = {"con", "prn", "aux", "nul"} | _PORTS
 # Folders beside the tables of a name; one more name below it must not be taken for them.
 _OWN = {"records", "jobs", "gradients", "referee"}
 
 
 def check_name(what: str, name: object, *, nested: bool = False) -> None:
-    r"""Raises a ValueError unless a file or folder can have the name, and no other path leads there.
+    """Raises a ValueError unless a file or folder can have the name, and it leads nowhere else.
 
     Args:
         what: What is named, for the message.
@@ -51,9 +46,8 @@ def _fault(part: str) -> str:
     if "/" in part or "\\" in part:
         return "it has a slash"
     if part != part.strip(" ."):
-        return (
-            f"it has a part '{part}'" if part == ".." else "it begins or ends with a dot or space"
-        )
+        outside = "it has a part '..'"
+        return outside if part == ".." else "it begins or ends with a dot or space"
     if part.partition(".")[0].lower() in _DEVICES or part in _OWN:
         return f"'{part}' is reserved"
     return ""

@@ -1,6 +1,7 @@
 """A name that becomes a path is refused wherever it is given, or can be written and read again."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,8 @@ ALLOWED = ["x", "ResNet-18 (wide)", "v1.2", "ä" * 50, "x" * 100, "nullary", "re
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_name_is_refused_with_the_reason(name):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(REFUSED[name])) as caught:
         check_name("name", name, nested=True)
-    assert REFUSED[name] in str(caught.value)
     assert len(str(caught.value)) < 200
 
 
