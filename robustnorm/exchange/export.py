@@ -19,7 +19,7 @@ from tqdm import tqdm
 from robustnorm.exchange.foreign import read_weights
 from robustnorm.models import NETWORKS
 from robustnorm.models.surgery import fold
-from robustnorm.models.weights import check_weights
+from robustnorm.models.weights import alone, check_weights
 from robustnorm.norms.routing import bind
 from robustnorm.system.errors import UserError
 from robustnorm.system.untrusted import parse_json
@@ -223,7 +223,7 @@ def _onnxruntime() -> Any:
 def _write_safetensors(
     model: nn.Module, branch: str, path: Path, images: Tensor, description: Description
 ) -> None:
-    state = {name: value.contiguous() for name, value in fold(model, branch).state_dict().items()}
+    state = alone(fold(model, branch).state_dict())
     save_file(state, path, metadata={"format": "pt", "config": json.dumps(description.config)})
 
 

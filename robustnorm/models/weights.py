@@ -66,3 +66,23 @@ def _unfit(name: str, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]
         if (value < square * (1 - _ROUNDING) - _ROUNDING).any():
             return f"{name} must be at least the square of running_mean"
     return ""
+
+
+def alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns contiguous tensors, copied where one shares its memory with an earlier one.
+
+    A network that holds a module twice has such tensors, which a file of safetensors may not hold.
+
+    Examples:
+        >>> one = torch.zeros(4)
+        >>> kept = alone({"a": one, "b": one[:2]})
+        >>> kept["a"] is one, kept["b"].untyped_storage().nbytes()
+        (True, 8)
+    """
+    kept, seen = dict[str, Tensor](), set[int]()
+    for name, value in tensors.items():
+        value = value.contiguous()
+        place = value.untyped_storage().data_ptr()
+        kept[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return kept

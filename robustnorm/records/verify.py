@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from robustnorm.attacks.asked import Asked
 from robustnorm.data.dataset import Dataset
 from robustnorm.models.serving import RULES, Served
 from robustnorm.norms.routing import bind
@@ -207,7 +208,7 @@ def _distance(adv_images: Array, originals: Array, threat_model: str) -> Array:
 
 
 def _scores(model: nn.Module, record: Record) -> dict[str, nn.Module]:
-    own = {name: bind(model, name) for name in record.branches}
+    own = {name: Asked(bind(model, name)) for name in record.branches}
     rules = [name for name in record.answers if name in RULES]
     return own | {rule: Served(list(own.values()), rule) for rule in rules}
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from robustnorm.models.weights import check_weights
+from robustnorm.models.weights import alone, check_weights
 from robustnorm.runs.random_states import random_states, set_random_states
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
@@ -269,7 +269,7 @@ def state_tensors(
         tensors |= _optimizer_tensors(model, optimizer)
         states = random_states(_device(model))
         tensors |= {_RANDOM + name: value for name, value in states.items()}
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return alone({name: value.detach().cpu() for name, value in tensors.items()})
 
 
 def _device(model: nn.Module) -> torch.device:

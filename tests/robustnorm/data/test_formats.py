@@ -1,15 +1,13 @@
 """Data in the formats that people have, each made here as its writers make it."""
 
 import gzip
-import json
 import shutil
-import struct
 import sys
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from data_files import idx, write_csv, write_images, write_parquet
 
 from robustnorm.data import FORMATS, format_of, load_dataset
 from robustnorm.data.errors import DataError, RefusedDataError
@@ -17,6 +15,8 @@ from robustnorm.data.errors import DataError, RefusedDataError
 RANDOM = np.random.default_rng(0)
 TRAIN, TEST = (RANDOM.integers(0, 256, (n, 8, 8, 3), np.uint8) for n in (6, 4))
 LABELS = {"train": np.array([0, 1, 2, 0, 1, 2]), "test": np.array([2, 1, 0, 2])}
+
+PARTS = {"train": (TRAIN, LABELS["train"]), "test": (TEST, LABELS["test"])}
 
 
 def read(path, **options):
@@ -151,24 +151,16 @@ def test_torch_file_that_runs_a_command_is_refused(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def write_images(folder, suffix="png"):
-    for part, pixels in (("train", TRAIN), ("test", TEST)):
-        (folder / part).mkdir(parents=True)
-        for i, image in enumerate(pixels):
-            Image.fromarray(image).save(folder / part / f"{i}.{suffix}")
-            yield f"{part}/{i}.{suffix}", int(LABELS[part][i]), part
-
-
 @pytest.mark.parametrize("names", [("0", "1", "2"), ("ape", "bee", "cat")])
 def test_csv(tmp_path, names):
-    rows = [f"{path},{names[label]},{part}\n" for path, label, part in write_images(tmp_path)]
-    (tmp_path / "set.csv").write_text("path,label,split\n" + "".join(rows))
+    write_csv(tmp_path, PARTS, names)
     dataset = read(tmp_path / "set.csv")
     assert holds(dataset)
     assert dataset.classes == names
     assert holds(read(tmp_path / "set.csv", stream=True))
-    swapped = "".join(rows).replace(names[0], "x").replace(names[1], names[0])
-    (tmp_path / "set.csv").write_text("path,label,split\n" + swapped.replace("x", names[1]))
+    text = (tmp_path / "set.csv").read_text()
+    swapped = text.replace(f",{names[0]},", ",x,").replace(f",{names[1]},", f",{names[0]},")
+    (tmp_path / "set.csv").write_text(swapped.replace(",x,", f",{names[1]},"))
     if names[0] == "ape":
         assert read(tmp_path / "set.csv").sha256 != dataset.sha256
 
@@ -187,31 +179,14 @@ def test_csv(tmp_path, names):
     ],
 )
 def test_csv_of_another_kind_is_refused(tmp_path, text, message):
-    list(write_images(tmp_path))
+    list(write_images(tmp_path, PARTS))
     (tmp_path / "set.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read(tmp_path / "set.csv")
 
 
-def write_parquet(folder, parts=("train", "test"), metadata=None):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    rows = list(write_images(folder / "png"))
-    (folder / "hub" / "data").mkdir(parents=True)
-    for part in parts:
-        chosen = [(p, label) for p, label, of in rows if of == part]
-        images = [{"bytes": (folder / "png" / p).read_bytes(), "path": None} for p, _ in chosen]
-        table = pyarrow.table({"img": images, "label": [label for _, label in chosen]})
-        table = table.replace_schema_metadata(metadata)
-        parquet.write_table(table, folder / "hub" / "data" / f"{part}-00000-of-00001.parquet")
-    return folder / "hub"
-
-
 def test_parquet_of_the_hub(tmp_path):
-    features = {"label": {"names": ["ape", "bee", "cat"], "_type": "ClassLabel"}}
-    told = {"huggingface": json.dumps({"info": {"features": features}})}
-    folder = write_parquet(tmp_path, metadata=told)
+    folder = write_parquet(tmp_path, PARTS, ["ape", "bee", "cat"])
     dataset = read(folder)
     assert holds(dataset)
     assert dataset.classes == ("ape", "bee", "cat")
@@ -219,7 +194,7 @@ def test_parquet_of_the_hub(tmp_path):
 
 
 def test_one_parquet_file_holds_test_images(tmp_path):
-    folder = write_parquet(tmp_path, parts=("test",))
+    folder = write_parquet(tmp_path, {"test": PARTS["test"]})
     assert holds(read(folder / "data" / "test-00000-of-00001.parquet"), train=False)
 
 
@@ -229,11 +204,6 @@ def test_parquet_names_the_extra_when_pyarrow_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(DataError, match=r'pip install "robustnorm\[parquet\]"'):
         read(tmp_path / "set.parquet")
-
-
-def idx(values):
-    header = struct.pack(f">I{values.ndim}I", 0x800 + values.ndim, *values.shape)
-    return header + values.astype(np.uint8).tobytes()
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -2,11 +2,11 @@ import io
 import os
 import shutil
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from data_files import pack
 from PIL import Image
 
 from robustnorm.data import listing, load_dataset
@@ -34,15 +34,6 @@ def folder(tmp_path):
 
 def load(path, tmp_path):
     return load_dataset(str(path), root=tmp_path / "cache")
-
-
-def pack(folder, archive, mode="w:xz"):
-    if mode == "zip":
-        shutil.make_archive(str(archive), "zip", folder.parent, folder.name)
-        return Path(f"{archive}.zip")
-    with tarfile.open(archive, mode) as tar:
-        tar.add(folder, folder.name)
-    return archive
 
 
 def test_folder_gives_images_labels_and_classes(folder, tmp_path):

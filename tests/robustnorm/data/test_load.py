@@ -1,7 +1,6 @@
 """Data sets by name: digits and CIFAR-10."""
 
 import hashlib
-import pickle
 import shutil
 import sys
 import tarfile
@@ -9,6 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from data_files import CIFAR10, cifar10_binary, cifar10_python
 
 from robustnorm.data import check_data, cifar10, load_dataset
 from robustnorm.data.errors import DataError, RefusedDataError
@@ -61,36 +61,19 @@ def test_known_data_pass_the_check(data):
     check_data(data)
 
 
-NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
-
-
 @pytest.fixture
 def batches():
     """Name of each file to pixels (4, 3072) and labels, as CIFAR-10 has them."""
     generator = np.random.default_rng(0)
     return {
         name: (generator.integers(0, 256, (4, 3072), np.uint8), generator.integers(0, 10, 4))
-        for name in NAMES
+        for name in CIFAR10
     }
 
 
-def write_python(root, batches):
-    (root / "cifar-10-batches-py").mkdir()
-    for name, (pixels, labels) in batches.items():
-        content = pickle.dumps({"data": pixels, "labels": labels.tolist()}, protocol=2)
-        (root / "cifar-10-batches-py" / name).write_bytes(content)
-
-
-def write_binary(root, batches):
-    (root / "cifar-10-batches-bin").mkdir()
-    for name, (pixels, labels) in batches.items():
-        rows = np.concatenate([labels[:, None].astype(np.uint8), pixels], axis=1)
-        (root / "cifar-10-batches-bin" / f"{name}.bin").write_bytes(rows.tobytes())
-
-
 VERSIONS = [
-    (write_python, "cifar-10-python.tar.gz", "CIFAR-10 (not the published files)"),
-    (write_binary, "cifar-10-binary.tar.gz", "CIFAR-10 (binary files, unverified)"),
+    (cifar10_python, "cifar-10-python.tar.gz", "CIFAR-10 (not the published files)"),
+    (cifar10_binary, "cifar-10-binary.tar.gz", "CIFAR-10 (binary files, unverified)"),
 ]
 
 
@@ -107,7 +90,7 @@ def test_cifar10_is_read_from_either_version(tmp_path, batches, write, archive, 
     assert dataset.name == name
     assert dataset.classes[3] == "cat"
     assert len(dataset.train) == 20
-    for split, names in ((dataset.train, NAMES[:5]), (dataset.test, NAMES[5:])):
+    for split, names in ((dataset.train, CIFAR10[:5]), (dataset.test, CIFAR10[5:])):
         pixels = np.concatenate([batches[each][0] for each in names])
         assert np.array_equal(split.images.flatten(1).numpy(), pixels)
         assert np.array_equal(split.labels.numpy(), np.concatenate([batches[n][1] for n in names]))
@@ -142,10 +125,10 @@ def test_both_versions_of_cifar10_have_one_content(tmp_path, batches):
 
 
 def test_published_files_of_cifar10_are_named_as_such(tmp_path, batches, monkeypatch):
-    write_python(tmp_path, batches)
+    cifar10_python(tmp_path, batches)
     md5 = {
         name: hashlib.md5((tmp_path / "cifar-10-batches-py" / name).read_bytes()).hexdigest()
-        for name in NAMES
+        for name in CIFAR10
     }
     monkeypatch.setattr(cifar10, "_PYTHON", md5)
     assert load_dataset("cifar10", root=tmp_path).name == "CIFAR-10"
@@ -167,8 +150,16 @@ def test_missing_cifar10_says_how_to_get_it(tmp_path):
 @pytest.mark.parametrize(
     ("write", "file", "message"),
     [
-        (write_python, "cifar-10-batches-py/data_batch_2", "is not a pickle of plain arrays"),
-        (write_binary, "cifar-10-batches-bin/test_batch.bin", "must hold 3073 bytes for each"),
+        (
+            cifar10_python,
+            "cifar-10-batches-py/data_batch_2",
+            "is not a pickle of plain arrays",
+        ),
+        (
+            cifar10_binary,
+            "cifar-10-batches-bin/test_batch.bin",
+            "must hold 3073 bytes for each",
+        ),
     ],
 )
 def test_damaged_cifar10_is_refused(tmp_path, batches, write, file, message):
