@@ -13,7 +13,7 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce referee report campaign reproducecpu sweep table1 table2 figure7 test check format bench benchgpu soak audit clean
+.PHONY: help setup demo train eval reproduce referee report campaign reproducecpu sweep table1 table2 figure7 test check format bench benchgpu traps fuzz soak audit clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -114,6 +114,9 @@ benchgpu: setup ## Run the GPU benchmark, into reports/benchmarks-gpu.md
 
 traps: setup ## Ask four tools about inputs whose answer is known, into reports/traps.md (10 minutes)
 	table=$$($(BIN)/python tests/traps) && echo "$$table" | tee reports/traps.md
+
+fuzz: setup ## Give 100,000 made inputs to all that reads files and settings (10 minutes)
+	$(BIN)/python tests/fuzz $(ARGS)
 
 soak: setup ## Kill runs, damage files, exhaust resources, into reports/reliability.md (7 minutes)
 	set -o pipefail; ( echo "# Reliability"; echo; echo "What \`make soak\` printed."; for part in kills damage workers cost faults; do \

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustnorm.data.errors import DataError
+from robustnorm.system.files import exists
 from robustnorm.system.registry import Registry, unknown
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def check_data(data: str) -> None:
     Args:
         data: A name in ``DATASETS``, or the path of a folder, a file or an archive of images.
     """
-    if data in DATASETS or Path(data).exists():
+    if data in DATASETS or exists(Path(data)):
         return
     raise DataError(
         f"{unknown('dataset', data, list(DATASETS))} A path must exist, of a folder with "

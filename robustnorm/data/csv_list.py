@@ -13,6 +13,7 @@ from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.data.listing import How, Part, read_listing
 from robustnorm.data.stored import Encoded
+from robustnorm.system.files import exists
 from robustnorm.system.untrusted import is_inside
 
 _PATHS = ("path", "file", "filename", "file_name", "image", "filepath")
@@ -57,7 +58,7 @@ def load_csv(path: Path, how: How) -> Dataset:
     outside = [each for each in paths if not is_inside(each)]
     if outside:
         raise RefusedDataError(f"{path} names {outside[0][:80]}, which is not below its folder")
-    missing = [each for each in paths if not (path.parent / each).is_file()]
+    missing = [each for each in paths if not exists(path.parent / each)]
     if missing:
         raise DataError(f"{path} names {missing[0][:80]}, which is not in {path.parent}")
     classes, numbers = _classes(labels)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from robustnorm.evaluation.statistics import Interval, student
+from robustnorm.system.shapes import interval
 
 
 class Gradient(NamedTuple):
@@ -38,6 +39,14 @@ class StageDiversity(NamedTuple):
     mean_cosine: float
     std_interval: Interval | None
     cosine_interval: Interval | None
+
+
+# A ``StageDiversity`` as plain values.
+STAGE = {
+    "stage": str,
+    **dict.fromkeys(("std_of_norms", "mean_norm", "mean_cosine"), float),
+    **dict.fromkeys(("std_interval", "cosine_interval"), interval),
+}
 
 
 def compare_gradients(

@@ -188,6 +188,7 @@ def evaluate(
             for stale in keep.glob("*.safetensors"):  # of an earlier evaluation
                 stale.unlink()
         parts = torch.split(order, CHUNK if named else _PART[rules])
+        done.forget_others([len(part) for part in parts])
         pending = [
             number
             for number in range(len(parts))
@@ -236,7 +237,7 @@ def evaluate(
                     }  # the first part carries the passes of all
                     done.add(number, part, seconds / len(numbers), sha256[number])
                 bar.update(len(rows))
-        collected = [done.parts[number] for number in range(len(parts))]
+        collected = done.collected(len(parts))
         back = order.argsort().numpy()
         by_network = {branch.name for branch in attacked if searches_itself(branch.standin)}
         answered = [

@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ from robustnorm.models import NETWORKS
 from robustnorm.models.surgery import fold
 from robustnorm.models.weights import alone, check_weights
 from robustnorm.norms.routing import bind
-from robustnorm.system.errors import UserError
+from robustnorm.system.errors import RefusedFileError, UserError
+from robustnorm.system.shapes import check_shape
 from robustnorm.system.untrusted import parse_json
 
 # Largest accepted difference of a logit between network and file: fusing rounds in float32.
@@ -125,14 +127,12 @@ def load_exported(path: Path) -> Network:
 
     Args:
         path: A .pt2, .onnx or .safetensors file, or a folder of the Hugging Face layout.
+
+    Raises:
+        RefusedFileError: On weights without a valid description of their network, or other weights.
     """
-    if path.is_dir():
-        return _read_weights(
-            path / "model.safetensors", parse_json((path / "config.json").read_text())
-        )
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            return _read_weights(path, parse_json(file.metadata()["config"]))
+    if path.is_dir() or path.suffix == ".safetensors":
+        return _read_weights(path)
     if path.suffix == ".onnx":
         return _read_onnx(path)
     program: Network = torch.export.load(path).module()
@@ -236,13 +236,33 @@ def _write_huggingface(
     _write_safetensors(model, branch, path / "model.safetensors", images, description)
 
 
-def _read_weights(path: Path, config: dict[str, Any]) -> nn.Module:
-    weights = read_weights(path)
-    with torch.device("meta"):  # allocates nothing before the shapes are known to fit
-        check_weights(weights, NETWORKS[config["network"]](**config["arguments"]), str(path))
-    network: nn.Module = NETWORKS[config["network"]](**config["arguments"])
+def _read_weights(path: Path) -> nn.Module:
+    """Builds the network that a file or folder describes, and loads its weights."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    weights = read_weights(file)
+    try:
+        config = parse_json(_description(path))
+        check_shape(config, {"network": str, "arguments": {"*": object}, "*": object})
+        build = partial(NETWORKS[NETWORKS.check(config["network"])], **config["arguments"])
+        with torch.device("meta"):  # allocates nothing before the shapes are known to fit
+            check_weights(weights, build(), str(file))
+    except RefusedFileError:
+        raise
+    # Networks may raise anything on arguments that are not theirs.
+    except Exception as error:
+        raise RefusedFileError(
+            f"{path} does not describe a network of this package ({error}); export it again"
+        ) from error
+    network: nn.Module = build()
     network.load_state_dict(weights)
     return network.eval()
+
+
+def _description(path: Path) -> str:
+    if path.is_dir():
+        return (path / "config.json").read_text()
+    with safe_open(path, framework="pt") as file:
+        return str((file.metadata() or {})["config"])
 
 
 def _two(images: Tensor) -> Tensor:

@@ -6,6 +6,116 @@ from typing import Any
 
 from robustnorm.system.escaping import for_terminal
 from robustnorm.system.names import check_name
+from robustnorm.system.shapes import check_shape, count, finite, radius
+from robustnorm.system.untrusted import parse_fraction
+
+_OF_BRANCH = {"sa": float, "ra": float, "clean_loss": float, "adv_loss": float}
+_ATTACK = {"threat_model": str, "epsilon": radius, "step_size": radius}
+_EPOCH = {
+    "epoch": count,
+    "learning_rate": float,
+    "clean_loss": (float, None),
+    "adv_loss": (float, None),
+    "validation": {"*": _OF_BRANCH},
+    "test": {"*": _OF_BRANCH},
+    "seconds": finite,
+    "validation_seconds?": finite,
+    "device?": str,
+    "*": object,
+}
+_VERDICT = {
+    **dict.fromkeys(("attack", "rule", "attack_branch", "score_branch", "correct"), str),
+    **{f"{name}?": count for name in ("disagreements", "forward", "backward")},
+    "count": count,
+    "searched?": str,
+}
+_CHECK = {"name": str, "answer": str, "verdict": str, "value": float, "figure": str, "n": count}
+_POINT = {"answer": str, "epsilon": parse_fraction, "correct": count, "n": count}
+_EXAMPLE = {
+    **dict.fromkeys(("image_id", "clean_prediction", "adv_prediction"), count),
+    **dict.fromkeys(("answer", "image", "adv_image"), str),
+}
+# A record as plain values; entries that only older or only newer ones have are optional.
+SHAPE = {
+    "schema": int,
+    **dict.fromkeys(("name", "norm", "config_hash", "protocol_hash", "device", "labels"), str),
+    "seed": int,
+    "adversarial": bool,
+    "checkpoint": {
+        "tag": str,
+        "epoch": count,
+        "epochs": count,
+        "sha256": str,
+        "imported?": {"file": str, "*": object},
+    },
+    "config": {
+        "network": str,
+        "width": count,
+        "precision?": str,
+        "train_steps?": count,
+        "*": object,
+    },
+    "history": [_EPOCH],
+    "dataset": {
+        "name": str,
+        "sha256": str,
+        "classes": [str],
+        "train_images": count,
+        "test_images": count,
+        "*": object,
+    },
+    "image_ids": (count, [count]),
+    "protocol": {
+        "name": str,
+        **_ATTACK,
+        "branches?": {"*": _ATTACK},
+        "precision": str,
+        "search": str,
+        "*": object,
+    },
+    "verdicts": [_VERDICT],
+    "checks": [_CHECK],
+    "curve": [_POINT],
+    "examples": [_EXAMPLE],
+    "versions": {"*": str},
+    "wall_seconds": finite,
+    "images?": ({"folder": str, "files": {"*": str}}, {}),
+    "sources?": {"*": str},
+    "margins?": {"*": float},
+}
+
+
+def check_content(content: dict[str, Any]) -> None:
+    """Raises a ValueError unless a record's plain values are of types and in ranges that it has."""
+    check_text(content)
+    check_shape(content, SHAPE)
+    if not any(verdict["attack"] == "none" for verdict in content["verdicts"]):
+        raise ValueError("it has no verdicts on clean images")
+    checks = {check["verdict"] for check in content["checks"]}
+    if checks - {"reliable", "warn", "unreliable"}:
+        raise ValueError(f"a check cannot be '{min(checks - {'reliable', 'warn', 'unreliable'})}'")
+    if any(point["correct"] > point["n"] or not point["n"] for point in content["curve"]):
+        raise ValueError("a point of the curve has more correct images than it has images")
+    if "imported" not in content["checkpoint"]:
+        check_shape(content["config"], {"precision": str, "train_steps": count, "*": object})
+    check_paths(content)
+
+
+def check_indices(content: dict[str, Any]) -> None:
+    """Raises a ValueError unless labels, ids and predictions are those of images and classes."""
+    ids, classes = content["image_ids"], content["dataset"]["classes"]
+    test_images = content["dataset"]["test_images"]
+    predictions = [
+        entry[name]
+        for entry in content["examples"]
+        for name in ("clean_prediction", "adv_prediction")
+    ]
+    if not ids or len(set(ids)) < len(ids) or max(ids) >= test_images:
+        raise ValueError(f"its images must be different ones of {test_images:,}, and one or more")
+    if max([*content["labels"], *predictions]) >= len(classes):
+        raise ValueError(f"it has a label that its {len(classes)} classes lack")
+    if not {entry["image_id"] for entry in content["examples"]} <= set(ids):
+        raise ValueError("it has an example that is none of its images")
 
 
 def check_text(value: Any) -> None:

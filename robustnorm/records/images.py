@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from torch import Tensor
 from robustnorm.records.journal import Key
 from robustnorm.records.record import RecordError
 from robustnorm.system.files import write_atomically
+from robustnorm.system.shapes import check_shape
 from robustnorm.system.untrusted import parse_json
 
 _IDS = "image_ids"
@@ -66,11 +67,25 @@ def read_chunk(path: Path, sha256: str) -> KeptChunk:
             raise RecordError(f"{path} is not the file that the record names: its sha256 differs")
         tensors = numpy.load(data)
         image_ids = tensors.pop(_IDS)
-        return KeptChunk(image_ids, {Key(*parse_json(name)): x for name, x in tensors.items()})
+        found = {Key(*parse_json(name)): images for name, images in tensors.items()}
+        _check(image_ids, found)
+        return KeptChunk(image_ids, found)
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, RecordError):
             raise
         raise RecordError(f"{path} cannot be read ({error}); evaluate again") from error
+
+
+def _check(image_ids: NDArray[Any], images: dict[Key, NDArray[Any]]) -> None:
+    """Raises a ValueError unless the arrays are what ``KeptChunk`` says."""
+    if image_ids.dtype != np.int64 or image_ids.ndim != 1 or not len(image_ids):
+        raise ValueError("it has no list of images")
+    if any(image_ids < 0) or len(set(image_ids.tolist())) < len(image_ids):
+        raise ValueError("its list of images names one twice, or none")
+    for key, found in images.items():
+        check_shape(list(key), [str], "key")
+        if found.dtype != np.float32 or found.ndim != 4 or len(found) != len(image_ids):
+            raise ValueError(f"{found.dtype} of shape {found.shape} are not its images")
 
 
 def hashes(folder: Path) -> dict[str, str]:

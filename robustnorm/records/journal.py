@@ -5,19 +5,41 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from robustnorm.attacks.passes import Passes
 from robustnorm.records.bits import Bits, pack, unpack
+from robustnorm.records.record import RecordError
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import disk_errors
 from robustnorm.system.sealed import seal, unseal
+from robustnorm.system.shapes import check_shape, count, finite
 from robustnorm.system.source import differences
 from robustnorm.system.untrusted import parse_json
 
 log = logging.getLogger("robustnorm")
+
+
+def _verdict(entry: Any) -> None:
+    """The shape of a verdict: its key, bits of correctness and agreement, passes."""
+    key, correct, agrees, *passes = entry
+    check_shape([key, [correct, agrees], passes], [list])
+    check_shape([*key, correct, agrees], [str])
+    check_shape(passes, [count])
+
+
+# A line of a journal, without its hash.
+_LINE = {
+    "fingerprint": str,
+    "part": count,
+    "seconds": finite,
+    "images?": str,
+    "size": count,
+    "verdicts": [_verdict],
+    "by": {"*": str},
+}
 
 
 class Key(NamedTuple):
@@ -71,17 +93,21 @@ class Journal:
         self.parts: dict[int, dict[Key, Part]] = {}
         self.images: dict[int, str] = {}
         self.seconds = 0.0
+        spent = dict[int, float]()  # of a line that is there twice, once
         damaged = 0
         for line in path.read_bytes().splitlines() if path is not None and path.exists() else []:
             if not line.strip():
                 continue
             try:
                 entry, _ = unseal(parse_json(line), required=True)
+                check_shape(entry, _LINE)
                 size = entry["size"]
                 verdicts = {
                     Key(*key): Part(unpack(correct, size), unpack(agrees, size), Passes(*passes))
                     for key, correct, agrees, *passes in entry["verdicts"]
                 }
+                if not size or not verdicts:
+                    raise ValueError("it has no verdicts")
                 # Only now, since nothing of a damaged line counts.
                 written, number, seconds = entry["fingerprint"], entry["part"], entry["seconds"]
                 by = dict(entry["by"])
@@ -105,12 +131,31 @@ class Journal:
             self.devices.update(name for key, name in by.items() if key == "device")
             self.parts[number] = verdicts
             self.images[number] = entry.get("images", "")
-            self.seconds += seconds
+            spent[number] = seconds
+            self.seconds = sum(spent.values())
         if damaged:
             log.warning(
                 "%s: %d lines are incomplete or damaged; their images are evaluated again",
                 path, damaged,
             )  # fmt: skip
+
+    def forget_others(self, sizes: Sequence[int]) -> None:
+        """Forgets parts that are not among those of ``sizes`` images, in their order."""
+        for number, verdicts in list(self.parts.items()):
+            found = {len(part.correct) for part in verdicts.values()}
+            if number >= len(sizes) or found != {sizes[number]}:
+                del self.parts[number], self.images[number]
+
+    def collected(self, most: int) -> list[dict[Key, Part]]:
+        """Returns the first ``most`` parts.
+
+        Raises:
+            RecordError: When they are not verdicts of the same attacks.
+        """
+        found = [self.parts[number] for number in range(most)]
+        if any(part.keys() != found[0].keys() for part in found):
+            raise RecordError(f"{self._path} holds verdicts of several evaluations; remove it")
+        return found
 
     def add(
         self, number: int, verdicts: dict[Key, Part], seconds: float = 0.0, images: str = ""

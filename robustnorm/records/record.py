@@ -13,7 +13,7 @@ import numpy as np
 
 from robustnorm.models.serving import RULES
 from robustnorm.records.bits import Bits, encode, pack, unpack
-from robustnorm.records.hostile import check_paths, check_text
+from robustnorm.records.hostile import check_content, check_indices
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal, unseal
@@ -274,10 +274,11 @@ class Record:
         """
         try:
             content, sealed = unseal(parse_json(text))
-            check_text(content)
-            content["sealed"] = sealed
-            if content.pop("schema") != _SCHEMA:
+            if content.get("schema") != _SCHEMA:
                 raise RecordError(f"it is of another schema than {_SCHEMA}")
+            check_content(content)
+            del content["schema"]
+            content["sealed"] = sealed
             labels = np.frombuffer(base64.b64decode(content["labels"], validate=True), "<u2")
             content["labels"] = labels.tolist()
             ids = content["image_ids"]
@@ -285,9 +286,7 @@ class Record:
             if len(labels) != n:
                 raise RecordError(f"it has {len(labels)} labels for {n} images")
             content["image_ids"] = list(range(n)) if isinstance(ids, int) else ids
-            margins = content.get("margins", {})
-            content["margins"] = {str(name): float(margins[name]) for name in margins}
-            check_paths(content)
+            check_indices(content)
             for name, part in _PARTS.items():
                 content[name] = [part(**entry) for entry in content[name]]
             verdicts = []

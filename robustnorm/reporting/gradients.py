@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustnorm.evaluation.diversity import STAGE, StageDiversity
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.records.record import RecordError
 from robustnorm.reporting.render import Table
 from robustnorm.system.sealed import unseal
+from robustnorm.system.shapes import check_shape
 from robustnorm.system.untrusted import parse_json
 
 if TYPE_CHECKING:
-    from robustnorm.evaluation.diversity import StageDiversity
     from robustnorm.studies.diagnosis import Diagnosis
 
 _TITLES = {
@@ -28,6 +29,16 @@ _NOTES = (
     "Means over the batches, with Student's 95 % intervals over the choice of the batches, not "
     "over seeds. Small groups have noisy gradients: compare only numbers of one setting.",
 )
+
+
+_SHAPE = {
+    "schema": int,
+    **dict.fromkeys(("title", "kind", "setting"), str),
+    **{name: [str] for name in ("models", "stages")},
+    "rows": [{"model": str, "run": str, "branch": (str, None), **STAGE}],
+    # Where the numbers come from, which pages do not show.
+    **{f"{name}?": object for name in ("checkpoints", "dataset", "versions", "device")},
+}
 
 
 def gradient_results(diagnoses: dict[str, Diagnosis], setting: str) -> list[dict[str, Any]]:
@@ -76,17 +87,12 @@ def read_gradients(path: Path) -> dict[str, Any]:
     """
     try:
         content, _ = unseal(parse_json(path.read_text()))
+        check_shape(content, _SHAPE)
         if content["schema"] != 1:
             raise ValueError(f"schema 1 is required, got {content['schema']}")
-        for name in ("title", "kind", "setting"):
-            content[name] = str(content[name])
         for row in content["rows"]:
             if row["model"] not in content["models"] or row["stage"] not in content["stages"]:
                 raise ValueError(f"unknown model or stage: {row['model']}, {row['stage']}")
-            row["run"] = str(row["run"])
-            row["branch"] = row["branch"] and str(row["branch"])
-            for name in ("std_of_norms", "mean_norm", "mean_cosine"):
-                row[name] = float(row[name])
             for name in ("std_interval", "cosine_interval"):
                 row[name] = row[name] and Interval(*map(float, row[name]))
     except (OSError, ValueError, KeyError, TypeError) as error:

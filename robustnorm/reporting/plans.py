@@ -54,8 +54,8 @@ def provenance_text(records: Sequence[Record]) -> str:
         f"n = {first.n:,} test images. {len(records)} run{'s' * (len(records) > 1)}, trained in "
         f"{_time(training)} on {devices}, evaluated in {_time(evaluating)} on "
         f"{_each(record.device for record in records)}; robustnorm "
-        f"{_each(record.versions['robustnorm'] for record in records)}, torch "
-        f"{_each(record.versions['torch'] for record in records)}, commit "
+        f"{_each(record.versions.get('robustnorm', 'unknown') for record in records)}, torch "
+        f"{_each(record.versions.get('torch', 'unknown') for record in records)}, commit "
         f"{_each(record.versions.get('commit', 'unknown') for record in records)}."
     )
 

@@ -20,6 +20,7 @@ from robustnorm.runs.random_states import random_states, set_random_states
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.locks import check_held
+from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.names import check_name
 from robustnorm.system.untrusted import parse_json
 
@@ -134,23 +135,41 @@ def restore(
     With an optimizer the run continues, so the global random states are set, too.
 
     Raises:
-        CheckpointError: When the weights do not fit the model; nothing is copied then.
+        CheckpointError: When the weights do not fit the model, of which nothing is copied then, or
+            the state of its training cannot be restored.
     """
     check_fits(checkpoint, model)
     model.load_state_dict(_part(checkpoint.tensors, _MODEL))
-    if optimizer is not None:
-        momentum = _part(checkpoint.tensors, _MOMENTUM)
-        others = _part(checkpoint.tensors, _OPTIMIZER)
-        for name, parameter in model.named_parameters():
-            kept = {"momentum_buffer": momentum[name]} if name in momentum else {}
-            for key, value in others.items():
-                what, _, of = key.partition(".")
-                if of == name:
-                    kept[what] = value
-            for what, value in kept.items():  # a step count is a scalar and stays on the CPU
-                like = torch.empty_like(parameter if value.dim() else value)
-                optimizer.state[parameter][what] = like.copy_(value)
-        set_random_states(_part(checkpoint.tensors, _RANDOM), _device(model))
+    if optimizer is None:
+        return
+    try:
+        _restore_training(checkpoint, model, optimizer)
+    # From torch, numpy and random, on a state that is well hashed but none that they gave.
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"the checkpoint holds no state from which training could continue ({error}); train "
+            "again"
+        ) from error
+
+
+def _restore_training(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Copies the optimizer's state and sets the global random states."""
+    momentum = _part(checkpoint.tensors, _MOMENTUM)
+    others = _part(checkpoint.tensors, _OPTIMIZER)
+    for name, parameter in model.named_parameters():
+        kept = {"momentum_buffer": momentum[name]} if name in momentum else {}
+        for key, value in others.items():
+            what, _, of = key.partition(".")
+            if of == name:
+                kept[what] = value
+        for what, value in kept.items():  # a step count is a scalar and stays on the CPU
+            like = torch.empty_like(parameter if value.dim() else value)
+            optimizer.state[parameter][what] = like.copy_(value)
+    set_random_states(_part(checkpoint.tensors, _RANDOM), _device(model))
 
 
 def _manifests(folder: Path, tag: str) -> list[Path]:

@@ -17,16 +17,18 @@ from robustnorm.models import NETWORKS
 from robustnorm.models.resnet import Normalized
 from robustnorm.runs.checkpoint import (
     Checkpoint,
+    CheckpointError,
     check_fits,
     find_checkpoint,
     load_checkpoint,
     read_history,
     restore,
 )
+from robustnorm.runs.manifest import check_manifest
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Evaluation, Where
-from robustnorm.system.errors import UsageError
+from robustnorm.system.errors import UsageError, UserError
 from robustnorm.system.registry import some
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -147,6 +149,9 @@ class Run:
     tag: str
     checkpoint: Checkpoint = field(repr=False)
 
+    def __post_init__(self) -> None:
+        check_manifest(self.manifest, f"{self.folder} at checkpoint '{self.tag}'")
+
     @classmethod
     def open(cls, folder: Path, tag: str = "best") -> Run:
         """Opens a checkpoint.
@@ -197,7 +202,7 @@ class Run:
     @property
     def best(self) -> float:
         """Highest selection score so far."""
-        return float(self.manifest["best"])
+        return float(self.manifest.get("best", -1.0))
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -237,8 +242,13 @@ class Run:
         Raises:
             CheckpointError: When the weights do not fit the settings.
         """
-        with torch.device("meta"):  # allocates nothing before the shapes are known to fit
-            check_fits(self.checkpoint, build_model(self.config, self.dataset))
+        try:
+            with torch.device("meta"):  # allocates nothing before the shapes are known to fit
+                check_fits(self.checkpoint, build_model(self.config, self.dataset))
+        except UserError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(f"{self.folder} holds no network of ours ({error})") from error
         model = build_model(self.config, self.dataset)
         restore(self.checkpoint, model)
         if device is not None:

@@ -19,6 +19,7 @@ from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Named
 from robustnorm.settings.values import from_yaml, make, mapping
 from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.files import exists
 from robustnorm.system.registry import did_you_mean, unknown
 from robustnorm.system.untrusted import check_yaml, load_yaml
 
@@ -153,7 +154,7 @@ def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
         ValueError: When there is no such file, or it holds an unknown setting.
         RefusedFileError: When it is not to be trusted.
     """
-    if not path.is_file():
+    if not exists(path) or not path.is_file():
         raise ValueError(
             f"there is no config file {path}; give the path of a YAML file, or a name: "
             f"{', '.join(_packaged())}"

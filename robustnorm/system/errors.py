@@ -41,6 +41,9 @@ class UserError(ValueError):
 
     status: ClassVar[Status] = Status.USAGE
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # names in it may have line ends
+
 
 class UsageError(UserError):
     """The settings do not fit the files, data or network found."""

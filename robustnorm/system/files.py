@@ -52,6 +52,14 @@ def write_atomically(path: Path, data: bytes, *, shared: bool = False) -> None:
         _sync_folder(path.parent)
 
 
+def exists(path: Path) -> bool:
+    """Returns whether there is such a file or folder; a name that none can have names nothing."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def check_free_space(folder: Path, needed: int) -> None:
     """Raises a DiskError when a folder's disk has fewer free bytes than needed."""
     free = _free(folder)

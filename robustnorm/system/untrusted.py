@@ -170,6 +170,9 @@ def parse_fraction(value: object) -> Fraction:
     try:
         if re.search(r"e[-+]?[\d_]{4}", text, re.IGNORECASE) or len(text) > 100:
             raise ValueError
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        number = Fraction(text)
+        if not number or float(number):  # neither too large nor too near to 0 for a float
+            return number
+        raise ValueError
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"a number such as 8/255 or 0.03 is required, got '{text[:80]}'") from None

@@ -40,6 +40,9 @@ class SweepError(UserError):
 
     status = Status.CHECK_FAILED
 
+    def __str__(self) -> str:
+        return ValueError.__str__(self)  # a line for each job
+
 
 def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
     """Trains and evaluates everything that is missing; returns the tables as text.

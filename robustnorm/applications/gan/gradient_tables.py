@@ -14,7 +14,7 @@ from robustnorm.reporting.render import Cell, Table
 # Quantities of a stage in Figure 2 and its tables.
 SPREAD, RELATIVE, COSINE = "Std of norms", "Std over mean", "Mean cosine"
 QUANTITIES: dict[str, Callable[[StageDiversity], float]] = {
-    RELATIVE: lambda stage: stage.std_of_norms / stage.mean_norm,
+    RELATIVE: lambda stage: stage.std_of_norms / (stage.mean_norm or 1.0),  # or all are 0
     SPREAD: lambda stage: stage.std_of_norms,
     COSINE: lambda stage: stage.mean_cosine,
 }

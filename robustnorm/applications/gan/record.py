@@ -8,14 +8,50 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from robustnorm.evaluation.diversity import StageDiversity
+from robustnorm.evaluation.diversity import STAGE, StageDiversity
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.records.record import RecordError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal, unseal
+from robustnorm.system.shapes import check_shape, count, finite
 from robustnorm.system.untrusted import parse_json
 
 _SCHEMA = 1
+_MEASURES = {
+    **dict.fromkeys(("distance", "score", "precision", "recall"), float),
+    "label_accuracy": (float, None),
+    "n": count,
+}
+_SHAPE = {
+    "schema": int,
+    "config": {
+        **dict.fromkeys(("network", "norm"), str),
+        **dict.fromkeys(("image_size", "steps", "discriminator_steps", "width"), count),
+        "discriminator_width": count,
+        "average": finite,
+        "seed": int,
+        "*": object,
+    },
+    "dataset": {"name": str, "sha256": str, "classes": [str], "train_images": count, "*": object},
+    "features": (
+        {"network": str, "sha256": str},
+        {
+            **dict.fromkeys(("network", "sha256"), str),
+            **dict.fromkeys(("width", "epochs"), count),
+            "accuracy": finite,
+            "*": object,
+        },
+    ),
+    "test_images": {"step?": count, **_MEASURES},
+    "measured": [{"step": count, **_MEASURES}],
+    "best": count,
+    "losses": [{"step": count, "generator": float, "discriminator": float}],
+    "gradients": [{"step": count, "reading": str, "stages": [STAGE]}],
+    "seconds": finite,
+    "device": str,
+    "versions": {"*": str},
+    "sha256": str,
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +122,11 @@ class GanRecord:
         """Seed of the run."""
         return int(self.config["seed"])
 
+    @property
+    def compared(self) -> list[tuple[int, str, list[str]]]:
+        """Step, reading and stages of each comparison of gradients."""
+        return [(g.step, g.reading, [stage.stage for stage in g.stages]) for g in self.gradients]
+
     def at(self, when: str) -> dict[str, Any]:
         """Returns the measures of the ``"last"`` step, or of that with the ``"best"`` distance."""
         if when == "last":
@@ -107,16 +148,20 @@ class GanRecord:
         """
         try:
             content, _ = unseal(parse_json(path.read_text()))
-            schema = content.pop("schema")
+            schema = content.get("schema")
             if schema != _SCHEMA:
                 raise ValueError(f"schema {_SCHEMA} is required, got {schema}")
+            check_shape(content, _SHAPE)
+            del content["schema"]
             content["gradients"] = [
                 ClassGradients.from_dict(entry) for entry in content["gradients"]
             ]
             record = cls(**content)
             record.at("last"), record.at("best")
-            for name in ("network", "norm", "seed"):
-                record.config[name]
+            if (record.test_images["label_accuracy"] is None) != any(
+                entry["label_accuracy"] is None for entry in record.measured
+            ):
+                raise ValueError("label accuracies are of all measurements, or of none")
         except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
             raise RecordError(f"{path} holds no record of a GAN ({error!r}); remove it") from error
         return record

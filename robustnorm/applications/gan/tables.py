@@ -68,6 +68,13 @@ def group_runs(records: Sequence[GanRecord]) -> dict[tuple[str, str], list[GanRe
                 f"{record.norm}-seed{record.seed} differs in {', '.join(odd)}; give it another "
                 "--name, or remove its record"
             )
+    for network in NETWORKS:
+        compared = [record.compared for record in records if record.network == network]
+        if any(places != compared[0] for places in compared):
+            raise UsageError(
+                f"runs of one table compare gradients at the same steps and stages, those of "
+                f"{network} do not; remove the records of some"
+            )
     grouped = {
         (network, norm): sorted(
             (r for r in records if (r.network, r.norm) == (network, norm)), key=lambda r: r.seed

@@ -15,9 +15,31 @@ from robustnorm.settings.nas import SearchSettings, Where
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal, unseal
+from robustnorm.system.shapes import check_shape, count, finite
 from robustnorm.system.untrusted import parse_json
 
 _SCHEMA = 1
+_SHAPE = {
+    "schema": int,
+    "kind": str,
+    "settings": {"*": object},
+    "dataset": {
+        **dict.fromkeys(("name", "sha256"), str),
+        **dict.fromkeys(("classes", "weight_images", "alpha_images"), count),
+        "image_size": [count],
+    },
+    "seconds": finite,
+    "device": str,
+    "versions": {"*": str},
+    "history": [
+        {
+            "step": count,
+            "alpha": [[finite]],
+            "weight_loss": (float, None),
+            "alpha_loss": (float, None),
+        }
+    ],
+}
 
 
 class Entry(NamedTuple):
@@ -77,8 +99,10 @@ class SearchRecord:
         """
         try:
             content, _ = unseal(parse_json(path.read_bytes()))
-            if (content.pop("schema"), content.pop("kind")) != (_SCHEMA, "nas-search"):
+            if (content.get("schema"), content.get("kind")) != (_SCHEMA, "nas-search"):
                 raise ValueError(f"schema {_SCHEMA} of a nas-search is required")
+            check_shape(content, _SHAPE)
+            del content["schema"], content["kind"]
             content["history"] = [Entry(**entry) for entry in content["history"]]
             record = cls(**content)
             shapes = {entry.array.shape for entry in record.history}

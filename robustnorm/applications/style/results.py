@@ -15,6 +15,7 @@ from robustnorm.reporting.comparisons import LEVEL
 from robustnorm.settings.style import ROWS
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.sealed import unseal
+from robustnorm.system.shapes import check_shape, count, finite
 from robustnorm.system.untrusted import parse_json
 
 NAMES = {
@@ -24,7 +25,35 @@ NAMES = {
     "ilm-detached": "ILM+IN, target detached",
     "saadain-detached": "SaAdaIN, target detached",
 }
-_KEYS = {"row", "seed", "config", "dataset", "encoder", "step", "curve", "validation", "seconds"}
+_PICTURES = {"name": str, "sha256": str, "pictures": count}
+_MEASURES = ("content", "fixed", "relative", "structure", "style", "gamma")
+_SHAPE = {
+    "format": count,
+    "row": str,
+    "seed": int,
+    "config": {
+        **dict.fromkeys(("validation_pairs", "batch_size", "crop", "log_every"), count),
+        **dict.fromkeys(("content_weight", "style_weight"), finite),
+        "recolor": bool,
+        "variance": str,
+        "*": object,
+    },
+    "dataset": dict.fromkeys(
+        ("content", "style", "validation_content", "validation_style"), _PICTURES
+    ),
+    "encoder": {
+        **dict.fromkeys(("name", "layer", "sha256"), str),
+        "test_accuracy?": finite,
+        "test_images?": count,
+        "*": object,
+    },
+    "step": count,
+    "curve": [[float]],
+    "validation": [{"step": finite} | dict.fromkeys(_MEASURES, finite)],
+    "seconds": finite,
+    "device": str,
+    "versions": {"*": str},
+}
 
 Record = dict[str, Any]
 
@@ -132,12 +161,16 @@ def read_records(folder: Path) -> list[Row]:
 def _read(path: Path) -> Record:
     try:
         record, _ = unseal(parse_json(path.read_bytes()))
-        whole = record.keys() >= _KEYS and record["row"] in NAMES and bool(record["validation"])
-    except (OSError, ValueError, AttributeError):
-        whole = False
-    if not whole:
-        raise RefusedFileError(f"{path} is not a record of robustnorm figure7; remove it")
-    return dict(record)
+        check_shape(record, _SHAPE)
+        if record["row"] not in NAMES or not record["validation"]:
+            raise ValueError("it has no measures of a known row")
+        if not record["curve"] or any(len(point) != 3 for point in record["curve"]):
+            raise ValueError("its curve must have points of three numbers")
+    except (OSError, ValueError) as error:
+        raise RefusedFileError(
+            f"{path} is not a record of robustnorm figure7 ({error}); remove it"
+        ) from error
+    return record
 
 
 def differences(rows: Sequence[Row], measures: Sequence[str]) -> list[Difference]:

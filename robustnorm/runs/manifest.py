@@ -1,0 +1,46 @@
+"""What the manifest of a run's checkpoint holds, checked before anything is made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robustnorm.runs.checkpoint import CheckpointError
+from robustnorm.system.shapes import check_shape, count, finite
+
+# What a checkpoint's manifest holds besides its file's hash; weights from elsewhere have no epochs.
+_SHAPE = {
+    "epoch": count,
+    "config": {"*": object},
+    "dataset": {
+        **dict.fromkeys(("name", "sha256"), str),
+        "classes": [str],
+        "channels": count,
+        "image_size?": [count],
+        **{name: [finite] for name in ("mean", "std")},
+        **{f"{name}?": count for name in ("train_images", "test_images")},
+        "*": object,
+    },
+    "history": [
+        {"epoch": count, "validation?": {"*": {"sa": float, "*": object}}, "*": object},
+    ],
+    "best?": float,
+    "within_epoch?": ({"losses": [[float]], "seconds": finite}, {}),
+    "processes?": {"*": count},
+    "imported?": {**dict.fromkeys(("file", "sha256", "layout"), str), "*": object},
+    "*": object,
+}
+
+
+def check_manifest(manifest: dict[str, Any], where: str) -> None:
+    """Raises a CheckpointError, which names ``where``, unless a manifest is that of a run."""
+    try:
+        check_shape(manifest, _SHAPE)
+        data = manifest["dataset"]
+        if {len(data[name]) for name in ("mean", "std")} != {data["channels"]}:
+            raise ValueError("mean and deviation must have a number for each channel")
+        if not data["classes"] or not data["channels"]:
+            raise ValueError("classes and channels must be one or more")
+    except ValueError as error:
+        raise CheckpointError(
+            f"{where} is not a run ({error}); remove it, or train again"
+        ) from error

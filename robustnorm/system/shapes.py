@@ -1,0 +1,106 @@
+"""What plain values from a file must look like, checked before anything is made of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from robustnorm.system.untrusted import parse_fraction
+
+# Larger whole numbers are nowhere; seeds have 64 bits.
+_MOST = 2**64
+
+
+def check_shape(value: Any, shape: Any, where: str = "") -> None:
+    """Raises a ValueError unless plain values, as parsed from JSON, have a shape.
+
+    Args:
+        value: The values.
+        shape: ``int`` (a whole number, also for ``float``), ``float``, ``str``, ``bool`` or None;
+            ``object`` for anything; ``[shape]`` for a list; ``{"name": shape, "other?": shape}``
+            for a mapping with these keys, "?" after one that may be missing, and ``"*": shape`` for
+            any other keys; a tuple of alternatives; or a function that raises a ValueError.
+        where: Name of the values, for the message.
+
+    Examples:
+        >>> check_shape({"epoch": 3, "losses": [0.5, 1]}, {"epoch": int, "losses": [float]})
+        >>> check_shape({"epoch": True}, {"epoch": int})
+        Traceback (most recent call last):
+        ValueError: 'epoch' must be int, got True
+    """
+    if isinstance(shape, tuple):
+        _check_any(value, shape, where)
+    elif isinstance(shape, dict):
+        _require(isinstance(value, dict), value, where, "a mapping")
+        _check_mapping(value, shape, where)
+    elif isinstance(shape, list):
+        _require(isinstance(value, list), value, where, "a list")
+        for number, entry in enumerate(value):
+            check_shape(entry, shape[0], f"{where}[{number}]")
+    elif shape is None:
+        _require(value is None, value, where, "null")
+    elif isinstance(shape, type):
+        kinds = (int, float) if shape is float else shape
+        holds = isinstance(value, kinds) and (shape in (bool, object) or value is not bool(value))
+        _require(holds, value, where, shape.__name__)
+        _require(shape is not int or abs(value) < _MOST, value, where, "less than 2^64")
+    else:
+        try:
+            shape(value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"'{where}' is out of range ({error})") from error
+
+
+def _check_any(value: Any, shapes: tuple[Any, ...], where: str) -> None:
+    for shape in shapes[:-1]:
+        try:
+            return check_shape(value, shape, where)
+        except ValueError:
+            continue
+    return check_shape(value, shapes[-1], where)
+
+
+def _check_mapping(value: dict[str, Any], shape: dict[Any, Any], where: str) -> None:
+    known = {name.removesuffix("?"): name for name in shape if name != "*"}
+    missing = [name for name in known if name not in value and not known[name].endswith("?")]
+    if missing:
+        raise ValueError(f"'{where}' lacks '{missing[0]}'" if where else f"it lacks '{missing[0]}'")
+    for name, entry in value.items():
+        place = f"{where}.{name[:80]}" if where else name[:80]
+        if name not in known and "*" not in shape:
+            raise ValueError(f"'{place}' is not known")
+        check_shape(entry, shape[known.get(name, "*")], place)
+
+
+def _require(holds: bool, value: Any, where: str, what: str) -> None:
+    if not holds:
+        raise ValueError(f"'{where}' must be {what}, got {str(value)[:80]}")
+
+
+def count(value: Any) -> None:
+    """The shape of a whole number from 0 to 10^12."""
+    check_shape(value, int)
+    if not 0 <= value <= 10**12:
+        raise ValueError(f"a number from 0 to 10^12 is required, got {value}")
+
+
+def finite(value: Any) -> None:
+    """The shape of a number that is neither infinite nor absurdly large."""
+    check_shape(value, float)
+    if not math.isfinite(value) or abs(value) > 10**12:
+        raise ValueError(f"a number of at most 10^12 is required, got {str(value)[:40]}")
+
+
+def radius(value: Any) -> None:
+    """The shape of a number above 0 as text, such as "8/255"."""
+    check_shape(value, str)
+    if parse_fraction(value) <= 0:
+        raise ValueError(f"a number above 0 is required, got {value}")
+
+
+def interval(value: Any) -> None:
+    """The shape of the two ends of an interval, or of None."""
+    if value is not None:
+        check_shape(value, [float])
+        if len(value) != 2:
+            raise ValueError(f"two ends are required, got {len(value)}")
