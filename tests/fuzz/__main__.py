@@ -72,9 +72,9 @@ def main() -> int:
     total = [sum(column) for column in zip(*(row[1:] for row in rows), strict=True)]
     seconds = time.perf_counter() - begin
     print(
-        "## Made inputs\n\nWords, files and records that no one expects: odd values, malformed ones "
-        "under the right hash, damaged bytes. A fault is anything but an error of one sentence, or "
-        f"more than 2 s; seed {options.seed}; {machine()}.\n\n"
+        "## Made inputs\n\nWords, files and records that no one expects: odd values, malformed "
+        "ones under the right hash, damaged bytes. A fault is anything but an error of one sentence, "
+        f"or more than 2 s; seed {options.seed}; {machine()}.\n\n"
         f"{total[0]:,} inputs in {seconds:.0f} s: {total[3]} tracebacks, {total[4]} hangs.\n"
     )
     headers = ("what is read", "inputs", *_COLUMNS, "seconds")

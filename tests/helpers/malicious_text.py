@@ -77,10 +77,12 @@ def record(folder, **changes):
 
 def run(folder, **changes):
     """A run whose manifest is changed."""
-    data = {"channels": 3, "classes": ["0", "1"], "mean": [0.5] * 3, "std": [0.2] * 3}
+    data = {"name": "made", "sha256": "ab", "channels": 3, "classes": ["0", "1"]}
+    data |= {"mean": [0.5] * 3, "std": [0.2] * 3}
     config = Config(norm="auxbn", width=2)
     model = resnet18(norm="auxbn", width=2, num_classes=2, mean=(0.5,) * 3)
-    save_checkpoint(folder / "run", "best", model, {"config": config.to_dict(), "dataset": data})
+    content = {"config": config.to_dict(), "dataset": data, "epoch": 1, "history": []}
+    save_checkpoint(folder / "run", "best", model, content)
     path = folder / "run" / "best.json"
     manifest = json.loads(path.read_text())
     rewrite_manifest(path, **{name: change(manifest) for name, change in changes.items()})

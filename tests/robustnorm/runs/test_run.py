@@ -21,10 +21,15 @@ CONFIG = Config(
 )
 
 
+def entry(epoch):
+    losses = {"clean_loss": 2.0, "adv_loss": 3.0, "seconds": 1.0}
+    return {"epoch": epoch, "learning_rate": 0.1, "validation": {}, "test": {}, **losses}
+
+
 def save(tag, epoch, seed=0, config=CONFIG, **more):
     data = describe_dataset(load_digits(), 100)
     model = build_model(replace(config, seed=seed), data)
-    history = [{"epoch": number + 1} for number in range(epoch)]
+    history = [entry(number + 1) for number in range(epoch)]
     manifest = {"config": config.to_dict(), "dataset": data, "epoch": epoch, "history": history}
     save_checkpoint(run_folder(config), tag, model, manifest | more)
     return model
@@ -61,7 +66,7 @@ def test_evaluation_hashes_a_checkpoint_once(folder, hashed):
     (record,) = evaluate_records(CONFIG)
     assert {name: count for name, count in hashed.items() if count} == {"best": 1}
     assert record.checkpoint["sha256"] == Run.open(folder).sha256
-    assert record.history == [{"epoch": 1}, {"epoch": 2}]  # the whole run's
+    assert record.history == [entry(1), entry(2)]  # the whole run's
     hashed.clear()
     (found,) = evaluate_records(CONFIG)
     assert found.to_json() == record.to_json()  # evaluated before

@@ -154,6 +154,12 @@ class Dropped(nn.Module):
         return self.head(features)
 
 
+DATA = {
+    **{"name": "made", "sha256": "ab", "classes": ["a", "b", "c"], "channels": 1},
+    **{"mean": [0.5], "std": [0.25]},
+}
+
+
 def test_network_with_dropout_continues_bit_for_bit(tmp_path):
     config = replace(OFTEN, epochs=2, batch_size=8)
     generator = torch.Generator().manual_seed(0)
@@ -164,7 +170,7 @@ def test_network_with_dropout_continues_bit_for_bit(tmp_path):
     def saver(folder):
         model = copy.deepcopy(start)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        return Saver(tmp_path / folder, config, {}, model, optimizer)
+        return Saver(tmp_path / folder, config, DATA, model, optimizer)
 
     def run(kept, position=None, **saving):
         for record in train(

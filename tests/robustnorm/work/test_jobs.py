@@ -165,7 +165,8 @@ def test_jobs_refuse_a_checkpoint_that_changed(trained):
     last.path.unlink()
     model, manifest = load_model(RUN)
     torch.nn.init.zeros_(next(model.parameters()))
-    save_checkpoint(RUN, "best", model, {k: manifest[k] for k in ("config", "dataset", "epoch")})
+    kept = ("config", "dataset", "epoch", "history")
+    save_checkpoint(RUN, "best", model, {name: manifest[name] for name in kept})
     jobs._attacked.cache_clear()  # a process keeps the network that it began with
     with pytest.raises(UsageError, match="changed during the sweep"):
         last.run()

@@ -27,6 +27,7 @@ def made_record(row, seed, content, **measures):
     pictures = {"name": "made", "pictures": 3, "sha256": "1"}
     parts = ("content", "style", "validation_content", "validation_style")
     return {
+        "format": 1,
         "row": row,
         "seed": seed,
         "config": {
@@ -41,6 +42,7 @@ def made_record(row, seed, content, **measures):
         "validation": [{"step": 1, **found}, {"step": 2, **found}],
         "seconds": 1.5,
         "device": "CPU",
+        "versions": {"torch": "2"},
     }  # fmt: skip
 
 
