@@ -73,8 +73,8 @@ def main() -> int:
     seconds = time.perf_counter() - begin
     print(
         "## Made inputs\n\nWords, files and records that no one expects: odd values, malformed "
-        "ones under the right hash, damaged bytes. A fault is anything but an error of one sentence, "
-        f"or more than 2 s; seed {options.seed}; {machine()}.\n\n"
+        "ones under the right hash, damaged bytes. A fault is anything but an error of one "
+        f"sentence, or more than 2 s; seed {options.seed}; {machine()}.\n\n"
         f"{total[0]:,} inputs in {seconds:.0f} s: {total[3]} tracebacks, {total[4]} hangs.\n"
     )
     headers = ("what is read", "inputs", *_COLUMNS, "seconds")
