@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from robustnorm.models.weights import alone, check_weights
 from robustnorm.runs.random_states import random_states, set_random_states
-from robustnorm.system.errors import RefusedFileError, UsageError
+from robustnorm.system.errors import RefusedFileError, UsageError, UserError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.locks import check_held
 from robustnorm.system.memory import is_out_of_memory
@@ -125,6 +126,18 @@ def check_fits(checkpoint: Checkpoint, model: nn.Module) -> None:
         check_weights(_part(checkpoint.tensors, _MODEL), model, "the checkpoint")
     except RefusedFileError as error:
         raise CheckpointError(str(error)) from error
+
+
+def check_built(checkpoint: Checkpoint, build: Callable[[], nn.Module]) -> None:
+    """Raises a CheckpointError unless the weights fit what ``build`` makes; allocates nothing."""
+    try:
+        with torch.device("meta"):
+            model = build()
+    except UserError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"the checkpoint is of no network known here ({error})") from error
+    check_fits(checkpoint, model)
 
 
 def restore(

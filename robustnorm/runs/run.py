@@ -17,8 +17,7 @@ from robustnorm.models import NETWORKS
 from robustnorm.models.resnet import Normalized
 from robustnorm.runs.checkpoint import (
     Checkpoint,
-    CheckpointError,
-    check_fits,
+    check_built,
     find_checkpoint,
     load_checkpoint,
     read_history,
@@ -28,7 +27,7 @@ from robustnorm.runs.manifest import check_manifest
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Evaluation, Where
-from robustnorm.system.errors import UsageError, UserError
+from robustnorm.system.errors import UsageError
 from robustnorm.system.registry import some
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -242,13 +241,7 @@ class Run:
         Raises:
             CheckpointError: When the weights do not fit the settings.
         """
-        try:
-            with torch.device("meta"):  # allocates nothing before the shapes are known to fit
-                check_fits(self.checkpoint, build_model(self.config, self.dataset))
-        except UserError:
-            raise
-        except ValueError as error:
-            raise CheckpointError(f"{self.folder} holds no network of ours ({error})") from error
+        check_built(self.checkpoint, lambda: build_model(self.config, self.dataset))
         model = build_model(self.config, self.dataset)
         restore(self.checkpoint, model)
         if device is not None:

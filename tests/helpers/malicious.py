@@ -26,7 +26,8 @@ def files(folder):
 
 def attempt(read):
     """Returns the outcome of reading a file in this process, which then ends."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    pages = Path("/proc/self/statm").read_text().split()
+    used, resident = (int(count) * resource.getpagesize() for count in pages[:2])
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)  # the machine is not taken along
     start = time.process_time()  # of this process alone, however busy the machine is
     try:
@@ -36,7 +37,7 @@ def attempt(read):
         error = raised
     return {
         "seconds": time.process_time() - start,
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "megabytes": (1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident) / 1e6,
         "error": type(error).__name__,
         "status": int(getattr(error, "status", 0)),
         "message": str(error),

@@ -25,7 +25,7 @@ NAMES = {
     "ilm-detached": "ILM+IN, target detached",
     "saadain-detached": "SaAdaIN, target detached",
 }
-_PICTURES = {"name": str, "sha256": str, "pictures": count}
+_PICTURES = {"name": str, "sha256": str, "pictures": count, "*": object}
 _MEASURES = ("content", "fixed", "relative", "structure", "style", "gamma")
 _SHAPE = {
     "format": count,
