@@ -38,9 +38,10 @@ _SHAPE = {
         "variance": str,
         "*": object,
     },
-    "dataset": dict.fromkeys(
-        ("content", "style", "validation_content", "validation_style"), _PICTURES
-    ),
+    "dataset": {
+        **dict.fromkeys(("content", "style", "validation_content", "validation_style"), _PICTURES),
+        "*": object,
+    },
     "encoder": {
         **dict.fromkeys(("name", "layer", "sha256"), str),
         "test_accuracy?": finite,
