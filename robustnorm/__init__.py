@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustnorm.evaluation.evaluate import evaluate
     from robustnorm.models.resnet import preact_resnet18, resnet18
     from robustnorm.models.surgery import convert, fold
     from robustnorm.norms.routing import RoutingError, bind, route
+    from robustnorm.work.evaluate_network import evaluate
 
 __all__ = [
     "RoutingError",
@@ -30,7 +30,7 @@ _PLACES = {
     "RoutingError": "norms.routing",
     "convert": "models.surgery",
     "fold": "models.surgery",
-    "evaluate": "evaluation.evaluate",
+    "evaluate": "work.evaluate_network",
 }
 
 

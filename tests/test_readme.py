@@ -18,7 +18,7 @@ def examples(text):
 
 
 (API,) = examples(README)
-GROUP_NORM = examples(PAGES["python.md"])[-1]
+_, SIX_LINES, GROUP_NORM = examples(PAGES["python.md"])
 
 
 def test_readme_fits_on_a_few_screens():
@@ -38,6 +38,18 @@ def test_example_of_the_api_runs(capsys):
     assert lines[0].split()[:4] == ["none", "final", "clean", "clean"]
     # Each branch: no attack, PGD-10 and PGD-20 by two rules, PGD-20 scored by the other branch.
     assert len(lines) == 2 * (1 + 2 * 2 + 1)
+
+
+def test_six_lines_lead_from_a_network_to_its_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(SIX_LINES.splitlines()) == 6
+    names = {}
+    small = SIX_LINES.replace("width=16", "width=1").replace("3 / 16)", "3 / 16, steps=[1])")
+    exec(compile(small, "python.md", "exec"), names)
+    page = (tmp_path / "page.html").read_text()
+    assert "<h1>ResNet on " in page
+    assert "500 of 500" in page
+    assert str(names["results"]).startswith("ResNet on ")
 
 
 def test_example_of_a_norm_builds_a_layer():

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tabulate import tabulate
-
 from robustnorm.data import load_dataset
 from robustnorm.records.record import Record
 from robustnorm.records.verify import verify
+from robustnorm.reporting.verification import conclude
 from robustnorm.runs import Run
 from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.results import VerifySettings
 from robustnorm.system.device import resolve_device
-from robustnorm.system.errors import CheckFailed
+from robustnorm.system.errors import UsageError
 
 
 def verify_record(settings: VerifySettings) -> str:
@@ -25,9 +24,16 @@ def verify_record(settings: VerifySettings) -> str:
 
     Raises:
         CheckFailed: When any check fails, with the table and the first failures.
+        UsageError: When the network was given in Python, so that no folder has it.
     """
     path = Path(settings.record)
     record = Record.load(path)
+    if record.given:
+        raise UsageError(
+            f"{path} is of a network that was given in Python, which no folder holds: check it "
+            f"there, with Results.load('{path.name}').verify(model, images, labels) of "
+            "robustnorm.reporting.results"
+        )
     trained = Config.from_dict(record.config | {"name": record.name, "output": settings.output})
     run = Run.open(run_folder(trained), record.checkpoint["tag"])
     dataset = load_dataset(
@@ -41,13 +47,4 @@ def verify_record(settings: VerifySettings) -> str:
         path.parent / Path(record.images.get("folder", "")).name,
         progress=f"verifying {path.name}",
     )
-    failures = [f"{f.subject}: {failure}" for f in findings for failure in f.failures]
-    rows = [(f.subject, f.checked, f.failed) for f in findings]
-    text = f"{path}\n\n" + tabulate(rows, headers=("Checked", "times", "failed"))
-    if not record.sealed:
-        text += "\n\nThe record carries no hash: it was written before records had one."
-    if failures:
-        raise CheckFailed(text + "\n\n" + "\n".join(failures))
-    if not record.images:
-        return text + "\n\nNo adversarial images were kept: evaluate with --keep_images true."
-    return text + "\n\nEverything holds."
+    return conclude(str(path), record, findings)

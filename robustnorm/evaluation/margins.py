@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from robustnorm.attacks.contract import undisturbed
 from robustnorm.attacks.losses import find_loss
 from robustnorm.evaluation.chunks import CHUNK, place
 from robustnorm.evaluation.search import scorers
+from robustnorm.system.memory import in_smaller_batches
 
 
 def median_margins(
@@ -29,11 +32,15 @@ def median_margins(
     Returns:
         Median margin, in logits, by branch or rule.
     """
-    margin, medians = find_loss("margin"), {}
-    parts = torch.split(torch.arange(len(images)), CHUNK)
+    margin = find_loss("margin")
+
+    def of(score: nn.Module, size: int) -> float:
+        parts = torch.split(torch.arange(len(images)), size)
+        placed = (place(score, images, labels, rows) for rows in parts)
+        return float(torch.cat([-margin(score(some), own, None) for some, own in placed]).median())
+
     with undisturbed(), torch.no_grad():
-        for name, score in scorers(model, serving=serving).items():
-            placed = (place(score, images, labels, rows) for rows in parts)
-            found = [-margin(score(some), classes, None) for some, classes in placed]
-            medians[name] = float(torch.cat(found).median())
-    return medians
+        return {
+            name: in_smaller_batches(partial(of, score), CHUNK)
+            for name, score in scorers(model, serving=serving).items()
+        }

@@ -136,12 +136,14 @@ class Record:
         seed: Seed of the training run.
         adversarial: False for a control trained on clean images.
         checkpoint: tag, epoch, epochs (planned) and sha256. For weights trained by other code also
-            "imported", their file's name, sha256 and layout; both epochs are then 0, and of the
-            config only the network's settings apply.
+            "imported", their file's name, sha256 and layout; for a network that ``evaluate`` was
+            given in Python "given", its class. Both epochs are then 0; of the config only the
+            network's settings apply, of a network given in Python none.
         config: The settings that determined the training run.
         config_hash: Fingerprint of those.
         history: One entry per epoch, as ``EpochRecord.to_dict``, up to the last epoch of the run.
-        dataset: name, sha256, classes, train_images, test_images.
+        dataset: name, sha256, classes, train_images, test_images; of a network given in Python also
+            "images", the hash of those evaluated.
         image_ids: Indices of the evaluated images in the test set.
         labels: Their classes, as indices into ``dataset["classes"]``.
         protocol: The evaluation's settings.
@@ -190,6 +192,11 @@ class Record:
     def imported(self) -> str:
         """Name of the file of weights trained by other code, else ""."""
         return str(self.checkpoint.get("imported", {}).get("file", ""))
+
+    @property
+    def given(self) -> str:
+        """Class of a network that was given in Python, else ""."""
+        return str(self.checkpoint.get("given", ""))
 
     @property
     def n(self) -> int:

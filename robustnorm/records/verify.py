@@ -109,22 +109,45 @@ def verify(
     origin.add(dataset.sha256 == record.dataset["sha256"], "these are other data")
     if origin.failed:
         return [origin]
-    ids = np.asarray(record.image_ids)
-    images = dataset.test.take(torch.as_tensor(ids)).images  # which may stay on disk
-    labels = dataset.test.labels[torch.as_tensor(ids)].cpu().numpy()
+    test = dataset.test.take(torch.as_tensor(record.image_ids))  # which may stay on disk
+    found = check_verdicts(record, model, test.images, test.labels, folder, progress=progress)
+    return [origin, *found]
+
+
+@torch.no_grad()
+def check_verdicts(
+    record: Record,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    folder: Path,
+    *,
+    progress: str | None = None,
+) -> list[Verification]:
+    """Re-checks labels and verdicts of a record whose network and images are known to be these.
+
+    Args:
+        record: The record.
+        model: Its network, in evaluation mode.
+        images: Those evaluated, in the order of the record, uint8 or floating point in [0, 1].
+        labels: int64 (N,).
+        folder: Folder of the kept images; not read if the record names none.
+        progress: Text of a progress bar; none by default.
+    """
+    ids, classes = np.asarray(record.image_ids), labels.cpu().numpy()
     label, clean = Verification("labels"), Verification("predictions on clean images")
-    label.add_images(np.asarray(record.labels) == labels, ids, "label")
+    label.add_images(np.asarray(record.labels) == classes, ids, "label")
     scores = _scores(model, record)
     for verdict in record.verdicts:
         if verdict.attack == "none":
             score = scores[verdict.score_branch]
             for rows in np.split(np.arange(len(ids)), range(_BATCH, len(ids), _BATCH)):
                 pixels = _pixels(images[torch.from_numpy(rows)].cpu())
-                agrees = _agrees(score, pixels, labels[rows], verdict.correct[rows])
+                agrees = _agrees(score, pixels, classes[rows], verdict.correct[rows])
                 clean.add_predictions(*agrees, ids[rows], verdict.score_branch)
-    findings = [origin, label, clean]
+    findings = [label, clean]
     if record.images:
-        findings += _check_kept(record, images, labels, scores, folder, progress)
+        findings += _check_kept(record, images, classes, scores, folder, progress)
     return findings
 
 

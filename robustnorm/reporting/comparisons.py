@@ -79,23 +79,30 @@ def groups(verdicts: Sequence[Bits]) -> list[str]:
     return letters(lambda i, j: (i, j) in differ, len(verdicts))
 
 
-def families(models: Sequence[ModelRecords]) -> dict[str, list[Comparison]]:
+def families(
+    models: Sequence[ModelRecords], robust: Sequence[str] | None = None
+) -> dict[str, list[Comparison]]:
     """Returns the comparisons of a report, using the first seed of each model.
 
-    Models are compared in pairs by each accuracy of Tables 3 and 4, and the branches within each
-    model; a family without pairs is omitted.
+    Models are compared in pairs by standard accuracy and each robust accuracy, and the branches
+    within each model; a family without pairs is omitted.
+
+    Args:
+        models: With verdicts on the same images.
+        robust: Evaluations under attack; by default PGD-20 and, where all have it, the worst case.
     """
-    worst = [WORST] * has_worst(models)
+    if robust is None:
+        robust = ("RA, PGD-20", *[WORST] * has_worst(models))
     asked = {
         "SA, clean branch": ("SA", "clean"),
         "SA, adversarial branch": ("SA", "adv"),
-        **{f"{ra}, adversarial branch": (ra, "adv") for ra in ("RA, PGD-20", *worst)},
+        **{f"{ra}, adversarial branch": (ra, "adv") for ra in robust},
     }
     pairs = {
         name: list(itertools.combinations([_named(m, *wanted) for m in models], 2))
         for name, wanted in asked.items()
     }
-    for evaluation in ("SA", "RA, PGD-20", *worst):
+    for evaluation in ("SA", *robust):
         pairs[f"{evaluation}, between branches"] = [
             (_named(model, evaluation, one), _named(model, evaluation, other))
             for model in models
@@ -108,8 +115,8 @@ def _named(model: ModelRecords, evaluation: str, branch: str) -> tuple[str, Bits
     return model.label(branch), model.correct(evaluation, model.branch(branch))[0]
 
 
-def paired_tests(models: Sequence[ModelRecords]) -> Table:
-    """Returns the comparisons as a table."""
+def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = None) -> Table:
+    """Returns the comparisons of ``families`` as a table."""
     rows: list[tuple[Cell, ...]] = [
         (
             family,
@@ -122,7 +129,7 @@ def paired_tests(models: Sequence[ModelRecords]) -> Table:
             _p(comparison.adjusted),
             "yes" if comparison.distinguishable else "no",
         )
-        for family, comparisons in families(models).items()
+        for family, comparisons in families(models, robust).items()
         for comparison in comparisons
     ]
     return Table(

@@ -196,20 +196,18 @@ def _line(
     )
 
 
-def per_class(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
-    """Returns SA and PGD-20 RA of each class in the adversarial branch, one panel per model."""
+def per_class(models: Sequence[ModelRecords], looks: Looks, robust: str = "RA, PGD-20") -> Figure:
+    """Returns SA and RA of each class in the adversarial branch, one panel per model."""
     first = models[0].records[0]
     labels, names = np.asarray(first.labels), first.dataset["classes"]
     classes = [k for k in range(len(names)) if (labels == k).any()]
     found = {
         (model.name, evaluation, k): _in_class(model, evaluation, labels == k)
         for model in models
-        for evaluation in ("SA", "RA, PGD-20")
+        for evaluation in ("SA", robust)
         for k in classes
     }
-    by_robustness = sorted(
-        classes, key=lambda k: mean(found[m.name, "RA, PGD-20", k][0] for m in models)
-    )
+    by_robustness = sorted(classes, key=lambda k: mean(found[m.name, robust, k][0] for m in models))
     shown = by_robustness[:MOST_CLASSES]
     columns = min(3, len(models))
     rows = -(-len(models) // columns)
@@ -218,7 +216,7 @@ def per_class(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
         panel.remove()
     for panel, model in zip(axes, models, strict=False):
         look = looks[model.name]
-        for evaluation, face in (("SA", "white"), ("RA, PGD-20", look.color)):
+        for evaluation, face in (("SA", "white"), (robust, look.color)):
             accuracies, intervals = zip(
                 *(found[model.name, evaluation, k] for k in shown), strict=True
             )
@@ -235,7 +233,7 @@ def per_class(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
         panel.xaxis.set_tick_params(labelbottom=True)
     marks = [
         Line2D([], [], linestyle="", color=INK, marker="o", markerfacecolor="white", label="SA"),
-        Line2D([], [], linestyle="", color=INK, marker="o", label="RA, PGD-20"),
+        Line2D([], [], linestyle="", color=INK, marker="o", label=robust),
     ]
     legend(figure, {}, marks)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -27,6 +28,8 @@ EVALUATIONS = {
     "RA, AutoAttack": "autoattack",
 }
 WORST = "RA, worst case"
+# Ends the name of an evaluation whose verdict counts every iterate.
+ANY = ", any iterate"
 LAST = "pgd-20"
 
 
@@ -43,15 +46,19 @@ class ModelRecords:
         adversarial: False for a control trained without attacks.
         records: One per seed.
         remark: Distinguishes models of one norm: config and checkpoint where they differ.
+        title: Name in reports, in place of that of norm and remark.
     """
 
     norm: str
     adversarial: bool
     records: list[Record]
     remark: str = ""
+    title: str = ""
 
     @property
     def name(self) -> str:
+        if self.title:
+            return self.title
         name = NAMES.get(self.norm, self.norm)
         return ", ".join(
             filter(None, (name, self.remark, "" if self.adversarial else "plain (control)"))
@@ -87,7 +94,7 @@ class ModelRecords:
         """Returns each record's verdicts on the final images of an attack, or in the worst case.
 
         Args:
-            evaluation: A key of ``EVALUATIONS``, ``WORST`` or an entry of ``further``.
+            evaluation: ``WORST``, or as ``evaluation_of`` names an attack and a rule.
             place: The branch that is attacked and that scores.
 
         Returns:
@@ -95,8 +102,22 @@ class ModelRecords:
         """
         if evaluation == WORST:
             return [record.worst_case(place) for record in self.records]
-        attack = EVALUATIONS.get(evaluation, evaluation.removeprefix("RA, "))
-        return [verdict.correct for verdict in self.verdicts(attack, "final", place, place)]
+        rule = "any" if evaluation.endswith(ANY) else "final"
+        name = evaluation.removesuffix(ANY)
+        attack = EVALUATIONS.get(name, re.sub("^PGD-", "pgd-", name.removeprefix("RA, ")))
+        return [verdict.correct for verdict in self.verdicts(attack, rule, place, place)]
+
+
+def evaluation_of(attack: str, rule: str = "final") -> str:
+    """Returns the name of an attack's verdicts in tables.
+
+    Examples:
+        >>> evaluation_of("none"), evaluation_of("pgd-5", "any"), evaluation_of("fgsm")
+        ('SA', 'RA, PGD-5, any iterate', 'RA, fgsm')
+    """
+    names = {named: evaluation for evaluation, named in EVALUATIONS.items()}
+    pgd = re.sub(r"^pgd-(?=\d+$)", "PGD-", attack)
+    return names.get(attack, f"RA, {pgd}") + (ANY if rule == "any" else "")
 
 
 def has_worst(models: Sequence[ModelRecords]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from robustnorm.records.record import Record
@@ -22,8 +22,13 @@ MARGIN_NOTE = (
 )
 
 
-def setting_notes(models: list[ModelRecords]) -> list[str]:
-    """Describes images, training and attack, the images first."""
+def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list[str]:
+    """Describes images, training and attack, the images first.
+
+    Args:
+        models: With verdicts on the same images.
+        paper: Also name what differs from the paper's experiment.
+    """
     records = [record for model in models for record in model.records]
     first = records[0]
     data, protocol = first.dataset, first.protocol
@@ -31,10 +36,9 @@ def setting_notes(models: list[ModelRecords]) -> list[str]:
     notes = [
         f"n = {first.n:,} of {data['test_images']:,} test images of {data['name']}. Intervals: "
         "Wilson, 95 %, over the choice of test images, "
-        + ("at the mean over seeds." if several else "for this one seed."),
+        + ("at the mean over seeds." if several else f"for this one {_sample(first)}."),
         f"Training: {_each(models, _training)}; seed "
-        f"{_each(models, _seed)}; protocol "
-        f"{_each(models, lambda record: repr(record.protocol['name']))}. "
+        f"{_each(models, _seed)}; protocol {_each(models, _protocol)}. "
         f"Checkpoint {_each(models, _checkpoint)}.",
         f"Attack: PGD, {_attacks(protocol)}, uniform random start, through the branch that scores; "
         "verdict at the last iterate ('any': no image or iterate up to it was misclassified).",
@@ -50,7 +54,7 @@ def setting_notes(models: list[ModelRecords]) -> list[str]:
             "AutoAttack: the standard ensemble (apgd-ce, apgd-t, fab-t, square) by its authors' "
             "code, on the branch that scores."
         )
-    if any(_differing(record) for record in records):
+    if paper and any(_differing(record) for record in records):
         differing = _each(models, lambda record: "; ".join(_differing(record)) or "the paper's")
         notes.append(
             f"Not the paper's experiment: {differing}. A difference from its numbers compares "
@@ -88,6 +92,8 @@ def _search_note(records: list[Record]) -> str:
 
 
 def _training(record: Record) -> str:
+    if record.given:
+        return f"{record.given} given in Python, its training is not known"
     if record.imported:
         return (
             f"weights imported from {record.imported}, their training is not known; "
@@ -102,17 +108,28 @@ def _training(record: Record) -> str:
     )
 
 
+def _sample(record: Record) -> str:
+    return "network" if record.imported or record.given else "seed"
+
+
 def _seed(record: Record) -> str:
-    return "not known" if record.imported else str(record.seed)
+    return "not known" if record.imported or record.given else str(record.seed)
+
+
+def _protocol(record: Record) -> str:
+    unknown = record.imported or record.given
+    return "not known" if unknown else repr(record.protocol["name"])
 
 
 def _checkpoint(record: Record) -> str:
     if record.imported:
         return "as imported"
+    if record.given:
+        return "as given"
     return f"'{record.checkpoint['tag']}' of epoch {record.checkpoint['epoch']}"
 
 
-def _each(models: list[ModelRecords], describe: Callable[[Record], str]) -> str:
+def _each(models: Sequence[ModelRecords], describe: Callable[[Record], str]) -> str:
     """Returns what describes all records once, otherwise model by model."""
     texts = {
         model.name: ", ".join(dict.fromkeys(describe(record) for record in model.records))
@@ -126,6 +143,8 @@ def _each(models: list[ModelRecords], describe: Callable[[Record], str]) -> str:
 def _differing(record: Record) -> list[str]:
     if record.imported:
         return ["weights imported, training not known"]
+    if record.given:
+        return ["network given in Python, training not known"]
     ours = {
         "data": record.dataset["name"],
         "training images": record.dataset["train_images"],

@@ -96,4 +96,6 @@ def _checkpoint(record: Record) -> str:
     checkpoint = record.checkpoint
     if record.imported:
         return f"imported from {record.imported}"
+    if record.given:
+        return f"{record.given} given in Python"
     return f"{checkpoint['tag']}, epoch {checkpoint['epoch']} of {checkpoint['epochs']}"

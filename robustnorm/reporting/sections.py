@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -40,33 +41,46 @@ class Section:
     drawings: Sequence[Drawing] = ()
 
 
-def write_sections(
-    folder: Path,
-    *,
-    title: str,
-    summary: str,
-    facts: dict[str, str],
-    sections: Sequence[Section],
-    looks: dict[str, drawing.Look],
-    command: str,
-) -> list[Path]:
-    """Writes ``report.html`` and, under ``figures``, each figure as SVG and PNG.
+class Content(TypedDict):
+    """What a page says.
 
-    The same content gives the same bytes. The page loads nothing from elsewhere; all text is
-    escaped. A note that several tables share appears under the first.
-
-    Args:
-        folder: Output folder; the figures of an earlier report in it are removed.
+    Attributes:
         title: Title of the page.
         summary: Introductory sentences.
         facts: Values by name, listed below the summary.
         sections: In order.
         looks: Looks of the models by name; tables show the color beside the name.
         command: The command that makes the report.
+    """
+
+    title: str
+    summary: str
+    facts: dict[str, str]
+    sections: Sequence[Section]
+    looks: dict[str, drawing.Look]
+    command: str
+
+
+def write_sections(folder: Path, **content: Unpack[Content]) -> list[Path]:
+    """Writes ``report.html`` and, under ``figures``, each figure as SVG and PNG.
+
+    Args:
+        folder: Output folder; the figures of an earlier report in it are removed.
+        **content: See ``render_sections``.
 
     Returns:
         The files written, the page first.
     """
+    return write_files(*render_sections(**content), folder)
+
+
+def render_sections(**content: Unpack[Content]) -> tuple[str, dict[str, bytes]]:
+    """Returns the page and its figure files (content by name).
+
+    The same content gives the same bytes. The page loads nothing from elsewhere; all text is
+    escaped. A note that several tables share appears under the first.
+    """
+    sections, looks = content["sections"], content["looks"]
     files: dict[str, bytes] = {}
     pictures: dict[str, list[Picture]] = {}
     for section in sections:
@@ -87,15 +101,11 @@ def write_sections(
         environment()
         .get_template("sections.html")
         .render(
-            title=title,
-            summary=summary,
-            facts=facts,
-            sections=sections,
+            **content,
             pictures=pictures,
             said=said,
-            command=command,
             colors=drawing.variables(),
             swatches={name: drawing.variable(look.color) for name, look in looks.items()},
         )
     )
-    return write_files(page.lstrip(), files, folder)
+    return page.lstrip(), files

@@ -7,17 +7,23 @@ from statistics import mean
 
 from robustnorm.evaluation.statistics import Interval, wilson
 from robustnorm.reporting.comparisons import families
-from robustnorm.reporting.model_records import WORST, ModelRecords, has_worst
+from robustnorm.reporting.model_records import ANY, WORST, ModelRecords, has_worst
 from robustnorm.reporting.render import Table
 
 
-def summary(models: Sequence[ModelRecords]) -> str:
+def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> str:
     """Names the most robust model and those that are not distinguishable from it.
 
-    In the worst case where every record has it, else under PGD-20.
+    Args:
+        models: With verdicts on the same images.
+        evaluation: What decides; by default the worst case where every record has it, else PGD-20.
     """
-    evaluation = WORST if has_worst(models) else "RA, PGD-20"
-    attack = "in the worst case" if evaluation == WORST else "under PGD-20"
+    evaluation = evaluation or (WORST if has_worst(models) else "RA, PGD-20")
+    attack = (
+        "in the worst case"
+        if evaluation == WORST
+        else f"under {evaluation.removeprefix('RA, ').removesuffix(ANY)}"
+    )
     accuracies = {m.label("adv"): _robust(m, evaluation) for m in models}
     best = max(accuracies, key=lambda label: accuracies[label])
     n = models[0].records[0].n
@@ -26,7 +32,7 @@ def summary(models: Sequence[ModelRecords]) -> str:
         return f"{best} classifies {figure} of the images correctly {attack}."
     alike = [
         comparison.second if comparison.first == best else comparison.first
-        for comparison in families(models)[f"{evaluation}, adversarial branch"]
+        for comparison in families(models, [evaluation])[f"{evaluation}, adversarial branch"]
         if best in (comparison.first, comparison.second) and not comparison.distinguishable
     ]
     verdict = (

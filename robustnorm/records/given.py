@@ -1,0 +1,54 @@
+"""Hashes of a network and of images that were given in Python rather than in a file."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+# Images that are hashed at a time: those on disk are decoded for it.
+_AT_ONCE = 1000
+
+
+def digest_of_network(model: nn.Module) -> str:
+    """Returns a SHA-256 of the names, shapes, types and values of a network's state."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):  # not the extra state of a module
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def digest_of_images(images: Tensor, labels: Tensor) -> str:
+    """Returns a SHA-256 of images and their labels.
+
+    Images of 8 bits have the same whether they are given as uint8 or as value / 255.
+
+    Args:
+        images: (N, C, H, W), uint8 or floating point in [0, 1].
+        labels: int64 (N,).
+
+    Examples:
+        >>> images, labels = torch.tensor([[[[0, 51]]]], dtype=torch.uint8), torch.tensor([1])
+        >>> digest_of_images(images, labels) == digest_of_images(images / 255, labels)
+        True
+    """
+    digest = hashlib.sha256(str(tuple(images.shape)).encode())
+    for rows in torch.split(torch.arange(len(images)), _AT_ONCE):
+        digest.update(_bytes(_to_8_bits(images[rows])))
+    digest.update(_bytes(labels.to(torch.int64)))
+    return digest.hexdigest()
+
+
+def _to_8_bits(images: Tensor) -> Tensor:
+    """Returns images as uint8 if that loses nothing, else as they are."""
+    if not images.is_floating_point():
+        return images
+    rounded = (images * 255).round().to(torch.uint8)
+    return rounded if torch.equal((rounded / 255).to(images.dtype), images) else images
+
+
+def _bytes(value: Tensor) -> bytes:
+    return bytes(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -1,0 +1,148 @@
+"""What an evaluation in Python returns: its verdicts, as a table, a record or a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from torch import Tensor, nn
+
+from robustnorm.evaluation.statistics import wilson
+from robustnorm.records.given import digest_of_images, digest_of_network
+from robustnorm.records.record import Record, Verdict
+from robustnorm.records.verify import Verification, check_verdicts
+from robustnorm.reporting.notes import setting_notes
+from robustnorm.reporting.render import to_text
+from robustnorm.reporting.side_by_side import name_models, verdict_table
+from robustnorm.reporting.verification import conclude
+from robustnorm.system.errors import UsageError
+from robustnorm.system.files import write_atomically
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class Results(Sequence[Verdict]):
+    """The verdicts of an evaluation, in order; printed, they are a table.
+
+    Args:
+        record: The evaluation, as it is saved.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._model = name_models([record], [record.name])
+
+    @overload
+    def __getitem__(self, place: int) -> Verdict: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Verdict]: ...
+    def __getitem__(self, place: int | slice) -> Verdict | list[Verdict]:
+        return self.record.verdicts[place]
+
+    def __len__(self) -> int:
+        return len(self.record.verdicts)
+
+    def __repr__(self) -> str:
+        """Returns every verdict's accuracy with its interval, and how it was measured."""
+        every = verdict_table(self._model)
+        table = replace(
+            every,
+            title=f"{self._model[0].name} on {self.record.dataset['name']}",
+            columns=every.columns[1:],
+            rows=[row[1:] for row in every.rows],
+            notes=[*setting_notes(self._model, paper=False), *every.notes],
+        )
+        return to_text([table]).rstrip()
+
+    def to_dataframe(self) -> DataFrame:
+        """Returns a row for each verdict, accuracies and limits of intervals as fractions.
+
+        Raises:
+            ImportError: Without pandas.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f'a data frame needs pandas ({error}): pip install "robustnorm[pandas]"'
+            ) from error
+        rows = []
+        for verdict in self:
+            n, attack = len(verdict.correct), self.record.attack_on(verdict.attack_branch)
+            low, high = wilson(int(verdict.correct.sum()), n)
+            kept = asdict(verdict)
+            kept.pop("correct")
+            rows.append(
+                {"network": self._model[0].name, "data": self.record.dataset["name"], "n": n}
+                | kept
+                | {"accuracy": verdict.accuracy, "low": low, "high": high}
+                | {key: attack[key] for key in ("threat_model", "epsilon", "step_size")}
+            )
+        return pd.DataFrame(rows)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the result record, a JSON file that ``robustnorm compare`` and ``report`` read."""
+        self.record.save(Path(path))
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Results:
+        """Reads a result record, of this or of any other evaluation.
+
+        Raises:
+            UsageError: When there is no such file.
+            RecordError: When it is not a record.
+        """
+        return cls(Record.load(Path(path)))
+
+    def verify(self, model: nn.Module, images: Tensor, labels: Tensor) -> str:
+        """Re-checks the verdicts on clean and on kept images; returns how often what was checked.
+
+        Args:
+            model: The network, in evaluation mode.
+            images: Those that were evaluated, in the same order.
+            labels: int64 (N,).
+
+        Raises:
+            CheckFailed: When a check fails, with the first failures.
+        """
+        origin = Verification("network and data")
+        checkpoint, dataset = self.record.checkpoint["sha256"], self.record.dataset["images"]
+        origin.add(digest_of_network(model) == checkpoint, "it is another network")
+        origin.add(digest_of_images(images, labels) == dataset, "these are other images or labels")
+        findings = [origin]
+        if not origin.failed:
+            folder = Path(self.record.images.get("folder", ""))
+            findings += check_verdicts(self.record, model, images, labels, folder)
+        return conclude(self._model[0].name, self.record, findings)
+
+    def report(self, path: str | Path) -> Path:
+        """Writes one HTML page, which loads nothing from elsewhere.
+
+        Args:
+            path: The file, ending in ``.html``.
+
+        Raises:
+            UsageError: When the path ends otherwise.
+            ImportError: Without the packages of the extra "report".
+        """
+        path = Path(path)
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise UsageError(f"the page's path must end in .html, got {path}")
+        try:
+            from robustnorm.reporting.comparison_page import comparison_page
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f'a report needs matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
+            ) from error
+        page, _ = comparison_page(
+            self._model,
+            title=f"{self._model[0].name} on {self.record.dataset['name']}",
+            command="robustnorm.evaluate(...).report(...)",
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page.encode())
+        return path

@@ -1,0 +1,206 @@
+"""Any networks in one table: ours, imported and given in Python, evaluated on the same images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from math import isclose
+
+from robustnorm.evaluation.statistics import wilson
+from robustnorm.records.record import TRANSFER, Record, RecordError
+from robustnorm.reporting.comparisons import groups, paired_tests
+from robustnorm.reporting.model_records import ANY, WORST, ModelRecords, evaluation_of
+from robustnorm.reporting.notes import GROUP_NOTE, MARGIN_NOTE, setting_notes
+from robustnorm.reporting.render import Cell, Table
+
+
+def name_models(records: Sequence[Record], places: Sequence[str]) -> list[ModelRecords]:
+    """Returns a model for each record, by the shortest name that tells it from the others.
+
+    Args:
+        records: Each shown by itself, other seeds of one norm too.
+        places: Where each record comes from, which distinguishes what nothing else does.
+
+    Raises:
+        RecordError: When the records are not of one evaluation: other images, or another attack.
+    """
+    own = [
+        record.imported or ModelRecords(record.norm, record.adversarial, []).name
+        for record in records
+    ]
+    remarks = [
+        [
+            (),
+            (record.name,),
+            (record.name, f"seed {record.seed}"),
+            (record.name, f"seed {record.seed}", str(record.checkpoint["tag"])),
+            (place,),
+        ]
+        for record, place in zip(records, places, strict=True)
+    ]
+    candidates = [
+        [", ".join([name, *remark]) for name, remark in zip(own, level, strict=True)]
+        for level in zip(*remarks, strict=True)
+    ]
+    names = next((n for n in candidates if len(set(n)) == len(n)), candidates[-1])
+    models = [
+        ModelRecords(record.norm, record.adversarial, [record], title=name)
+        for record, name in zip(records, names, strict=True)
+    ]
+    _check_same(models)
+    return models
+
+
+def _check_same(models: Sequence[ModelRecords]) -> None:
+    first, record = models[0], models[0].records[0]
+    for model, other in ((model, model.records[0]) for model in models[1:]):
+        if _images(record) != _images(other):
+            raise RecordError(
+                "a comparison needs verdicts on the same images, got "
+                f"{_described(record)} for {first.name} and {_described(other)} for {model.name}; "
+                "evaluate both with the same --data and --test_limit"
+            )
+        branches = dict.fromkeys([*record.answers, *other.answers])
+        if not all(_alike(record.attack_on(b), other.attack_on(b)) for b in branches):
+            raise RecordError(
+                "a comparison needs attacks in the same ball, got "
+                f"{_ball(record)} for {first.name} and {_ball(other)} for {model.name}; evaluate "
+                "both with the same --threat_model, --epsilon and --step_size"
+            )
+
+
+def _images(record: Record) -> tuple[object, ...]:
+    return record.dataset["sha256"], record.image_ids, record.labels
+
+
+def _described(record: Record) -> str:
+    return f"{record.n:,} images of {record.dataset['name']} ({record.dataset['sha256'][:12]})"
+
+
+def _alike(one: dict[str, str], other: dict[str, str]) -> bool:
+    sizes = [
+        isclose(Fraction(one[size]), Fraction(other[size]), rel_tol=1e-6)
+        for size in ("epsilon", "step_size")
+    ]
+    return one["threat_model"] == other["threat_model"] and all(sizes)
+
+
+def _ball(record: Record) -> str:
+    return "; ".join(
+        f"{branch}{': ' * bool(branch)}{attack['threat_model'].capitalize()}, epsilon "
+        f"{attack['epsilon']}, step size {attack['step_size']}"
+        for branch, attack in ({"": record.protocol} | record.protocol.get("branches", {})).items()
+    )
+
+
+def evaluations(models: Sequence[ModelRecords]) -> list[str]:
+    """Returns the evaluations that every branch of every model has, the worst case last."""
+    answers = [(m.records[0], branch) for m in models for branch in m.records[0].branches]
+    asked = [
+        [
+            evaluation_of(v.attack, v.rule)
+            for v in record.verdicts
+            if v.attack_branch == v.score_branch == branch and not v.attack.startswith(TRANSFER)
+        ]
+        for record, branch in answers
+    ]
+    shared = [name for name in dict.fromkeys(asked[0]) if all(name in each for each in asked)]
+    beyond = [
+        any(not re.fullmatch(r"none|pgd-\d+", verdict.attack) for verdict in record.verdicts)
+        for record, _ in answers
+    ]
+    # The attack worst stops at what is broken already: it is the end of the worst case.
+    return [name for name in shared if name != "RA, worst"] + [WORST] * all(beyond)
+
+
+def under_attack(models: Sequence[ModelRecords]) -> list[str]:
+    """Returns PGD of the most steps and, if all have more attacks, the worst case: it decides.
+
+    Raises:
+        RecordError: When the records share no PGD.
+    """
+    found = evaluations(models)
+    pgd = [name for name in found if re.match(r"RA, PGD-\d+", name)]
+    final = [name for name in pgd if not name.endswith(ANY)] or pgd
+    if not final:
+        raise RecordError(
+            "a comparison needs PGD of the same number of steps on every network, got "
+            + "; ".join(f"{m.name}: {', '.join(evaluations([m]))}" for m in models)
+        )
+    most = max(final, key=lambda name: int(re.findall(r"\d+", name)[0]))
+    return [most, *[WORST] * (WORST in found)]
+
+
+def accuracy_table(models: Sequence[ModelRecords]) -> Table:
+    """Returns a row for each evaluation, model and branch, attacked and scored through it."""
+    places = [(model, branch) for model in models for branch in model.records[0].branches]
+    n = models[0].records[0].n
+    several = len(places) > 1
+    rows: list[tuple[Cell, ...]] = []
+    for evaluation in evaluations(models):
+        verdicts = [model.correct(evaluation, branch)[0] for model, branch in places]
+        marks = groups(verdicts) if several else [""]
+        for (model, branch), correct, mark in zip(places, verdicts, marks, strict=True):
+            accuracy = float(correct.mean())
+            cells: tuple[Cell, ...] = (
+                *(evaluation, model.label(branch), accuracy, wilson(accuracy * n, n)),
+                *[mark] * several,
+                None if evaluation == "SA" else model.margin(branch),
+            )
+            rows.append(cells)
+    return Table(
+        "comparison" if len(models) > 1 else "accuracy",
+        "Standard and robust accuracy",
+        (
+            *("Evaluation", "Model", "Accuracy %", "95 % interval"),
+            *["Group"] * several,
+            "Margin",
+        ),
+        rows,
+        [*setting_notes(models, paper=False), MARGIN_NOTE, *[GROUP_NOTE] * several],
+    )
+
+
+def significance(models: Sequence[ModelRecords]) -> Table:
+    """Returns the paired tests of the models and, within each, of its branches."""
+    table = paired_tests(models, under_attack(models))
+    if any(len(model.records[0].branches) > 1 for model in models):
+        return table
+    rows = [
+        (str(family).removesuffix(", adversarial branch"), *rest)
+        for family, *rest in table.rows
+        if family != "SA, clean branch"  # of a network without branches it is the same
+    ]
+    return replace(table, rows=rows)
+
+
+def verdict_table(models: Sequence[ModelRecords]) -> Table:
+    """Returns a row for each verdict of each model, in the order of its record."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            model.name,
+            verdict.attack,
+            verdict.rule,
+            verdict.attack_branch,
+            verdict.score_branch,
+            verdict.accuracy,
+            wilson(int(verdict.correct.sum()), len(verdict.correct)),
+        )
+        for model in models
+        for verdict in model.records[0].verdicts
+    ]
+    return Table(
+        "verdicts",
+        "Every attack, through every branch",
+        (
+            *("Model", "Attack", "Rule", "Attacked branch", "Scoring branch"),
+            *("Accuracy %", "95 % interval"),
+        ),
+        rows,
+        [
+            "Rule final: the image that the attack returned; any: no image or iterate was "
+            'misclassified. "single": the network has no branches.'
+        ],
+    )

@@ -1,0 +1,190 @@
+"""From a network in Python to verdicts, a table, a data frame, a record and a page."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustnorm import cli, evaluate, resnet18
+from robustnorm.attacks.asked import InputError
+from robustnorm.data.dataset import Augmentation, Dataset, Split
+from robustnorm.evaluation.errors import EvaluationError
+from robustnorm.evaluation.evaluate import evaluate as verdicts_of
+from robustnorm.evaluation.statistics import wilson
+from robustnorm.records.record import Record
+from robustnorm.reporting.results import Results
+from robustnorm.reporting.tables import tables
+from robustnorm.system.errors import CheckFailed, Status, UsageError
+from robustnorm.work.evaluate_network import as_people_write
+
+SIZE, N = 4, 12
+
+
+def make_network(channels=3, classes=2):
+    generator = torch.Generator().manual_seed(classes)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(channels * SIZE * SIZE, classes)).eval()
+    weight = torch.randn(network[1].weight.shape, generator=generator)
+    network[1].weight.data.copy_(weight)
+    return network
+
+
+def make_images(channels=3, classes=2):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (N, channels, SIZE, SIZE), generator=generator).to(torch.uint8)
+    network = make_network(channels, classes)
+    labels = network(images / 255).argmax(1)
+    labels[::3] = (labels[::3] + 1) % classes  # a third of the images are classified wrongly
+    return network, images, labels
+
+
+@pytest.mark.parametrize(
+    ("channels", "classes", "threat_model", "epsilon"),
+    [(1, 2, "linf", 8 / 255), (3, 1000, "linf", 8 / 255), (3, 2, "l2", 0.5), (1, 1000, "l2", 0.5)],
+)
+def test_results_are_the_verdicts_and_everything_made_of_them(
+    channels, classes, threat_model, epsilon, tmp_path
+):
+    network, images, labels = make_images(channels, classes)
+    how = {"threat_model": threat_model, "epsilon": epsilon, "step_size": epsilon / 4}
+    expected = verdicts_of(network, images, labels, **how)
+    results = evaluate(network, images, labels, name="linear", data="made", **how)
+
+    assert len(results) == len(expected)
+    for found, verdict in zip(results, expected, strict=True):
+        assert (found.attack, found.rule) == (verdict.attack, verdict.rule)
+        assert np.array_equal(found.correct, verdict.correct)
+    assert results[0].accuracy == 8 / N
+    assert [verdict.attack for verdict in results[1:3]] == ["pgd-10", "pgd-10"]
+
+    text = str(results)
+    low, high = wilson(8, N)
+    assert f"66.67   [{100 * low:.2f}, {100 * high:.2f}]" in text
+    assert f"n = {N} of {N} test images of made." in text
+    assert f"{threat_model.capitalize()}, epsilon {as_people_write(epsilon)}" in text
+    assert "its training is not known; seed not known; protocol not known" in text
+    assert repr(results) == text
+
+    frame = results.to_dataframe()
+    assert frame.accuracy.tolist() == [verdict.accuracy for verdict in expected]
+    assert (frame.low <= frame.accuracy).all()
+    assert (frame.accuracy <= frame.high).all()
+    assert set(frame.n) == {N}
+    assert set(frame.data) == {"made"}
+    assert set(frame.threat_model) == {threat_model}
+
+    loaded = Results.load(results.save(tmp_path / "records" / "linear.json"))
+    assert str(loaded) == text
+    assert loaded.record.labels == labels.tolist()
+    assert loaded.record.dataset["classes"] == [str(k) for k in range(classes)]
+
+    page = results.report(tmp_path / "linear.html").read_text()
+    for said in ("<h1>linear on made</h1>", "66.67", f"{N} of {N}", "<svg", "not known"):
+        assert said in page
+    assert {path.name for path in tmp_path.iterdir()} == {"records", "linear.html"}
+
+
+def test_page_and_tables_know_branches_and_rules(tmp_path):
+    torch.manual_seed(0)
+    network = resnet18("auxbn", width=4, num_classes=3).eval()
+    images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    results = evaluate(network, images, labels, steps=(1, 2), attacks=["worst"])
+    page = results.report(tmp_path / "page.html").read_text()
+    for said in ("ResNet (clean)", "RA, PGD-2, any iterate", "RA, worst case", "between branches"):
+        assert said in page
+    some = evaluate(network, images, labels, steps=(2,), rules="any")
+    assert {verdict.rule for verdict in some} == {"final", "any"}
+    assert "RA, PGD-2, any iterate" in some.report(tmp_path / "any.html").read_text()
+
+
+def test_record_is_like_those_of_commands(tmp_path):
+    network, images, labels = make_images()
+    results = evaluate(network, images / 255, labels, name="linear")
+    record = Record.load(results.save(tmp_path / "linear.json"))
+    assert record.sealed
+    table3, *_ = tables([record])
+    assert ("SA", "linear") in [row[:2] for row in table3.rows]
+    assert "Sequential given in Python, its training is not known" in table3.notes[1]
+
+
+def test_verification_tells_another_network_and_other_images():
+    network, images, labels = make_images()
+    results = evaluate(network, images, labels, steps=(1,))
+    assert re.search(
+        r"predictions on clean images +12 +0\n", results.verify(network, images, labels)
+    )
+    # Images of 8 bits are the same as floats.
+    assert "labels" in results.verify(network, images / 255, labels)
+    with pytest.raises(CheckFailed, match="other images or labels"):
+        results.verify(network, images.flip(0), labels)
+    with pytest.raises(CheckFailed, match="another network"):
+        results.verify(make_network(3, 3), images, labels)
+
+
+def test_command_says_how_a_network_given_in_python_is_verified(tmp_path, capsys):
+    network, images, labels = make_images()
+    path = evaluate(network, images, labels, steps=(1,)).save(tmp_path / "linear.json")
+    assert cli.main(["verify", str(path)]) == Status.USAGE
+    assert "check it there, with Results.load('linear.json')" in capsys.readouterr().err
+
+
+def make_dataset(images, labels):
+    return Dataset("made", ("a", "b"), Split(images[:0], labels[:0]), Split(images, labels),
+                   Augmentation(), "ab" * 32)  # fmt: skip
+
+
+def test_images_of_a_data_set_are_recorded_as_its_own():
+    network, images, labels = make_images()
+    dataset = make_dataset(images, labels)
+    whole = evaluate(network, images, labels, data=dataset, steps=(1,)).record
+    assert (whole.dataset["sha256"], whole.dataset["classes"]) == ("ab" * 32, ["a", "b"])
+    ids = torch.tensor([7, 2])
+    part = evaluate(
+        network, images[ids] / 255, labels[ids], data=dataset, image_ids=ids, steps=(1,)
+    ).record
+    assert (part.n, part.image_ids, part.dataset["test_images"]) == (2, [7, 2], N)
+    assert evaluate(network, images, labels, data=dataset, steps=(1,)).verify(
+        network, images, labels
+    )
+    for given in ((images[:5].flip(0), labels[:5]), (images.flip(0), labels)):
+        with pytest.raises(EvaluationError, match="not test images of made: give its"):
+            evaluate(network, *given, data=dataset, steps=(1,))
+
+
+def test_unusable_names_paths_and_labels_are_refused_in_one_sentence(tmp_path):
+    network, images, labels = make_images()
+    with pytest.raises(EvaluationError, match=r"usable as a file's name, such as 'wrn', got 'a/b'"):
+        evaluate(network, images, labels, name="a/b")
+    with pytest.raises(InputError, match=r"labels must be classes from 0"):
+        evaluate(network, images, labels - 1)
+    with pytest.raises(InputError, match=r"2 classes"):
+        evaluate(network, images, labels + 1)
+    results = evaluate(network, images, labels, steps=(1,))
+    with pytest.raises(UsageError, match=r"page's path must end in .html, got"):
+        results.report(tmp_path / "page.pdf")
+
+
+@pytest.mark.parametrize(
+    ("module", "ask", "extra"),
+    [
+        ("pandas", Results.to_dataframe, "pandas"),
+        ("jinja2", lambda results: results.report("page.html"), "report"),
+    ],
+)
+def test_missing_package_is_named_with_the_extra(module, ask, extra, monkeypatch):
+    network, images, labels = make_images()
+    results = evaluate(network, images, labels, steps=(1,))
+    for loaded in [name for name in sys.modules if name.startswith("robustnorm.reporting.")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf'needs .*pip install "robustnorm\[{extra}\]"'):
+        ask(results)
+
+
+def test_radii_are_written_as_people_do():
+    sizes = (8 / 255, 3 / 16, 0.5, 128 / 255, 0.03)
+    assert [as_people_write(size) for size in sizes] == [
+        "8/255", "3/16", "1/2", "128/255", "3/100",
+    ]  # fmt: skip
