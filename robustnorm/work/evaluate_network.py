@@ -22,12 +22,13 @@ from robustnorm.evaluation.evaluate import evaluate as verdicts_of
 from robustnorm.evaluation.margins import median_margins
 from robustnorm.evaluation.search import Precision, scorers
 from robustnorm.records.given import digest_of_images, digest_of_network
+from robustnorm.records.hostile import check_text
 from robustnorm.records.record import Record, fingerprint
 from robustnorm.reporting.results import Results
 from robustnorm.settings.groups import BranchAttack
 from robustnorm.system.device import device_name
+from robustnorm.system.names import check_name
 from robustnorm.system.source import source_commit, versions
-from robustnorm.system.untrusted import is_name
 
 
 def evaluate(
@@ -98,8 +99,11 @@ def evaluate(
     """
     begin = time.perf_counter()
     name = type(model).__name__ if name is None else name
-    if not is_name(name):
-        raise EvaluationError(f"name must be usable as a file's name, such as 'wrn', got {name!r}")
+    try:
+        check_name("name", name)
+        check_text(data)  # what no record could hold, before minutes of attacks
+    except ValueError as error:
+        raise EvaluationError(str(error)) from None
     if isinstance(data, Dataset):
         _check_part_of(data, images, labels, image_ids)
     verdicts = verdicts_of(

@@ -155,8 +155,12 @@ def test_images_of_a_data_set_are_recorded_as_its_own():
 
 def test_unusable_names_paths_and_labels_are_refused_in_one_sentence(tmp_path):
     network, images, labels = make_images()
-    with pytest.raises(EvaluationError, match=r"usable as a file's name, such as 'wrn', got 'a/b'"):
+    with pytest.raises(
+        EvaluationError, match=r"name must be a name for a folder or file, got 'a/b'"
+    ):
         evaluate(network, images, labels, name="a/b")
+    with pytest.raises(EvaluationError, match=r"holds a control character"):
+        evaluate(network, images, labels, data="\x1b[2J")
     with pytest.raises(InputError, match=r"labels must be classes from 0"):
         evaluate(network, images, labels - 1)
     with pytest.raises(InputError, match=r"2 classes"):
