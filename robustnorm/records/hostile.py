@@ -47,10 +47,11 @@ SHAPE = {
         "epochs": count,
         "sha256": str,
         "imported?": {"file": str, "*": object},
+        "given?": str,
     },
     "config": {
-        "network": str,
-        "width": count,
+        "network?": str,
+        "width?": count,
         "precision?": str,
         "train_steps?": count,
         "*": object,
@@ -96,8 +97,10 @@ def check_content(content: dict[str, Any]) -> None:
         raise ValueError(f"a check cannot be '{min(checks - {'reliable', 'warn', 'unreliable'})}'")
     if any(point["correct"] > point["n"] or not point["n"] for point in content["curve"]):
         raise ValueError("a point of the curve has more correct images than it has images")
-    if "imported" not in content["checkpoint"]:
-        check_shape(content["config"], {"precision": str, "train_steps": count, "*": object})
+    if "given" not in content["checkpoint"]:
+        check_shape(content["config"], {"network": str, "width": count, "*": object})
+        if "imported" not in content["checkpoint"]:
+            check_shape(content["config"], {"precision": str, "train_steps": count, "*": object})
     check_paths(content)
 
 

@@ -125,6 +125,7 @@ def evaluate(
     )
     images = images if is_stored(images) else admit_images(images, integers=True)
     labels = admit_labels(labels, images)
+    ids = list(range(len(images))) if image_ids is None else [*map(int, image_ids)]
     protocol = {
         "name": "not known",
         **_ball(BranchAttack(threat_model, epsilon, step_size)),  # type: ignore[arg-type]
@@ -155,8 +156,8 @@ def evaluate(
         config={},
         config_hash=fingerprint({}),
         history=[],
-        dataset=_describe(data, model, images, labels),
-        image_ids=list(range(len(images))) if image_ids is None else [*map(int, image_ids)],
+        dataset=_describe(data, model, images, labels, ids),
+        image_ids=ids,
         labels=labels.tolist(),
         protocol=protocol,
         protocol_hash=fingerprint(protocol),
@@ -173,7 +174,7 @@ def evaluate(
 
 
 def _describe(
-    data: str | Dataset, model: nn.Module, images: Tensor, labels: Tensor
+    data: str | Dataset, model: nn.Module, images: Tensor, labels: Tensor, ids: list[int]
 ) -> dict[str, Any]:
     """Returns the record's description of the data."""
     digest = digest_of_images(images, labels)
@@ -195,7 +196,7 @@ def _describe(
         "sha256": digest,
         "classes": [str(label) for label in range(classes)],
         "train_images": 0,
-        "test_images": len(images),
+        "test_images": max(ids) + 1,  # as far as is known
         "images": digest,
     }
 
