@@ -311,7 +311,8 @@ def _explain(error: BaseException) -> tuple[str, Status]:
             return str(error), Status.USAGE
         case MemoryError() | RuntimeError() if _is_out_of_memory(error):
             reason = str(error).partition("\n")[0] or type(error).__name__
-            return f"out of memory ({reason})", Status.MEMORY
+            remedy = "free memory or take a --device with more; the same command continues"
+            return f"out of memory ({reason}): {remedy}", Status.MEMORY
     raise error
 
 

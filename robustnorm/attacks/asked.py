@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from robustnorm.system.errors import UserError
 from robustnorm.system.memory import is_out_of_memory
+from robustnorm.system.registry import some
 
 Model = Callable[[Tensor], Tensor]
 
@@ -20,8 +22,11 @@ NO_GRADIENT = (
     "such as square"
 )
 
-# Raised by torch for the network's layers; subclasses, such as RoutingError, explain themselves.
-_TORCH_ERRORS = (RuntimeError, NotImplementedError, IndexError)
+# Raised in a network's forward; subclasses, such as RoutingError, explain themselves.
+_FORWARD_ERRORS = (
+    *(RuntimeError, NotImplementedError, IndexError, ValueError, TypeError, KeyError),
+    *(AttributeError, AssertionError, ZeroDivisionError),
+)
 
 
 class InputError(UserError):
@@ -84,6 +89,7 @@ class Asked(nn.Module):
 
     def __init__(self, model: Model, *, strict: bool = False, highest: int = 0) -> None:
         super().__init__()
+        check_values(model)
         self.model: Any = model
         self._strict, self._highest = strict, highest
         self._dtype = precision_of(model)
@@ -104,12 +110,13 @@ class Asked(nn.Module):
         try:
             with torch.autocast(images.device.type, enabled=False):
                 output = self.model(given)
-        except _TORCH_ERRORS as error:
-            if type(error) not in _TORCH_ERRORS or is_out_of_memory(error):
+        except _FORWARD_ERRORS as error:
+            if type(error) not in _FORWARD_ERRORS or is_out_of_memory(error):
                 raise
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise InputError(
                 f"the network fails on images of shape {tuple(images.shape)} in {given.dtype}: "
-                f"{str(error).splitlines()[0]}"
+                f"{reason}; {_remedy(images)}"
             ) from error
         logits = find_logits(output, len(images))
         if self._strict:
@@ -122,6 +129,26 @@ class Asked(nn.Module):
         check_finite(logits)
         if images.requires_grad and not logits.requires_grad:
             raise InputError(NO_GRADIENT)
+
+
+def check_values(model: Model) -> None:
+    """Raises an InputError when weights of a network are on the meta device, without values."""
+    if not isinstance(model, nn.Module):
+        return
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    if empty := [name for name, value in tensors if value.is_meta]:
+        raise InputError(
+            f"the network's weights must have values, {len(empty)} of its tensors are on the meta "
+            f"device ({some(empty)}): build it on another device, or load weights with "
+            "model.load_state_dict(state, assign=True)"
+        )
+
+
+def _remedy(images: Tensor) -> str:
+    shape = images.shape
+    if len(shape) == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):
+        return "these look like (N, H, W, C): give (N, C, H, W), images.permute(0, 3, 1, 2)"
+    return "give images of the channels, height and width that it was built for"
 
 
 def precision_of(model: Model) -> torch.dtype | None:

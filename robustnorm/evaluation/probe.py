@@ -116,10 +116,6 @@ def _check_answers(
     rows = _few(images, whole)
     some, classes = place(attacked[0].score, images, labels, rows)
     for branch in attacked:
-        if isinstance(
-            branch.standin, Standin
-        ):  # the same images, even when an evaluation continues elsewhere
-            branch.standin.prove(some)
         logits = branch.score(torch.cat([some, some]))
         check_finite(logits, torch.cat([ids[rows], ids[rows]]))
         tolerance = _ROUNDING * logits.abs().max()
@@ -138,6 +134,8 @@ def _check_answers(
                 f"of branch '{branch.name}' changed its logits by {_largest(change)}: use running "
                 "statistics, not the batch's"
             )
+        if isinstance(branch.standin, Standin):
+            branch.standin.prove(some)  # on these images, even when an evaluation continues later
         _look_at(branch.name, logits[: len(some)], classes)
     return int(logits.shape[1])
 

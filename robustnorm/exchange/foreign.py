@@ -109,6 +109,11 @@ def _read_torch(path: Path, part: str | None) -> FoundWeights:
     # torch may raise anything on a malformed file.
     except Exception as error:
         reason = str(error).partition("\n")[0]
+        if "_rebuild_meta_tensor" in reason:
+            raise RefusedFileError(
+                f"{path} holds tensors of the meta device, shapes without values: save the "
+                "state_dict again after its weights were loaded"
+            ) from error
         raise RefusedFileError(
             f"{path} holds more or other than a state_dict that torch saved ({reason}); save the "
             "state_dict alone, where you trust the file and have its code: found = "

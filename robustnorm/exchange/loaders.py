@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from robustnorm.attacks.asked import check_values
 from robustnorm.exchange.matching import match_names
 from robustnorm.models.weights import check_weights
 from robustnorm.norms.routing import branches_of
@@ -52,7 +53,7 @@ def load_released(
         branches: Branches of ``model`` in the order of the state's sets, clean images first.
 
     Raises:
-        ValueError: On an unknown layout, or a model with other branches.
+        ValueError: On an unknown layout, or a model with other branches or without values.
         RefusedFileError: Naming all tensors that are missing, unexpected, of another shape or type,
             or have values that weights cannot have; nothing is loaded then.
 
@@ -65,6 +66,7 @@ def load_released(
         >>> model[0].weight.tolist()
         [[1.0, 1.0], [2.0, 2.0]]
     """
+    check_values(model)
     loader = LOADERS[LOADERS.check(layout)]
     known = branches_of(model)
     if known and known != tuple(branches):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustnorm.attacks.asked import InputError
 from robustnorm.models.serving import Served
+from robustnorm.system.memory import is_out_of_memory
 
 log = logging.getLogger("robustnorm")
 
@@ -141,9 +142,9 @@ class Standin:
     ) -> bool:
         try:
             found = difference(copy, self._network, images, tolerance)
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, InputError) as error:  # no gradient, as where a forward is detached
+            if is_out_of_memory(error):
+                raise
             found = f"no gradient to compare ({str(error).splitlines()[0]})"
         if found:
             log.warning(

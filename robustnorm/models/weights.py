@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from robustnorm.system.registry import some
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Relative to the second moment: float32 rounding of it and of the squared mean.
 _ROUNDING = 1e-5
+# Pairs of similar names in a message; names compared with each, of at most so many characters.
+_PAIRS, _MOST_COMPARED, _LONGEST = 5, 500, 200
 
 
 def check_weights(weights: Mapping[str, Tensor], model: nn.Module, source: str) -> None:
@@ -38,15 +41,38 @@ def check_weights(weights: Mapping[str, Tensor], model: nn.Module, source: str) 
         "not in the network": weights.keys() - state.keys(),
         "of another shape": shapes,
     }
+    faults["alike"] = _alike(faults["missing"], faults["not in the network"], weights, state)
     # Values are read only once names and shapes fit: reading them may be expensive.
     if not any(faults.values()):
         faults = {"unfit": {text for name in state if (text := _unfit(name, weights, state))}}
     if any(faults.values()):
-        found = "; ".join(f"{what}: {some(names)}" for what, names in faults.items() if names)
+        found = "; ".join(
+            f"{what}: {some(names, _PAIRS)}" for what, names in faults.items() if names
+        )
         raise RefusedFileError(
             f"{source} does not fit the network ({found}); nothing was loaded. Build the network "
             "with the settings of its training, or take other weights"
         )
+
+
+def _alike(
+    missing: Collection[str],
+    others: Collection[str],
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+) -> set[str]:
+    """Returns a few missing names, each with the most similar other name of the same shape."""
+    by_shape = dict[torch.Size, list[str]]()
+    for other in sorted(others):
+        same = by_shape.setdefault(weights[other].shape, [])
+        if len(other) <= _LONGEST and len(same) < _MOST_COMPARED:
+            same.append(other)
+    compared = [name for name in sorted(missing) if by_shape.get(state[name].shape)][:_PAIRS]
+    nearest = {
+        name: get_close_matches(name, by_shape[state[name].shape], n=1, cutoff=0)[0]
+        for name in compared
+    }
+    return {f"{name} here and {nearest[name]} there" for name in compared}
 
 
 def _unfit(name: str, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

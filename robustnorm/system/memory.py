@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import torch
 
+from robustnorm.system.errors import OutOfMemoryError
+
 _HAS_LIMITS = find_spec("resource") is not None  # Windows has none
 if _HAS_LIMITS:
     import resource
@@ -42,14 +44,23 @@ def in_smaller_batches(work: Callable[[int], _T], most: int) -> _T:
     Args:
         work: Does all of the work in batches of that size; must be repeatable.
         most: Batch size to begin with.
+
+    Raises:
+        OutOfMemoryError: When not even 1 fits.
     """
     size = most
     while True:
         try:
             return work(size)
         except (RuntimeError, MemoryError) as error:
-            if size == 1 or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
+            if size == 1:
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                raise OutOfMemoryError(
+                    f"out of memory with one image at a time ({reason}): free memory, or take a "
+                    "device with more, smaller images or a smaller network"
+                ) from error
         # Outside the handler, whose error keeps the tensors of the failed attempt alive.
         size = (size + 1) // 2
         if torch.cuda.is_available():

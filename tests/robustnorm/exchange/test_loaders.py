@@ -266,7 +266,8 @@ def without(name):
         (
             lambda: plain("saauxbn"),
             lambda state: None,
-            "missing: bn1.shared_bias, bn1.shared_weight, layer1.0.bn1.shared_bias and 3 more",
+            "missing: bn1.shared_bias, bn1.shared_weight, layer1.0.bn1.shared_bias, "
+            "layer1.0.bn1.shared_weight, layer1.1.bn1.shared_bias and 1 more",
         ),
     ],
 )
