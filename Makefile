@@ -13,7 +13,7 @@ OPTIONS = --config $(CONFIG) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval reproduce referee report campaign reproducecpu sweep table1 table2 figure7 test check format bench benchgpu traps fuzz soak audit clean
+.PHONY: help setup demo train eval reproduce referee report compare campaign reproducecpu sweep table1 table2 figure7 test check format bench benchgpu traps fuzz soak audit clean
 
 help: ## Show targets and variables
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -27,6 +27,7 @@ help: ## Show targets and variables
 	@echo "  SEEDS       of table1, table2 and figure7, such as SEEDS=0,1,2"
 	@echo "  CONTENT, STYLE  folders of pictures (figure7)"
 	@echo "  CHECKPOINT  best, last or epoch190      LIMIT    test images to evaluate"
+	@echo "  RUNS        folders of runs, result records or folders of them (compare)"
 	@echo "  BUDGET      seconds that campaign may take; the same command goes on after them"
 	@echo "  ATTACKS     further ones to evaluate    CHECKS   of the evaluation: none, quick or full"
 	@echo "              such as ATTACKS=pgd-50x5-margin,autoattack"
@@ -58,6 +59,10 @@ referee: setup ## Compare the attack worst with AutoAttack on what is trained: m
 
 report: setup ## Write reports/<config>/report.html from the evaluations
 	$(BIN)/robustnorm report --config $(CONFIG) $(ARGS)
+
+compare: setup ## Runs or records in one table and page: make compare RUNS='A B'
+	$(if $(RUNS),,$(error make compare needs RUNS, for example: make compare RUNS='reports/digits mine.json'))
+	$(BIN)/robustnorm compare $(RUNS) $(ARGS)
 
 campaign: CONFIG = configs/campaign.yaml
 campaign: setup ## Tables 3 and 4 at full scale in slices: make campaign BUDGET=540

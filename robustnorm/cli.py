@@ -25,7 +25,12 @@ from robustnorm.settings.help import help_of
 from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.settings.parsing import read_words
-from robustnorm.settings.results import ReportSettings, StudySettings, VerifySettings
+from robustnorm.settings.results import (
+    CompareSettings,
+    ReportSettings,
+    StudySettings,
+    VerifySettings,
+)
 from robustnorm.settings.style import StyleSettings, StylizeSettings
 from robustnorm.settings.sweep import SweepSettings, sweep_plans
 from robustnorm.settings.values import shown as in_one_line
@@ -77,6 +82,11 @@ COMMANDS = {
         "Write one HTML page, with its figures, from result records.",
         ReportSettings,
         "robustnorm.work.report:report",
+    ),
+    "compare": Command(
+        "Put runs or result records, ours and foreign, in one table and page with paired tests.",
+        CompareSettings,
+        "robustnorm.commands.compare:compare_runs",
     ),
     "campaign": Command(
         "Train and evaluate the plans of a campaign, in slices of time.",

@@ -1,4 +1,4 @@
-"""Settings of the commands that read results: report, verify, study; no torch."""
+"""Settings of the commands that read results: report, compare, verify, study; no torch."""
 
 from __future__ import annotations
 
@@ -26,6 +26,36 @@ class ReportSettings(Named):
         metadata={"by_place": "Result records or folders of them; the config's by default."},
     )
     reports: str = "reports"
+
+
+@dataclass(frozen=True)
+class CompareSettings(Named):
+    """Settings of a comparison.
+
+    Args:
+        evaluated: Folders of runs, result records, or folders of them; ours and foreign ones.
+        checkpoint: Weights of runs that are given by their folder: best, last, or epoch followed by
+            a number.
+        reports: Folder of tables and result records; the comparison goes to its folder ``name``.
+    """
+
+    only_in_files: ClassVar[frozenset[str]] = names(Config) - {"name", "checkpoint", "reports"}
+    unnamed: ClassVar[str] = "comparison"
+
+    evaluated: list[str] = field(
+        default_factory=list,
+        metadata={"by_place": "Folders of runs, result records, or folders of result records."},
+    )
+    checkpoint: str = "best"
+    reports: str = "reports"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.evaluated:
+            raise ValueError(
+                "compare needs what to compare: folders of runs such as "
+                "checkpoints/digits/bn-seed0, result records, or folders of them"
+            )
 
 
 @dataclass(frozen=True)

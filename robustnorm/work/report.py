@@ -33,7 +33,7 @@ def report(config: ReportSettings, config_path: str | None = None) -> None:
             f'a report needs matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
         ) from error
     folder = Path(config.reports) / str(config.name)
-    paths = _records([Path(path) for path in config.records] or [folder])
+    paths = record_files([Path(path) for path in config.records] or [folder])
     # Records lie in reports/<name>/records, diagnostics beside them in reports/<name>/gradients.
     places = dict.fromkeys([folder, *(path.parent.parent for path in paths)])
     diagnostics = [
@@ -49,7 +49,7 @@ def report(config: ReportSettings, config_path: str | None = None) -> None:
         log.info("wrote %s", path)
 
 
-def _records(given: list[Path]) -> list[Path]:
+def record_files(given: list[Path]) -> list[Path]:
     """Returns the record files that the paths name, each once."""
     found: dict[Path, Path] = {}
     for path in given:

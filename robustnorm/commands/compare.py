@@ -1,0 +1,73 @@
+"""Puts evaluated networks side by side, ours and foreign ones."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from robustnorm.records.record import Record
+from robustnorm.reporting.render import save_tables, to_text
+from robustnorm.reporting.side_by_side import accuracy_table, name_models, significance
+from robustnorm.runs import Run
+from robustnorm.settings.results import CompareSettings
+from robustnorm.system.errors import UsageError
+from robustnorm.work.report import record_files
+
+log = logging.getLogger("robustnorm")
+
+
+def compare_runs(settings: CompareSettings) -> str:
+    """Writes one table and one page of evaluated networks; returns the tables as text.
+
+    Each record is a row by itself; all are tested against each other on the same images.
+
+    Args:
+        settings: What to compare, and where to write.
+
+    Raises:
+        UsageError: When a run has not been evaluated, or there are no records.
+        RecordError: When one is damaged, or they are not of the same images and attack.
+        ImportError: Without the packages of the extra "report".
+    """
+    try:
+        from robustnorm.reporting.comparison_page import comparison_page
+        from robustnorm.reporting.page import write_files
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'a comparison needs matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
+        ) from error
+    paths = record_files([_place(Path(each), settings) for each in settings.evaluated])
+    models = name_models([Record.load(path) for path in paths], [str(path) for path in paths])
+    tables = [accuracy_table(models)]
+    if (tests := significance(models)).rows:
+        tables.append(tests)
+    folder = Path(settings.reports) / str(settings.name)
+    page = comparison_page(
+        models,
+        title=f"{settings.name}: networks side by side",
+        command=" ".join(["robustnorm compare", *settings.evaluated]),
+    )
+    for path in [*save_tables(tables, folder, "comparison"), *write_files(*page, folder)]:
+        log.info("wrote %s", path)
+    return to_text(tables)
+
+
+def _place(given: Path, settings: CompareSettings) -> Path:
+    """Returns the record of a run's folder; any other path as it is.
+
+    Raises:
+        UsageError: When the checkpoint has not been evaluated.
+    """
+    run = Run.find(given, settings.checkpoint) if given.is_dir() else None
+    if run is None:
+        return given
+    name = str(run.config.name)
+    file = f"{given.resolve().name}-{settings.checkpoint}.json"
+    record = Path(settings.reports) / name / "records" / file
+    if not record.is_file() or Record.load(record).checkpoint["sha256"] != run.sha256:
+        raise UsageError(
+            f"the checkpoint '{settings.checkpoint}' of {given} has no result record {record}: "
+            f"evaluate it first, with robustnorm eval --name {name} and the settings of its "
+            "training, or give the record itself"
+        )
+    return record

@@ -1,0 +1,168 @@
+"""Any evaluated networks in one table and one page, or refused in one sentence."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from record_factory import N, bits, make_record
+from torch import nn
+
+from robustnorm import cli, evaluate
+from robustnorm.data.digits import load_digits
+from robustnorm.evaluation.statistics import holm, mcnemar
+from robustnorm.records.record import Record, Verdict
+from robustnorm.reporting.side_by_side import accuracy_table, name_models, significance
+from robustnorm.runs import Run
+from robustnorm.runs.checkpoint import save_checkpoint
+from robustnorm.runs.run import describe_dataset
+from robustnorm.settings.config import Config
+from robustnorm.system.errors import Status
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def save(record, path):
+    record.save(path)
+    return str(path)
+
+
+def refused(capsys, *words):
+    status = cli.main(["compare", *words])
+    (line,) = capsys.readouterr().err.splitlines()
+    return status, line
+
+
+def foreign(record):
+    """The same record as of weights that other code trained."""
+    origin = {"file": "wrn.pt", "sha256": "12", "layout": "plain"}
+    return replace(record, checkpoint=record.checkpoint | {"imported": origin})
+
+
+def test_own_imported_and_given_networks_share_a_table_a_page_and_tests(place, capsys):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 1000)).eval()
+    images, labels = torch.rand(20, 3, 2, 2), torch.arange(20)
+    given = evaluate(network, images, labels, name="mine", threat_model="l2", epsilon=0.5)
+    as_given = replace(
+        make_record("bn"),
+        dataset=given.record.dataset,
+        protocol=make_record().protocol | {"threat_model": "l2", "epsilon": "1/2"},
+        image_ids=given.record.image_ids,
+        labels=given.record.labels,
+        verdicts=[replace(v, correct=v.correct[:20]) for v in make_record("bn").verdicts],
+    )
+    words = [
+        save(as_given, place / "reports/own/records/bn-seed0-best.json"),
+        save(foreign(as_given), place / "wrn.json"),
+        str(given.save(place / "mine.json")),
+    ]
+    assert cli.main(["compare", *words, "--name", "both"]) == Status.DONE
+    text = capsys.readouterr().out
+    for said in ("BN", "wrn.pt", "mine", "RA, PGD-20", "Paired tests", "L2, epsilon 1/2"):
+        assert said in text
+    folder = place / "reports" / "both"
+    page = (folder / "report.html").read_text()
+    assert "<h1>both: networks side by side</h1>" in page
+    assert "robustnorm compare reports/own" in page.replace(str(place) + "/", "")
+    assert {"comparison.md", "comparison.csv", "paired-tests.csv"} <= {
+        path.name for path in folder.iterdir()
+    }
+
+
+def test_rows_and_tests_are_those_of_the_verdicts():
+    records = [
+        make_record("bn", sa=180, ra=80),
+        foreign(make_record("bn", sa=150, ra=80, shift=40)),
+    ]
+    models = name_models(records, ["a", "b"])
+    accuracy = {row[:2]: row for row in accuracy_table(models).rows}
+    assert accuracy["SA", "BN"][2] == 180 / N
+    assert accuracy["SA", "wrn.pt"][2] == 150 / N
+    assert [accuracy["SA", name][4] for name in ("BN", "wrn.pt")] == ["a", "b"]
+    rows = significance(models).rows
+    assert [row[0] for row in rows] == ["SA", "RA, PGD-20"]
+    p = mcnemar(bits(80), bits(80, 40))
+    assert rows[1][3:8] == ("40", "40", "+0.00", f"{p:.3f}", f"{holm([p])[0]:.3f}")
+
+
+def test_branches_are_rows_and_only_shared_evaluations_are_shown():
+    record = make_record("auxbn")
+    worst = [Verdict("worst", "final", b, b, bits(50)) for b in record.branches]
+    models = name_models(
+        [replace(record, verdicts=[*record.verdicts, *worst]), make_record("bn")], ["a", "b"]
+    )
+    table = accuracy_table(models)
+    assert {row[1] for row in table.rows} == {"AuxBN (clean)", "AuxBN (adv)", "BN"}
+    assert not any("worst" in str(row[0]) for row in table.rows)
+    both = name_models(
+        [replace(record, name=n, verdicts=[*record.verdicts, *worst]) for n in "ab"], ["a", "b"]
+    )
+    assert "RA, worst case" in [row[0] for row in accuracy_table(both).rows]
+    assert "RA, worst" not in [row[0] for row in accuracy_table(both).rows]
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ([{"name": "one"}, {"name": "two"}], ["BN, one", "BN, two"]),
+        ([{"seed": 1}, {"seed": 2}], ["BN, test, seed 1", "BN, test, seed 2"]),
+        ([{}, {}], ["BN, a", "BN, b"]),
+    ],
+)
+def test_names_are_the_shortest_that_differ(changes, names):
+    models = name_models([make_record("bn", **change) for change in changes], ["a", "b"])
+    assert [model.name for model in models] == names
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dataset": make_record().dataset | {"sha256": "99"}}, "verdicts on the same images"),
+        ({"image_ids": list(range(1, N + 1))}, "verdicts on the same images"),
+        ({"labels": [0] * N}, "verdicts on the same images"),
+        ({"protocol": make_record().protocol | {"epsilon": "4/255"}}, "epsilon 4/255"),
+        ({"protocol": make_record().protocol | {"threat_model": "l2"}}, "L2, epsilon 8/255"),
+    ],
+)
+def test_records_of_other_images_or_another_attack_are_refused(changes, reason, place, capsys):
+    one = save(make_record("bn"), place / "one.json")
+    other = save(make_record("auxbn", **changes), place / "other.json")
+    status, line = refused(capsys, one, other)
+    assert status == Status.REFUSED
+    assert reason in line
+    assert "BN" in line
+    assert "AuxBN" in line
+    assert line.endswith(("--test_limit", "--step_size"))
+
+
+def make_run(folder, name):
+    config = Config(norm="bn", name=name).to_dict()
+    dataset = describe_dataset(load_digits(), 100)
+    manifest = {"epoch": 0, "config": config, "dataset": dataset, "history": []}
+    save_checkpoint(folder, "best", nn.Linear(1, 1), manifest)
+
+
+def test_run_is_found_by_its_folder_and_named_when_not_evaluated(place, capsys):
+    folder = place / "checkpoints/small/bn-seed0"
+    make_run(folder, "small")
+    status, line = refused(capsys, str(folder))
+    assert status == Status.USAGE
+    assert "evaluate it first, with robustnorm eval --name small" in line
+    path = place / "reports/small/records/bn-seed0-best.json"
+    save(make_record("bn"), path)
+    assert "evaluate it first" in refused(capsys, str(folder))[1]  # of other weights
+    checkpoint = make_record().checkpoint | {"sha256": Run.open(folder).sha256}
+    save(make_record("bn", checkpoint=checkpoint), path)
+    assert cli.main(["compare", str(folder)]) == Status.DONE
+    assert Record.load(path).n == N
+
+
+def test_nothing_to_compare_says_what_to_give(capsys):
+    status, line = refused(capsys)
+    assert status == Status.USAGE
+    assert "compare needs what to compare" in line
+    assert "no result records in nowhere" in refused(capsys, "nowhere")[1]
