@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from trained_networks import load_network
 
 from robustnorm.data.digits import load_digits
+from robustnorm.models import NETWORKS
 
 # The tests' networks are small: a second thread costs more than it saves.
 torch.set_num_threads(1)
@@ -32,6 +33,14 @@ def trained() -> Callable[[str], tuple[nn.Module, Tensor, Tensor]]:
     Tests must leave the model as it is.
     """
     return _trained
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The name by which every command knows the network of tests/helpers/tiny_network.py."""
+    NETWORKS["tiny"] = "tiny_network:tiny"
+    yield "tiny"
+    del NETWORKS["tiny"]
 
 
 @pytest.fixture(scope="session")

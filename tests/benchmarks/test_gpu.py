@@ -1,11 +1,14 @@
 """The GPU's benchmark, on the CPU with tiny numbers."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
+from tiny_network import tiny
 
-from benchmarks import gpu
+from benchmarks import gpu, training_step, workload
+from robustnorm.settings.config import Config
 
 TINY = "--width 4 --images 120 --epoch_images 16 --batch 16 --rounds 1"
 
@@ -15,6 +18,9 @@ def run(monkeypatch, capsys):
     compile_eagerly = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compile_eagerly(model, backend="eager"))
     monkeypatch.setattr(gpu, "STEPS", 2)
+    monkeypatch.setattr(training_step, "Config", partial(Config, train_steps=1))
+    for module in (training_step, workload):
+        monkeypatch.setattr(module, "resnet18", lambda norm, width: tiny(norm))
     monkeypatch.setattr(gpu, "keep_freed_memory", lambda: None)  # of this process
 
     def call(arguments):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robustnorm import bind, evaluate
-from robustnorm.attacks import autoattack, pgd, worst_case
+from robustnorm.attacks import autoattack, pgd, torchattack, worst_case
 from robustnorm.attacks.passes import Counted
 
 N, CLASSES, PIXELS = 40, 5, 48
@@ -164,24 +164,24 @@ class Saturated(Defence):
         return 1000 * self.network(images)
 
 
-class Detached(Defence):
-    def forward(self, images):
-        return self.network(images.detach()) + 0 * images.flatten(1).sum(1, keepdim=True)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("defence", [Quantized, Saturated, Detached])
+@pytest.mark.parametrize("defence", [Quantized, Saturated])
 def test_hidden_gradients_leave_no_more_than_under_autoattack(trained, defence):
+    """With a tenth of AutoAttack's queries on both sides."""
     pytest.importorskip("pyautoattack")
     network, images, labels = trained("bn")
     model, images, labels = defence(network), images[:12] / 255, labels[:12]
-    ours = worst_case(model, images, labels, epsilon=3 / 16)
-    theirs = autoattack(
-        model, images, labels, epsilon=3 / 16, attacks_to_run=["apgd-ce", "square"],
-        generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
-    left = [int((model(found).argmax(1) == labels).sum()) for found in (ours, theirs)]
-    assert left[0] <= left[1] < int((model(images).argmax(1) == labels).sum())
+    seed = torch.Generator().manual_seed(0)
+    found = worst_case(model, images, labels, epsilon=3 / 16, queries=500)
+    ours, theirs = model(found).argmax(1) == labels, model(images).argmax(1) == labels
+    standard = int(theirs.sum())
+    for attack, options in (
+        (autoattack, {"attacks_to_run": ["apgd-ce"]}),
+        (torchattack, {"name": "Square", "norm": "Linf", "n_queries": 500}),
+    ):
+        found = attack(model, images, labels, epsilon=3 / 16, generator=seed, **options)
+        theirs &= model(found).argmax(1) == labels
+    assert ours.sum() <= theirs.sum() < standard
 
 
 @pytest.mark.parametrize("threat_model", ["linf", "l2"])
@@ -213,14 +213,13 @@ def test_honest_network_is_never_searched_without_gradients(trained):
     model, images, labels = trained("bn")
     asked = [Counted(model) for _ in range(2)]
     for counted, queries in zip(asked, (0, 5000), strict=True):
-        worst_case(counted, images[:60] / 255, labels[:60], epsilon=3 / 16, queries=queries)
+        worst_case(counted, images[:20] / 255, labels[:20], epsilon=3 / 16, queries=queries)
     assert asked[0].passes == asked[1].passes
 
 
-@pytest.mark.parametrize("branch", ["clean", "adv"])
-def test_worst_case_breaks_more_than_pgd_on_a_trained_network(trained, branch):
+def test_worst_case_breaks_more_than_pgd_on_a_trained_network(trained):
     model, images, labels = trained("auxbn")
-    images, labels, network = images[:100] / 255, labels[:100], bind(model, branch)
+    images, labels, network = images[:100] / 255, labels[:100], bind(model, "adv")
     ours = worst_case(network, images, labels, epsilon=3 / 16)
     theirs = pgd(
         network, images, labels, epsilon=3 / 16, step_size=3 / 64, steps=20,

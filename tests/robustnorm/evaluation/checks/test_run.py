@@ -4,15 +4,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_network import tiny
 from torch import nn
 
-from robustnorm import resnet18
+from robustnorm.evaluation import chunks
 from robustnorm.evaluation.checks import CHECKS, run_checks
 from robustnorm.evaluation.search import Search
 from robustnorm.settings.groups import BranchAttack
 
 SEARCH = Search(0.5, 0.25, (1, 2))  # so large a radius that Square needs few queries
 N = 4
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", 2 * N)  # so few images are not padded to 100
 
 
 def setting():
@@ -48,7 +54,7 @@ def test_radii_of_l2_are_parts_of_epsilon():
 def test_each_branch_is_checked_in_its_own_ball():
     torch.manual_seed(0)
     branches = ("clean", "linf", "l2")
-    model = resnet18("auxbn", width=4, num_classes=4, in_channels=1, branches=branches).eval()
+    model = tiny("auxbn", num_classes=4, in_channels=1, branches=branches).eval()
     own = {
         "linf": BranchAttack("linf", Fraction(1, 10), Fraction(1, 10)),
         "l2": BranchAttack("l2", Fraction(2), Fraction(1)),
@@ -83,7 +89,7 @@ def test_steps_checked_are_the_most():
 
 def test_serving_rules_are_checked_but_for_their_features():
     torch.manual_seed(0)
-    model = resnet18(norm="auxbn", width=4, num_classes=4, in_channels=1).eval()
+    model = tiny("auxbn", num_classes=4, in_channels=1).eval()
     checks, curve = run(Search(0.05, 0.05, (1,)), model=model, serving=True)
     names = {}
     for check in checks:
