@@ -117,7 +117,7 @@ bench: setup ## Run the benchmarks, into reports/benchmarks.md
 benchgpu: setup ## Run the GPU benchmark, into reports/benchmarks-gpu.md
 	table=$$($(BIN)/python -m benchmarks.gpu $(ARGS)) && echo "$$table" | tee reports/benchmarks-gpu.md
 
-traps: setup ## Ask four tools about inputs whose answer is known, into reports/traps.md (10 minutes)
+traps: setup ## Ask four tools about inputs whose answer is known, into reports/traps.md (7 minutes)
 	table=$$($(BIN)/python tests/traps) && echo "$$table" | tee reports/traps.md
 
 fuzz: setup ## Give 100,000 made inputs to all that reads files and settings (10 minutes)

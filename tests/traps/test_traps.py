@@ -1,9 +1,13 @@
 """What this package makes of every trap: the true number or a refusal, never a wrong one."""
 
+import os
+
 import numpy as np
 import pytest
+import torch
+from trap_apart import ask_apart
 from trap_cases import CLASSES, LABELS
-from trap_tools import RIGHT, SAID, TRAPS, ask
+from trap_tools import RAW, RIGHT, SAID, TRAPS, Outcome, ask
 from trap_truth import by_grid, linear_in_box, linear_radii
 
 # Deprecated by torch, still in use by others.
@@ -64,3 +68,19 @@ def test_formula_and_grid_agree_on_a_plane():
     found = by_grid(lambda points: (points @ weight.T + bias).argmax(1), images, labels, epsilon)
     assert 0 < expected < 1
     assert found == linear_in_box(weight, bias, images, labels, epsilon) == expected
+
+
+def test_a_question_does_not_reach_the_next_one():
+    def leave_gradients_off(tool, name):
+        torch.set_grad_enabled(False)
+        return Outcome(RIGHT, 0.5, name)
+
+    assert ask_apart("", "first", ask=leave_gradients_off) == Outcome(RIGHT, 0.5, "first")
+    assert torch.is_grad_enabled()
+
+
+def test_the_end_of_the_process_and_silence_are_raw_errors():
+    ended = ask_apart("", "", ask=lambda tool, name: os._exit(7))
+    assert (ended.verdict, ended.words) == (RAW, "the process ended with status 7")
+    silent = ask_apart("", "", ask=lambda tool, name: __import__("time").sleep(60), seconds=0.2)
+    assert (silent.verdict, silent.words) == (RAW, "no answer within 0.2 s")

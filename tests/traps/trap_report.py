@@ -14,7 +14,7 @@ _HEAD = """# Traps
 `make traps` asks four tools for the robust accuracy of {count} inputs whose true answer is known:
 by a formula where the network is linear, by asking at every point of a grid where it has two
 pixels (`tests/traps/trap_truth.py`). Each tool is asked as its documentation does it
-(`tests/traps/trap_tools.py`): {tools}; torch {torch}.
+(`tests/traps/trap_tools.py`), each question in a process of its own: {tools}; torch {torch}.
 
 - right: the number is the true one (within half an image of 20).
 - clear refusal: an error of the tool's own that speaks of its arguments, or a number with a warning
@@ -29,15 +29,20 @@ it says, and the number is still not the robust accuracy. torchattacks is asked 
 accuracy is counted as its examples count it.
 """
 
-# What to type to see it: given as three lines of Python after ``model``, images and labels.
+# What to type to see it: given as lines of Python after ``model``, images and labels.
 _LINES = {
     "AutoAttack": """from pyautoattack import AutoAttack
-attack = AutoAttack(trap.model(), norm={norm!r}, eps=trap.epsilon, device="cpu", seed=0)
+
+attack = AutoAttack(trap.model(), norm="{norm}", eps=trap.epsilon, device="cpu", seed=0)
 (attack.run_standard_evaluation(trap.images, trap.labels)[1] == trap.labels).float().mean()""",
-    "torchattacks": """from torchattacks import {pgd}; model = trap.model()
+    "torchattacks": """from torchattacks import {pgd}
+
+model = trap.model()
 attack = {pgd}(model, eps=trap.epsilon, alpha=trap.epsilon / 4, steps=20)
 (model(attack(trap.images, trap.labels)).argmax(1) == trap.labels).float().mean()""",
-    "foolbox": """from foolbox import PyTorchModel; from foolbox.attacks import {fool}
+    "foolbox": """from foolbox import PyTorchModel
+from foolbox.attacks import {fool}
+
 attack, model = {fool}(), PyTorchModel(trap.model(), bounds=(0, 1))
 1 - attack(model, trap.images, trap.labels, epsilons=trap.epsilon)[2].float().mean()""",
 }
