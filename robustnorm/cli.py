@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TextIO
 
 import yaml
 
+from robustnorm.models import NETWORKS
 from robustnorm.settings.campaign import CampaignSettings, campaign_plans
 from robustnorm.settings.config import Config
 from robustnorm.settings.diagnose import DiagnoseSettings
@@ -24,7 +25,7 @@ from robustnorm.settings.gan import GanSettings
 from robustnorm.settings.help import help_of
 from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.settings.nas import SearchSettings, Table2Settings
-from robustnorm.settings.parsing import read_words
+from robustnorm.settings.parsing import read_words, typed_networks
 from robustnorm.settings.results import (
     CompareSettings,
     ReportSettings,
@@ -204,6 +205,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str], stop: SignalStop) -> str | None:
     """Runs a command; returns the text to print."""
     Path.cwd()  # raises if the folder was removed, which torch's libraries report unreadably
+    with NETWORKS.typed(*typed_networks(words)):
+        return _run_typed(words, stop)
+
+
+def _run_typed(words: Sequence[str], stop: SignalStop) -> str | None:
     command, settings, path = parse(words)
     if os.environ.get("WORLD_SIZE", "1") != "1" and command is not COMMANDS["train"]:
         raise UsageError("only 'train' can use torchrun's processes; run this command without it")

@@ -104,6 +104,7 @@ def _description(settings: ExportSettings, run: Run, model: nn.Module, branch: s
         "model_type": "robustnorm",
         "network": config.network,
         "arguments": arguments,
+        **({"network_args": config.network_args} if config.network_args else {}),
         "branch": branch,
         "trained_norm": config.norm,
         "adversarial": config.adversarial,

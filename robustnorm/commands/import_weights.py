@@ -14,12 +14,8 @@ from robustnorm.attacks.asked import check_values
 from robustnorm.data.dataset import Dataset
 from robustnorm.exchange.foreign import find_weights
 from robustnorm.exchange.loaders import load_released
-from robustnorm.exchange.matching import (
-    classes_of,
-    match_names,
-    normalization_of,
-    normalizations,
-)
+from robustnorm.exchange.matching import classes_of, match_names, normalization_of
+from robustnorm.models.building import check_output, normalizations, normalizes_itself
 from robustnorm.models.resnet import LEAST_STD, Normalized
 from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import (
@@ -27,7 +23,7 @@ from robustnorm.runs.run import (
     build_model,
     describe_dataset,
     load_data,
-    network_arguments,
+    network_source,
     run_folder,
 )
 from robustnorm.settings.config import Config
@@ -61,10 +57,12 @@ def import_run(settings: ImportSettings) -> str:
     check_values(model)
     info["classes"] = _classes(file, found.state, model, dataset)
     # Other code may normalize inside its network, with constants or under names of its own.
-    own = "mean" not in network_arguments(config, info) and bool(normalizations(model.state_dict()))
+    inner = _without_normalization(model).state_dict()
+    own = not normalizes_itself(config.network) and bool(normalizations(inner))
     if normalization := _normalization(file, found.state, settings, info, own=own):
         info["normalization"] = normalization
     model = build_model(config, info)
+    check_output(model, config.network, info)
     weights = _weights(found.state, model, own=own)
     try:
         load_released(model, weights, settings.layout, ("clean", *config.adversarial_branches))
@@ -81,6 +79,7 @@ def import_run(settings: ImportSettings) -> str:
         "config": config.to_dict(),
         "dataset": info,
         "history": [],
+        **network_source(config),
         "imported": {
             "file": file.name,
             "sha256": digest,
@@ -105,7 +104,7 @@ def _classes(file: Path, state: dict[str, Tensor], model: nn.Module, dataset: Da
     Raises:
         UsageError: When the weights and the data have another number of classes.
     """
-    classes, wanted = list(dataset.classes), model.state_dict()
+    classes, wanted = list(dataset.classes), _without_normalization(model).state_dict()
     number = classes_of(match_names(state, wanted), wanted, len(classes))
     if number is None:
         return classes
@@ -178,6 +177,10 @@ def _weights(state: dict[str, Tensor], model: nn.Module, *, own: bool) -> dict[s
         weights = {f"network.{name}": value for name, value in inner.items()}
     made = model.state_dict()
     return weights | {name: made[name] for pair in normalizations(made) for name in pair}
+
+
+def _without_normalization(model: nn.Module) -> nn.Module:
+    return model.network if isinstance(model, Normalized) else model
 
 
 def _normalized(model: nn.Module) -> str:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from robustnorm.exchange.foreign import read_weights
 from robustnorm.models import NETWORKS
+from robustnorm.models.building import NetworkError, build_network
 from robustnorm.models.surgery import fold
 from robustnorm.models.weights import alone, check_weights
 from robustnorm.norms.routing import bind
@@ -42,8 +43,8 @@ class Description:
     """Metadata of a file of weights.
 
     Args:
-        config: JSON values: "network" ("resnet18" or "preact_resnet18"), its "arguments", and
-            anything else worth keeping.
+        config: JSON values: "network", "arguments" and "network_args" of
+            ``robustnorm.models.building.build_network``, and anything else worth keeping.
         card: Text of the README.md in the Hugging Face layout.
     """
 
@@ -122,15 +123,23 @@ def export(
     return difference
 
 
-def load_exported(path: Path) -> Network:
+def load_exported(path: Path, *, network: str = "") -> Network:
     """Loads a file written by ``export``: images (N, C, H, W) in [0, 1] to logits, on the CPU.
 
     Args:
         path: A .pt2, .onnx or .safetensors file, or a folder of the Hugging Face layout.
+        network: The file's network where that is a function in a module, such as
+            ``mypkg.nets:wrn``, which is imported only if its name is given here.
 
     Raises:
         RefusedFileError: On weights without a valid description of their network, or other weights.
+        UsageError: When their network is in a module and was not given, or cannot be built.
     """
+    with NETWORKS.typed(network):
+        return _load(path)
+
+
+def _load(path: Path) -> Network:
     if path.is_dir() or path.suffix == ".safetensors":
         return _read_weights(path)
     if path.suffix == ".onnx":
@@ -243,17 +252,22 @@ def _read_weights(path: Path) -> nn.Module:
     try:
         config = parse_json(_description(path))
         check_shape(config, {"network": str, "arguments": {"*": object}, "*": object})
-        build = partial(NETWORKS[NETWORKS.check(config["network"])], **config["arguments"])
+        name, args = NETWORKS.check(config["network"]), config.get("network_args", {})
+        build = partial(build_network, name, config["arguments"], args)
         with torch.device("meta"):  # allocates nothing before the shapes are known to fit
             check_weights(weights, build(), str(file))
-    except RefusedFileError:
+    except NetworkError as error:  # other code may need values to build its network
+        if name in NETWORKS:
+            raise RefusedFileError(f"{path} describes no network ({error})") from error
+    except (UserError, ImportError):
         raise
     # Networks may raise anything on arguments that are not theirs.
     except Exception as error:
         raise RefusedFileError(
             f"{path} does not describe a network of this package ({error}); export it again"
         ) from error
-    network: nn.Module = build()
+    network = build()
+    check_weights(weights, network, str(file))
     network.load_state_dict(weights)
     return network.eval()
 

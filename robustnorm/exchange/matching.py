@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-# Names under which other code stores the mean and deviation that it normalizes its input with.
-_MEAN = re.compile(r"(new_)?(means?|mu)")
-_STDS = [new + std for new in ("", "new_") for std in ("std", "stds", "sds", "sigma")]
+from robustnorm.models.building import normalizations
+
 _OURS = ("normalize.mean", "normalize.std")
 _COUNT = "num_batches_tracked"
 # What other code stores beside the weights: torch's AveragedModel, thop's counts of operations, and
@@ -101,17 +100,6 @@ def classes_of(
             last = ours[:1] == (classes,) and len(theirs) > 0 and theirs[1:] == ours[1:]
             numbers.add(theirs[0] if last else -1)
     return numbers.pop() if len(numbers) == 1 and -1 not in numbers else None
-
-
-def normalizations(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """Returns the names of a layer's mean and deviation of the input, for each such layer."""
-    found = []
-    for name in state:
-        layer, dot, last = name.rpartition(".")
-        if _MEAN.fullmatch(last):
-            stds = [f"{layer}{dot}{std}" for std in _STDS if f"{layer}{dot}{std}" in state]
-            found += [(name, std) for std in stds if state[std].numel() == state[name].numel()]
-    return found
 
 
 def _prefix(state: Iterable[str], wanted: Mapping[str, Tensor]) -> str:

@@ -3,12 +3,12 @@
 A factory in ``NETWORKS`` takes whichever of ``norm``, ``num_classes``, ``width``, ``in_channels``,
 ``mean``, ``std``, ``branches`` and ``final_norm`` it needs, as ``resnet18`` does, and returns a
 module, images in [0, 1] to logits. Adding a network takes one file, one line here and one test.
+``building.build_network`` also takes factories that know nothing of these.
 """
 
-from robustnorm.system.registry import Registry
+from robustnorm.models.naming import Networks
 
-NETWORKS = Registry(
-    "network",
+NETWORKS = Networks(
     {
         "resnet18": "robustnorm.models.resnet:resnet18",
         "preact_resnet18": "robustnorm.models.resnet:preact_resnet18",

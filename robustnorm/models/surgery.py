@@ -155,6 +155,53 @@ def convert(
     return _replace(model, convertible, lambda layer: _convert_layer(layer, cell))
 
 
+def with_norm(model: nn.Module, norm: str, branches: Sequence[str] = ("clean", "adv")) -> nn.Module:
+    """Replaces the batch norms of a network, in place, so that it can be trained with any norm.
+
+    A routed norm is put in as by ``convert``; one without branches, such as ModeNorm, is newly
+    initialized; "bn" leaves the network as it is. Layers without batch statistics, such as
+    LayerNorm, stay.
+
+    Args:
+        model: Any module tree.
+        norm: Name in ``robustnorm.norms.NORMS``.
+        branches: Names of the branches.
+
+    Returns:
+        ``model``, or the new layer when ``model`` is itself a batch norm.
+
+    Raises:
+        ValueError: As ``convert``; for a norm without branches also on BatchNorm1d and 3d.
+    """
+    make = NORMS[NORMS.check(norm)]
+    if norm == "bn":
+        return model
+    if not any(isinstance(m, _NormBase) or hasattr(m, "running_mean") for m in model.modules()):
+        raise ValueError("it has no batch norm; 'bn' leaves a network as it is")
+    keep = [n for n, m in model.named_modules() if isinstance(m, _NO_BATCH_STATISTICS)]
+    if isinstance(make(1, branches), RoutedBatchNorm):
+        return convert(model, norm, branches, keep=keep)
+    chosen = _choose(model, ("*",), keep)
+    obstacles = {name: reason for m, name in chosen.items() if (reason := _obstacle(m, ()))}
+    for layer, name in chosen.items():
+        if not isinstance(layer, nn.BatchNorm2d):
+            obstacles[name] = f"{type(layer).__name__}: '{norm}' takes features of images alone"
+    if obstacles:
+        raise ValueError("it has " + ", ".join(f"'{n}' ({r})" for n, r in obstacles.items()))
+
+    def fresh(layer: nn.BatchNorm2d) -> nn.Module:
+        new: nn.Module = make(layer.num_features, branches)
+        new.to(layer.weight.device).train(layer.training)
+        if _is_batch_norm_act(layer):
+            return nn.Sequential(OrderedDict(bn=new, **dict(layer.named_children())))
+        return new
+
+    def is_chosen(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+        return module in chosen
+
+    return _replace(model, is_chosen, fresh)
+
+
 class _RoutedBatchNormAct2d(RoutedBatchNorm2d):
     """The replacement of timm's BatchNormAct2d: dropout and activation follow the norm."""
 

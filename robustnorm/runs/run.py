@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import nn
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Augmentation, Dataset
 from robustnorm.models import NETWORKS
-from robustnorm.models.resnet import Normalized
+from robustnorm.models.building import NetworkError, build_network, usable
 from robustnorm.runs.checkpoint import (
     Checkpoint,
+    CheckpointError,
     check_built,
     find_checkpoint,
     load_checkpoint,
@@ -29,6 +30,8 @@ from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Evaluation, Where
 from robustnorm.system.errors import UsageError
 from robustnorm.system.registry import some
+
+log = logging.getLogger("robustnorm")
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -111,27 +114,26 @@ def network_arguments(config: Config, data: dict[str, Any]) -> dict[str, Any]:
         "branches": ("clean", *config.adversarial_branches),
         "final_norm": config.final_norm,
     }
-    wanted = signature(NETWORKS[NETWORKS.check(config.network)]).parameters
-    return {name: value for name, value in arguments.items() if name in wanted}
+    return usable(config.network, arguments)
 
 
 def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
     """Builds the network of the settings, initialized from ``config.seed``.
-
-    The normalization of imported weights comes before the network of a factory that takes no mean.
 
     Args:
         config: The settings.
         data: From ``describe_dataset``.
     """
     arguments = network_arguments(config, data)
-    normal = data.get("normalization")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network: nn.Module = NETWORKS[config.network](**arguments)
-    if normal and "mean" not in arguments:
-        return Normalized(network, normal["mean"], normal["std"])
-    return network
+        return build_network(config.network, arguments, config.network_args)
+
+
+def network_source(config: Config) -> dict[str, dict[str, str]]:
+    """Returns the entry of a manifest that tells of a built network's code; {} for our own."""
+    source = NETWORKS.source(config.network)
+    return {"network_source": source} if source else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,12 +243,28 @@ class Run:
         Raises:
             CheckpointError: When the weights do not fit the settings.
         """
-        check_built(self.checkpoint, lambda: build_model(self.config, self.dataset))
+        try:
+            check_built(self.checkpoint, lambda: build_model(self.config, self.dataset))
+        except NetworkError as error:  # other code may need values to build its network
+            if self.config.network in NETWORKS:
+                raise CheckpointError(f"the checkpoint is of no network ({error})") from error
         model = build_model(self.config, self.dataset)
+        self.check_source()
         restore(self.checkpoint, model)
         if device is not None:
             place_model(model, self.config, device)
         return model.eval()
+
+    def check_source(self) -> None:
+        """Warns when the network's code, once built, is not that of the run."""
+        was, name = self.manifest.get("network_source", {}), self.config.network
+        now = NETWORKS.source(name)
+        if was and was != now:
+            log.warning(
+                "%s: the code of network %s changed since this checkpoint was written (%s then, "
+                "%s now); what it computes may have changed, too",
+                *(self.folder, name, _listed(was), _listed(now)),
+            )
 
     def check_data(self, dataset: Dataset) -> None:
         """Raises a UsageError when the run was trained on other data.
@@ -284,18 +302,24 @@ class Run:
             )
 
 
-def load_model(folder: Path, tag: str = "best") -> tuple[nn.Module, dict[str, Any]]:
+def load_model(
+    folder: Path, tag: str = "best", *, network: str = ""
+) -> tuple[nn.Module, dict[str, Any]]:
     """Returns the trained network of a run in evaluation mode, on the CPU, and its manifest.
 
     Args:
         folder: The run's folder, such as ``checkpoints/digits/saauxbn-seed0``.
         tag: ``"best"``, ``"last"`` or ``"epoch"`` and a number.
+        network: Its network where that is a function in a module, such as ``mypkg.nets:wrn``, which
+            is imported only if its name is given here.
 
     Raises:
         CheckpointError: When it is missing or damaged.
+        UsageError: When its network is in a module and was not given, or cannot be built.
     """
     run = Run.open(folder, tag)
-    return run.network(), run.manifest
+    with NETWORKS.typed(network):
+        return run.network(), run.manifest
 
 
 def find_runs(config: Config) -> list[Run]:
@@ -340,6 +364,10 @@ def is_trained(config: Config, dataset: Dataset | None = None) -> bool:
     if dataset is not None:
         run.check_data(dataset)
     return run.epoch == config.epochs
+
+
+def _listed(source: dict[str, str]) -> str:
+    return " ".join(f"{key} {value[:12]}" for key, value in source.items())
 
 
 def _differences(config: Config, saved: Config, ignore: frozenset[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -54,6 +55,25 @@ class Settings:
 def names(*groups: type[Settings]) -> frozenset[str]:
     """Returns the names of all settings in the groups."""
     return frozenset(field.name for group in groups for field in dataclasses.fields(group))
+
+
+def check_plain(value: Any, name: str) -> None:
+    """Raises a ValueError unless a value consists of what JSON can hold."""
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        for key, entry in value.items():
+            check_plain(entry, f"{name}.{key}")
+    elif isinstance(value, list):
+        for entry in value:
+            check_plain(entry, name)
+    elif not (value is None or isinstance(value, (str, bool, int)) or _is_finite(value)):
+        raise ValueError(
+            f"{name} must be a number, a text, true, false, null, a list or a mapping, got "
+            f"{shown(value)}"
+        )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _plain(value: Any) -> Any:

@@ -43,6 +43,8 @@ class CampaignSettings(Places):
         plans: Plans by the name of their folders under ``output`` and ``reports``.
         budget: Seconds to work; unlimited by default. The same command continues what is
             unfinished.
+        network: Functions in modules that the plans name as networks; each is imported only where
+            its name is typed here.
         readme: Markdown file whose first block of results is replaced by the tables of the best
             finished plan; none by default.
 
@@ -52,6 +54,7 @@ class CampaignSettings(Places):
 
     plans: dict[str, PlanSettings] = field(default_factory=dict)
     budget: float | None = None
+    network: tuple[str, ...] = ()
     readme: str | None = None
 
     def __post_init__(self) -> None:

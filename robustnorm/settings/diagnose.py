@@ -22,6 +22,8 @@ class DiagnoseSettings(Settings):
         steps: PGD steps; epsilon and step size are those of the runs.
         seed: Seed of the batches and of the attack's random starts.
         device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
+        network: Networks of the runs where those are functions in modules, which are imported only
+            where their names are typed here.
         reports: Folder of reports; results go to the first run's, under gradients/.
 
     Raises:
@@ -40,6 +42,7 @@ class DiagnoseSettings(Settings):
     steps: int = 10
     seed: int = 0
     device: str = "auto"
+    network: tuple[str, ...] = ()
     reports: str = "reports"
 
     def __post_init__(self) -> None:

@@ -26,6 +26,8 @@ class ExportSettings(Settings):
         data: The run's data (digits, cifar10 or a path), to check on test images as well.
         data_root: Folder for downloads, unpacked archives and decoded images.
         reports: Folder of result records, for the tables of the huggingface card.
+        network: The run's network where that is a function in a module, which is imported only
+            where its name is typed here.
         push: Hugging Face repository, owner/name, to upload to (needs the extra "hub").
     """
 
@@ -39,6 +41,7 @@ class ExportSettings(Settings):
     data: str | None = None
     data_root: str = "data"
     reports: str = "reports"
+    network: str | None = None
     push: str | None = None
 
     def __post_init__(self) -> None:

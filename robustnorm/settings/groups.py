@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 from robustnorm.attacks.limits import check_size
-from robustnorm.settings.base import Settings
+from robustnorm.settings.base import Settings, check_plain
 from robustnorm.system.names import check_name
 
 # Names not allowed for an adversarial branch: the first branch, and that of unbranched networks.
@@ -118,7 +118,10 @@ class Network(Settings):
     """Network: everything that weights trained by other code must match.
 
     Args:
-        network: resnet18, preact_resnet18, wideresnet28_10, wideresnet34_10 or vgg16.
+        network: resnet18, preact_resnet18, wideresnet28_10, wideresnet34_10 or vgg16; timm:NAME; or
+            a function in a module, such as mypkg.nets:wrn, which is imported only where its name is
+            typed after --network, never because a file names it.
+        network_args: Further arguments of the network's function, such as {depth: 28}.
         final_norm: Norm and ReLU before the pooling of preact_resnet18.
         width: Channels of the first stage; 64 is the paper's ResNet-18.
         input_normalization: Mean and deviation inside the model: of the training images (dataset),
@@ -129,6 +132,7 @@ class Network(Settings):
     """
 
     network: str = "resnet18"
+    network_args: dict[str, Any] = field(default_factory=dict, hash=False)
     final_norm: bool = True
     width: int = 64
     input_normalization: Literal["dataset", "imagenet", "none"] = "dataset"
@@ -138,6 +142,7 @@ class Network(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._least(1, "width")
+        check_plain(self.network_args, "network_args")
         for name in self.branches:
             if name in _NO_BRANCHES or not re.fullmatch(r"\w+", name):
                 raise ValueError(

@@ -62,6 +62,21 @@ def read_config(config: str, changes: dict[str, Any]) -> Config:
     return _finished(Config, read_file(Config, path) | changes, path)
 
 
+def typed_networks(words: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names after ``--network`` among the words of a command.
+
+    Examples:
+        >>> typed_networks(["--network", "a:b", "--config", "c:d", "--network=e:f,g:h"])
+        ('a:b', 'e:f', 'g:h')
+    """
+    found = []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        option, equals, text = word.partition("=")
+        if option.startswith("-") and option.lstrip("-") == "network":
+            found += (text if equals else after).split(",")
+    return tuple(found)
+
+
 def split_words(
     kind: type[Any], words: Sequence[str]
 ) -> tuple[list[tuple[str, str]], dict[str, Any]]:

@@ -68,10 +68,12 @@ class VerifySettings(Settings):
         data_root: Folder for downloads, unpacked archives and decoded images.
         output: Folder of checkpoints.
         device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
+        network: The record's network where that is a function in a module, which is imported only
+            where its name is typed here.
     """
 
     only_in_files: ClassVar[frozenset[str]] = names(Config) - {
-        *("data", "data_root", "output", "device"),
+        *("data", "data_root", "output", "device", "network"),
     }
 
     record: str
@@ -79,6 +81,7 @@ class VerifySettings(Settings):
     data_root: str = "data"
     output: str = "checkpoints"
     device: str = "auto"
+    network: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ class SweepSettings(Engine, Places):
             seeds, and everything trained under its name is evaluated.
         settings: Changes to each config, in training or evaluation, such as
             {width: 16, attacks: [pgd-50x5-margin]}.
+        network: Network of every config, each config's by default; a function in a module is
+            imported only where its name is typed here.
+        network_args: Further arguments of that network's function.
         norms: Norms to train with AdvProp.
         control: Also train bn on clean images only.
         seeds: One run per norm and seed, and for the control.
@@ -34,6 +37,8 @@ class SweepSettings(Engine, Places):
         metadata={"by_place": "Training configs, files or names in configs/."},
     )
     settings: dict[str, Any] = field(default_factory=dict)
+    network: str | None = None
+    network_args: dict[str, Any] = field(default_factory=dict)
     norms: tuple[str, ...] = PAPER_NORMS
     control: bool = True
     seeds: tuple[int, ...] = (0,)
@@ -63,9 +68,11 @@ def sweep_plans(settings: SweepSettings) -> list[Plan]:
         ValueError: On an unknown config, setting or norm, or one of a wrong type or out of range,
             and on two configs that share a name.
     """
+    given = {"network": settings.network, "network_args": settings.network_args}
+    changes = settings.settings | settings.places | {key: v for key, v in given.items() if v}
     found = []
     for config in settings.configs:
-        base = read_config(config, settings.settings | settings.places)
+        base = read_config(config, changes)
         runs = compared_runs(base, settings.norms, settings.control)
         found.append(Plan(config, settings.seeds, runs, {"": base}))
     names = [str(plan.runs[0].name) for plan in found]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustnorm.runs import Run
 from robustnorm.runs.checkpoint import restore, save_checkpoint
+from robustnorm.runs.run import network_source
 from robustnorm.settings.config import Config
 from robustnorm.system.files import write_atomically
 from robustnorm.system.source import versions
@@ -67,6 +68,7 @@ class Saver:
         Returns:
             The position to continue from.
         """
+        run.check_source()
         restore(run.checkpoint, self.model, self.optimizer)
         self.history, self.best = list(run.history), run.best
         return Position(run.epoch, **run.within_epoch)
@@ -124,6 +126,7 @@ class Saver:
             "history": self.history,
             "processes": self._processes(),
             "versions": versions(),
+            **network_source(self.config),
         }
 
     def _processes(self) -> dict[str, int]:

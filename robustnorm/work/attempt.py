@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from robustnorm.models import NETWORKS
 from robustnorm.system.allocator import keep_freed_memory
 from robustnorm.system.errors import UserError
 from robustnorm.system.stopping import ShouldStop, Stopped, never
@@ -28,10 +29,12 @@ class Place(NamedTuple):
     Args:
         folder: Absolute; paths in the settings are relative to it.
         threads: CPU threads of torch; torch's default if None.
+        networks: Names of networks in modules that count as typed.
     """
 
     folder: str
     threads: int | None = None
+    networks: tuple[str, ...] = ()
 
 
 def attempt(job: Job, place: Place, should_stop: ShouldStop = never) -> str | None:
@@ -44,7 +47,7 @@ def attempt(job: Job, place: Place, should_stop: ShouldStop = never) -> str | No
     if place.threads is not None:
         torch.set_num_threads(place.threads)
     try:
-        with contextlib.chdir(Path(place.folder)):
+        with contextlib.chdir(Path(place.folder)), NETWORKS.typed(*place.networks):
             if not job.done():
                 job.run(should_stop)
     except Stopped:

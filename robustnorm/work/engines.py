@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from robustnorm.models import NETWORKS
 from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import ShouldStop, Stopped
 from robustnorm.work.attempt import ATTEMPTS, LOST, Place, attempt
@@ -70,18 +71,18 @@ def check_engine(settings: EngineSettings) -> None:
 @contextmanager
 def open_engine(settings: EngineSettings) -> Iterator[Engine]:
     """Opens the engine that the settings name, and ends everything it started after the block."""
-    folder = str(Path.cwd())
+    folder, typed = str(Path.cwd()), NETWORKS.typed_names
     if settings.engine == "ray":
-        with _ray(settings, Place(folder, settings.threads or 1)) as engine:
+        with _ray(settings, Place(folder, settings.threads or 1, typed)) as engine:
             yield engine
     elif settings.engine == "submitit":
-        yield _submitit(settings, Place(folder, settings.threads or 1))
+        yield _submitit(settings, Place(folder, settings.threads or 1, typed))
     elif settings.workers == 0:
-        place = Place(folder, settings.threads)
+        place = Place(folder, settings.threads, typed)
         yield partial(_here, place)
     else:
         share = max(1, torch.get_num_threads() // settings.workers)
-        workers = Workers(settings.workers, Place(folder, settings.threads or share))
+        workers = Workers(settings.workers, Place(folder, settings.threads or share, typed))
         try:
             yield workers.run
         finally:

@@ -38,7 +38,7 @@ from robustnorm.records.record import TRANSFER, Check, CurvePoint, Record, finge
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import Run
-from robustnorm.runs.run import find_runs, load_data, misfit, run_folder
+from robustnorm.runs.run import find_runs, load_data, misfit, network_source, run_folder
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Network, Where
@@ -219,7 +219,8 @@ def evaluate_run(
             "epochs": 0 if run.imported else trained.epochs,
             "sha256": run.sha256,
         }
-        | ({"imported": run.imported} if run.imported else {}),
+        | ({"imported": run.imported} if run.imported else {})
+        | network_source(trained),
         config=settings,
         config_hash=fingerprint(settings),
         history=run.whole_history,

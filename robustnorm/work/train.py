@@ -16,6 +16,7 @@ from robustnorm.attacks.asked import check_values
 from robustnorm.attacks.contract import seeded
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
+from robustnorm.models.building import check_output
 from robustnorm.models.layout import FRAGILE, must_be_contiguous
 from robustnorm.models.resnet import LEAST_STD
 from robustnorm.runs import Run
@@ -126,6 +127,7 @@ def _start(
     info = describe_dataset(dataset, train_images)
     model = build_model(config, info)
     check_values(model)
+    check_output(model, config.network, info)
     place_model(model, config, device)
     if config.channels_last and must_be_contiguous(model, dataset.train.images):
         raise UsageError(FRAGILE + "set --channels_last false, or --width 16 or more")

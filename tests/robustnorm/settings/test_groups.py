@@ -21,7 +21,7 @@ def test_what_may_differ_between_a_run_and_its_continuation_is_where_and_what_is
     }
     assert names(Compared) == {"norm", "seed", "adversarial"}
     assert names(Network) == {
-        *("network", "final_norm", "width", "input_normalization", "branches"),
+        *("network", "network_args", "final_norm", "width", "input_normalization", "branches"),
     }
 
 

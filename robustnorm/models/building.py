@@ -1,0 +1,238 @@
+"""Building any network by name: what its factory does not do itself is done to its result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustnorm.models import NETWORKS
+from robustnorm.models.resnet import Norm, Normalized
+from robustnorm.norms import NORMS
+from robustnorm.system.errors import UsageError, UserError
+from robustnorm.system.memory import is_out_of_memory
+from robustnorm.system.registry import did_you_mean, some
+
+# Names under which other code stores the mean and deviation that it normalizes its input with.
+_MEAN = re.compile(r"(new_)?(means?|mu)")
+_STDS = [new + std for new in ("", "new_") for std in ("std", "stds", "sds", "sigma")]
+# What a factory that is not registered may mean by a name like "width" is not known.
+_OFFERED = ("norm", "branches", "num_classes", "in_channels", "mean", "std")
+# Annotations of a parameter that takes a norm's name.
+_NAMES = (str, "str", Norm, "Norm")
+
+
+class NetworkError(UsageError):
+    """A network cannot be built; the message names it, what is required and what to do."""
+
+
+def usable(name: str, offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns which arguments of those offered decide how ``build_network`` builds a network.
+
+    Raises:
+        ValueError, ImportError: As ``NETWORKS.check``, and from importing a module.
+    """
+    if name not in NETWORKS:
+        return {key: offered[key] for key in _OFFERED}
+    wanted = {*_parameters(name, NETWORKS[name]), *_OFFERED}
+    return {key: value for key, value in offered.items() if key in wanted}
+
+
+def build_network(
+    name: str, offered: Mapping[str, Any], args: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Builds a network with the norm and for the data that the arguments describe.
+
+    A factory gets what it takes of them. If it takes no ``norm``, the batch norms of its network
+    are replaced (``robustnorm.models.surgery.with_norm``); if it takes no ``mean``, and its network
+    holds none, the input is normalized before the network.
+
+    Args:
+        name: A key of ``NETWORKS``, ``timm:NAME``, or ``module:factory`` that counts as typed.
+        offered: ``norm`` (a name), ``branches``, ``num_classes``, ``in_channels``, ``mean``,
+            ``std``; for registered networks also ``width`` and ``final_norm``. A parameter ``norm``
+            annotated ``str`` gets the name, any other a function num_features -> layer.
+        args: Further arguments of the factory, which precede those offered.
+
+    Raises:
+        NetworkError: When the factory fails, or does not return a network with that norm, or one
+            on the meta device.
+        ValueError, ImportError: As ``NETWORKS.check``.
+    """
+    factory = NETWORKS[NETWORKS.check(name)]
+    parameters = _parameters(name, factory)
+    norm, branches = offered["norm"], tuple(offered.get("branches", ("clean", "adv")))
+    known = offered if name in NETWORKS else usable(name, offered)
+    arguments = {key: value for key, value in known.items() if key in parameters}
+    if "norm" in arguments and parameters["norm"].annotation not in _NAMES:
+        arguments["norm"] = _layers(norm, branches)
+    network = _call(name, factory, arguments, {} if args is None else args)
+    if norm != "bn":
+        network = _with_norm(name, network, norm, branches, taken="norm" in parameters)
+    if "mean" not in parameters:
+        network = _normalized(network, offered)
+    empty = [key for key, value in network.state_dict().items() if value.is_meta]
+    if empty and torch.get_default_device().type != "meta":
+        raise NetworkError(
+            f"network {name} has weights on the meta device, which hold no values ({some(empty)}); "
+            "build it without torch.device('meta') and without init_empty_weights"
+        )
+    return network
+
+
+def normalizations(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """Returns the names of a layer's mean and deviation of the input, for each such layer."""
+    found = []
+    for name in state:
+        layer, dot, last = name.rpartition(".")
+        if _MEAN.fullmatch(last):
+            stds = [f"{layer}{dot}{std}" for std in _STDS if f"{layer}{dot}{std}" in state]
+            found += [(name, std) for std in stds if state[std].numel() == state[name].numel()]
+    return found
+
+
+def normalizes_itself(name: str) -> bool:
+    """Returns whether a network's factory takes the mean and deviation of its input."""
+    return "mean" in _parameters(name, NETWORKS[NETWORKS.check(name)])
+
+
+def check_output(network: nn.Module, name: str, data: Mapping[str, Any]) -> None:
+    """Raises a NetworkError unless a network gives each image one logit per class.
+
+    Args:
+        network: As built; its mode and state are left as they are.
+        name: Its name, for the message.
+        data: ``channels``, ``image_size`` and ``classes`` of the images.
+    """
+    from robustnorm.norms.routing import bind, branches_of  # see _with_norm
+
+    size, classes = data.get("image_size"), len(data["classes"])
+    if size is None:
+        return
+    first = next(network.parameters(), torch.empty(0))
+    modes = {module: module.training for module in network.modules()}
+    branch = next(iter(branches_of(network)), "clean")
+    begin = f"network {name} must give logits of shape (images, {classes} classes)"
+    images = torch.zeros(2, data["channels"], *size, device=first.device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            logits = bind(network.eval(), branch)(images)
+    except (RuntimeError, ValueError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise NetworkError(
+            f"{begin}; it fails on images of shape {tuple(images.shape)} "
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if not isinstance(logits, Tensor):
+        raise NetworkError(
+            f"{begin}, it returns a {type(logits).__name__}: return the logits alone"
+        )
+    if logits.shape != (len(images), classes):
+        raise NetworkError(
+            f"{begin}, it gives {tuple(logits.shape)} for {len(images)} images: take data with as "
+            f"many classes, or build it for these, as with --network_args '{{num_classes: "
+            f"{classes}}}' where its factory calls their number so"
+        )
+
+
+def _call(
+    name: str,
+    factory: Callable[..., Any],
+    arguments: dict[str, Any],
+    args: Mapping[str, Any],
+) -> nn.Module:
+    parameters = _parameters(name, factory)
+    for key in args:
+        if key in ("norm", "branches"):
+            raise NetworkError(f"network_args cannot have {key}; give --{key}")
+        takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+        if key not in parameters and not takes_any:
+            raise NetworkError(
+                f"network_args has '{key}', which {name} does not take"
+                f"{did_you_mean(key, parameters) or '.'} It takes {', '.join(parameters)}"
+            )
+    arguments = arguments | dict(args)
+    try:
+        network = factory(**arguments)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # a factory may raise anything
+        if is_out_of_memory(error):
+            raise
+        raise NetworkError(
+            f"network {name} cannot be built ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}) from {_listed(arguments)}; give it other "
+            "arguments with --network_args, such as --network_args '{depth: 28}'"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise NetworkError(
+            f"network {name} must return a torch.nn.Module, got a {type(network).__name__}"
+        )
+    return network
+
+
+def _parameters(name: str, factory: Callable[..., Any]) -> Mapping[str, Parameter]:
+    try:
+        if isinstance(factory, nn.Module):
+            raise TypeError("it is a network; give the function that returns one")
+        return signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise NetworkError(f"network {name} is no factory ({error})") from error
+
+
+def _with_norm(
+    name: str, network: nn.Module, norm: str, branches: Sequence[str], *, taken: bool
+) -> nn.Module:
+    """Returns the network with the norm, which its factory has taken or not."""
+    # Routing loads torch's compiler, 70 MB, which a network with plain batch norms does not need.
+    from robustnorm.models.surgery import with_norm
+    from robustnorm.norms.routing import branches_of
+
+    if not taken:
+        try:
+            return with_norm(network, norm, branches)
+        except ValueError as error:
+            raise NetworkError(f"network {name} cannot take the norm '{norm}': {error}") from error
+    wanted, found = branches_of(NORMS[norm](1, branches)), branches_of(network)
+    if found != wanted:
+        raise NetworkError(
+            f"network {name} takes norm, but its layers have the branches {found}, not {wanted}: "
+            "its factory must make them with norm(num_features)"
+        )
+    return network
+
+
+def _layers(norm: str, branches: Sequence[str]) -> Callable[..., nn.Module]:
+    """Returns what factories call like ``torch.nn.BatchNorm2d``."""
+
+    def layer(
+        num_features: int, eps: float | None = None, momentum: float | None = None
+    ) -> nn.Module:
+        made: nn.Module = NORMS[NORMS.check(norm)](num_features, branches)
+        for key, value in (("eps", eps), ("momentum", momentum)):
+            if value is not None:
+                setattr(made, key, value)
+        return made
+
+    return layer
+
+
+def _normalized(network: nn.Module, offered: Mapping[str, Any]) -> nn.Module:
+    """Returns the network behind the normalization of its input, if it does not have its own."""
+    mean, std = offered.get("mean", ()), offered.get("std", ())
+    state = network.state_dict()
+    own = any(state[name].numel() == len(mean) for name, _ in normalizations(state))
+    identity = not any(mean) and all(value == 1 for value in std)
+    return network if own or identity else Normalized(network, mean, std)
+
+
+def _listed(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in arguments.items() if key != "norm")
