@@ -70,7 +70,7 @@ def typed_networks(words: Sequence[str]) -> tuple[str, ...]:
         ('a:b', 'e:f', 'g:h')
     """
     found = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, (*words[1:], ""), strict=False):  # no words, or one more
         option, equals, text = word.partition("=")
         if option.startswith("-") and option.lstrip("-") == "network":
             found += (text if equals else after).split(",")
