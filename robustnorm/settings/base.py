@@ -22,9 +22,12 @@ class Settings:
     Attributes:
         only_in_files: Settings that the command does not offer but a config file may contain, since
             one file serves several commands.
+        other_in_files: Settings of the command whose names mean something else in a config file,
+            which does not set them.
     """
 
     only_in_files: ClassVar[frozenset[str]] = frozenset()
+    other_in_files: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         """Raises a ValueError on a value out of range; each group checks its fields."""

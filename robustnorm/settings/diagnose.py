@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from robustnorm.settings.base import Settings
+from robustnorm.settings.base import Settings, names
+from robustnorm.settings.config import Config
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class DiagnoseSettings(Settings):
     Raises:
         ValueError: On a value out of range, with the requirement and the value received.
     """
+
+    only_in_files: ClassVar[frozenset[str]] = names(Config) - {
+        *("checkpoint", "data", "data_root", "test_limit", "seed", "device", "reports"),
+    }
+    # A config's are those of training and of the evaluation.
+    other_in_files: ClassVar[frozenset[str]] = frozenset({"seed", "test_limit", "network"})
 
     runs: list[str] = field(
         default_factory=list,

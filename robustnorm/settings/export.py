@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from robustnorm.data import check_data
-from robustnorm.settings.base import Settings
+from robustnorm.settings.base import Settings, names
+from robustnorm.settings.config import Config
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class ExportSettings(Settings):
             where its name is typed here.
         push: Hugging Face repository, owner/name, to upload to (needs the extra "hub").
     """
+
+    only_in_files: ClassVar[frozenset[str]] = names(Config) - {
+        *("checkpoint", "data", "data_root", "output", "reports"),
+    }
+    # A config's is the folder of checkpoints.
+    other_in_files: ClassVar[frozenset[str]] = frozenset({"output", "network"})
 
     run: str
     to: Literal["torch-export", "onnx", "safetensors", "huggingface"] = "torch-export"

@@ -26,6 +26,8 @@ class ImportSettings(Config):
     """
 
     only_in_files: ClassVar[frozenset[str]] = names(Data, Training, Evaluation)
+    # Weights are imported as "best", whatever else a config evaluates.
+    other_in_files: ClassVar[frozenset[str]] = frozenset({"checkpoint"})
 
     file: list[str] = field(
         default_factory=list,

@@ -189,7 +189,8 @@ def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
     for name in values:
         if name not in own | only_in_files(kind):
             raise ValueError(f"{path} has the unknown setting '{name}'{did_you_mean(name, own)}")
-    return {name: value for name, value in values.items() if name in own}
+    taken = own - getattr(kind, "other_in_files", frozenset())
+    return {name: value for name, value in values.items() if name in taken}
 
 
 def find_config(name: str) -> Path:

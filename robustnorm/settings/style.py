@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from robustnorm.settings.base import names
 from robustnorm.settings.groups import Named
 from robustnorm.system.registry import unknown
 
@@ -158,6 +159,12 @@ class StylizeSettings:
     Raises:
         ValueError: On a value out of range, with what is required and what was received.
     """
+
+    only_in_files: ClassVar[frozenset[str]] = names(StyleSettings) - {
+        *("content", "style", "device"),
+    }
+    # A config's are folders of pictures.
+    other_in_files: ClassVar[frozenset[str]] = frozenset({"content", "style"})
 
     run: str
     content: str

@@ -4,10 +4,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from robustnorm.settings.config import Config
+from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.settings.export import ExportSettings
+from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.settings.parsing import read_config, read_words
+from robustnorm.settings.results import CompareSettings, VerifySettings
+from robustnorm.settings.style import StyleSettings, StylizeSettings
 from robustnorm.settings.sweep import SweepSettings
 from robustnorm.system.errors import UserError
 
@@ -122,3 +127,27 @@ def test_abbreviated_option_is_refused():
     Path("a.yaml").write_text("epochs: 3\n")
     with pytest.raises(ValueError, match="unknown setting '--conf'; did you mean 'config'"):
         read_words(Config, ["--conf", "a.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "config", "kept"),
+    [
+        (DiagnoseSettings, ["run"], Config, {"seed": 0, "test_limit": 1000, "data": "mine"}),
+        (ExportSettings, ["run"], Config, {"output": None, "checkpoint": "last"}),
+        (ImportSettings, ["file"], Config, {"checkpoint": "best", "epochs": 7}),
+        (VerifySettings, ["record"], Config, {"output": "there", "data": "mine"}),
+        (CompareSettings, ["record"], Config, {"checkpoint": "last"}),
+        (StylizeSettings, ["run", "a", "b"], StyleSettings, {"content": "a", "style": "b"}),
+    ],
+)
+def test_whole_config_of_a_run_serves_the_commands_on_it(kind, words, config, kept):
+    Path("mine").mkdir()
+    changes = {
+        Config: {"checkpoint": "last", "seed": 3, "test_limit": 5, "epochs": 7},
+        StyleSettings: {"content": "photos", "style": "paintings"},
+    }[config]
+    values = config(data="mine", output="there", **changes).to_dict()
+    Path("run.yaml").write_text(yaml.safe_dump(values))
+    settings, path = read_words(kind, ["--config", "run.yaml", *words])
+    assert path == "run.yaml"
+    assert {name: getattr(settings, name) for name in kept} == kept
