@@ -123,7 +123,7 @@ traps: setup ## Ask four tools about inputs whose answer is known, into reports/
 fuzz: setup ## Give 100,000 made inputs to all that reads files and settings (10 minutes)
 	$(BIN)/python tests/fuzz $(ARGS)
 
-soak: setup ## Kill runs, damage files, exhaust resources, into reports/reliability.md (7 minutes)
+soak: setup ## Kill runs, damage files, exhaust resources, into reports/reliability.md (10 minutes)
 	set -o pipefail; ( echo "# Reliability"; echo; echo "What \`make soak\` printed."; for part in kills damage workers cost faults; do \
 		echo; $(BIN)/python -m benchmarks.soak.$$part || exit 1; done ) | tee reports/reliability.md
 

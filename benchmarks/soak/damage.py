@@ -1,6 +1,8 @@
-"""Checkpoints with a changed byte or cut short: whether it is noticed and the previous one used.
+"""Damages to every kind of file that is written and read again: whether each is noticed.
 
-python -m benchmarks.soak.damage [--flips 1000] [--truncations 20]
+python -m benchmarks.soak.damage [--damages 10000] [--seed 0]
+
+An evaluation whose journal and kept images are damaged before its end must find the same verdicts.
 """
 
 from __future__ import annotations
@@ -8,82 +10,192 @@ from __future__ import annotations
 import argparse
 import logging
 import random
+import shutil
 from collections import Counter
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.soak.killing import TINY
+from benchmarks.soak.damages import DAMAGES, damaged
+from benchmarks.soak.written import Entries, Written, config_in, write_all
 from benchmarks.workload import machine
-from robustnorm.runs.checkpoint import CheckpointError, load_checkpoint
-from robustnorm.runs.run import run_folder
-from robustnorm.work.train import train_run
+from robustnorm.evaluation.chunks import CHUNK
+from robustnorm.evaluation.evaluate import evaluate
+from robustnorm.records.bits import pack
+from robustnorm.records.images import hashes
+from robustnorm.records.record import Verdict
+from robustnorm.runs import Run
+from robustnorm.runs.run import load_data, run_folder
+from robustnorm.settings.config import Config
+from robustnorm.system.errors import UserError
+from robustnorm.system.stopping import ShouldStop, Stopped, never
+
+log = logging.getLogger("robustnorm")
+
+SAME, LOST, BEFORE = "nothing is lost", "made or done again", "the one before is used"
+REFUSED = "refused by name"
+NUMBER, FAULT, NAMELESS = "another number", "a traceback", "refused without a name"
+OUTCOMES = (REFUSED, LOST, BEFORE, SAME)
+FAULTS = (NUMBER, FAULT, NAMELESS)
 
 
-def train_tiny(output: Path) -> Path:
-    """Trains two epochs, saving after each; returns the run's folder."""
-    config = replace(TINY, norm="saauxbn", save_minutes=10.0, output=str(output))
-    train_run(config)
-    return run_folder(config)
-
-
-def damage(folder: Path, flips: int, truncations: int, seed: int = 0) -> Counter[tuple[str, str]]:
-    """Damages "last" and "best" of a run, one file at a time, and restores it.
+def damage(
+    files: dict[str, Written], damages: int, seed: int = 0
+) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """Damages the files in turn, one at a time, and restores each.
 
     Args:
-        folder: A run of two epochs.
-        flips: Number of changed bytes, in manifests and tensors.
-        truncations: Number of truncated files.
+        files: From ``write_all``.
+        damages: Number of damages.
         seed: Seed of the choices.
 
     Returns:
-        Counts by (damage and file, outcome).
+        Counts by (kind of file, outcome), and descriptions of faults.
     """
     dice = random.Random(seed)
     found: Counter[tuple[str, str]] = Counter()
-    for number in range(flips + truncations):
-        kind = "flipped byte" if number < flips else "truncation"
-        tag = ("last", "best")[number % 2]
-        manifest = folder / f"{tag}.json"
-        tensors = folder / load_checkpoint(folder, tag).manifest["file"]
-        path = (manifest, tensors)[number // 2 % 2]
-        whole = path.read_bytes()
-        place = dice.randrange(len(whole))
-        changed = bytes([whole[place] ^ dice.randrange(1, 256)]) + whole[place + 1 :]
-        path.write_bytes(whole[:place] + (changed if number < flips else b""))
-        found[f"{kind}, {tag}{path.suffix}", _outcome(folder, tag)] += 1
-        path.write_bytes(whole)
-    return found
+    faults = []
+    whole = {name: (file.path.read_bytes(), file.read()) for name, file in files.items()}
+    kept = {name: _beside(file.path) for name, file in files.items()}
+    names, kinds = list(files), list(DAMAGES)
+    for number in range(damages):
+        name, kind = names[number % len(names)], kinds[number // len(names) % len(kinds)]
+        file, (data, expected) = files[name], whole[name]
+        while (changed := damaged(data, kind, dice)) == data and kind not in _MAY_BE_NOTHING:
+            pass
+        file.path.write_bytes(changed)
+        outcome, why = _outcome(file, expected)
+        found[name, outcome] += 1
+        if outcome in FAULTS:
+            faults.append(f"{name}, {kind}, damage {number}: {outcome} {why}")
+        for path, content in kept[name].items():  # what was made again, too
+            if not path.is_file() or path.read_bytes() != content:
+                path.write_bytes(content)
+    return found, faults
 
 
-def _outcome(folder: Path, tag: str) -> str:
+_MAY_BE_NOTHING = ("swapped lines", "copied block", "zero block", "deleted line", "duplicated line")
+
+
+def _beside(path: Path) -> dict[Path, bytes]:
+    return {each: each.read_bytes() for each in path.parent.iterdir() if each.is_file()}
+
+
+def _outcome(file: Written, expected: Entries) -> tuple[str, str]:
     try:
-        manifest = load_checkpoint(folder, tag).manifest
-    except CheckpointError:
-        return "refused"
-    return "the one before is used" if tag == "last" and manifest["epoch"] == 1 else "not noticed"
+        entries = file.read()
+    except UserError as error:
+        named = file.path.name in str(error) or file.path.parent.name in str(error)
+        return (REFUSED if named else NAMELESS), str(error)
+    except Exception as error:
+        return FAULT, repr(error)
+    if entries == expected:
+        return SAME, ""
+    if entries in file.allowed:
+        return BEFORE, ""
+    return (LOST if entries.items() <= expected.items() else NUMBER), ""
 
 
-def main() -> None:
-    """Damages checkpoints and prints the table."""
+def finish_damaged(config: Config, times: int, seed: int = 0) -> tuple[int, list[str]]:
+    """Damages the journal or the kept images of evaluations stopped half-way; finishes them.
+
+    Args:
+        config: Settings of a trained run.
+        times: Number of evaluations.
+        seed: Seed of the choices.
+
+    Returns:
+        How often parts were named and evaluated again, and descriptions of evaluations that found
+        other verdicts or kept other images than one without damage.
+    """
+    dice, others, again = random.Random(seed), list[str](), 0
+    model, data = Run.open(run_folder(config), "best").network(), load_data(config).test
+    count = 2 * CHUNK + 10
+
+    def finish(folder: Path, should_stop: ShouldStop = never) -> Any:
+        found = evaluate(
+            model, data.images[:count], data.labels[:count], steps=(1,),
+            journal=folder / "journal", keep=folder / "images", should_stop=should_stop,
+        )  # fmt: skip
+        return [[*verdict[:4], pack(verdict[4])] for verdict in map(_fields, found)]
+
+    place = Path(config.reports)
+    expected, images = finish(place / "whole"), hashes(place / "whole" / "images")
+    for number in range(times):
+        folder, parts = place / str(number), iter([False, False, True])
+        with suppress(Stopped):
+            finish(folder, lambda _, parts=parts: next(parts))
+        files = [folder / "journal", *sorted((folder / "images").iterdir())]
+        path, kind = dice.choice(files), dice.choice(list(DAMAGES))
+        path.write_bytes(damaged(path.read_bytes(), kind, dice))
+        with _Heard() as heard:
+            found = finish(folder)
+        again += str(folder) in heard.text
+        if found != expected or hashes(folder / "images") != images:
+            others.append(f"{path.name}, {kind}, evaluation {number}: other verdicts or images")
+        shutil.rmtree(folder)
+    return again, others
+
+
+def _fields(verdict: Verdict) -> tuple[Any, ...]:
+    v = verdict
+    return v.attack, v.rule, v.attack_branch, v.score_branch, v.correct
+
+
+class _Heard(logging.Handler):
+    """Collects what is logged within a block."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += record.getMessage()
+
+    def __enter__(self) -> _Heard:
+        log.addHandler(self)
+        self._level, log.propagate = log.level, False
+        log.setLevel(logging.WARNING)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        log.removeHandler(self)
+        log.propagate = True
+        log.setLevel(self._level)
+
+
+def main() -> int:
+    """Damages all kinds of files and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--flips", type=int, default=1000)
-    parser.add_argument("--truncations", type=int, default=20)
+    parser.add_argument("--damages", type=int, default=10_000)
+    parser.add_argument("--evaluations", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    logging.getLogger("robustnorm").setLevel(logging.ERROR)
+    log.setLevel(logging.CRITICAL)
     with TemporaryDirectory() as folder:
-        found = damage(train_tiny(Path(folder)), options.flips, options.truncations)
-    missed = sum(count for (_, outcome), count in found.items() if outcome == "not noticed")
-    total = options.flips + options.truncations
+        found, faults = damage(write_all(Path(folder)), options.damages, options.seed)
+        config = config_in(Path(folder))
+        again, others = finish_damaged(config, options.evaluations, options.seed)
+    bad = {
+        fault: sum(n for (_, outcome), n in found.items() if outcome == fault) for fault in FAULTS
+    }
     print(
-        f"## Damaged checkpoints\n\nOne byte changed at random, or the file cut short; {machine()}."
-        f"\n\n{total - missed} of {total} were noticed.\n"
+        f"## Damaged files\n\n{', '.join(DAMAGES)}, at random places; {machine()}.\n\n"
+        f"{options.damages:,} damages of {len({name for name, _ in found})} kinds of files: "
+        f"{bad[NUMBER]} accepted with another number, {bad[FAULT]} tracebacks, {bad[NAMELESS]} "
+        "refused without naming the file. Nothing is lost: the same was read, since it was made "
+        "again at once or the damage says nothing, such as a space.\n\n"
+        f"{options.evaluations} evaluations whose journal or kept images were damaged half-way: "
+        f"{len(others)} found other verdicts or images than one without damage; {again} named the "
+        "file and did its part again, the others had lost nothing, or a line of the journal.\n"
     )
-    rows = [(*key, count) for key, count in sorted(found.items())]
-    print(tabulate(rows, headers=["damage", "outcome", "times"], tablefmt="pipe"))
+    names = list(dict.fromkeys(name for name, _ in found))
+    rows = [(name, *(found[name, outcome] for outcome in OUTCOMES)) for name in names]
+    print(tabulate(rows, headers=("file", *OUTCOMES), tablefmt="pipe"))
+    print("\n".join(["", *faults[:20], *others]).rstrip())
+    return 1 if faults or others else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from filelock import Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from robustnorm.system.files import disk_errors, write_atomically
 from robustnorm.system.locks import acquire
+from robustnorm.system.tensor_hash import hash_tensors
 
 # Above this size in total, files are identified by their metadata instead of their content.
 _MOST_HASHED = 4_000_000_000
@@ -43,7 +43,7 @@ def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]
         if (found := _read(path)) is not None:
             return found
         tensors = make()
-        write_atomically(path, save(tensors, {"sha256": _hash(tensors)}))
+        write_atomically(path, save(tensors, {"sha256": hash_tensors(tensors)}))
         return tensors
 
 
@@ -108,15 +108,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     except (OSError, SafetensorError) as error:
         log.warning("%s is damaged (%s) and is made again", path, error)
         return None
-    if claimed != _hash(tensors):
+    if claimed != hash_tensors(tensors):
         log.warning("%s is damaged and is made again", path)
         return None
     return tensors
-
-
-def _hash(tensors: dict[str, Tensor]) -> str:
-    content = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        content.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        content.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return content.hexdigest()

@@ -24,7 +24,9 @@ from robustnorm.models.surgery import fold
 from robustnorm.models.weights import alone, check_weights
 from robustnorm.norms.routing import bind
 from robustnorm.system.errors import RefusedFileError, UserError
+from robustnorm.system.sealed import DamagedError, seal, unseal
 from robustnorm.system.shapes import check_shape
+from robustnorm.system.tensor_hash import hash_tensors
 from robustnorm.system.untrusted import parse_json
 
 # Largest accepted difference of a logit between network and file: fusing rounds in float32.
@@ -233,7 +235,9 @@ def _write_safetensors(
     model: nn.Module, branch: str, path: Path, images: Tensor, description: Description
 ) -> None:
     state = alone(fold(model, branch).state_dict())
-    save_file(state, path, metadata={"format": "pt", "config": json.dumps(description.config)})
+    config = json.dumps(seal(description.config))
+    metadata = {"format": "pt", "config": config, "sha256": hash_tensors(state)}
+    save_file(state, path, metadata=metadata)
 
 
 def _write_huggingface(
@@ -241,7 +245,7 @@ def _write_huggingface(
 ) -> None:
     path.mkdir()
     (path / "README.md").write_text(description.card)
-    (path / "config.json").write_text(json.dumps(description.config, indent=2) + "\n")
+    (path / "config.json").write_text(json.dumps(seal(description.config), indent=2) + "\n")
     _write_safetensors(model, branch, path / "model.safetensors", images, description)
 
 
@@ -250,7 +254,11 @@ def _read_weights(path: Path) -> nn.Module:
     file = path / "model.safetensors" if path.is_dir() else path
     weights = read_weights(file)
     try:
-        config = parse_json(_description(path))
+        config, _ = unseal(parse_json(_description(path)))
+        with safe_open(file, framework="pt") as opened:
+            written = (opened.metadata() or {}).get("sha256")
+        if written not in (None, hash_tensors(weights)):  # older files have none
+            raise DamagedError("its weights do not have the hash that they carry")
         check_shape(config, {"network": str, "arguments": {"*": object}, "*": object})
         name, args = NETWORKS.check(config["network"]), config.get("network_args", {})
         build = partial(build_network, name, config["arguments"], args)

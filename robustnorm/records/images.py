@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from robustnorm.system.shapes import check_shape
 from robustnorm.system.untrusted import parse_json
 
 _IDS = "image_ids"
+
+log = logging.getLogger("robustnorm")
 
 
 class KeptChunk(NamedTuple):
@@ -51,8 +54,11 @@ def write_chunk(path: Path, image_ids: Tensor, adv_images: dict[Key, Tensor]) ->
 
 
 def is_kept(path: Path, sha256: str) -> bool:
-    """Returns whether a chunk's file is there as it was written."""
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    """Returns whether a chunk's file is there as it was written; names it in a warning if not."""
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+        return True
+    log.warning("%s is damaged or missing; its images are attacked again", path)
+    return False
 
 
 def read_chunk(path: Path, sha256: str) -> KeptChunk:

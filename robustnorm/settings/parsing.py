@@ -21,6 +21,7 @@ from robustnorm.settings.values import from_yaml, make, mapping
 from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.files import exists
 from robustnorm.system.registry import did_you_mean, unknown
+from robustnorm.system.sealed import DamagedError, check_lines
 from robustnorm.system.untrusted import check_yaml, load_yaml
 
 _S = TypeVar("_S")
@@ -176,15 +177,19 @@ def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
         )
     check_yaml(path)
     try:
-        values = load_yaml(path.read_bytes()) or {}
+        check_lines(data := path.read_bytes())
+        values = load_yaml(data)
+    except DamagedError as error:
+        raise RefusedFileError(
+            f"{path} is damaged: {error}; remove that line if you changed others"
+        ) from error
     except (ValueError, yaml.YAMLError) as error:  # such as a list as a key
         raise RefusedFileError(
             f"{path} is not YAML of settings ({' '.join(str(error).split())})"
         ) from error
     if not isinstance(values, dict):
-        raise ValueError(
-            f"{path} must hold lines such as 'epochs: 30', got {type(values).__name__}"
-        )
+        found = "none" if values is None else type(values).__name__
+        raise ValueError(f"{path} must hold lines such as 'epochs: 30', got {found}")
     own = {field.name for field in fields(kind)}
     for name in values:
         if name not in own | only_in_files(kind):

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 _SEAL = "seal"
+_MARK = b"# sha256 of the lines below; remove this one to change them: "
 
 
 class DamagedError(ValueError):
@@ -42,6 +43,19 @@ def unseal(content: dict[str, Any], *, required: bool = False) -> tuple[dict[str
     if _SEAL in content and content[_SEAL] != _hash(values):
         raise DamagedError("its content does not have the hash that it carries")
     return values, _SEAL in content
+
+
+def seal_lines(text: str) -> bytes:
+    """Returns lines for people to read, such as YAML, below a comment with their hash."""
+    data = text.encode()
+    return _MARK + hashlib.sha256(data).hexdigest().encode() + b"\n" + data
+
+
+def check_lines(data: bytes) -> None:
+    """Raises a DamagedError when lines are not those that ``seal_lines`` was given."""
+    head, _, rest = data.partition(b"\n")
+    if head.startswith(_MARK[:8]) and head != _MARK + hashlib.sha256(rest).hexdigest().encode():
+        raise DamagedError("its lines do not have the hash in the first one")
 
 
 def _hash(content: dict[str, Any]) -> str:

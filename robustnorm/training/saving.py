@@ -17,6 +17,7 @@ from robustnorm.runs.checkpoint import restore, save_checkpoint
 from robustnorm.runs.run import network_source
 from robustnorm.settings.config import Config
 from robustnorm.system.files import write_atomically
+from robustnorm.system.sealed import seal_lines
 from robustnorm.system.source import versions
 from robustnorm.training import distributed
 from robustnorm.training.progress import EpochRecord, Position
@@ -60,7 +61,7 @@ class Saver:
         if distributed.rank():
             return
         settings = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
-        write_atomically(self.folder / "config.yaml", settings.encode())
+        write_atomically(self.folder / "config.yaml", seal_lines(settings))
 
     def restore(self, run: Run) -> Position:
         """Loads a run's state into model, optimizer and random states.

@@ -186,12 +186,11 @@ class AttackJob:
             key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy(), passes[key])
             for key, o in outcomes.items()
         }
-        if adv_images is not None:
-            write_chunk(self.images_path, ids, adv_images)
+        images = "" if adv_images is None else write_chunk(self.images_path, ids, adv_images)
         # Last: if the journal is there, everything is.
         by = made_by(resolve_device(self.config.device))  # of another machine's jobs, others
         journal = Journal(self.path, self.key, by, required=versions())
-        journal.add(self.number, verdicts, time.perf_counter() - clock)
+        journal.add(self.number, verdicts, time.perf_counter() - clock, images)
 
 
 @dataclass(frozen=True)

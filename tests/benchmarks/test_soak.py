@@ -4,10 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.soak.damage import damage, train_tiny
+from benchmarks.soak.damage import (
+    FAULT,
+    FAULTS,
+    NAMELESS,
+    NUMBER,
+    damage,
+    finish_damaged,
+)
 from benchmarks.soak.killing import TINY, differences, steps_saved, train_and_kill
 from benchmarks.soak.kills import kill_and_compare, kill_often
+from benchmarks.soak.written import Written, config_in, write_all
 from robustnorm.settings.plan import PAPER_NORMS
+from robustnorm.system.errors import UsageError
 from robustnorm.work.train import train_run
 
 
@@ -49,7 +58,27 @@ def test_kill_within_the_first_epoch_keeps_its_steps(tmp_path):
     assert taken - 1 <= steps_saved(config) <= taken
 
 
-def test_damage_is_always_noticed(tmp_path):
-    found = damage(train_tiny(tmp_path), flips=40, truncations=8)
-    assert sum(found.values()) == 48
-    assert {outcome for _, outcome in found} == {"refused", "the one before is used"}
+def test_damage_of_any_file_is_named_or_repaired(tmp_path):
+    files = write_all(tmp_path)
+    found, faults = damage(files, 10 * len(files))
+    assert faults == []
+    assert sum(found.values()) == 10 * len(files) > 200
+    again, others = finish_damaged(config_in(tmp_path), 3)
+    assert others == []
+    assert again
+
+
+def test_what_is_read_wrongly_is_found(tmp_path):
+    path = tmp_path / "number.txt"
+    path.write_text("12345678\n" * 20)
+
+    def read():
+        text = path.read_text()  # a traceback where bytes are no text
+        if text.count("\n") != 20:
+            raise UsageError("a file is damaged")  # which one?
+        return {"text": text}
+
+    found, faults = damage({"number": Written(path, read)}, 100)
+    assert {outcome for _, outcome in found} >= {NUMBER, FAULT, NAMELESS}
+    assert len(faults) == sum(found["number", outcome] for outcome in FAULTS)
+    assert path.read_text() == "12345678\n" * 20

@@ -19,8 +19,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from robustnorm.data.cache import identity
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.system.files import write_atomically
+from robustnorm.system.sealed import seal, unseal
 from robustnorm.system.untrusted import MOST_PIXELS, parse_json
 
 log = logging.getLogger("robustnorm")
@@ -193,13 +195,11 @@ def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Fold
     if not paths:
         raise DataError(f"{path} has no pictures; put some there ({', '.join(sorted(_SUFFIXES))})")
     names = [p.relative_to(path).as_posix() for p in paths]
-    stats = [p.stat() for p in paths]
-    state = [(n, s.st_size, s.st_mtime_ns) for n, s in zip(names, stats, strict=True)]
-    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
-    found = cache / f"pictures-{path.name}-{key}.json"
+    found = cache / f"pictures-{path.name}-{identity(path, names)}.json"
     try:
-        sha256 = str(parse_json(found.read_bytes())["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        kept, _ = unseal(parse_json(found.read_bytes()), required=True)
+        sha256 = str(kept["sha256"])
+    except (OSError, ValueError, KeyError):
         content, grey = hashlib.sha256(), 0
         with ThreadPoolExecutor(max(1, threads)) as pool:
             checked = pool.map(lambda p: _check(p, side), paths)
@@ -216,7 +216,7 @@ def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Fold
             )
         sha256 = content.hexdigest()
         cache.mkdir(parents=True, exist_ok=True)
-        write_atomically(found, json.dumps({"sha256": sha256}).encode(), shared=True)
+        write_atomically(found, json.dumps(seal({"sha256": sha256})).encode(), shared=True)
     return Folder(path.name, paths, side, sha256)
 
 

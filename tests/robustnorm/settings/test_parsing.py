@@ -58,6 +58,8 @@ def test_entry_of_a_mapping_is_set_by_its_dotted_name():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", "must hold lines such as 'epochs: 30', got none"),
+        ("# sha256 of the lines below; remove this one to change them: 12\nepochs: 3\n", "damaged"),
         ("- a\n", "must hold lines such as 'epochs: 30', got list"),
         ("config: b.yaml\n", "a.yaml has the unknown setting 'config'"),
         ("1: 2\n", "a.yaml has the unknown setting '1'"),
