@@ -105,7 +105,6 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
         "device": device_name(device),
     }
     looks, tables = drawing.looks(models), []
-    reports.mkdir(parents=True, exist_ok=True)
     for result in gradient_results(found, setting):
         parts = [result["kind"], *(folder.name for folder in folders), settings.checkpoint]
         path = reports / ("-".join(parts) + ".json")

@@ -48,7 +48,7 @@ def import_run(settings: ImportSettings) -> str:
     """
     config = Config(**{field.name: getattr(settings, field.name) for field in fields(Config)})
     folder, file = run_folder(config), Path(settings.file[0])
-    if folder.exists():
+    if folder.exists() and next(folder.iterdir(), None):
         raise UsageError(f"{folder} already exists; choose another --name or --seed, or remove it")
     found = find_weights(file, settings.part)
     dataset = load_data(config)

@@ -80,7 +80,6 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
                 log.info("comparing on %s, %s", run.folder.name, branch.name)
                 placed = place(branch.score, test.images, test.labels, torch.arange(len(ids)))
                 found = _compare(branch, *placed, ids, search) | {"fingerprint": wanted}
-                path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, json.dumps(seal(found)).encode())
             rows.append(_row(run, branch.name, found, len(ids)))
     table = Table(

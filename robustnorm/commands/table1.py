@@ -99,7 +99,6 @@ def _trained(
             features = trained_classifier(dataset, config, device, place)
         return Measures(features, dataset, images=config.eval_images, latent_dim=config.latent_dim)
 
-    (folder / "records").mkdir(parents=True, exist_ok=True)
     made = {}
     for number, run in enumerate(runs, 1):
         log.info("run %d of %d: %s", number, len(runs), run.name)

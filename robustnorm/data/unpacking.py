@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -13,6 +13,10 @@ from robustnorm.data.cache import locked
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.system.archives import unpack
 from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.files import sync
+
+# Of data_batch_1, data_batch_1.bin, batches.meta, class_names.txt and readme.html.
+_SUFFIXES = {"", ".bin", ".meta", ".txt", ".html"}
 
 
 def unpacked_folder(
@@ -20,11 +24,14 @@ def unpacked_folder(
 ) -> Path:
     """Returns ``root / folder``, unpacked from ``root / archive`` if it does not exist yet.
 
+    Only files of ``folder`` are unpacked that are named as data sets name theirs: an archive brings
+    no program into ``data_root``.
+
     Args:
         root: Folder of both.
         folder: Folder in the archive.
         archive: Name of the archive.
-        wanted: Selects the files to unpack.
+        wanted: Selects among these files.
 
     Raises:
         DataError: When neither exists; a RefusedDataError when the archive cannot be trusted.
@@ -42,15 +49,21 @@ def unpacked_folder(
         shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         try:
             if not (root / folder).is_dir():
-                unpack(path, temporary, wanted)
+                unpack(path, temporary, lambda name: _is_data(name, folder) and wanted(name))
                 if not (temporary / folder).is_dir():
                     raise RefusedDataError(f"{path} holds no folder {folder}; fetch it again")
                 (temporary / folder).rename(root / folder)
+                sync(root)
         except RefusedFileError as error:
             raise RefusedDataError(str(error)) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return root / folder
+
+
+def _is_data(name: str, folder: str) -> bool:
+    path = PurePosixPath(name)
+    return path.parts[0] == folder and path.suffix in _SUFFIXES
 
 
 def download(url: str, path: Path, md5: str) -> None:
@@ -75,7 +88,9 @@ def download(url: str, path: Path, md5: str) -> None:
                     found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
                 if found.hexdigest() != md5:
                     raise OSError(f"its md5 is {found.hexdigest()}, the published one {md5}")
+                sync(temporary)
                 temporary.replace(path)
+                sync(path.parent)
         except OSError as error:
             raise DataError(
                 f"{url} could not be fetched ({error}); fetch it by other means and put it into "

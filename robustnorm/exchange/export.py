@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -24,6 +26,7 @@ from robustnorm.models.surgery import fold
 from robustnorm.models.weights import alone, check_weights
 from robustnorm.norms.routing import bind
 from robustnorm.system.errors import RefusedFileError, UserError
+from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import DamagedError, seal, unseal
 from robustnorm.system.shapes import check_shape
 from robustnorm.system.tensor_hash import hash_tensors
@@ -55,10 +58,14 @@ class Description:
 
 
 class Format(NamedTuple):
-    """A file's suffix ("" for a folder) and the function that writes it."""
+    """A file's suffix ("" for a folder) and the function that makes its content.
+
+    Made in memory: the libraries' own writers end the process when the disk is full, or leave half
+    a file. A folder's content is given by name, that of a file under the name "".
+    """
 
     suffix: str
-    write: Callable[[nn.Module, str, Path, Tensor, Description], None]
+    make: Callable[[nn.Module, str, Tensor, Description], dict[str, bytes]]
 
 
 def export(
@@ -94,6 +101,7 @@ def export(
         ImportError: When the format's library is missing, with what to install.
         ExportError: When a logit differs by more than ``TOLERANCE`` or a prediction differs;
             ``path`` is then as it was before.
+        DiskError: When the disk is full or read-only.
 
     Examples:
         >>> import tempfile
@@ -112,16 +120,19 @@ def export(
         raise ValueError(f"'{to}' holds weights alone: it needs a description of their network")
     if FORMATS[to].suffix not in ("", path.suffix):
         raise ValueError(f"a file of '{to}' must end in {FORMATS[to].suffix}, got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    content = FORMATS[to].make(model, branch, images, description or Description({}))
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        FORMATS[to].write(model, branch, temporary, images, description or Description({}))
+        for name, data in content.items():
+            write_atomically(temporary / name, data)
         difference = compare(bind(model, branch), load_exported(temporary), images)
-        _move(temporary, path)
+        for name, data in content.items():
+            write_atomically(path / name, data)
     finally:
         if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            temporary.unlink()
     return difference
 
 
@@ -179,9 +190,9 @@ def compare(network: Network, exported: Network, images: Tensor) -> float:
     return largest
 
 
-def _write_program(
-    model: nn.Module, branch: str, path: Path, images: Tensor, description: Description
-) -> None:
+def _make_program(
+    model: nn.Module, branch: str, images: Tensor, description: Description
+) -> dict[str, bytes]:
     network = fold(model, branch, fuse=True)
     with torch.no_grad():
         # Two images: with one, the export would fix the batch size.
@@ -190,28 +201,29 @@ def _write_program(
             (_two(images),),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
-    torch.export.save(program, path)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return {"": file.getvalue()}
 
 
-def _write_onnx(
-    model: nn.Module, branch: str, path: Path, images: Tensor, description: Description
-) -> None:
+def _make_onnx(
+    model: nn.Module, branch: str, images: Tensor, description: Description
+) -> dict[str, bytes]:
     _onnxruntime()  # raises before an export that may take minutes
     network = fold(model, branch, fuse=True)
     with torch.no_grad(), warnings.catch_warnings():
         # Raised by torch.onnx itself.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
-        torch.onnx.export(
+        program: Any = torch.onnx.export(
             network,
             (_two(images),),
-            path,
             input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=({0: "batch"},),
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+    return {"": program.model_proto.SerializeToString()}
 
 
 def _read_onnx(path: Path) -> Network:
@@ -231,22 +243,23 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _write_safetensors(
-    model: nn.Module, branch: str, path: Path, images: Tensor, description: Description
-) -> None:
+def _make_safetensors(
+    model: nn.Module, branch: str, images: Tensor, description: Description
+) -> dict[str, bytes]:
     state = alone(fold(model, branch).state_dict())
     config = json.dumps(seal(description.config))
     metadata = {"format": "pt", "config": config, "sha256": hash_tensors(state)}
-    save_file(state, path, metadata=metadata)
+    return {"": save(state, metadata=metadata)}
 
 
-def _write_huggingface(
-    model: nn.Module, branch: str, path: Path, images: Tensor, description: Description
-) -> None:
-    path.mkdir()
-    (path / "README.md").write_text(description.card)
-    (path / "config.json").write_text(json.dumps(seal(description.config), indent=2) + "\n")
-    _write_safetensors(model, branch, path / "model.safetensors", images, description)
+def _make_huggingface(
+    model: nn.Module, branch: str, images: Tensor, description: Description
+) -> dict[str, bytes]:
+    return {
+        "README.md": description.card.encode(),
+        "config.json": (json.dumps(seal(description.config), indent=2) + "\n").encode(),
+        "model.safetensors": _make_safetensors(model, branch, images, description)[""],
+    }
 
 
 def _read_weights(path: Path) -> nn.Module:
@@ -291,19 +304,9 @@ def _two(images: Tensor) -> Tensor:
     return images[:1].expand(2, -1, -1, -1).contiguous()
 
 
-def _move(source: Path, target: Path) -> None:
-    """Moves a file, or the files of a folder into another folder, replacing existing ones."""
-    if source.is_dir():
-        target.mkdir(exist_ok=True)
-        for file in source.iterdir():
-            file.replace(target / file.name)
-    else:
-        source.replace(target)
-
-
 FORMATS = {
-    "torch-export": Format(".pt2", _write_program),
-    "onnx": Format(".onnx", _write_onnx),
-    "safetensors": Format(".safetensors", _write_safetensors),
-    "huggingface": Format("", _write_huggingface),
+    "torch-export": Format(".pt2", _make_program),
+    "onnx": Format(".onnx", _make_onnx),
+    "safetensors": Format(".safetensors", _make_safetensors),
+    "huggingface": Format("", _make_huggingface),
 }

@@ -47,7 +47,6 @@ def write_chunk(path: Path, image_ids: Tensor, adv_images: dict[Key, Tensor]) ->
         json.dumps(key): np.ascontiguousarray(images.float().cpu().numpy())
         for key, images in adv_images.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = numpy.save(tensors | {_IDS: image_ids.numpy().astype(np.int64)})
     write_atomically(path, data, shared=True)
     return hashlib.sha256(data).hexdigest()

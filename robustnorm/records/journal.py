@@ -182,8 +182,9 @@ class Journal:
         }
         # Starts a new line, in case a kill left an incomplete one.
         line = "\n" + json.dumps(seal(entry))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with disk_errors(self._path, len(line)), self._path.open("a") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        with disk_errors(self._path, len(line)):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())

@@ -310,7 +310,6 @@ class Record:
 
     def save(self, path: Path) -> None:
         """Writes the record atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, self.to_json().encode(), shared=True)
 
     @classmethod

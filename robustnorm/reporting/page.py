@@ -24,7 +24,7 @@ from robustnorm.reporting.provenance import provenance
 from robustnorm.reporting.render import Table, layout
 from robustnorm.reporting.summary import deployment_summary, summary
 from robustnorm.reporting.tables import tables
-from robustnorm.system.files import write_atomically
+from robustnorm.system.files import disk_errors, write_atomically
 
 _VERDICTS = ("unreliable", "warn", "reliable")
 
@@ -69,14 +69,14 @@ def write_page(
 def write_files(page: str, pictures: dict[str, bytes], folder: Path) -> list[Path]:
     """Writes a page and its figure files (content by name) over an earlier report's."""
     place = folder / "figures"
-    place.mkdir(parents=True, exist_ok=True)
-    for old in [*place.glob("*.svg"), *place.glob("*.png")]:
-        old.unlink()
     files = {folder / "report.html": page.encode()} | {
         place / name: data for name, data in pictures.items()
     }
     for path, data in files.items():
         write_atomically(path, data)
+    with disk_errors(place, 0):
+        for old in {*place.glob("*.svg"), *place.glob("*.png")} - files.keys():
+            old.unlink()
     return list(files)
 
 

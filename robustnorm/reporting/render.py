@@ -98,7 +98,6 @@ def save_tables(tables: Sequence[Table], folder: Path, name: str) -> list[Path]:
         f"{name}.md": "\n".join(map(to_markdown, tables)),
         f"{name}.tex": "\n".join(map(to_latex, tables)),
     } | {f"{table.name}.csv": to_csv(table) for table in tables}
-    folder.mkdir(parents=True, exist_ok=True)
     for file, text in contents.items():
         write_atomically(folder / file, text.encode())
     return [folder / file for file in contents]

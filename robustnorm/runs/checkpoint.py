@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robustnorm.models.weights import alone, check_weights
 from robustnorm.runs.random_states import random_states, set_random_states
 from robustnorm.system.errors import RefusedFileError, UsageError, UserError
-from robustnorm.system.files import write_atomically
+from robustnorm.system.files import disk_errors, write_atomically
 from robustnorm.system.locks import check_held
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.names import check_name
@@ -77,9 +77,9 @@ def save_checkpoint(
         UsageError: When this process reserved the folder and lost it; nothing is written.
     """
     check_held(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for half_written in folder.glob(f".{tag}-*.tmp"):
-        half_written.unlink()
+    with disk_errors(folder, 0):
+        for half_written in folder.glob(f".{tag}-*.tmp"):
+            half_written.unlink()
     data = save(state_tensors(model, optimizer))
     digest = hashlib.sha256(data).hexdigest()
     file = f"{tag}-{digest[:12]}.safetensors"
@@ -90,9 +90,10 @@ def save_checkpoint(
         write_atomically(former[0], path.read_bytes())
     write_atomically(path, manifest_bytes(content))
     named = {file, *(_named_file(each) for each in former)}
-    for old in folder.glob(f"{tag}-*.safetensors"):
-        if old.name not in named:
-            old.unlink()
+    with disk_errors(folder, 0):
+        for old in folder.glob(f"{tag}-*.safetensors"):
+            if old.name not in named:
+                old.unlink()
 
 
 def manifest_bytes(content: dict[str, Any]) -> bytes:

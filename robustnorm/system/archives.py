@@ -17,6 +17,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.files import disk_errors, write_atomically
 from robustnorm.system.untrusted import is_inside, most_bytes, most_members
 
 # Limits how much is read at once: a header is read in full, whatever size it claims.
@@ -82,11 +83,10 @@ def unpack(archive: Path, into: Path, wanted: Callable[[str], bool] = lambda _: 
         into: A new folder. Files written before an error stay there.
         wanted: Which names are written.
     """
-    into.mkdir(parents=True)
+    with disk_errors(into, 0):
+        into.mkdir(parents=True)
     for name, content in read_members(archive, wanted):
-        path = into / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_atomically(into / name, content)
 
 
 def _read_zip(

@@ -7,27 +7,33 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from robustnorm.system.errors import DiskError
 
-_DISK = {
+_FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would be larger than is allowed",
+}
+_FORBIDDEN = {
     errno.EROFS: "it is read-only",
     errno.EACCES: "writing is not permitted",
     errno.EPERM: "writing is not permitted",
     errno.EIO: "the disk fails",
+    errno.ENOTDIR: "a file is where its folder should be",
+    errno.EEXIST: "a file is where its folder should be",
+    errno.EISDIR: "a folder is where it should be",
 }
-_REPAIR = "free some, or choose another disk with --output"
+_REPAIR = "choose another disk with --output or --reports"
 
 
 def write_atomically(path: Path, data: bytes, *, shared: bool = False) -> None:
     """Writes a file completely or not at all, even if the power fails.
 
-    Writes and syncs a temporary file beside it, renames it, then syncs the folder.
+    Creates its folder if needed, writes and syncs a temporary file beside it, renames it, then
+    syncs the folder.
 
     Args:
         path: The file.
@@ -40,6 +46,7 @@ def write_atomically(path: Path, data: bytes, *, shared: bool = False) -> None:
     writer = f".{socket.gethostname()}-{os.getpid()}" if shared else ""
     temporary = path.with_name(f".{path.name}{writer}.tmp")
     with disk_errors(path, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
                 file.write(data)
@@ -47,9 +54,10 @@ def write_atomically(path: Path, data: bytes, *, shared: bool = False) -> None:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def exists(path: Path) -> bool:
@@ -65,7 +73,8 @@ def check_free_space(folder: Path, needed: int) -> None:
     free = _free(folder)
     if free < needed:
         raise DiskError(
-            f"{folder} needs {needed:,} bytes and its disk has {free:,} free; {_REPAIR}"
+            f"{folder} needs {needed:,} bytes and its disk has {free:,} free; free some, or "
+            f"{_REPAIR}"
         )
 
 
@@ -80,12 +89,16 @@ def disk_errors(path: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        raise DiskError(
-            f"{path} cannot be written: {_DISK[error.errno]}; {needed:,} bytes are needed, "
-            f"{_free(path.parent):,} are free; {_REPAIR}"
-        ) from error
+        if error.errno in _FULL:
+            raise DiskError(
+                f"{path} cannot be written: {_FULL[error.errno]}; {needed:,} bytes are needed, "
+                f"{_free(path.parent):,} are free; free some, or {_REPAIR}"
+            ) from error
+        if error.errno in _FORBIDDEN:
+            raise DiskError(
+                f"{path} cannot be written: {_FORBIDDEN[error.errno]}; {_REPAIR}"
+            ) from error
+        raise
 
 
 def _free(folder: Path) -> int:
@@ -94,11 +107,14 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder durable; Windows cannot open folders and does not need it."""
+def sync(path: Path) -> None:
+    """Makes a file, or what was renamed in a folder, survive a power loss.
+
+    Windows cannot open folders and does not need it.
+    """
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -27,7 +27,6 @@ def write_grid(images: Tensor, path: Path) -> None:
     file = io.BytesIO()
     array = picture.numpy()
     Image.fromarray(array if channels == 3 else array[:, :, 0]).save(file, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, file.getvalue())
 
 

@@ -87,7 +87,6 @@ class SearchRecord:
         # One line per entry, at the end.
         entries = ",\n  ".join(map(json.dumps, content.pop("history")))
         head = json.dumps(content, indent=1).removesuffix("\n}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, f'{head},\n "history": [\n  {entries}\n ]\n}}\n'.encode())
 
     @classmethod

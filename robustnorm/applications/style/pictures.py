@@ -215,7 +215,6 @@ def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Fold
                 len(paths),
             )
         sha256 = content.hexdigest()
-        cache.mkdir(parents=True, exist_ok=True)
         write_atomically(found, json.dumps(seal({"sha256": sha256})).encode(), shared=True)
     return Folder(path.name, paths, side, sha256)
 

@@ -149,7 +149,6 @@ def _write_record(
         "versions": {package: version(package) for package in ("robustnorm", "torch")},
     }
     del record["since"]
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(seal(record)) + "\n").encode())
     return path
 

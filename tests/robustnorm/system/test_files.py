@@ -13,6 +13,8 @@ from robustnorm.system.errors import DiskError
 from robustnorm.system.files import check_free_space, write_atomically
 
 Usage = namedtuple("Usage", "total used free")
+OTHER = "choose another disk with --output or --reports"
+FREE = f"1,234 bytes are needed, 7 are free; free some, or {OTHER}"
 
 
 @pytest.fixture
@@ -40,16 +42,17 @@ def test_write_syncs_the_file_before_its_rename_and_the_folder_after(path, monke
 
 
 @pytest.mark.parametrize(
-    ("number", "words"),
+    ("number", "words", "repair"),
     [
-        (errno.ENOSPC, "the disk is full"),
-        (errno.EDQUOT, "the disk quota is used up"),
-        (errno.EROFS, "it is read-only"),
-        (errno.EACCES, "writing is not permitted"),
+        (errno.ENOSPC, "the disk is full", FREE),
+        (errno.EDQUOT, "the disk quota is used up", FREE),
+        (errno.EROFS, "it is read-only", OTHER),
+        (errno.EACCES, "writing is not permitted", OTHER),
+        (errno.ENOTDIR, "a file is where its folder should be", OTHER),
     ],
 )
 def test_write_tells_path_bytes_needed_and_free_when_the_disk_refuses(
-    path, monkeypatch, number, words
+    path, monkeypatch, number, words, repair
 ):
     def refuse(_):
         raise OSError(number, os.strerror(number))
@@ -58,8 +61,7 @@ def test_write_tells_path_bytes_needed_and_free_when_the_disk_refuses(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10, 10, 7))
     with pytest.raises(DiskError) as caught:
         write_atomically(path, b"x" * 1234)
-    message = f"{path} cannot be written: {words}; 1,234 bytes are needed, 7 are free"
-    assert str(caught.value).startswith(message)
+    assert str(caught.value) == f"{path} cannot be written: {words}; {repair}"
     assert list(path.parent.iterdir()) == [path]
     assert path.read_bytes() == b"former"
 
@@ -76,9 +78,18 @@ def test_write_beyond_the_largest_file_that_is_allowed_leaves_the_former_one(pat
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_other_errors_of_the_system_are_not_blamed_on_the_disk(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        write_atomically(tmp_path / "nowhere" / "file", b"")
+def test_write_makes_the_folder(tmp_path):
+    write_atomically(tmp_path / "new" / "folder" / "file", b"new")
+    assert (tmp_path / "new" / "folder" / "file").read_bytes() == b"new"
+
+
+def test_other_errors_of_the_system_are_not_blamed_on_the_disk(path, monkeypatch):
+    def interrupt(_):
+        raise InterruptedError(errno.EINTR, "interrupted")
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(InterruptedError):
+        write_atomically(path, b"")
 
 
 def test_free_space_is_asked_of_the_disk_where_the_folder_will_be(tmp_path, monkeypatch):
