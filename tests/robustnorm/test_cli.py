@@ -493,7 +493,7 @@ def test_folder_that_cannot_be_written_ends_in_one_sentence(capsys, place, folde
     (place / "file").touch()
     words = ("reproduce", "--config", "small.yaml", "--epochs", "1", f"--{folder}", "file/x")
     error = refused(capsys, *words, status=4)
-    assert "Not a directory: is file/x/small" in error
+    assert "cannot be written: a file is where its folder should be" in error
     assert "Traceback" not in error
 
 
