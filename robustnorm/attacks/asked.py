@@ -18,10 +18,12 @@ Model = Callable[[Tensor], Tensor]
 NO_GRADIENT = (
     "the network's logits must have a gradient in its images, these have none: an attack that "
     "follows gradients needs a forward without detach(), no_grad(), numpy or an optimization of "
-    "its own; attack a differentiable approximation of it, or take an attack without gradients, "
-    "such as square"
+    "its own; attack a differentiable approximation of it, or take the attack worst, which then "
+    "searches without gradients"
 )
 
+# In torch's message to a forward that leaves torch: NumPy takes no images that require gradients.
+_REQUIRES_GRADIENT = "requires grad"
 # Raised in a network's forward; subclasses, such as RoutingError, explain themselves.
 _FORWARD_ERRORS = (
     *(RuntimeError, NotImplementedError, IndexError, ValueError, TypeError, KeyError),
@@ -74,6 +76,7 @@ class Asked(nn.Module):
         strict: Refuse logits and gradients that are not finite, and logits without a required
             gradient. Waits for the device.
         highest: The highest label; fewer classes are refused.
+        blind: Accept logits without a required gradient.
 
     Shape:
         images (N, C, H, W) to logits (N, K), K at least 2.
@@ -87,11 +90,13 @@ class Asked(nn.Module):
         torch.Size([4, 2])
     """
 
-    def __init__(self, model: Model, *, strict: bool = False, highest: int = 0) -> None:
+    def __init__(
+        self, model: Model, *, strict: bool = False, highest: int = 0, blind: bool = False
+    ) -> None:
         super().__init__()
         check_values(model)
         self.model: Any = model
-        self._strict, self._highest = strict, highest
+        self._strict, self._highest, self._blind = strict, highest, blind
         self._dtype = precision_of(model)
 
     # Forwarded to the network: tools read the mode and restore it with train().
@@ -109,7 +114,7 @@ class Asked(nn.Module):
             given.register_hook(_check_gradient)  # type: ignore[no-untyped-call]
         try:
             with torch.autocast(images.device.type, enabled=False):
-                output = self.model(given)
+                output = self._output(given)
         except _FORWARD_ERRORS as error:
             if type(error) not in _FORWARD_ERRORS or is_out_of_memory(error):
                 raise
@@ -123,11 +128,19 @@ class Asked(nn.Module):
             self._check(logits, given)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
+    def _output(self, images: Tensor) -> Any:
+        try:
+            return self.model(images)
+        except RuntimeError as error:
+            if not images.requires_grad or _REQUIRES_GRADIENT not in str(error):
+                raise
+            return self.model(images.detach())
+
     def _check(self, logits: Tensor, images: Tensor) -> None:
         if self._highest >= logits.shape[1]:
             raise InputError(out_of_range(self._highest, logits.shape[1]))
         check_finite(logits)
-        if images.requires_grad and not logits.requires_grad:
+        if images.requires_grad and not (logits.requires_grad or self._blind):
             raise InputError(NO_GRADIENT)
 
 
@@ -149,6 +162,26 @@ def _remedy(images: Tensor) -> str:
     if len(shape) == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):
         return "these look like (N, H, W, C): give (N, C, H, W), images.permute(0, 3, 1, 2)"
     return "give images of the channels, height and width that it was built for"
+
+
+def gradient_of(value: Tensor, images: Tensor, *, again: bool = False) -> Tensor | None:
+    """Returns the gradient of a scalar in the images, None where it does not depend on them.
+
+    Args:
+        value: Computed from ``images``.
+        images: The leaf.
+        again: Keep the graph for another gradient.
+    """
+    if not value.requires_grad:
+        return None
+    (gradient,) = torch.autograd.grad(value, images, retain_graph=again, allow_unused=True)
+    found: Tensor | None = gradient
+    return found
+
+
+def tie(logits: Tensor, images: Tensor) -> Tensor:
+    """Returns equal logits that have a gradient in the images, of zero where they had none."""
+    return logits + 0 * images.flatten(1).sum(1, keepdim=True).to(logits)
 
 
 def precision_of(model: Model) -> torch.dtype | None:

@@ -3,85 +3,169 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from robustnorm.attacks.asked import Model
 from robustnorm.attacks.losses import lead
-from robustnorm.attacks.threat_model import ThreatModel
 
 # Part of the image that a square covers at first, and after which of 10,000 queries it halves.
 _SHARE, _HALVED = 0.8, (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-# What a square weighs beside the rest; without effect in an Linf ball, whose pixels move alike.
-_WEIGHTS = (1.0, 2.0, 4.0)
+# Smallest side of an L2 square, which holds two hills; tiles along a side at the start.
+_LEAST, _TILES = 3, 5
+_TINY = 1e-12
+
+# Squares (query, changes (N, C, H, W)) to changed ones, within the ball.
+_Move = Callable[[int, Tensor], Tensor]
 
 
 @torch.no_grad()
 def blind_search(
-    model: Model, images: Tensor, labels: Tensor, *, epsilon: float, ball: ThreatModel, queries: int
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    threat_model: str,
+    queries: int,
 ) -> Tensor:
-    """Tries squares of one color, ever smaller ones, and keeps those that bring a wrong class near.
+    """Changes squares of the image, ever smaller ones, and keeps what brings a wrong class near.
 
     The squares are the same for every image and every call: an image's result follows from itself
     alone. It leaves the search when it is misclassified.
+
+    In an Linf ball a square gets one color, of values that are all epsilon or -epsilon. In an L2
+    ball it gets two hills, one up and one down, of the length of what another square gives up and
+    of what clipping to [0, 1] has left over.
 
     Args:
         model: Images to logits.
         images: (N, ...), floating point in [0, 1].
         labels: int64 (N,).
         epsilon: Radius of the ball.
-        ball: The threat model.
+        threat_model: ``"linf"`` or ``"l2"``.
         queries: Forward passes of an image at most.
 
     Returns:
         The points of the ball on which a wrong class came nearest to the label.
 
     References:
-        Andriushchenko et al., Square Attack, ECCV 2020, arXiv:1912.00049, whose stripes, sizes and
-        acceptance these are. Here squares are drawn once for all images, and in an L2 ball the
-        whole pattern is scaled to the radius.
+        Andriushchenko et al., Square Attack, ECCV 2020, arXiv:1912.00049, Algorithms 1 to 3. Here
+        the squares are drawn once for all images.
     """
     best = images.clone()
     if images.dim() != 4:
         images = images.reshape(len(images), 1, 1, -1)
     generator = torch.Generator().manual_seed(0)
-    _, channels, height, width = images.shape
-    pattern = _signs((1, channels, 1, width), generator).expand(1, -1, height, -1).to(images)
-    patterns = pattern.repeat(len(images), 1, 1, 1)
+    move = {"linf": _colors, "l2": _hills}[threat_model](images, epsilon, queries, generator)
+    changes = torch.zeros_like(images)
     leads = torch.full_like(labels, -torch.inf, dtype=images.dtype)
     rows = torch.arange(len(images), device=labels.device)
     for query in range(queries):
         if not len(rows):
             break
-        tried = patterns[rows]
-        if query:
-            halved = sum(10_000 * query > at * queries for at in _HALVED)
-            side = max(1, round(math.sqrt(_SHARE * 0.5**halved * height * width)))
-            tall, wide = min(side, height), min(side, width)
-            top, left = (_below(most + 1, generator) for most in (height - tall, width - wide))
-            weight = _WEIGHTS[_below(len(_WEIGHTS), generator)]
-            color = weight * _signs((1, channels, 1, 1), generator).to(images)
-            tried[:, :, top : top + tall, left : left + wide] = color
-        moved = images[rows] + ball.ascend(tried, epsilon)
-        adv_images = ball.project(moved, images[rows], epsilon)
-        found = adv_images.reshape(-1, *best.shape[1:])
+        tried = (images[rows] + move(query, changes[rows])).clamp(0, 1)
+        found = tried.reshape(-1, *best.shape[1:])
         logits = model(found)
-        now = lead(logits, labels[rows])
+        now = lead(logits, labels[rows]).to(leads)
         better = now > leads[rows]
         taken = rows[better]
-        patterns[taken], leads[taken], best[taken] = (
-            tried[better],
-            now[better].to(leads),
-            found[better],
-        )
+        leads[taken], best[taken] = now[better], found[better]
+        changes[taken] = tried[better] - images[taken]
         rows = rows[logits.argmax(1) == labels[rows]]
     return best
 
 
+def _colors(images: Tensor, epsilon: float, queries: int, generator: torch.Generator) -> _Move:
+    """Returns the moves in an Linf ball: vertical stripes, then squares of one color."""
+    _, channels, height, width = images.shape
+
+    def move(query: int, changes: Tensor) -> Tensor:
+        if not query:
+            stripes = epsilon * _signs((1, channels, 1, width), generator)
+            return stripes.to(images).expand_as(changes)
+        side = _side(query, queries, height * width)
+        rows, columns = (_part(size, side, generator) for size in (height, width))
+        changed = changes.clone()
+        color = epsilon * _signs((1, channels, 1, 1), generator)
+        changed[:, :, rows, columns] = color.to(images)
+        return changed
+
+    return move
+
+
+def _hills(images: Tensor, epsilon: float, queries: int, generator: torch.Generator) -> _Move:
+    """Returns the moves in an L2 ball: tiles of hills, then two hills in place of a square."""
+    _, channels, height, width = images.shape
+
+    def start() -> Tensor:
+        change = torch.zeros(1, channels, height, width)
+        tall, wide = (max(1, size // _TILES) for size in (height, width))
+        for top in range(0, height, tall):
+            for left in range(0, width, wide):
+                tile = change[:, :, top : top + tall, left : left + wide]
+                tile += _hill(*tile.shape[2:]) * _signs((1, channels, 1, 1), generator)
+        return change
+
+    def move(query: int, changes: Tensor) -> Tensor:
+        if not query:
+            changed = start().to(images).expand_as(changes)
+        else:
+            side = max(_LEAST, _side(query, queries, height * width) // 2 * 2 + 1)
+            to, source = (
+                (_part(height, side, generator), _part(width, side, generator)) for _ in range(2)
+            )
+            tall, wide = changes[(..., *to)].shape[2:]
+            hills = _two_hills(tall, wide, generator)
+            hills = (hills * _signs((1, channels, 1, 1), generator)).to(images)
+            freed = changes.clone()
+            freed[(..., *to)] = freed[(..., *source)] = 0
+            left = (epsilon**2 - changes.square().sum((1, 2, 3), keepdim=True)).clamp_min(0)
+            gained = (changes.square() - freed.square()).sum((2, 3), keepdim=True)
+            hills = _unit(hills + _unit(changes[(..., *to)], (2, 3)), (2, 3))
+            freed[(..., *to)] = hills * (gained + left / channels).sqrt()
+            changed = freed
+        return epsilon * _unit(changed, (1, 2, 3))
+
+    return move
+
+
+def _side(query: int, queries: int, pixels: int) -> int:
+    """Returns the side of the square that a query changes, in pixels."""
+    halved = sum(10_000 * query > at * queries for at in _HALVED)
+    return max(1, round(math.sqrt(_SHARE * 0.5**halved * pixels)))
+
+
+def _part(size: int, side: int, generator: torch.Generator) -> slice:
+    side = min(side, size)
+    begin = int(torch.randint(size - side + 1, (), generator=generator))
+    return slice(begin, begin + side)
+
+
+def _two_hills(height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Returns a hill and its opposite side by side, or one above the other; of length 1."""
+    along = bool(torch.randint(2, (), generator=generator)) and height > 1
+    size = height if along or width == 1 else width
+    other = width if size == height and (along or width == 1) else height
+    first = _hill(size // 2, other)
+    both = torch.cat([first, -_hill(size - size // 2, other)])
+    return _unit(both if along or width == 1 else both.T, (0, 1))
+
+
+def _hill(height: int, width: int) -> Tensor:
+    """Returns a hill of nested rectangles: the k-th from the middle adds 1 / k^2."""
+    down, right = (torch.arange(size) - size // 2 for size in (height, width))
+    distance = torch.maximum(down.abs()[:, None], right.abs())
+    sums = torch.arange(1, max(height, width) + 2).float().pow(-2).flip(0).cumsum(0).flip(0)
+    hill: Tensor = sums[distance]
+    return hill
+
+
+def _unit(values: Tensor, dims: tuple[int, ...]) -> Tensor:
+    return values / torch.linalg.vector_norm(values, dim=dims, keepdim=True).clamp_min(_TINY)
+
+
 def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return 2.0 * torch.randint(2, shape, generator=generator) - 1
-
-
-def _below(most: int, generator: torch.Generator) -> int:
-    return int(torch.randint(most, (), generator=generator))

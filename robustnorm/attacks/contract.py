@@ -17,7 +17,10 @@ _Attack = TypeVar("_Attack", bound=Callable[..., Tensor])
 
 
 def traits(
-    *, per_image: bool = False, check: Callable[..., object] | None = None
+    *,
+    per_image: bool = False,
+    blind: bool = False,
+    check: Callable[..., object] | None = None,
 ) -> Callable[[_Attack], _Attack]:
     """Returns a decorator that declares properties of an attack for evaluations.
 
@@ -25,13 +28,14 @@ def traits(
         per_image: The attack draws no random numbers, and an image's result does not depend on the
             images beside it, so an evaluation may run it on a fast copy of the network in batches
             of any size. Other attacks receive the network itself and whole chunks of images.
+        blind: The attack needs no gradients, so an evaluation may run it on a network without.
         check: Called with the attack's options before minutes of work; raises an ImportError when
             a package is missing, a ValueError on an invalid option.
     """
 
     def mark(attack: _Attack) -> _Attack:
         given: Any = attack
-        given.per_image, given.check = per_image, check
+        given.per_image, given.blind, given.check = per_image, blind, check
         return attack
 
     return mark

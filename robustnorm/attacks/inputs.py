@@ -78,6 +78,8 @@ def admit(
     epsilon: float,
     threat_model: str = "linf",
     targets: Tensor | None = None,
+    *,
+    blind: bool = False,
 ) -> Given:
     """Checks the inputs of an attack; all attacks call it. Waits for the device once.
 
@@ -88,6 +90,7 @@ def admit(
         epsilon: Radius of the ball; may be 0.
         threat_model: Threat model of the ball.
         targets: Target classes in the form of labels; none may equal the label.
+        blind: Accept a network whose logits have no gradient.
 
     Raises:
         InputError: On invalid inputs: what is required and what was received.
@@ -103,7 +106,7 @@ def admit(
     except ValueError as error:
         raise InputError(str(error)) from None
     highest = max(int(v.max()) for v in (classes, aims) if v is not None) if len(given) else 0
-    asked = Asked(model, strict=True, highest=highest)
+    asked = Asked(model, strict=True, highest=highest, blind=blind)
     return Given(asked, given, classes, aims, float(epsilon), images)
 
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.asked import InputError, Model
+from robustnorm.attacks.asked import InputError, Model, gradient_of
 from robustnorm.attacks.blind import blind_search
 from robustnorm.attacks.contract import traits
 from robustnorm.attacks.inputs import admit
 from robustnorm.attacks.losses import lead, own
-from robustnorm.attacks.threat_model import ThreatModel
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
+
+log = logging.getLogger("robustnorm")
 
 # Wrong classes among which targets are chosen, as many as AutoAttack aims at.
 _CANDIDATES = 9
 # An image is started anew where a wrong class has come from its distance to the label's logit to
-# less than this part of it: others are far from broken, and take most passes.
-_NEAR = 0.3
+# less than this part of it, and ever less from one restart to the next: what a restart breaks had
+# come within a fiftieth, and the others would take most passes.
+_NEAR, _NEARER = 0.3, 3
+# Steps of a run from a corner of the ball, relative to those from the image: of a run's steps, and
+# of its first step's size.
+_LONGER, _WIDER = 5 / 3, 2.0
 # A gradient misleads where all climbs together gain less than this part of what it promised. On
 # honest networks they gain a third and more.
 _MISLEADS = 0.1
@@ -27,7 +33,7 @@ _MISLEADS = 0.1
 _TINY = 1e-30
 
 
-@traits(per_image=True)
+@traits(per_image=True, blind=True)
 def worst_case(
     model: Model,
     images: Tensor,
@@ -38,7 +44,7 @@ def worst_case(
     generator: torch.Generator | None = None,
     steps: int = 12,
     targets: int = 5,
-    restarts: int = 10,
+    restarts: int = 30,
     queries: int = 5000,
 ) -> Tensor:
     """Attacks each image with a portfolio of attacks until one breaks it.
@@ -50,10 +56,13 @@ def worst_case(
     1. from the image, towards the most likely wrong class;
     2. from the image, towards other wrong classes, first those whose difference is small relative
        to its slope;
-    3. from other points of the ball, the same for all images, towards the nearest wrong class; only
-       images that came near to another class;
+    3. from corners of the ball in random directions, the same for all images, towards the nearest
+       wrong class, in longer runs; only images that came near to another class, ever nearer ones;
     4. random search by squares; only images whose gradients mislead, which gained less than a tenth
        of what their gradient promises.
+
+    A network whose logits have no gradient in the images is searched by squares alone, and a
+    warning logged.
 
     An image leaves at its first misclassified iterate, so most of the work is spent on those that
     withstand. No random numbers are drawn from ``generator`` or a global state: an image's result
@@ -69,7 +78,7 @@ def worst_case(
         generator: Ignored; part of the contract.
         steps: Gradient steps per run.
         targets: Number of wrong classes to target, or all if there are fewer.
-        restarts: Runs from other points of the ball.
+        restarts: Runs from corners of the ball, for the images nearest to another class.
         queries: Forward passes of the random search, per image that needs it.
 
     Returns:
@@ -93,24 +102,32 @@ def worst_case(
         >>> bool(((adv_images - images).abs() <= 8 / 255 + 1e-6).all())
         True
     """
-    given = admit(model, images, labels, epsilon, threat_model)
+    given = admit(model, images, labels, epsilon, threat_model, blind=True)
     if min(steps, targets) < 1 or min(restarts, queries) < 0:
         raise InputError(
             "steps and targets must be at least 1, restarts and queries at least 0, got "
             f"{steps}, {targets}, {restarts} and {queries}"
         )
     with given.attacking():
-        ball = find_threat_model(threat_model)
-        search = _Search(given.model, given.images, given.labels, given.epsilon, ball, steps)
-        search.from_the_image(targets)
+        search = _Search(
+            given.model, given.images, given.labels, given.epsilon, threat_model, steps
+        )
+        if search.is_blind:
+            log.warning(
+                "the network's logits have no gradient in the images: worst searches without "
+                "gradients, which finds less than those of a differentiable approximation would"
+            )
+        else:
+            search.from_the_image(targets)
         misled = search.misled()
-        search.from_elsewhere(restarts)
+        if not search.is_blind:
+            search.from_elsewhere(restarts)
         search.blindly(misled, queries)
     return given.result(search.best)
 
 
 class _Look(NamedTuple):
-    """Logits of images, and the gradient of what is climbed there."""
+    """Logits of images, and the gradient of what is climbed there, of zero where it is missing."""
 
     logits: Tensor
     gradient: Tensor
@@ -123,6 +140,7 @@ class _Search:
         best: The point of each image's ball on which a wrong class came nearest to the label, or
             the first that is misclassified.
         standing: Whether the image still withstands, bool (N,).
+        is_blind: Whether the logits have no gradient in the images.
     """
 
     def __init__(
@@ -131,17 +149,20 @@ class _Search:
         images: Tensor,
         labels: Tensor,
         epsilon: float,
-        ball: ThreatModel,
+        threat_model: str,
         steps: int,
     ) -> None:
         self._model, self._images, self._labels = model, images, labels
-        self._epsilon, self._ball, self._steps = epsilon, ball, steps
+        self._epsilon, self._steps = epsilon, steps
+        self._threat_model, self._ball = threat_model, find_threat_model(threat_model)
+        self.is_blind = False
         self._first = self._look(images, labels, None)
         logits, gradient = self._first
         self.best, self.standing = images.clone(), logits.argmax(1) == labels
         self._start = lead(logits, labels)  # how far the nearest wrong class is, below 0
         self._leads = self._start.clone()
-        step = ball.project(images + ball.ascend(gradient, epsilon), images, epsilon) - images
+        moved = images + self._ball.ascend(gradient, epsilon)
+        step = self._ball.project(moved, images, epsilon) - images
         self._promised = (gradient * step).flatten(1).sum(1)
 
     def from_the_image(self, targets: int) -> None:
@@ -163,14 +184,15 @@ class _Search:
         return (self._leads - self._start) <= _MISLEADS * self._promised
 
     def from_elsewhere(self, restarts: int) -> None:
-        """Climbs from other points of the ball, the same for every image."""
+        """Climbs from points on the border of the ball, in the same directions for every image."""
         generator = torch.Generator().manual_seed(0)
-        for _ in range(restarts):
-            rows = self._rows(self._leads > _NEAR * self._start)
-            noise = 2 * torch.rand(self._images.shape[1:], generator=generator) - 1
-            moved = self._images + self._epsilon * noise.to(self._images)
+        for done in range(restarts):
+            near = _NEAR * (1 - done / restarts) ** _NEARER
+            rows = self._rows(self._leads > near * self._start)
+            noise = torch.randn(1, *self._images.shape[1:], generator=generator)
+            moved = self._images + self._ball.ascend(noise.to(self._images), self._epsilon)
             starts = self._ball.project(moved, self._images, self._epsilon)
-            self._climb(rows, None, starts)
+            self._climb(rows, None, starts, steps=round(_LONGER * self._steps), widest=_WIDER)
 
     def blindly(self, misled: Tensor, queries: int) -> None:
         """Searches without gradients around images that theirs mislead."""
@@ -179,7 +201,12 @@ class _Search:
             return
         images, labels = self._images[rows], self._labels[rows]
         adv_images = blind_search(
-            self._model, images, labels, epsilon=self._epsilon, ball=self._ball, queries=queries
+            self._model,
+            images,
+            labels,
+            epsilon=self._epsilon,
+            threat_model=self._threat_model,
+            queries=queries,
         )
         with torch.no_grad():
             self._keep(rows, adv_images, self._model(adv_images))
@@ -189,7 +216,14 @@ class _Search:
         return standing.nonzero().flatten()
 
     def _climb(
-        self, rows: Tensor, aims: Tensor | None, starts: Tensor, first: _Look | None = None
+        self,
+        rows: Tensor,
+        aims: Tensor | None,
+        starts: Tensor,
+        first: _Look | None = None,
+        *,
+        steps: int | None = None,
+        widest: float = 1.0,
     ) -> None:
         """Climbs towards one wrong class of each image, without ``aims`` the nearest one.
 
@@ -198,13 +232,16 @@ class _Search:
             aims: A class of each image, int64 (N,).
             starts: A point of each image's ball.
             first: What was seen there, where that is known.
+            steps: Gradient steps, as many as from the image by default.
+            widest: Size of the first step, in radii of the ball.
         """
         adv_images = starts[rows]
-        for step in range(self._steps + 1):
+        most = steps or self._steps
+        for step in range(most + 1):
             if not len(rows):
                 return
             aim = None if aims is None else aims[rows]
-            if step == self._steps:  # only seen
+            if step == most:  # only seen
                 with torch.no_grad():
                     self._keep(rows, adv_images, self._model(adv_images))
                 return
@@ -214,7 +251,7 @@ class _Search:
                 logits, gradient = self._look(adv_images, self._labels[rows], aim)
             stands = ~self._keep(rows, adv_images, logits)
             rows, adv_images, gradient = rows[stands], adv_images[stands], gradient[stands]
-            size = self._epsilon * (1 - step / self._steps)
+            size = widest * self._epsilon * (1 - step / most)
             moved = adv_images + self._ball.ascend(gradient, size)
             adv_images = self._ball.project(moved, self._images[rows], self._epsilon)
 
@@ -234,8 +271,10 @@ class _Search:
             leads = (
                 lead(logits, labels) if aims is None else own(logits, aims) - own(logits, labels)
             )
-            (gradient,) = torch.autograd.grad(leads.sum(), leaf)
-        return _Look(logits.detach(), gradient)
+            gradient = gradient_of(leads.sum(), leaf)
+        if gradient is None:
+            self.is_blind, gradient = True, torch.zeros_like(leaf)
+        return _Look(logits.detach(), gradient.detach())
 
     def _nearest(self, rows: Tensor, wrong: Tensor, count: int) -> Tensor:
         """Returns the nearest wrong classes after the likeliest, nearest first, int64 (N, count).
@@ -251,7 +290,9 @@ class _Search:
             logits = self._model(leaf)
             for candidate in candidates.unbind(1):
                 leads = own(logits, candidate) - own(logits, labels)
-                (gradient,) = torch.autograd.grad(leads.sum(), leaf, retain_graph=True)
+                gradient = gradient_of(leads.sum(), leaf, again=True)
+                if gradient is None:  # of this class alone
+                    gradient = torch.zeros_like(leaf)
                 slope = (gradient * self._ball.ascend(gradient, 1.0)).flatten(1).sum(1)
                 gaps.append(leads.detach() / slope.clamp_min(_TINY))
         order = torch.stack(gaps, 1).topk(count, dim=1).indices

@@ -30,7 +30,7 @@ from robustnorm.evaluation.probe import (
 )
 from robustnorm.evaluation.search import Branch, Precision, Search, branches
 from robustnorm.evaluation.until_broken import any_outcomes
-from robustnorm.models.faithful import searches_itself
+from robustnorm.models.faithful import followed
 from robustnorm.models.layout import FRAGILE, is_channels_last, must_be_contiguous
 from robustnorm.records.images import chunk_file, is_kept, write_chunk
 from robustnorm.records.journal import Journal, Key, Part
@@ -129,7 +129,8 @@ def evaluate(
         ValueError: Before any attack: when ``model`` is in train mode, bound to a branch, not
             deterministic, or its logits depend on the other images of a batch; on an unknown
             attack, or one that needs more classes; when images and labels do not fit, or radius or
-            step are out of range; when the network returns no logits, or logits without a gradient.
+            step are out of range; when the network returns no logits; when these have no gradient
+            and no attack, such as ``"worst"``, searches without.
             During the attack: when a logit or a gradient is not finite.
 
     References:
@@ -239,13 +240,13 @@ def evaluate(
                 bar.update(len(rows))
         collected = done.collected(len(parts))
         back = order.argsort().numpy()
-        by_network = {branch.name for branch in attacked if searches_itself(branch.standin)}
+        searched = {branch.name: followed(branch.standin) for branch in attacked}
         answered = [
             Verdict(
                 *key,
                 correct=np.concatenate([part[key].correct for part in collected])[back],
                 disagreements=sum(int((~part[key].agrees).sum()) for part in collected),
-                searched="network" if key.attack_branch in by_network else "copy",
+                searched=searched[key.attack_branch],
                 **Passes.sum(part[key].passes for part in collected)._asdict(),
             )
             for key in collected[0]

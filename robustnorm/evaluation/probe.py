@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnorm.attacks import ATTACKS
-from robustnorm.attacks.asked import NotFiniteError, check_finite
+from robustnorm.attacks.asked import (
+    NO_GRADIENT,
+    InputError,
+    NotFiniteError,
+    check_finite,
+    gradient_of,
+)
 from robustnorm.attacks.inputs import admit, check_classes
 from robustnorm.evaluation.chunks import CHUNK, place
 from robustnorm.evaluation.errors import EvaluationError
@@ -74,14 +80,16 @@ def check_network(
         EvaluationError: On a network that is not deterministic, whose logits depend on the other
             images of a batch, or that has too few classes for an attack; on an unknown class of
             torchattacks.
-        InputError: When logits or gradients are missing or not finite, or labels are not classes.
+        InputError: When logits are missing, logits or gradients not finite, or labels not classes;
+            when gradients are missing and no attack searches without.
         ImportError: When the package of an attack is not installed.
     """
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
     given = (attacked, images, labels, ids)
     classes = in_smaller_batches(partial(_check_answers, *given), CHUNK)
     check_classes(labels, classes)
-    in_smaller_batches(partial(_check_gradients, *given), CHUNK)
+    blind = any(getattr(ATTACKS[attack.function], "blind", False) for attack in attacks)
+    in_smaller_batches(partial(_check_gradients, *given, blind), CHUNK)
     for attack in attacks:
         if classes < attack.least_classes:
             raise EvaluationError(
@@ -174,21 +182,39 @@ def _look_at(branch: str, logits: Tensor, labels: Tensor) -> None:
 
 
 def _check_gradients(
-    attacked: Sequence[Branch], images: Tensor, labels: Tensor, ids: Tensor, whole: int
+    attacked: Sequence[Branch],
+    images: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    blind: bool,
+    whole: int,
 ) -> None:
-    """Raises an InputError unless the cross-entropy has a finite gradient in each of the images."""
+    """Raises an InputError unless the cross-entropy has a finite gradient in each of the images.
+
+    A gradient may be missing if an attack is ``blind``.
+    """
     rows = _few(images, whole)
     some, classes = place(attacked[0].score, images, labels, rows)
     for branch in attacked:
-        given = admit(branch.score, some, classes, 0.0)
+        given = admit(branch.score, some, classes, 0.0, blind=blind)
         try:
             with given.attacking(), torch.enable_grad():
                 leaf = given.images.clone().requires_grad_()
                 logits = given.model(leaf)
                 loss = F.cross_entropy(logits, given.labels, reduction="sum")
-                (gradient,) = torch.autograd.grad(loss, leaf)
+                gradient = gradient_of(loss, leaf)
         except NotFiniteError as error:
             raise error.of(ids[rows]) from None
+        if gradient is None:
+            if not blind:
+                raise InputError(NO_GRADIENT)
+            log.warning(
+                "branch '%s': the logits have no gradient in the images: PGD leaves these at their "
+                "random start and measures no robustness; the attack worst searches without "
+                "gradients, which finds less than gradients of a differentiable approximation would",
+                branch.name,
+            )
+            continue
         still = (gradient == 0).flatten(1).all(1) & (logits.argmax(1) == given.labels)
         if still.any():
             log.warning(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.asked import InputError
+from robustnorm.attacks.asked import InputError, gradient_of, tie
 from robustnorm.models.serving import Served
 from robustnorm.system.memory import is_out_of_memory
 
@@ -91,6 +91,9 @@ def _logits_and_gradients(network: Network, images: Tensor) -> tuple[Tensor, Ten
 class Standin:
     """Calls a fast copy if it agrees with the network on the first images, else the network.
 
+    Where the network's logits have no gradient, they get one of zero: an attack that follows
+    gradients then leaves images where they are.
+
     Args:
         copy: The copy to compare, in float32.
         network: The network that the copy should agree with.
@@ -111,11 +114,13 @@ class Standin:
         self._copy, self._network, self._quick, self._name = copy, network, quick, name
         self._tolerance = tolerance
         self._chosen: Network | None = None
+        self.is_blind = False  # whether the network has no gradient
 
     def __call__(self, images: Tensor) -> Tensor:
         self.prove(images)
         assert self._chosen is not None
-        return self._chosen(images)
+        logits = self._chosen(images)
+        return tie(logits, images) if self.is_blind else logits
 
     @property
     def is_network(self) -> bool:
@@ -145,6 +150,7 @@ class Standin:
         except (RuntimeError, InputError) as error:  # no gradient, as where a forward is detached
             if is_out_of_memory(error):
                 raise
+            self.is_blind = not has_gradient(self._network, images)
             found = f"no gradient to compare ({str(error).splitlines()[0]})"
         if found:
             log.warning(
@@ -157,8 +163,20 @@ class Standin:
         return not found
 
 
-def searches_itself(search: Network) -> bool:
-    """Returns whether a network, or one behind a serving rule, is called instead of its copy."""
+def has_gradient(network: Network, images: Tensor) -> bool:
+    """Returns whether a network's logits depend differentiably on its images."""
+    with torch.enable_grad():
+        leaf = images.detach().clone().requires_grad_()
+        return gradient_of(network(leaf).sum(), leaf) is not None
+
+
+def followed(search: Network) -> str:
+    """Returns what gives an attack its gradients: "copy", "network" or "nothing".
+
+    Behind a serving rule the last of these that a branch has.
+    """
     if isinstance(search, Served):
-        return any(map(searches_itself, search.branches))
-    return isinstance(search, Standin) and search.is_network
+        return max(map(followed, search.branches), key=("copy", "network", "nothing").index)
+    if not isinstance(search, Standin):
+        return "copy"
+    return "nothing" if search.is_blind else "network" if search.is_network else "copy"

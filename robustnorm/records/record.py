@@ -45,7 +45,7 @@ class Verdict:
         correct: bool (n,), in the order of the record's image ids.
         disagreements: Number of images on which the attack's copy of the network disagreed.
         searched: "copy", or "network" when no copy computes the same as the network, which was then
-            attacked itself.
+            attacked itself, or "nothing" when the network has no gradient to follow.
         forward: Forward passes of the attack, in images; see ``robustnorm.attacks.passes``. 0
             without an attack, and in records from before passes were counted.
         backward: Backward passes of the attack, in images.

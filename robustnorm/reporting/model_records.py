@@ -119,6 +119,12 @@ def evaluation_of(attack: str, rule: str = "final") -> str:
     pgd = re.sub(r"^pgd-(?=\d+$)", "PGD-", attack)
     return names.get(attack, f"RA, {pgd}") + (ANY if rule == "any" else "")
 
+    def worst(self, place: str) -> float | None:
+        """Returns the mean accuracy of a branch in the worst case; None after PGD alone."""
+        if not has_worst([self]):
+            return None
+        return mean(float(correct.mean()) for correct in self.correct(WORST, place))
+
 
 def has_worst(models: Sequence[ModelRecords]) -> bool:
     """Returns whether the worst case of every record is more than that of PGD."""

@@ -77,13 +77,21 @@ def _attacks(protocol: dict[str, Any]) -> str:
 def _search_note(records: list[Record]) -> str:
     verdicts = [verdict for record in records for verdict in record.verdicts]
     odd, total = sum(v.disagreements for v in verdicts), sum(v.correct.size for v in verdicts)
-    themselves = sorted({v.attack_branch for v in verdicts if v.searched == "network"})
+    themselves, nothing = (
+        ", ".join(sorted({v.attack_branch for v in verdicts if v.searched == what}))
+        for what in ("network", "nothing")
+    )
     attacked = (
-        f" Of {', '.join(themselves)} no copy has the network's logits and gradients: the network "
-        "itself was attacked."
+        f" Of {themselves} no copy has the network's logits and gradients: the network itself was "
+        "attacked."
         if themselves
         else ""
     )
+    if nothing:
+        attacked += (
+            f" The logits of {nothing} have no gradient in the images: PGD leaves them at their "
+            "random start and measures no robustness; the attack worst searches without gradients."
+        )
     return (
         f"Gradients from a copy of each branch ({records[0].protocol['search']}), every verdict by "
         f"the network itself in {records[0].protocol['precision']}; the copy disagreed on "

@@ -162,6 +162,7 @@ def _attacked(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
                         pgd,
                         autoattack,
                         f"{100 * (autoattack - pgd):+.2f}",
+                        model.worst(branch),
                     )
                 )
     if not rows:
@@ -169,9 +170,12 @@ def _attacked(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
     return Table(
         "autoattack",
         "What AutoAttack leaves",
-        ("Model", "Checkpoint", "n", "PGD-20 %", "AutoAttack %", "Change"),
+        ("Model", "Checkpoint", "n", "PGD-20 %", "AutoAttack %", "Change", "Worst %"),
         rows,
-        ["Both through the branch that scores, on the same images; mean over seeds."],
+        [
+            "All through the branch that scores, on the same images; mean over seeds. Worst %: "
+            "images that withstand everything that was run."
+        ],
     )
 
 

@@ -124,7 +124,7 @@ def _rows(
                 None if published is None else f"{published:.2f}",
                 None if published is None else f"{100 * ours - published:+.2f}",
                 any_iterate,
-                _worst(model, place) if evaluation not in ("SA", WORST) else None,
+                model.worst(place) if evaluation not in ("SA", WORST) else None,
                 None if evaluation == "SA" else model.margin(place),
                 *(stdev(accuracies) if len(accuracies) > 1 else None,) * several,
             )
@@ -139,13 +139,6 @@ def _rows(
     return rows + [row for row, mine in zip(made, norms, strict=True) if mine not in paper]
 
 
-def _worst(model: ModelRecords, place: str) -> float | None:
-    """Returns the fraction that withstands all that was run, None where that is PGD alone."""
-    if not has_worst([model]):
-        return None
-    return mean(float(correct.mean()) for correct in model.correct(WORST, place))
-
-
 def _matrix(models: list[ModelRecords], note: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for model in models:
@@ -157,7 +150,7 @@ def _matrix(models: list[ModelRecords], note: str) -> Table:
         for attack, attacker, scorer in pairs:
             accuracy = mean(v.accuracy for v in model.verdicts(attack, "final", attacker, scorer))
             seen = "no attack" if attack == "none" else attacker
-            worst = _worst(model, scorer) if seen == scorer else None
+            worst = model.worst(scorer) if seen == scorer else None
             rows.append((model.name, seen, scorer, accuracy, wilson(accuracy * n, n), worst))
     return Table(
         "branch-matrix",

@@ -173,7 +173,11 @@ def _variants(
                     final,
                     wilson(final * n, n),
                     any_iterate,
+                    model.worst(variant),
                 )
             )
-    columns = ("Model", *labels, "SA %", "95 % interval", "RA, PGD-20 %", "95 % interval", "Any %")
+    columns = (
+        *("Model", *labels, "SA %", "95 % interval"),
+        *("RA, PGD-20 %", "95 % interval", "Any %", "Worst %"),
+    )
     return Table(name, title, columns, rows, [note, *setting_notes(models)])

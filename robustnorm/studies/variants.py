@@ -94,6 +94,7 @@ def evaluate_variants(
                 step_size=float(attack.step_size),
                 threat_model=attack.threat_model,
                 steps=STEPS,
+                attacks=config.all_attacks,
                 precision=config.eval_precision,
                 compile=config.compile,
                 seed=config.eval_seed,

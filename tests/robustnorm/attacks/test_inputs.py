@@ -172,11 +172,29 @@ def broken(images):
     return MODEL(images).div(0) - MODEL(images).div(0)
 
 
+def by_numpy(images):
+    return MODEL(torch.from_numpy(images.numpy().copy()))
+
+
+@pytest.mark.parametrize("attack", set(ATTACKS) - {"worst"}, indirect=True)
+@pytest.mark.parametrize("model", [detached, optimizes, by_numpy])
+def test_network_without_a_gradient_is_refused_by_attacks_that_follow_one(attack, model):
+    with pytest.raises(InputError, match="must have a gradient in its images.*without detach"):
+        attack(model)
+
+
+@pytest.mark.parametrize("attack", ["worst"], indirect=True)
+@pytest.mark.parametrize("model", [detached, optimizes, by_numpy])
+def test_network_without_a_gradient_is_searched_by_worst(attack, model, caplog):
+    images, labels = IMAGES, MODEL(IMAGES).argmax(1)
+    adv_images = attack(model, images, labels, epsilon=0.3)
+    assert (model(adv_images.detach()).argmax(1) != labels).sum() > 1
+    assert "no gradient in the images: worst searches without" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (detached, "must have a gradient in its images.*without detach"),
-        (optimizes, "must have a gradient in its images"),
         (optimizes_badly, "the network fails on images of shape .*: .*"),
         (rooted, "gradients must be finite, the network gave (nan|inf) for image 0 of its batch"),
         (broken, "logits must be finite, the network gave nan for image 0 of its batch"),

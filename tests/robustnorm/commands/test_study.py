@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -85,12 +86,15 @@ def test_swap_attacks_and_scores_each_swapped_network(place, capsys):
             step_size=3 / 64,
             steps=(20,),
             image_ids=ids,
+            attacks=["worst"],
         )
         expected = {(v.attack, v.rule): percent(v.accuracy) for v in verdicts}
         row = found[statistics, affine]
         assert row["SA %"] == expected["none", "final"]
         assert row["RA, PGD-20 %"] == expected["pgd-20", "final"]
         assert row["Any %"] == expected["pgd-20", "any"]
+        withstood = np.logical_and.reduce([v.correct for v in verdicts])
+        assert row["Worst %"] == percent(withstood.mean())
 
 
 def test_reestimation_prints_accuracy_and_drift_of_each_branch(place, capsys):

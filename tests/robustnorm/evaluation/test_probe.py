@@ -182,3 +182,29 @@ def test_grey_images_are_not_broadcast_to_a_network_of_three_channels():
     model = resnet18(width=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2)).eval()
     with pytest.raises(ValueError, match="images must have the network's 3 channels, got 1"):
         evaluate(model, torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
+
+
+class WithoutGradient(nn.Module):
+    """Of two channels, the brighter one is the class."""
+
+    def forward(self, images):
+        return images.detach().flatten(2).mean(2)
+
+
+@pytest.mark.parametrize("attacks", [(), ("worst",)])
+def test_network_without_a_gradient_needs_an_attack_without(attacks, caplog):
+    generator = torch.Generator().manual_seed(0)
+    images = 0.3 + 0.4 * torch.rand(20, 2, 3, 3, generator=generator)
+    model = WithoutGradient().eval()
+    labels = model(images).argmax(1)
+    options = {"epsilon": 0.02, "step_size": 0.005, "steps": (3,), "attacks": attacks}
+    if not attacks:
+        with pytest.raises(ValueError, match="must have a gradient.*or take the attack worst"):
+            evaluate(model, images, labels, **options)
+        return
+    verdicts = {v.attack: v for v in evaluate(model, images, labels, **options)}
+    gaps = model(images).diff().abs()[:, 0]
+    assert torch.equal(torch.from_numpy(verdicts["worst"].correct), gaps > 0.04)
+    assert 0 < verdicts["worst"].accuracy < verdicts["pgd-3"].accuracy
+    assert {v.searched for v in verdicts.values()} == {"nothing"}
+    assert "the logits have no gradient in the images: PGD leaves these" in caplog.text

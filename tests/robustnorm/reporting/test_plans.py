@@ -151,6 +151,8 @@ def test_reading_says_what_autoattack_leaves_on_each_branch():
     rows = [row for row in plan_page("fast", evaluations).splitlines() if "-5.00" in row]
     assert [row.split("|")[1].strip() for row in rows] == ["AuxBN (clean)", "AuxBN (adv)"]
     assert all("40.00" in row and "35.00" in row for row in rows)
+    # What withstands all of it: the other branch's images leave 100 of 400.
+    assert [row.split("|")[7].strip() for row in rows] == ["25.00", "25.00"]
 
 
 def test_provenance_names_data_devices_time_and_source():

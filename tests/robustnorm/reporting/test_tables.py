@@ -54,6 +54,16 @@ def test_notes_say_which_branches_were_attacked_themselves():
     )
 
 
+def test_notes_say_which_branches_have_no_gradient():
+    record = make_record("auxbn")
+    verdicts = [
+        replace(v, searched="nothing") if v.attack_branch == "adv" else v for v in record.verdicts
+    ]
+    notes = tables([make_record("auxbn", verdicts=verdicts)])[0].notes
+    (note,) = (note for note in notes if "The logits of adv have no gradient" in note)
+    assert "PGD leaves them at their random start and measures no robustness" in note
+
+
 def test_table4_prints_the_margin_beside_robust_accuracy():
     records = [
         make_record("saauxbn", seed=seed, margins={"clean": 9.0, "adv": margin})
