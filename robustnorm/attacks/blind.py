@@ -159,12 +159,12 @@ def _hill(height: int, width: int) -> Tensor:
     down, right = (torch.arange(size) - size // 2 for size in (height, width))
     distance = torch.maximum(down.abs()[:, None], right.abs())
     sums = torch.arange(1, max(height, width) + 2).float().pow(-2).flip(0).cumsum(0).flip(0)
-    hill: Tensor = sums[distance]
-    return hill
+    return sums[distance]
 
 
 def _unit(values: Tensor, dims: tuple[int, ...]) -> Tensor:
-    return values / torch.linalg.vector_norm(values, dim=dims, keepdim=True).clamp_min(_TINY)
+    norms: Tensor = torch.linalg.vector_norm(values, dim=dims, keepdim=True)
+    return values / norms.clamp_min(_TINY)
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

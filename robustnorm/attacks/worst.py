@@ -115,7 +115,7 @@ def worst_case(
         if search.is_blind:
             log.warning(
                 "the network's logits have no gradient in the images: worst searches without "
-                "gradients, which finds less than those of a differentiable approximation would"
+                "gradients, and finds less than with those of a differentiable approximation"
             )
         else:
             search.from_the_image(targets)

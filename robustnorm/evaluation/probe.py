@@ -211,7 +211,7 @@ def _check_gradients(
             log.warning(
                 "branch '%s': the logits have no gradient in the images: PGD leaves these at their "
                 "random start and measures no robustness; the attack worst searches without "
-                "gradients, which finds less than gradients of a differentiable approximation would",
+                "gradients, and finds less than with those of a differentiable approximation",
                 branch.name,
             )
             continue

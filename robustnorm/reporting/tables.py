@@ -18,7 +18,6 @@ from robustnorm.reporting.model_records import (
     check_comparable,
     further,
     group,
-    has_worst,
     named_attacks,
 )
 from robustnorm.reporting.notes import GROUP_NOTE, MARGIN_NOTE, missing_notes, setting_notes

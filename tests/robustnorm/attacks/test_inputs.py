@@ -179,7 +179,7 @@ def by_numpy(images):
 @pytest.mark.parametrize("attack", set(ATTACKS) - {"worst"}, indirect=True)
 @pytest.mark.parametrize("model", [detached, optimizes, by_numpy])
 def test_network_without_a_gradient_is_refused_by_attacks_that_follow_one(attack, model):
-    with pytest.raises(InputError, match="must have a gradient in its images.*without detach"):
+    with pytest.raises(InputError, match=r"must have a gradient in its images.*without detach"):
         attack(model)
 
 

@@ -199,7 +199,7 @@ def test_network_without_a_gradient_needs_an_attack_without(attacks, caplog):
     labels = model(images).argmax(1)
     options = {"epsilon": 0.02, "step_size": 0.005, "steps": (3,), "attacks": attacks}
     if not attacks:
-        with pytest.raises(ValueError, match="must have a gradient.*or take the attack worst"):
+        with pytest.raises(ValueError, match=r"must have a gradient.*or take the attack worst"):
             evaluate(model, images, labels, **options)
         return
     verdicts = {v.attack: v for v in evaluate(model, images, labels, **options)}
