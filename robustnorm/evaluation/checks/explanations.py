@@ -42,8 +42,9 @@ CHECKS: dict[str, str] = {
         "gradients. None is expected: any one warns, and more than 1 % makes the branch "
         "unreliable, since PGD then never leaves its start. Causes are rounding of the inputs, "
         "logits so large that the softmax saturates, and a forward interrupted by detach() or "
-        "no_grad(). Attack a differentiable approximation (BPDA) or a loss that does not "
-        "saturate. Source: Athalye et al., arXiv:1802.00420; Croce & Hein, arXiv:2003.01690."
+        "no_grad(). The attack worst searches such images without gradients, which finds less; "
+        "attack a differentiable approximation (BPDA) or a loss that does not saturate. Source: "
+        "Athalye et al., arXiv:1802.00420; Croce & Hein, arXiv:2003.01690."
     ),
     "loss": (
         "Images that PGD on the margin of the logits, the largest wrong one minus the label's, "
