@@ -107,6 +107,12 @@ class ModelRecords:
         attack = EVALUATIONS.get(name, re.sub("^PGD-", "pgd-", name.removeprefix("RA, ")))
         return [verdict.correct for verdict in self.verdicts(attack, rule, place, place)]
 
+    def worst(self, place: str) -> float | None:
+        """Returns the mean accuracy of a branch in the worst case; None after PGD alone."""
+        if not has_worst([self]):
+            return None
+        return mean(float(correct.mean()) for correct in self.correct(WORST, place))
+
 
 def evaluation_of(attack: str, rule: str = "final") -> str:
     """Returns the name of an attack's verdicts in tables.
@@ -118,12 +124,6 @@ def evaluation_of(attack: str, rule: str = "final") -> str:
     names = {named: evaluation for evaluation, named in EVALUATIONS.items()}
     pgd = re.sub(r"^pgd-(?=\d+$)", "PGD-", attack)
     return names.get(attack, f"RA, {pgd}") + (ANY if rule == "any" else "")
-
-    def worst(self, place: str) -> float | None:
-        """Returns the mean accuracy of a branch in the worst case; None after PGD alone."""
-        if not has_worst([self]):
-            return None
-        return mean(float(correct.mean()) for correct in self.correct(WORST, place))
 
 
 def has_worst(models: Sequence[ModelRecords]) -> bool:
