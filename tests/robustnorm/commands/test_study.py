@@ -160,7 +160,8 @@ def test_interrupted_study_continues_with_the_network_that_it_was_at(place, caps
     monkeypatch.setattr(evaluation, "attack_chunk", counted)
     capsys.readouterr()
     run("--what", "swap", "--eval_seed", "1")
-    assert len(attacks) == 1  # the second network; the first is in its journal
+    # PGD and worst on the second network; the first is in its journal.
+    assert len(attacks) == 2
     assert capsys.readouterr().out == whole
 
 
