@@ -23,7 +23,7 @@ from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.settings.export import ExportSettings
 from robustnorm.settings.gan import GanSettings
 from robustnorm.settings.help import help_of
-from robustnorm.settings.import_weights import ImportSettings
+from robustnorm.settings.import_weights import EvalSettings, ImportSettings
 from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.settings.parsing import read_words, typed_networks
 from robustnorm.settings.results import (
@@ -65,9 +65,10 @@ COMMANDS = {
         "robustnorm.work.train:train_run",
     ),
     "eval": Command(
-        "Evaluate every checkpoint that fits the config; print and write Tables 3 and 4.",
-        Config,
-        "robustnorm.work.evaluate:evaluate_runs",
+        "Evaluate every checkpoint that fits the config, or --weights of other code; print and "
+        "write Tables 3 and 4.",
+        EvalSettings,
+        "robustnorm.commands.evaluate:evaluate",
     ),
     "verify": Command(
         "Re-check a record: hashes, clean verdicts, and each adversarial image that was kept.",
@@ -280,7 +281,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     except ValueError as error:
         raise UsageError(str(error)) from error
     if shown:
-        _show(yaml.safe_dump(settings.to_dict(), sort_keys=False).rstrip())
+        _show(yaml.safe_dump(Config.of(settings).to_dict(), sort_keys=False).rstrip())
     return command, settings, path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,29 @@ from robustnorm.runs.run import (
     run_folder,
 )
 from robustnorm.settings.config import Config
-from robustnorm.settings.import_weights import ImportSettings
+from robustnorm.settings.import_weights import Foreign, ImportSettings
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.registry import some
 
 
 def import_run(settings: ImportSettings) -> str:
+    """Writes a run of imported weights; returns a description.
+
+    See ``import_weights``.
+
+    Raises:
+        UsageError: Also when the folder already holds a run.
+    """
+    folder = run_folder(Config.of(settings))
+    if folder.exists() and next(folder.iterdir(), None):
+        raise UsageError(f"{folder} already exists; choose another --name or --seed, or remove it")
+    return (
+        f"{import_weights(settings)}. Evaluate them with the same settings: robustnorm eval --name "
+        f"{settings.name} ..."
+    )
+
+
+def import_weights(settings: ImportSettings) -> str:
     """Writes a run whose checkpoint "best" holds the weights of a file; returns a description.
 
     The manifest records the file; nothing is known of the training.
@@ -42,14 +58,12 @@ def import_run(settings: ImportSettings) -> str:
 
     Raises:
         RefusedFileError: When the file is not to be trusted or does not fit the network.
-        UsageError: When the folder already holds a run, a layout's branches or the data's classes
-            do not fit, or it is not clear how the network's input is normalized.
+        UsageError: When a layout's branches or the data's classes do not fit, or it is not clear
+            how the network's input is normalized.
         DataError: From the data.
     """
-    config = Config(**{field.name: getattr(settings, field.name) for field in fields(Config)})
+    config = Config.of(settings)
     folder, file = run_folder(config), Path(settings.file[0])
-    if folder.exists() and next(folder.iterdir(), None):
-        raise UsageError(f"{folder} already exists; choose another --name or --seed, or remove it")
     found = find_weights(file, settings.part)
     dataset = load_data(config)
     info = describe_dataset(dataset, train_images=0)
@@ -67,13 +81,15 @@ def import_run(settings: ImportSettings) -> str:
     try:
         load_released(model, weights, settings.layout, ("clean", *config.adversarial_branches))
     except RefusedFileError as error:
-        raise RefusedFileError(f"{file}: {error}") from error
+        size = " x ".join(map(str, info["image_size"]))
+        raise RefusedFileError(
+            f"{file}: {error}; it was built for {info['name']}, images of {info['channels']} "
+            f"channel(s), {size}"
+        ) from error
     except ValueError as error:
         raise UsageError(
             f"{file} does not hold the branches that the settings name: {error}"
         ) from error
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     manifest = {
         "epoch": 0,
         "config": config.to_dict(),
@@ -82,7 +98,8 @@ def import_run(settings: ImportSettings) -> str:
         **network_source(config),
         "imported": {
             "file": file.name,
-            "sha256": digest,
+            "sha256": digest_of(file),
+            "asked": asked(settings),
             "layout": settings.layout,
             "part": found.part,
             "normalization": normalization_of(model.state_dict()),
@@ -93,9 +110,28 @@ def import_run(settings: ImportSettings) -> str:
     under = f" under '{found.part}'" if found.part else ""
     return (
         f"{folder}: {len(found.state)} tensors of {file}{under}{also}, read as "
-        f"'{settings.layout}'; {_normalized(model)}. Evaluate them with the same settings: "
-        f"robustnorm eval --name {config.name} ..."
+        f"'{settings.layout}'; {_normalized(model)}"
     )
+
+
+def digest_of(file: Path) -> str:
+    """Returns the SHA-256 of a file.
+
+    Raises:
+        RefusedFileError: When it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise RefusedFileError(f"{file} cannot be read ({error.strerror or error})") from error
+
+
+def asked(settings: Foreign) -> dict[str, Any]:
+    """Returns how the settings say that a file is to be read, as plain values."""
+    return {key: getattr(settings, key) for key in ("layout", "part")} | {
+        key: list(getattr(settings, key)) for key in ("mean", "std")
+    }
 
 
 def _classes(file: Path, state: dict[str, Tensor], model: nn.Module, dataset: Dataset) -> list[str]:

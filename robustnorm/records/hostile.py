@@ -48,6 +48,7 @@ SHAPE = {
         "sha256": str,
         "imported?": {"file": str, "*": object},
         "given?": str,
+        "network_source?": {"*": str},
     },
     "config": {
         "network?": str,

@@ -40,7 +40,8 @@ def tables(
     check_comparable(records)
     models = group(records)
     trained = {model.norm for model in models if model.adversarial}
-    missing = [norm for norm in PAPER["clean", "SA"] if norm not in trained]
+    wanted = PAPER["clean", "SA"] if any(map(_is_ours, records)) else {}
+    missing = [norm for norm in wanted if norm not in trained]
     notes = [*setting_notes(models), *missing_notes(missing, train_command)]
     made = [
         _paper_table("table3", "Table 3: standard accuracy, clean branch", "clean", models, notes),
@@ -97,7 +98,8 @@ def _rows(
     branch: str, evaluation: str, models: list[ModelRecords], *, several: bool
 ) -> list[tuple[Cell, ...]]:
     """Returns the rows of one evaluation: the paper's norms first, even when not trained."""
-    paper = PAPER.get((branch, evaluation), {})
+    own = any(_is_ours(record) for model in models for record in model.records)
+    paper = PAPER.get((branch, evaluation), {}) if own else {}
     places = [(model, place) for model in models for place in model.branches(branch)]
     found = [model.correct(evaluation, place) for model, place in places]  # by row, then by seed
     marks = groups([correct[0] for correct in found])
@@ -136,6 +138,11 @@ def _rows(
             untrained + (None,) * several
         ]
     return rows + [row for row, mine in zip(made, norms, strict=True) if mine not in paper]
+
+
+def _is_ours(record: Record) -> bool:
+    """Returns whether this package trained the network, as the paper's networks were trained."""
+    return not (record.imported or record.given)
 
 
 def _matrix(models: list[ModelRecords], note: str) -> Table:

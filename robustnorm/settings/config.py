@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from robustnorm.settings.groups import (
@@ -49,6 +49,11 @@ class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named
         """Name of this run's folder: norm, training and seed."""
         training = "" if self.adversarial else "-plain"
         return f"{self.norm}{training}-seed{self.seed}"
+
+    @classmethod
+    def of(cls, settings: Config) -> Config:
+        """Returns the settings of a run among those of a command that has more."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(Config)})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from robustnorm.attacks.limits import check_size
@@ -55,6 +56,10 @@ class Named(Settings):
     unnamed: ClassVar[str] = "default"  # without a name and a config file
 
     name: str | None = None
+
+    def name_in(self, path: Path | None) -> str | None:
+        """Returns the name where none is given: that of the config file, if there is one."""
+        return path.stem if path else self.unnamed
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -228,5 +228,5 @@ def _finished(kind: type[_S], values: dict[str, Any], path: Path | None) -> _S:
         check_data(settings.data)
         parse_attacks(settings.attacks)
     if isinstance(settings, Named) and settings.name is None:
-        settings = replace(settings, name=path.stem if path else settings.unnamed)
+        settings = replace(settings, name=settings.name_in(path))
     return settings

@@ -1,0 +1,77 @@
+"""Evaluates trained runs, or weights that other code trained, which it imports first."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
+from robustnorm.commands.import_weights import asked, digest_of, import_weights
+from robustnorm.records.record import fingerprint
+from robustnorm.runs import Run
+from robustnorm.runs.run import load_data, run_folder
+from robustnorm.settings.base import names
+from robustnorm.settings.config import Config
+from robustnorm.settings.groups import Evaluation, Where
+from robustnorm.settings.import_weights import EvalSettings, ImportSettings
+from robustnorm.system.errors import UsageError
+from robustnorm.system.stopping import ShouldStop, never
+from robustnorm.work.evaluate import evaluate_runs
+
+log = logging.getLogger("robustnorm")
+
+
+def evaluate(
+    settings: EvalSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
+) -> str:
+    """Evaluates the runs that fit, or with ``settings.weights`` those; returns the tables.
+
+    Weights are imported into a run, whose name comes from their content, the network, the settings
+    and the data: a second call finds that run, continues its evaluation and changes nothing else.
+    See ``import_weights`` and ``evaluate_runs``.
+
+    Args:
+        settings: The settings.
+        config_path: Path of the config file, for the command that trains a missing norm.
+        should_stop: Called before each part of the work.
+
+    Raises:
+        UsageError: Also when a typed name's folder holds other weights.
+    """
+    if settings.weights is None:
+        return evaluate_runs(Config.of(settings), config_path, should_stop=should_stop)
+    file = Path(settings.weights)
+    named = replace(settings, name=settings.name or _name(settings, file))
+    config = Config.of(named)
+    folder = run_folder(config)
+    run = Run.find(folder, "best")
+    if run is None:
+        shared = {
+            f.name: getattr(named, f.name) for f in fields(ImportSettings) if f.name != "file"
+        }
+        log.info("%s", import_weights(ImportSettings(**shared, file=[settings.weights])))
+    else:
+        found = {key: run.imported.get(key) for key in ("sha256", "asked")}
+        if found != {"sha256": digest_of(file), "asked": asked(settings)}:
+            raise UsageError(
+                f"{folder} holds other weights, or those of {file} read in another way; choose "
+                "another --name, or remove that folder"
+            )
+        run.check_settings(config)
+        log.info("%s: holds these weights already", folder)
+    return evaluate_runs(config, config_path, should_stop=should_stop)
+
+
+def _name(settings: EvalSettings, file: Path) -> str:
+    """Returns a name for the folders of weights: their file's, and a hash of all that matters."""
+    left_out = (names(Where, Evaluation) | {"name"}) - {"resize"}
+    config = Config.of(settings).to_dict()
+    content = {
+        "weights": digest_of(file),
+        "data": load_data(Config.of(settings)).sha256,
+        **asked(settings),
+        **{key: value for key, value in config.items() if key not in left_out},
+    }
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem)[:40].strip("-") or "weights"
+    return f"{stem}-{fingerprint(content)[:8]}"
