@@ -11,6 +11,7 @@ from trained_networks import load_network
 
 from robustnorm.data.digits import load_digits
 from robustnorm.models import NETWORKS
+from robustnorm.reporting import drawing
 
 # The tests' networks are small: a second thread costs more than it saves.
 torch.set_num_threads(1)
@@ -41,6 +42,16 @@ def tiny():
     NETWORKS["tiny"] = "tiny_network:tiny"
     yield "tiny"
     del NETWORKS["tiny"]
+
+
+@pytest.fixture
+def blank_figures(monkeypatch):
+    """Figures are files without content, since drawing one takes half a second."""
+    content = {
+        "svg": b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><g/></svg>',
+        "png": b"",
+    }
+    monkeypatch.setattr(drawing, "save", lambda _: content)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ def tiny(
     make_norm, layers = norm_factory(norm, branches), [input_normalization(in_channels, mean, std)]
     for channels in CHANNELS:
         layers += [nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False), make_norm(channels)]
-        layers += [nn.ReLU()]
+        layers += [nn.SiLU()]  # has a gradient everywhere
         in_channels = channels
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes)]
+    layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * in_channels, num_classes)]
     return nn.Sequential(*layers)

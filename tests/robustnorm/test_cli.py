@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ import pytest
 import torch
 import yaml
 from manifests import rewrite_manifest
+from processes import command, kill
 
 from robustnorm import cli
 from robustnorm.records.record import Check, Record
@@ -24,6 +23,7 @@ from robustnorm.system.errors import Status
 
 SMALL = {
     "data": "digits",
+    "network": "tiny",
     "train_limit": 128,
     "validation": 100,
     "width": 4,
@@ -41,7 +41,7 @@ SMALL = {
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tiny, tmp_path, monkeypatch):
     """Every command runs in a separate folder with small.yaml."""
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
     monkeypatch.chdir(tmp_path)
@@ -57,16 +57,6 @@ def refused(capsys, *words, status=2):
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("robustnorm: ")
     return error
-
-
-def fresh_process(*words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "robustnorm", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in this process: it orders the sums
-    )
 
 
 def tensors(folder, tag="last"):
@@ -374,15 +364,14 @@ def test_load_model_gives_the_trained_network():
 
 @pytest.mark.parametrize("norm", ["saauxbn", "modenorm"])
 def test_killed_run_continues_to_the_same_end(place, norm):
-    words = ("train", "--config", "small.yaml", "--norm", norm, "--epochs", "6")
+    words = ("train", "--config", "small.yaml", "--norm", norm, "--epochs", "10")
     run(*words, "--output", "whole")
-    process = fresh_process(*words, "--output", "killed")
+    process = command(*words, "--output", "killed")
     manifest = place / "killed" / "small" / f"{norm}-seed0" / "last.json"
-    while not manifest.exists() and process.poll() is None:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert json.loads(manifest.read_text())["epoch"] < 6
+    while not manifest.exists() and process.is_alive():
+        time.sleep(0.001)
+    kill(process)
+    assert json.loads(manifest.read_text())["epoch"] < 10
     run(*words, "--output", "killed")
     for tag in ("last", "best"):
         assert tensors(place / f"killed/small/{norm}-seed0", tag) == tensors(
@@ -401,9 +390,9 @@ def test_interrupted_run_says_that_the_same_command_continues(capsys, monkeypatc
     assert "the same command continues" in capsys.readouterr().err
 
 
-def test_progress_without_a_terminal_is_plain_lines():
-    words = ("train", "--config", "small.yaml", "--norm", "bn")
-    _, error = fresh_process(*words).communicate(timeout=120)
+def test_progress_without_a_terminal_is_plain_lines(capfd):
+    run("train", "--config", "small.yaml", "--norm", "bn")
+    error = capfd.readouterr().err
     lines = error.splitlines()
     assert "\r" not in error
     assert lines[1].startswith("bn-seed0: epoch 1/2  loss clean ")
@@ -498,7 +487,9 @@ def test_folder_that_cannot_be_written_ends_in_one_sentence(capsys, place, folde
 
 
 def test_closed_pipe_ends_in_one_sentence():
-    with fresh_process("help", "train") as process:
+    words = [sys.executable, "-m", "robustnorm", "help", "train"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, **streams) as process:
         process.stdout.close()
         error = process.stderr.read()
     assert error == "robustnorm: the output pipe was closed; the same command shows the output\n"

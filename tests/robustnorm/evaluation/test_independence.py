@@ -2,12 +2,12 @@
 
 import hashlib
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
 from independent_runs import N, run
+from processes import CONTEXT
 
 from robustnorm.evaluation import evaluate as module
 from robustnorm.evaluation.attack import attack_chunk
@@ -68,9 +68,8 @@ def test_digest_is_the_same_after_an_interruption(whole, tmp_path, monkeypatch):
 
 
 def test_digest_is_the_same_from_two_processes_each_with_half(whole):
-    context = get_context("spawn")
     with ProcessPoolExecutor(
-        2, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+        2, mp_context=CONTEXT, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         halves = list(pool.map(run, [list(range(0, N, 2)), list(range(1, N, 2))]))
     assert digest(*halves) == whole

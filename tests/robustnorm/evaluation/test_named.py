@@ -91,7 +91,7 @@ def test_pgd_is_the_attack_from_the_start_of_seed_and_id(model, data, name, loss
 def test_restarts_and_targets_are_the_worst_over_each_of_them(model, data):
     """Written out: 2 restarts x the 9 wrong classes from the likeliest down."""
     images, labels = data
-    search = SEARCH._replace(epsilon=0.1, step_size=0.07)
+    search = SEARCH._replace(epsilon=0.2, step_size=0.08)
     target_model = bind(model, "adv")
     logits = target_model(images).detach()
     order = logits.argsort(1, descending=True)
@@ -107,8 +107,8 @@ def test_restarts_and_targets_are_the_worst_over_each_of_them(model, data):
                 target_model,
                 images,
                 labels,
-                epsilon=0.1,
-                step_size=0.07,
+                epsilon=0.2,
+                step_size=0.08,
                 steps=2,
                 loss="dlr",
                 targets=targets,

@@ -4,15 +4,15 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from processes import command, end, signal_after_step
 
 from robustnorm import cli
 from robustnorm.evaluation import evaluate
@@ -23,6 +23,7 @@ from robustnorm.work import report
 
 SMALL = {
     "data": "digits",
+    "network": "tiny",
     "train_limit": 128,
     "validation": 150,
     "width": 4,
@@ -41,37 +42,10 @@ TRAIN = ("train", "--config", "small.yaml", "--norm", "saauxbn")
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tiny, tmp_path, monkeypatch):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-# Signals its own process after a step, as a scheduler would at any time.
-AFTER_STEP = """
-import os, signal, sys, threading
-import torch
-from robustnorm import cli
-step, taken = torch.optim.SGD.step, 0
-def signalled(self, *arguments, **options):
-    global taken
-    step(self, *arguments, **options)
-    taken += 1
-    if taken == {at}:
-        os.kill(os.getpid(), signal.SIGTERM)
-        {then}
-torch.optim.SGD.step = signalled
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-def start(*words, at, then="pass"):
-    return subprocess.Popen(
-        [sys.executable, "-c", AFTER_STEP.format(at=at, then=then), *words],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
 
 
 @pytest.fixture
@@ -98,7 +72,7 @@ def last(output):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tiny, tmp_path_factory):
     """The hash of all tensors of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
@@ -114,9 +88,8 @@ def reached():
 
 
 def test_signalled_run_ends_as_the_uninterrupted_one(whole):
-    process = start(*TRAIN, at=6)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 143
+    status, error = end(command(*TRAIN, before=partial(signal_after_step, 6)))
+    assert status == 143
     assert error.count("SIGTERM: saving after this step, then exit 143") == 1
     assert "the same command continues" in error
     assert reached() == (1, 2)
@@ -155,17 +128,18 @@ def test_signals_of_one_moment_count_as_one(signal_at, capfd):
 
 def test_second_signal_stops_at_once(place):
     # The step never ends; the second signal comes when the first has been told of.
-    process = start(*TRAIN, at=1, then="threading.Event().wait()")
+    process = command(*TRAIN, before=partial(signal_after_step, 1, forever=True))
     line = process.stderr.readline()
     while "SIGTERM: saving" not in line:
         assert line, "the process ended"
         line = process.stderr.readline()
     told = time.monotonic()
-    while process.poll() is None and time.monotonic() < told + 60:
-        process.send_signal(signal.SIGTERM)
+    while process.is_alive() and time.monotonic() < told + 60:
+        os.kill(process.pid, signal.SIGTERM)
         threading.Event().wait(0.1)
-    assert process.returncode == 143
-    assert "SIGTERM again: stopped at once" in process.communicate()[1]
+    status, error = end(process)
+    assert status == 143
+    assert "SIGTERM again: stopped at once" in error
     assert not list(Path("checkpoints/small/saauxbn-seed0").glob("last*"))
 
 

@@ -6,11 +6,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+from tiny_network import tiny
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from robustnorm import bind, resnet18, route
+from robustnorm import bind, route
 from robustnorm.attacks import pgd
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.evaluation.attack import attack_chunk
@@ -39,7 +40,7 @@ CONFIG = Config(
 
 def make_model(norm="saauxbn", seed=0):
     torch.manual_seed(seed)
-    return resnet18(norm=norm, width=4, num_classes=3, in_channels=1)
+    return tiny(norm, num_classes=3, in_channels=1)
 
 
 def make_split(n=40):
@@ -124,10 +125,10 @@ def test_attack_norm_mode_moves_the_running_statistics_it_should(mode, adv_batch
 )
 def test_attack_norm_mode_sets_the_mode_of_the_attack_only(mode, expected):
     model = make_model()
-    model.layer4.eval()  # frozen by the caller: must be found so afterwards
+    model[5].eval()  # frozen by the caller: must be found so afterwards
     modes = [module.training for module in model.modules()]
     seen = []
-    model.conv1.register_forward_pre_hook(lambda *_: seen.append(model.layer1.training))
+    model[1].register_forward_pre_hook(lambda *_: seen.append(model[2].training))
     config = replace(CONFIG, attack_norm_mode=mode)
     advprop_losses(model, *make_batch(), config=config, generator=seeded())
     assert seen == [expected] * 3 + [True, True]
@@ -209,10 +210,10 @@ def stopping_at(step):
 
 
 def test_stopped_training_tells_its_position_and_reads_the_losses_so_far():
-    losses = []
+    losses, config = [], replace(CONFIG, epsilon=Fraction("0.02"), step_size=Fraction("0.01"))
     for step in (1, 3):  # two steps an epoch
         with pytest.raises(TrainingStopped, match="after step 1") as stop:
-            run(make_model(), should_stop=stopping_at(step))
+            run(make_model(), config, should_stop=stopping_at(step))
         position = stop.value.position
         assert (position.epoch, position.step) == ((step - 1) // 2, 1)
         assert position.seconds > 0
@@ -231,7 +232,7 @@ def test_validation_is_announced_by_the_seconds_that_the_last_one_took():
 
 def test_loss_that_is_not_finite_is_not_taken_for_a_position():
     model = make_model()
-    model.fc.register_forward_pre_hook(lambda _, inputs: (inputs[0] * torch.nan,))
+    model[-1].register_forward_pre_hook(lambda _, inputs: (inputs[0] * torch.nan,))
     with pytest.raises(NonFiniteLossError, match="since step 1 of epoch 1"):
         run(model, should_stop=stopping_at(1))
 
@@ -296,7 +297,7 @@ def test_non_finite_loss_names_epoch_and_step():
         # A step is three forwards of the attack and two of the losses: the tenth is step two's.
         return (inputs[0] * torch.nan,) if len(calls) >= 10 else None
 
-    model.fc.register_forward_pre_hook(poison)
+    model[-1].register_forward_pre_hook(poison)
     with pytest.raises(NonFiniteLossError, match="since step 2 of epoch 1"):
         run(model)
 

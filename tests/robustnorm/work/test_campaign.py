@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from manifests import rewrite_manifest
+from processes import command, kill
 
 from robustnorm import cli
 from robustnorm.records.record import Record
@@ -25,6 +25,7 @@ from robustnorm.work import train as training
 
 # Two steps and one epoch a run; evaluations of two parts.
 TRAINING = {
+    "network": "tiny",
     "train_limit": 64,
     "validation": 20,
     "width": 4,
@@ -69,14 +70,14 @@ class StopsAt:
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_campaign()
     return tmp_path
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tiny, tmp_path_factory):
     """The folder of an uninterrupted campaign."""
     folder, before = tmp_path_factory.mktemp("whole"), Path.cwd()
     os.chdir(folder)
@@ -114,7 +115,7 @@ def assert_same(folder, whole):
 
 
 def test_campaign_in_slices_on_machine_after_machine_ends_as_the_uninterrupted_one(
-    place, whole, monkeypatch, capsys
+    place, whole, blank_figures, monkeypatch, capsys
 ):
     here = place
     for number, question in enumerate(itertools.cycle((2, 3, 5))):
@@ -135,17 +136,11 @@ def test_campaign_in_slices_on_machine_after_machine_ends_as_the_uninterrupted_o
     assert_same(here, whole)
 
 
-def test_killed_campaign_goes_on_to_the_same_end(place, whole):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "robustnorm", "campaign", "--config", "campaign.yaml"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in this process: it orders the sums
-    )
-    while not list(place.glob("checkpoints/small/bn-seed0/*")) and process.poll() is None:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+def test_killed_campaign_goes_on_to_the_same_end(place, whole, blank_figures):
+    process = command("campaign", "--config", "campaign.yaml")
+    while not list(place.glob("checkpoints/small/bn-seed0/*")) and process.is_alive():
+        time.sleep(0.001)
+    kill(process)
     assert not (place / "reports/small/last/tables.md").exists()
     campaign()
     assert_same(place, whole)

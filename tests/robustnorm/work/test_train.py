@@ -20,6 +20,7 @@ from robustnorm.work.train import train_run
 SMALL = Config(
     name="small",
     norm="saauxbn",
+    network="tiny",
     train_limit=64,
     validation=20,
     width=4,
@@ -38,7 +39,7 @@ TIMES = {"seconds", "validation_seconds", "images_per_second"}
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
