@@ -12,7 +12,7 @@ from robustnorm.evaluation.search import Search, branches, random_start
 from robustnorm.evaluation.until_broken import any_outcomes
 from robustnorm.records.journal import Key
 
-EPSILON, STEP = 0.2, 0.06
+EPSILON, STEP = 0.1, 0.03
 SEARCH = Search(EPSILON, STEP, (2, 4))
 N = 130  # one whole chunk and one padded
 

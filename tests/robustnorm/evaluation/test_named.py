@@ -69,12 +69,12 @@ def correct(model, images, labels):
 @pytest.mark.parametrize("threat_model", ["linf", "l2"])
 @pytest.mark.parametrize(("name", "loss"), [("pgd-3", "ce"), ("pgd-3-margin", "margin")])
 def test_pgd_is_the_attack_from_the_start_of_seed_and_id(model, data, name, loss, threat_model):
-    search = SEARCH._replace(threat_model=threat_model, epsilon=0.2, step_size=0.1)
+    search = SEARCH._replace(threat_model=threat_model, epsilon=0.03, step_size=0.1)
     start = random_start(data[0], torch.arange(N), search)
     expected = pgd(
         bind(model, "adv"),
         *data,
-        epsilon=0.2,
+        epsilon=0.03,
         step_size=0.1,
         steps=3,
         loss=loss,
@@ -91,7 +91,7 @@ def test_pgd_is_the_attack_from_the_start_of_seed_and_id(model, data, name, loss
 def test_restarts_and_targets_are_the_worst_over_each_of_them(model, data):
     """Written out: 2 restarts x the 9 wrong classes from the likeliest down."""
     images, labels = data
-    search = SEARCH._replace(epsilon=0.2, step_size=0.08)
+    search = SEARCH._replace(epsilon=0.03, step_size=0.012)
     target_model = bind(model, "adv")
     logits = target_model(images).detach()
     order = logits.argsort(1, descending=True)
@@ -107,8 +107,8 @@ def test_restarts_and_targets_are_the_worst_over_each_of_them(model, data):
                 target_model,
                 images,
                 labels,
-                epsilon=0.2,
-                step_size=0.08,
+                epsilon=0.03,
+                step_size=0.012,
                 steps=2,
                 loss="dlr",
                 targets=targets,
@@ -300,7 +300,7 @@ def test_broken_images_are_attacked_no_more(model, data, monkeypatch):
 
     monkeypatch.setattr(named, "climb", counted)
     (attack,) = parse_attacks(["pgd-2x3-margin-targeted"])
-    search = SEARCH._replace(epsilon=0.1, step_size=0.07)
+    search = SEARCH._replace(epsilon=0.03, step_size=0.02)
     outcome = attack_chunk(copies, images, labels, torch.arange(N), search, attack=attack)
     broken = N - sum(o.correct.sum().item() for o in outcome.values())
     assert 0 < broken < N
