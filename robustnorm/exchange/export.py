@@ -6,8 +6,8 @@ import io
 import json
 import shutil
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from robustnorm.attacks.asked import find_logits
 from robustnorm.exchange.foreign import read_weights
 from robustnorm.models import NETWORKS
 from robustnorm.models.building import NetworkError, build_network
@@ -27,6 +28,7 @@ from robustnorm.models.weights import alone, check_weights
 from robustnorm.norms.routing import bind
 from robustnorm.system.errors import RefusedFileError, UserError
 from robustnorm.system.files import write_atomically
+from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.sealed import DamagedError, seal, unseal
 from robustnorm.system.shapes import check_shape
 from robustnorm.system.tensor_hash import hash_tensors
@@ -40,7 +42,7 @@ Network = Callable[[Tensor], Tensor]
 
 
 class ExportError(UserError):
-    """The exported network's predictions differ; its file has been removed."""
+    """A network cannot be exported, or the exported one's predictions differ: no file is left."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def compare(network: Network, exported: Network, images: Tensor) -> float:
     largest, others = 0.0, 0
     chunks = [chunk for chunk in (images[:1], *torch.split(images[1:], _CHUNK)) if len(chunk)]
     for chunk in tqdm(chunks, desc="comparing", unit="batch", disable=None, leave=False):
-        logits, answer = network(chunk), exported(chunk)
+        logits, answer = (find_logits(each(chunk), len(chunk)) for each in (network, exported))
         # max() of a list would skip NaN.
         largest = torch.stack([torch.tensor(largest), (logits - answer).abs().max()]).max().item()
         others += int((logits.argmax(1) != answer.argmax(1)).sum())
@@ -193,8 +195,8 @@ def compare(network: Network, exported: Network, images: Tensor) -> float:
 def _make_program(
     model: nn.Module, branch: str, images: Tensor, description: Description
 ) -> dict[str, bytes]:
-    network = fold(model, branch, fuse=True)
-    with torch.no_grad():
+    network = _program(model, branch, images)
+    with torch.no_grad(), _followed("torch-export"):
         # Two images: with one, the export would fix the batch size.
         program = torch.export.export(
             network,
@@ -210,8 +212,8 @@ def _make_onnx(
     model: nn.Module, branch: str, images: Tensor, description: Description
 ) -> dict[str, bytes]:
     _onnxruntime()  # raises before an export that may take minutes
-    network = fold(model, branch, fuse=True)
-    with torch.no_grad(), warnings.catch_warnings():
+    network = _program(model, branch, images)
+    with torch.no_grad(), warnings.catch_warnings(), _followed("onnx"):
         # Raised by torch.onnx itself.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
         program: Any = torch.onnx.export(
@@ -224,6 +226,39 @@ def _make_onnx(
             verbose=False,
         )
     return {"": program.model_proto.SerializeToString()}
+
+
+class _Logits(nn.Module):
+    """A network that gives its logits in a tuple, a dictionary or an object, giving them alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return find_logits(self.network(images), images.shape[0])
+
+
+@torch.no_grad()
+def _program(model: nn.Module, branch: str, images: Tensor) -> nn.Module:
+    """Returns the branch folded and fused, images to logits alone."""
+    network = fold(model, branch, fuse=True)
+    return network if isinstance(network(_two(images)), Tensor) else _Logits(network).eval()
+
+
+@contextmanager
+def _followed(to: str) -> Iterator[None]:
+    try:
+        yield
+    # torch may raise anything on a forward that it cannot follow.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise ExportError(
+            f"torch cannot follow the network's forward for '{to}' ({reason.strip()[:200]}); give "
+            "--to safetensors, which holds the weights, or change that forward"
+        ) from error
 
 
 def _read_onnx(path: Path) -> Network:

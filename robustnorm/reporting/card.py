@@ -50,7 +50,7 @@ def model_card(content: dict[str, Any], run: Run, record: Record | None) -> str:
         norm=NAMES.get(content["trained_norm"], content["trained_norm"]),
         branch=for_markdown(content["branch"]),
         training=for_markdown(_training(content, run)),
-        channels=content["arguments"]["in_channels"],
+        channels=run.dataset["channels"],
         results="\n".join(map(to_markdown, tables([record])))
         if record
         else "This checkpoint has not been evaluated: nothing is known of its accuracy.\n",

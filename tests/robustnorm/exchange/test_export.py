@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from foreign_networks import AttackerModel, dictionary, hugging_face
 from manifests import rewrite_manifest
 from torch import nn
 
 from robustnorm import RoutingError, cli, fold, resnet18, route
+from robustnorm.attacks.asked import find_logits
 from robustnorm.data import load_dataset
 from robustnorm.exchange.export import (
     TOLERANCE,
@@ -58,6 +60,28 @@ def trained(model):
             positive = any(word in name for word in ("weight", "var", "second"))
             tensor.data.copy_(noise + 0.5 if positive else noise - 0.5)
     return model.eval()
+
+
+@pytest.mark.parametrize("to", ["torch-export", "onnx"])
+@pytest.mark.parametrize("factory", [AttackerModel, hugging_face, dictionary])
+def test_logits_of_a_tuple_an_object_or_a_dictionary_are_exported_alone(tmp_path, to, factory):
+    model, path = factory(3).eval(), tmp_path / ("net.onnx" if to == "onnx" else "net.pt2")
+    export(model, "single", path, to=to, images=IMAGES)
+    with torch.no_grad():
+        expected = find_logits(model(IMAGES), len(IMAGES))
+    torch.testing.assert_close(load_exported(path)(IMAGES), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_forward_that_torch_cannot_follow_is_refused_in_a_sentence(tmp_path):
+    class Depends(nn.Module):
+        def forward(self, images):
+            rows = images.flatten(1)[:, :4]
+            return rows if images.sum().item() > 1 else -rows
+
+    with pytest.raises(ExportError, match=r"cannot follow the network's forward .*--to safet") as e:
+        export(Depends().eval(), "single", tmp_path / "a.pt2", to="torch-export", images=IMAGES)
+    assert len(str(e.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("norm", ["saauxbn", "modenorm"])
