@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustnorm.attacks.asked import check_values
 from robustnorm.data.dataset import Dataset
 from robustnorm.exchange.foreign import find_weights
 from robustnorm.exchange.loaders import load_released
@@ -68,7 +67,6 @@ def import_weights(settings: ImportSettings) -> str:
     dataset = load_data(config)
     info = describe_dataset(dataset, train_images=0)
     model = build_model(config, info)
-    check_values(model)
     info["classes"] = _classes(file, found.state, model, dataset)
     # Other code may normalize inside its network, with constants or under names of its own.
     inner = _without_normalization(model).state_dict()

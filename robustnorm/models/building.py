@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustnorm.attacks.asked import Asked, InputError
 from robustnorm.models import NETWORKS
 from robustnorm.models.resnet import Norm, Normalized
 from robustnorm.norms import NORMS
@@ -100,13 +101,17 @@ def normalizes_itself(name: str) -> bool:
     return "mean" in _parameters(name, NETWORKS[NETWORKS.check(name)])
 
 
-def check_output(network: nn.Module, name: str, data: Mapping[str, Any]) -> None:
+def check_output(
+    network: nn.Module, name: str, data: Mapping[str, Any], *, alone: bool = False
+) -> None:
     """Raises a NetworkError unless a network gives each image one logit per class.
 
     Args:
         network: As built; its mode and state are left as they are.
         name: Its name, for the message.
         data: ``channels``, ``image_size`` and ``classes`` of the images.
+        alone: Whether it must give the logits alone, as in training; an evaluation finds them in a
+            tuple, a dictionary or an object.
     """
     from robustnorm.norms.routing import bind, branches_of  # see _with_norm
 
@@ -115,25 +120,21 @@ def check_output(network: nn.Module, name: str, data: Mapping[str, Any]) -> None
         return
     first = next(network.parameters(), torch.empty(0))
     modes = {module: module.training for module in network.modules()}
-    branch = next(iter(branches_of(network)), "clean")
-    begin = f"network {name} must give logits of shape (images, {classes} classes)"
+    bound = bind(network.eval(), next(iter(branches_of(network)), "clean"))
     images = torch.zeros(2, data["channels"], *size, device=first.device)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = bind(network.eval(), branch)(images)
-    except (RuntimeError, ValueError, TypeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise NetworkError(
-            f"{begin}; it fails on images of shape {tuple(images.shape)} "
-            f"({type(error).__name__}: {' '.join(str(error).split())})"
-        ) from error
+            logits = Asked(bound)(images)
+            answer = bound(images) if alone else logits
+    except InputError as error:
+        raise NetworkError(f"network {name}: {error}") from error
     finally:
         for module, training in modes.items():
             module.training = training
-    if not isinstance(logits, Tensor):
+    begin = f"network {name} must give logits of shape (images, {classes} classes)"
+    if not isinstance(answer, Tensor):
         raise NetworkError(
-            f"{begin}, it returns a {type(logits).__name__}: return the logits alone"
+            f"{begin} to be trained, it returns a {type(answer).__name__}: return the logits alone"
         )
     if logits.shape != (len(images), classes):
         raise NetworkError(

@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from robustnorm.attacks.asked import check_values
 from robustnorm.attacks.contract import seeded
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
@@ -126,8 +125,7 @@ def _start(
     _check_trainable(config, dataset)
     info = describe_dataset(dataset, train_images)
     model = build_model(config, info)
-    check_values(model)
-    check_output(model, config.network, info)
+    check_output(model, config.network, info, alone=True)
     place_model(model, config, device)
     if config.channels_last and must_be_contiguous(model, dataset.train.images):
         raise UsageError(FRAGILE + "set --channels_last false, or --width 16 or more")

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import data_files
 import foreign_networks
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from tabulate import tabulate
@@ -22,6 +24,7 @@ from robustnorm import resnet18
 
 BEGIN, END = "<!-- corpus: written by python tests/helpers/corpus.py -->", "<!-- end -->"
 NONE = ("--input_normalization=none",)
+NORMALIZED = ("--network_args={normalized: true}",)  # the network's code does it
 STATED = ("--mean=0.5,0.5,0.5", "--std=0.25,0.25,0.25")
 
 
@@ -31,7 +34,7 @@ class Shape:
 
     Args:
         title: Whose code and what is particular about it, as the documentation lists it.
-        network: A name in ``foreign_networks.FACTORIES``, or "resnet18" for ours.
+        network: A factory in ``foreign_networks``, or "resnet18" for ours.
         weights: How its code saves weights, in the documentation's words; a key of ``WEIGHTS``.
         data: A key of ``DATA``.
         classes: Number of classes.
@@ -51,8 +54,9 @@ class Shape:
 
 
 class Made(NamedTuple):
-    """The files of a shape, and float images in [0, 1] to the logits of its own code."""
+    """The network's name, the files, and float images in [0, 1] to the logits of its own code."""
 
+    network: str
     weights: Path
     data: Path
     logits: Callable[[Tensor], Tensor]
@@ -210,78 +214,83 @@ CIFAR = {"classes": 10, "size": (3, 32, 32)}
 GREY = {"size": (1, 8, 8)}
 PARALLEL = "state_dict of DataParallel (`module.`)"
 SHAPES = [
-    Shape("TRADES, WideResNet with its unused block", "trades_wide", "state_dict",
+    Shape("TRADES, WideResNet with its unused block", "Wide", "state_dict",
           "CIFAR-10's python folder", **CIFAR),
-    Shape("TRADES, network for MNIST without norms", "small_cnn", "state_dict",
+    Shape("TRADES, network for MNIST without norms", "SmallCNN", "state_dict",
           "MNIST's idx files", **GREY),
-    Shape("robust_overfitting, normalized outside", "cifar_resnet",
+    Shape("robust_overfitting, normalized outside", "ResNet",
           "`state_dict` with numpy scalars", "CIFAR-10's binary folder", **CIFAR, words=STATED),
-    Shape("AWP", "trades_wide", PARALLEL, "`.npz`, test images alone", classes=10),
+    Shape("AWP", "Wide", PARALLEL, "`.npz`, test images alone", classes=10),
     Shape("MadryLab's robustness: the network twice, a tuple of logits and images",
-          "attacker_model", "`model`, optimizer, epoch", "folder of class folders", words=()),
-    Shape("MadryLab's robustness, DataParallel", "attacker_model", PARALLEL,
+          "AttackerModel", "`model`, optimizer, epoch", "folder of class folders", words=()),
+    Shape("MadryLab's robustness, DataParallel", "AttackerModel", PARALLEL,
           "zip of class folders", words=()),
-    Shape("RobustBench, DeepMind's WideResNet", "deepmind_wide", "state_dict",
+    Shape("RobustBench, DeepMind's WideResNet", "DeepMindWide", "state_dict",
           "CIFAR-10-C's `.npy` pair", classes=10),
-    Shape("RobustBench, `mu` and `sigma` in file and network", "robustbench_resnet",
-          "`state_dict` with argparse.Namespace", "`.npz`, test images alone", words=()),
-    Shape("RobustBench, `mu` and `sigma` in the network's code alone", "robustbench_resnet",
-          "without `mu` and `sigma`", "tar.gz of class folders", words=()),
+    Shape("RobustBench, `mu` and `sigma` in file and network", "ResNet",
+          "`state_dict` with argparse.Namespace", "`.npz`, test images alone", words=NORMALIZED),
+    Shape("RobustBench, `mu` and `sigma` in the network's code alone", "ResNet",
+          "without `mu` and `sigma`", "tar.gz of class folders", words=NORMALIZED),
     Shape("RobustBench, `normalize` and `model`", "normalized_by_name",
           "state_dict of DataParallel (`module.`)", "folder of `.npy` files", words=()),
     Shape("NormalizeByChannelMeanStd before the network", "normalizer_first",
           "`net`, `acc`, `epoch`", "`.pt` of two tensors", words=()),
-    Shape("Lightning", "cifar_resnet", "Lightning's checkpoint", "CSV of paths and labels"),
-    Shape("timm, MobileNet", "mobilenet", "timm's training checkpoint",
+    Shape("Lightning", "ResNet", "Lightning's checkpoint", "CSV of paths and labels"),
+    Shape("timm, MobileNet", "MobileNet", "timm's training checkpoint",
           "folder of class folders", size=(3, 16, 16)),
-    Shape("timm, vision transformer", "vision_transformer", "safetensors",
+    Shape("timm, vision transformer", "VisionTransformer", "safetensors",
           "`.npz`, test images alone", words=STATED),
-    Shape("timm, ImageNet's 1,000 classes, ImageNet's mean", "mobilenet", "state_dict",
+    Shape("timm, ImageNet's 1,000 classes, ImageNet's mean", "MobileNet", "state_dict",
           "`.npz`, test images alone", classes=1000, size=(3, 16, 16),
           words=("--input_normalization=imagenet",)),
-    Shape("Hugging Face, an object with logits", "hugging_face", "safetensors",
-          "parquet of the Hugging Face hub"),
-    Shape("several tasks, a dictionary with logits", "dictionary", "`backbone.` prefix",
+    Shape("Hugging Face, an object with logits", "HuggingFace", "safetensors",
+          "parquet of the Hugging Face hub", words=(*NONE, "--network_args={num_labels: 3}")),
+    Shape("several tasks, a dictionary with logits", "Dictionary", "`backbone.` prefix",
           "`.npz`, images in [0, 1], one-hot labels"),
-    Shape("torch.compile", "cifar_resnet", "`_orig_mod.` of torch.compile",
+    Shape("torch.compile", "ResNet", "`_orig_mod.` of torch.compile",
           "tar.xz of class folders"),
-    Shape("torch.compile in DistributedDataParallel", "cifar_resnet",
+    Shape("torch.compile in DistributedDataParallel", "ResNet",
           "`module._orig_mod.` of compile in DDP", "folder of `.npy` files"),
-    Shape("a running average beside the weights", "cifar_resnet",
+    Shape("a running average beside the weights", "ResNet",
           "`model` and `ema_state_dict`", "folder of class folders",
           words=(*NONE, "--part=ema_state_dict")),
-    Shape("stochastic weight averaging", "cifar_resnet", "torch's AveragedModel",
+    Shape("stochastic weight averaging", "ResNet", "torch's AveragedModel",
           "`.pt` of two tensors"),
-    Shape("operations counted before saving", "cifar_resnet", "counts of thop in it",
+    Shape("operations counted before saving", "ResNet", "counts of thop in it",
           "zip of class folders"),
-    Shape("old file", "cifar_resnet", "state_dict, before torch 1.6",
+    Shape("old file", "ResNet", "state_dict, before torch 1.6",
           "`.npz`, test images alone"),
-    Shape("old code", "cifar_resnet", "no counts of batches", "CSV of paths and labels"),
-    Shape("half precision", "cifar_resnet", "half precision", "`.npz`, test images alone"),
-    Shape("two classes, RGBA, palette and grey images of all sizes", "cifar_resnet",
+    Shape("old code", "ResNet", "no counts of batches", "CSV of paths and labels"),
+    Shape("half precision", "ResNet", "half precision", "`.npz`, test images alone"),
+    Shape("two classes, RGBA, palette and grey images of all sizes", "ResNet",
           "`model`, optimizer, epoch", "`val/` of RGBA, palette, grey, all sizes", classes=2,
           words=(*NONE, "--resize=8")),
-    Shape("100 classes", "trades_wide", "safetensors, `model.` prefix",
+    Shape("100 classes", "Wide", "safetensors, `model.` prefix",
           "`.npz`, test images alone", classes=100),
-    Shape("200 classes, `.npy` pair", "cifar_resnet", "`net`, `acc`, `epoch`",
+    Shape("200 classes, `.npy` pair", "ResNet", "`net`, `acc`, `epoch`",
           "CIFAR-10-C's `.npy` pair", classes=200),
-    Shape("grey images", "cifar_resnet", PARALLEL, "`.npz`, test images alone", **GREY,
+    Shape("grey images", "ResNet", PARALLEL, "`.npz`, test images alone", **GREY,
           words=("--mean=0.1307", "--std=0.3081")),
-    Shape("images that are not square, a perceptron", "perceptron", "state_dict",
+    Shape("images that are not square, a perceptron", "Perceptron", "state_dict",
           "folder of class folders", size=(3, 8, 6)),
     Shape("ours, mean and deviation inside", "resnet18", "state_dict",
           "`.npz`, test images alone", words=("--width=2",)),
     Shape("ours, two classes, grey images", "resnet18",
           "`backbone.` prefix", "MNIST's idx files", classes=2, **GREY, words=("--width=2",)),
-    Shape("a pickled network", "cifar_resnet", "pickled module", "`.npz`, test images alone",
+    Shape("a pickled network", "ResNet", "pickled module", "`.npz`, test images alone",
           refused="torch.load('weights.pt', weights_only=False)"),
-    Shape("a download that gave a page", "cifar_resnet", "web page saved as .pt",
+    Shape("a download that gave a page", "ResNet", "web page saved as .pt",
           "`.npz`, test images alone", refused="is a web page, not weights"),
-    Shape("two heads", "two_heads", "state_dict", "`.npz`, test images alone",
+    Shape("two heads", "TwoHeads", "state_dict", "`.npz`, test images alone",
           refused="the network must give logits"),
-    Shape("16-bit images", "cifar_resnet", "state_dict", "16-bit images", **GREY,
+    Shape("16-bit images", "ResNet", "state_dict", "16-bit images", **GREY,
           refused="has more than 8 bits a value; convert it to 8"),
 ]  # fmt: skip
+
+
+def _value(shape: Shape, name: str) -> str:
+    """Returns the value of an option of the import, "" without it."""
+    return dict(word.removeprefix("--").split("=") for word in shape.words).get(name, "")
 
 
 def build(shape: Shape) -> nn.Module:
@@ -292,10 +301,11 @@ def build(shape: Shape) -> nn.Module:
         model: nn.Module = resnet18("bn", shape.classes, 2, in_channels=channels,
                                     mean=(0.4,) * channels, std=(0.3,) * channels)  # fmt: skip
     else:
-        factory = foreign_networks.FACTORIES[shape.network]
-        takes = factory.__init__ if isinstance(factory, type) else factory
-        grey = {"in_channels": channels} if "in_channels" in takes.__code__.co_varnames else {}
-        model = factory(shape.classes, **grey)
+        factory = getattr(foreign_networks, shape.network)
+        offered = {"num_classes": shape.classes, "in_channels": channels}
+        taken = signature(factory).parameters
+        given = yaml.safe_load(_value(shape, "network_args") or "{}")
+        model = factory(**{k: v for k, v in offered.items() if k in taken} | given)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
@@ -318,16 +328,16 @@ def make(shape: Shape, folder: Path) -> Made:
     (folder / "data").mkdir()
     path = DATA[shape.data](folder / "data", parts, [f"class{i}" for i in range(shape.classes)])
     WEIGHTS[shape.weights](model, folder / "weights.pt")
-    return Made(folder / "weights.pt", path, _own_code(shape, model))
+    network = shape.network if shape.network == "resnet18" else f"foreign_networks:{shape.network}"
+    return Made(network, folder / "weights.pt", path, _own_code(shape, model))
 
 
 def _own_code(shape: Shape, model: nn.Module) -> Callable[[Tensor], Tensor]:
     """Returns what the user's own evaluation computes: mean and deviation, then the network."""
-    stated = dict(word.removeprefix("--").split("=") for word in shape.words)
-    if "part" in stated:
+    if _value(shape, "part"):
         model = other(model)
-    values = [stated.get("mean", "0"), stated.get("std", "1")]
-    if stated.get("input_normalization") == "imagenet":
+    values = [_value(shape, "mean") or "0", _value(shape, "std") or "1"]
+    if _value(shape, "input_normalization") == "imagenet":
         values = ["0.485,0.456,0.406", "0.229,0.224,0.225"]
     mean, std = (
         torch.tensor([float(v) for v in each.split(",")])[:, None, None] for each in values

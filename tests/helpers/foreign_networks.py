@@ -1,7 +1,7 @@
 """Small networks with the module names, normalizations and outputs of public code.
 
-Each function is a factory as its users write it: it takes what it needs and knows nothing of norms
-with branches.
+Each class or function is a factory as its users write it: it takes what it needs and knows nothing
+of norms with branches.
 """
 
 from collections import OrderedDict
@@ -80,14 +80,6 @@ class ResNet(nn.Module):
             images = (images - self.mu) / self.sigma
         features = self.layer1(F.relu(self.bn1(self.conv1(images))))
         return self.linear(features.mean((2, 3)))
-
-
-def cifar_resnet(num_classes, in_channels):
-    return ResNet(num_classes, in_channels)
-
-
-def robustbench_resnet(num_classes):
-    return ResNet(num_classes, normalized=True)
 
 
 class InputNormalize(nn.Module):
@@ -256,19 +248,11 @@ class HuggingFace(nn.Module):
         return ImageClassifierOutput(None, self.classifier(features), features)
 
 
-def hugging_face(num_classes):
-    return HuggingFace(num_classes)
-
-
 class Dictionary(ResNet):
     """Gives {"logits": ..., "features": ...}, like much code for several tasks."""
 
     def forward(self, images):
         return {"features": images.flatten(1), "logits": super().forward(images)}
-
-
-def dictionary(num_classes):
-    return Dictionary(num_classes)
 
 
 class TwoHeads(ResNet):
@@ -277,10 +261,6 @@ class TwoHeads(ResNet):
     def forward(self, images):
         logits = super().forward(images)
         return logits, -logits
-
-
-def two_heads(num_classes):
-    return TwoHeads(num_classes)
 
 
 class Perceptron(nn.Module):
@@ -295,22 +275,3 @@ class Perceptron(nn.Module):
 
     def forward(self, images):
         return self.net(images)
-
-
-# Name to factory.
-FACTORIES = {
-    "trades_wide": Wide,
-    "cifar_resnet": cifar_resnet,
-    "robustbench_resnet": robustbench_resnet,
-    "attacker_model": AttackerModel,
-    "deepmind_wide": DeepMindWide,
-    "normalizer_first": normalizer_first,
-    "normalized_by_name": normalized_by_name,
-    "small_cnn": SmallCNN,
-    "mobilenet": MobileNet,
-    "vision_transformer": VisionTransformer,
-    "hugging_face": hugging_face,
-    "dictionary": dictionary,
-    "two_heads": two_heads,
-    "perceptron": Perceptron,
-}

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import corpus
-import foreign_networks
 import numpy as np
 import pytest
 import torch
@@ -11,9 +10,8 @@ import torch
 from robustnorm import cli
 from robustnorm.attacks.asked import find_logits
 from robustnorm.data import load_dataset
-from robustnorm.models import NETWORKS
 from robustnorm.records.record import Record
-from robustnorm.runs import Run
+from robustnorm.runs import load_model
 from robustnorm.system.errors import Status
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +35,8 @@ def check_logits(shape, made, folder, record):
     resize = next((int(w.partition("=")[2]) for w in shape.words if w.startswith("--resize")), None)
     test = load_dataset(str(made.data), root=folder / "again", resize=resize).test
     images = test.images[:].float() / 255
-    own, imported = made.logits(images), Run.open(Path("checkpoints/theirs/bn-seed0")).network()
+    own = made.logits(images)
+    imported, _ = load_model(Path("checkpoints/theirs/bn-seed0"), network=made.network)
     with torch.no_grad():
         found = find_logits(imported(images), len(images))
     exact = (
@@ -52,12 +51,11 @@ def check_logits(shape, made, folder, record):
 
 @pytest.mark.parametrize("shape", corpus.SHAPES, ids=lambda shape: shape.title)
 def test_shape_is_evaluated_or_refused_in_a_sentence(shape, command, tmp_path, monkeypatch):
-    for name, factory in foreign_networks.FACTORIES.items():
-        monkeypatch.setitem(NETWORKS, name, factory)
     monkeypatch.chdir(tmp_path)
     made = corpus.make(shape, tmp_path)
-    given = [f"--network={shape.network}", f"--data={made.data}", "--norm=bn", "--name=theirs"]
-    given += [w for w in shape.words if w.startswith(("--width", "--resize", "--input"))]
+    network = f"--network={made.network}"
+    given = [network, f"--data={made.data}", "--norm=bn", "--name=theirs"]
+    given += [w for w in shape.words if w.startswith(("--width", "--resize", "--input", "--net"))]
     words = [word for word in shape.words if word not in given]
     status, said = command("import", str(made.weights), "--device=cpu", *given, *words)
     if status == Status.DONE:
@@ -70,7 +68,9 @@ def test_shape_is_evaluated_or_refused_in_a_sentence(shape, command, tmp_path, m
         return
     assert (status, said) == (Status.DONE, [])
     [path] = Path("reports/theirs/records").glob("*.json")
-    assert command("verify", str(path), "--device=cpu", f"--data={made.data}") == (Status.DONE, [])
+    again = [network] if ":" in network else []
+    verified = command("verify", str(path), "--device=cpu", f"--data={made.data}", *again)
+    assert verified == (Status.DONE, [])
     check_logits(shape, made, tmp_path, Record.load(path))
 
 
@@ -82,7 +82,6 @@ def test_corpus_has_thirty_shapes_of_which_twenty_eight_are_evaluated():
     assert evaluated >= 28
     for kind, known in (("weights", corpus.WEIGHTS), ("data", corpus.DATA)):
         assert {getattr(shape, kind) for shape in corpus.SHAPES} == set(known)
-    assert {shape.network for shape in corpus.SHAPES} == {*foreign_networks.FACTORIES, "resnet18"}
 
 
 def test_documentation_lists_the_corpus():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign_networks import AttackerModel, dictionary, hugging_face
+from foreign_networks import AttackerModel, Dictionary, HuggingFace
 from manifests import rewrite_manifest
 from torch import nn
 
@@ -63,7 +63,7 @@ def trained(model):
 
 
 @pytest.mark.parametrize("to", ["torch-export", "onnx"])
-@pytest.mark.parametrize("factory", [AttackerModel, hugging_face, dictionary])
+@pytest.mark.parametrize("factory", [AttackerModel, HuggingFace, Dictionary])
 def test_logits_of_a_tuple_an_object_or_a_dictionary_are_exported_alone(tmp_path, to, factory):
     model, path = factory(3).eval(), tmp_path / ("net.onnx" if to == "onnx" else "net.pt2")
     export(model, "single", path, to=to, images=IMAGES)

@@ -152,16 +152,20 @@ DATA = {"channels": 2, "image_size": [6, 6], "classes": list("abcdefg")}
 @pytest.mark.parametrize(
     ("name", "args", "data", "message"),
     [
-        ("a_tuple", {}, {}, "it returns a tuple: return the logits alone"),
+        ("a_tuple", {}, {}, "to be trained, it returns a tuple: return the logits alone"),
         ("plain", {"num_classes": 3}, {}, r"gives \(2, 3\) for 2 images: .*'{num_classes: 7}'"),
-        ("plain", {}, {"channels": 3}, r"it fails on images of shape \(2, 3, 6, 6\) \(ValueError"),
+        ("plain", {}, {"channels": 3}, r"fails on images of shape \(2, 3, 6, 6\) .*; give images"),
     ],
 )
 def test_wrong_output_is_refused_in_one_sentence(name, args, data, message):
     network = build(name, args)
     with pytest.raises(UsageError, match=message) as refused:
-        check_output(network, name, DATA | data)
+        check_output(network, name, DATA | data, alone=True)
     assert "\n" not in str(refused.value)
+
+
+def test_logits_in_a_tuple_serve_an_evaluation():
+    check_output(build("a_tuple"), "a_tuple", DATA)
 
 
 def test_check_of_the_output_changes_nothing():
