@@ -23,7 +23,7 @@ from robustnorm.attacks.asked import find_logits
 from robustnorm.exchange.foreign import read_weights
 from robustnorm.models import NETWORKS
 from robustnorm.models.building import NetworkError, build_network
-from robustnorm.models.surgery import fold
+from robustnorm.models.surgery import fold, folded_state
 from robustnorm.models.weights import alone, check_weights
 from robustnorm.norms.routing import bind
 from robustnorm.system.errors import RefusedFileError, UserError
@@ -281,7 +281,7 @@ def _onnxruntime() -> Any:
 def _make_safetensors(
     model: nn.Module, branch: str, images: Tensor, description: Description
 ) -> dict[str, bytes]:
-    state = alone(fold(model, branch).state_dict())
+    state = alone(folded_state(fold(model, branch)))
     config = json.dumps(seal(description.config))
     metadata = {"format": "pt", "config": config, "sha256": hash_tensors(state)}
     return {"": save(state, metadata=metadata)}

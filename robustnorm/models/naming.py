@@ -33,6 +33,16 @@ def is_place(name: object) -> bool:
     return re.fullmatch(_PLACE, text) is not None and not text.startswith(TIMM)
 
 
+def is_registered(name: str) -> bool:
+    """Returns whether a name is of the form of registered ones, which have a width.
+
+    Examples:
+        >>> is_registered("resnet18"), is_registered("timm:resnet18")
+        (True, False)
+    """
+    return not name.startswith(TIMM) and not is_place(name)
+
+
 class Networks(Registry):
     """A registry that also takes ``timm:NAME`` and ``module:factory``.
 

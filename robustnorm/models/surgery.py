@@ -72,6 +72,21 @@ def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
     return fuse_convolutions(folded) if fuse else folded
 
 
+class _BatchNormAct2d(nn.Sequential):
+    """timm's layer of that name, folded: batch norm, dropout, activation."""
+
+
+def folded_state(folded: nn.Module) -> dict[str, Tensor]:
+    """Returns the state of a network from ``fold`` under the names of its plain network."""
+    inside = [f"{n}." for n, m in folded.named_modules() if isinstance(m, _BatchNormAct2d)]
+    state = dict[str, Tensor]()
+    for name, value in folded.state_dict().items():
+        layer = next((each for each in inside if name.startswith(each)), None)
+        plain = name if layer is None else layer + name.removeprefix(f"{layer}bn.")
+        state[plain] = value
+    return state
+
+
 def _computed_tensors(model: nn.Module) -> dict[int, Tensor]:
     """Returns copies, by id, of tensors that hooks recompute and that torch cannot deep-copy.
 
@@ -193,7 +208,9 @@ def with_norm(model: nn.Module, norm: str, branches: Sequence[str] = ("clean", "
         new: nn.Module = make(layer.num_features, branches)
         new.to(layer.weight.device).train(layer.training)
         if _is_batch_norm_act(layer):
-            return nn.Sequential(OrderedDict(bn=new, **dict(layer.named_children())))
+            together = nn.Sequential(OrderedDict(bn=new, **dict(layer.named_children())))
+            together.training = layer.training
+            return together
         return new
 
     def is_chosen(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
@@ -301,7 +318,9 @@ def _fold_layer(layer: RoutedLayer, branch: str) -> nn.Module:
     for target, source in zip((*folded.parameters(), *folded.buffers()), state, strict=True):
         target.copy_(source)
     if isinstance(layer, _RoutedBatchNormAct2d):
-        return nn.Sequential(OrderedDict(bn=folded, drop=layer.drop, act=layer.act))
+        together = _BatchNormAct2d(OrderedDict(bn=folded, drop=layer.drop, act=layer.act))
+        together.training = layer.training
+        return together
     return folded
 
 

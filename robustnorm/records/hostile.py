@@ -47,11 +47,13 @@ SHAPE = {
         "epochs": count,
         "sha256": str,
         "imported?": {"file": str, "*": object},
+        "network_source?": {"*": str},
         "given?": str,
         "network_source?": {"*": str},
     },
     "config": {
         "network?": str,
+        "network_args?": {"*": object},
         "width?": count,
         "precision?": str,
         "train_steps?": count,

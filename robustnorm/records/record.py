@@ -138,7 +138,8 @@ class Record:
         checkpoint: tag, epoch, epochs (planned) and sha256. For weights trained by other code also
             "imported", their file's name, sha256 and layout; for a network that ``evaluate`` was
             given in Python "given", its class. Both epochs are then 0; of the config only the
-            network's settings apply, of a network given in Python none.
+            network's settings apply, of a network given in Python none. For the network of other
+            code "network_source": version of timm, or the module's file and sha256.
         config: The settings that determined the training run.
         config_hash: Fingerprint of those.
         history: One entry per epoch, as ``EpochRecord.to_dict``, up to the last epoch of the run.

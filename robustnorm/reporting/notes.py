@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from robustnorm.models.naming import is_registered
 from robustnorm.records.record import Record
 from robustnorm.reporting.model_records import NAMES, ModelRecords
 from robustnorm.reporting.paper import SETTING
@@ -105,15 +106,25 @@ def _training(record: Record) -> str:
     if record.imported:
         return (
             f"weights imported from {record.imported}, their training is not known; "
-            f"{record.config['network']} of width {record.config['width']}"
+            f"{_network(record)}"
         )
     config, images = record.config, record.dataset["train_images"]
     epochs, paper = record.checkpoint["epochs"], SETTING["epochs"]
     shortened = f" (shortened: the paper trains {paper})" if epochs < paper else ""
     return (
         f"{epochs} epoch{'s' * (epochs > 1)}{shortened}, {images:,} images, "
-        f"{config['network']} of width {config['width']}, {config['precision']}"
+        f"{_network(record)}, {config['precision']}"
     )
+
+
+def _network(record: Record) -> str:
+    """Names the network with what determines it: its width, or its own arguments and source."""
+    config, source = record.config, record.checkpoint.get("network_source", {})
+    given = [f"{key}={value}" for key, value in config.get("network_args", {}).items()]
+    told = f"{config['network']}({', '.join(given)})" if given else str(config["network"])
+    if is_registered(config["network"]):
+        return f"{told} of width {config['width']}"
+    return " ".join([told, *(f"{key} {value[:12]}" for key, value in source.items())])
 
 
 def _sample(record: Record) -> str:
@@ -157,7 +168,7 @@ def _differing(record: Record) -> list[str]:
         "data": record.dataset["name"],
         "training images": record.dataset["train_images"],
         "network": record.config["network"],
-        "width": record.config["width"],
+        **({"width": record.config["width"]} if is_registered(record.config["network"]) else {}),
         "epochs": record.checkpoint["epochs"],
         "epsilon": record.protocol["epsilon"],
         "step size": record.protocol["step_size"],
@@ -166,7 +177,7 @@ def _differing(record: Record) -> list[str]:
     return [
         f"{name} {ours[name]} (paper: {theirs})"
         for name, theirs in SETTING.items()
-        if ours[name] != theirs
+        if name in ours and ours[name] != theirs
     ]
 
 

@@ -26,6 +26,7 @@ _SHAPE = {
     "best?": float,
     "within_epoch?": ({"losses": [[float]], "seconds": finite}, {}),
     "processes?": {"*": count},
+    "network_source?": {"*": str},
     "imported?": {**dict.fromkeys(("file", "sha256", "layout"), str), "*": object},
     "*": object,
 }
