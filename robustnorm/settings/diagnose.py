@@ -33,7 +33,7 @@ class DiagnoseSettings(Settings):
     """
 
     only_in_files: ClassVar[frozenset[str]] = names(Config) - {
-        *("checkpoint", "data", "data_root", "test_limit", "seed", "device", "reports"),
+        *("checkpoint", "data", "data_root", "test_limit", "seed", "device", "reports", "network"),
     }
     # A config's are those of training and of the evaluation.
     other_in_files: ClassVar[frozenset[str]] = frozenset({"seed", "test_limit", "network"})

@@ -33,7 +33,7 @@ class ExportSettings(Settings):
     """
 
     only_in_files: ClassVar[frozenset[str]] = names(Config) - {
-        *("checkpoint", "data", "data_root", "output", "reports"),
+        *("checkpoint", "data", "data_root", "output", "reports", "network"),
     }
     # A config's is the folder of checkpoints.
     other_in_files: ClassVar[frozenset[str]] = frozenset({"output", "network"})
