@@ -47,7 +47,6 @@ SHAPE = {
         "epochs": count,
         "sha256": str,
         "imported?": {"file": str, "*": object},
-        "network_source?": {"*": str},
         "given?": str,
         "network_source?": {"*": str},
     },
