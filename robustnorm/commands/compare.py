@@ -7,7 +7,12 @@ from pathlib import Path
 
 from robustnorm.records.record import Record
 from robustnorm.reporting.render import save_tables, to_text
-from robustnorm.reporting.side_by_side import accuracy_table, name_models, significance
+from robustnorm.reporting.side_by_side import (
+    accuracy_table,
+    check_table,
+    name_models,
+    significance,
+)
 from robustnorm.runs import Run
 from robustnorm.settings.results import CompareSettings
 from robustnorm.system.errors import UsageError
@@ -41,6 +46,7 @@ def compare_runs(settings: CompareSettings) -> str:
     tables = [accuracy_table(models)]
     if (tests := significance(models)).rows:
         tables.append(tests)
+    tables.append(check_table(models))
     folder = Path(settings.reports) / str(settings.name)
     page = comparison_page(
         models,

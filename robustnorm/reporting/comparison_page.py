@@ -11,6 +11,7 @@ from robustnorm.reporting.render import Cell, Table
 from robustnorm.reporting.sections import Drawing, Section, render_sections
 from robustnorm.reporting.side_by_side import (
     accuracy_table,
+    check_table,
     significance,
     under_attack,
     verdict_table,
@@ -36,9 +37,9 @@ def comparison_page(
     looks = drawing.looks(models)
     classes = Drawing(
         "classes",
-        f"Each class under no attack and under {deciding[-1].removeprefix('RA, ')}, through the "
-        "adversarial branch or the only one. Bars: 95 % Wilson intervals over its images."
-        + f" At most {figures.MOST_CLASSES} classes, those with the lowest RA.",
+        f"SA and {deciding[-1]} of each class, through the adversarial branch or the only one. "
+        "Bars: 95 % Wilson intervals over its images. At most "
+        f"{figures.MOST_CLASSES} classes, those with the lowest RA.",
         f"Accuracy of each class for {', '.join(model.name for model in models)}.",
         lambda: figures.per_class(models, looks, deciding[-1]),
     )
@@ -52,6 +53,7 @@ def comparison_page(
     sections = [
         Section("Accuracy", [accuracy_table(models)]),
         *[Section("Paired tests", [tests])] * bool(tests.rows),
+        Section("Checks", [check_table(models)]),
         Section("Classes", [], [classes]),
         Section("Verdicts", [verdict_table(models)]),
         Section("Provenance", [origin.runs, _versions(origin.versions | origin.data)]),

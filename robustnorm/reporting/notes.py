@@ -37,7 +37,7 @@ def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list
     notes = [
         f"n = {first.n:,} of {data['test_images']:,} test images of {data['name']}. Intervals: "
         "Wilson, 95 %, over the choice of test images, "
-        + ("at the mean over seeds." if several else f"for this one {_sample(first)}."),
+        + ("at the mean over seeds." if several else f"for {_sample(first)}."),
         f"Training: {_each(models, _training)}; seed "
         f"{_each(models, _seed)}; protocol {_each(models, _protocol)}. "
         f"Checkpoint {_each(models, _checkpoint)}.",
@@ -128,7 +128,7 @@ def _network(record: Record) -> str:
 
 
 def _sample(record: Record) -> str:
-    return "network" if record.imported or record.given else "seed"
+    return "these very weights" if record.imported or record.given else "this one seed"
 
 
 def _seed(record: Record) -> str:

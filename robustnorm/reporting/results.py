@@ -98,24 +98,33 @@ class Results(Sequence[Verdict]):
         """
         return cls(Record.load(Path(path)))
 
-    def verify(self, model: nn.Module, images: Tensor, labels: Tensor) -> str:
+    def verify(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, kept: Path | None = None
+    ) -> str:
         """Re-checks the verdicts on clean and on kept images; returns how often what was checked.
 
         Args:
             model: The network, in evaluation mode.
             images: Those that were evaluated, in the same order.
             labels: int64 (N,).
+            kept: Folder of the adversarial images, if the evaluation was to ``keep`` them.
 
         Raises:
             CheckFailed: When a check fails, with the first failures.
+            UsageError: When the record is that of a run.
         """
+        if not self.record.given:
+            raise UsageError(
+                f"{self._model[0].name} is a run, not a network given in Python: robustnorm verify "
+                "checks its record"
+            )
         origin = Verification("network and data")
         checkpoint, dataset = self.record.checkpoint["sha256"], self.record.dataset["images"]
         origin.add(digest_of_network(model) == checkpoint, "it is another network")
         origin.add(digest_of_images(images, labels) == dataset, "these are other images or labels")
         findings = [origin]
         if not origin.failed:
-            folder = Path(self.record.images.get("folder", ""))
+            folder = kept or Path(self.record.images.get("folder", ""))
             findings += check_verdicts(self.record, model, images, labels, folder)
         return conclude(self._model[0].name, self.record, findings)
 

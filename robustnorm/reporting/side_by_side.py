@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from math import isclose
 
+from robustnorm.evaluation.checks import verdict_of
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import TRANSFER, Record, RecordError
 from robustnorm.reporting.comparisons import groups, paired_tests
@@ -174,6 +175,25 @@ def significance(models: Sequence[ModelRecords]) -> Table:
         if family != "SA, clean branch"  # of a network without branches it is the same
     ]
     return replace(table, rows=rows)
+
+
+def check_table(models: Sequence[ModelRecords]) -> Table:
+    """Returns for each model and branch what the checks of its evaluation found."""
+    rows: list[tuple[Cell, ...]] = []
+    for model in models:
+        record = model.records[0]
+        for branch in record.branches:
+            own = [check for check in record.checks if check.answer == branch]
+            odd = [f"{check.name}: {check.verdict}" for check in own if check.verdict != "reliable"]
+            verdict = verdict_of(own, branch) if own else "not run"
+            rows.append((model.label(branch), str(len(own)), verdict, "; ".join(odd) or None))
+    return Table(
+        "checks",
+        "Checks of the evaluations",
+        ("Model", "Checks", "Worst verdict", "Not reliable"),
+        rows,
+        ["Each check looks for a way in which robust accuracies could be too high."],
+    )
 
 
 def verdict_table(models: Sequence[ModelRecords]) -> Table:

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from robustnorm.evaluation.margins import median_margins
 from robustnorm.evaluation.search import Precision, scorers
 from robustnorm.records.given import digest_of_images, digest_of_network
 from robustnorm.records.hostile import check_text
+from robustnorm.records.images import hashes
 from robustnorm.records.record import Record, fingerprint
 from robustnorm.reporting.results import Results
 from robustnorm.settings.groups import BranchAttack
@@ -49,6 +51,7 @@ def evaluate(
     attacks: Sequence[str] = (),
     seed: int = 0,
     image_ids: Tensor | None = None,
+    keep: Path | None = None,
     **others: Any,
 ) -> Results:
     """Attacks each branch of ``model`` with PGD; returns a verdict per image, attack and branch.
@@ -78,7 +81,8 @@ def evaluate(
             ``"pgd-50x5-margin"`` or ``"autoattack"``.
         seed: Seed of the random starts.
         image_ids: int64 (N,), indices of the images in their data set; 0..N-1 by default.
-        **others: ``keep``, ``journal``, ``fingerprint``, ``compile``, ``progress`` and
+        keep: Folder for the adversarial images, which ``Results.verify`` then checks, too.
+        **others: ``journal``, ``fingerprint``, ``compile``, ``progress`` and
             ``should_stop`` of the function named above.
 
     Raises:
@@ -121,6 +125,7 @@ def evaluate(
         attacks=attacks,
         seed=seed,
         image_ids=image_ids,
+        keep=keep,
         **others,
     )
     images = images if is_stored(images) else admit_images(images, integers=True)
@@ -168,6 +173,7 @@ def evaluate(
         versions=versions() | {"python": platform.python_version()} | source_commit(),
         device=device_name(next(model.parameters(), labels).device),
         wall_seconds=round(time.perf_counter() - begin, 2),
+        images={} if keep is None else {"folder": keep.name, "files": hashes(keep)},
         margins=median_margins(model, images, labels, serving=serving),
     )
     return Results(record)

@@ -1,17 +1,23 @@
 """Any evaluated networks in one table and one page, or refused in one sentence."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
-from record_factory import N, bits, make_record
+from record_factory import N, bits, make_full_record, make_record
 from torch import nn
 
 from robustnorm import cli, evaluate
 from robustnorm.data.digits import load_digits
 from robustnorm.evaluation.statistics import holm, mcnemar
 from robustnorm.records.record import Record, Verdict
-from robustnorm.reporting.side_by_side import accuracy_table, name_models, significance
+from robustnorm.reporting.side_by_side import (
+    accuracy_table,
+    check_table,
+    name_models,
+    significance,
+)
 from robustnorm.runs import Run
 from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import describe_dataset
@@ -159,6 +165,17 @@ def test_run_is_found_by_its_folder_and_named_when_not_evaluated(place, capsys):
     save(make_record("bn", checkpoint=checkpoint), path)
     assert cli.main(["compare", str(folder)]) == Status.DONE
     assert Record.load(path).n == N
+
+
+def test_checks_that_are_not_reliable_are_named(place, capsys):
+    checked = make_full_record("auxbn")  # Square warns on every branch
+    words = [save(checked, place / "one.json"), save(make_record("bn"), place / "two.json")]
+    assert cli.main(["compare", *words]) == Status.DONE
+    rows = {row[0]: row[1:] for row in check_table(name_models([checked], ["a"])).rows}
+    assert rows["AuxBN (adv)"] == ("2", "warn", "Square: warn")
+    text = capsys.readouterr().out
+    assert re.search(r"AuxBN \(clean\) +2 +warn +Square: warn", text)
+    assert re.search(r"BN +0 +not run", text)
 
 
 def test_nothing_to_compare_says_what_to_give(capsys):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from record_factory import make_record
 from torch import nn
 
 from robustnorm import cli, evaluate, resnet18
@@ -119,8 +120,18 @@ def test_verification_tells_another_network_and_other_images():
     assert "labels" in results.verify(network, images / 255, labels)
     with pytest.raises(CheckFailed, match="other images or labels"):
         results.verify(network, images.flip(0), labels)
+    with pytest.raises(UsageError, match=r"BN is a run, .* robustnorm verify checks its record"):
+        Results(make_record("bn")).verify(network, images, labels)
     with pytest.raises(CheckFailed, match="another network"):
         results.verify(make_network(3, 3), images, labels)
+
+
+def test_kept_images_are_verified(tmp_path):
+    network, images, labels = make_images()
+    results = evaluate(network, images, labels, steps=(1,), keep=tmp_path / "kept")
+    text = results.verify(network, images, labels, kept=tmp_path / "kept")
+    assert re.search(r"images in the ball +24 +0\n", text)  # of the final and the worst iterate
+    assert text.endswith("Everything holds.")
 
 
 def test_command_says_how_a_network_given_in_python_is_verified(tmp_path, capsys):
