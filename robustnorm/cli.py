@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if text is not None:
                 print(for_terminal(text), flush=True)
         except (Exception, KeyboardInterrupt) as error:
-            status = _fail(*_explain(error))
+            status = _fail(*_explain(KeyboardInterrupt() if stop.interrupted else error))
     # Whoever sent the signal expects this status, even if the work was finished after it.
     return Status.PREEMPTED if stop.received and status == Status.DONE else status
 

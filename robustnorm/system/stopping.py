@@ -48,14 +48,16 @@ class SignalStop:
 
     Until it is called for the first time there is nothing to save, and the first signal ends the
     process with status 143. From then on it returns True after a signal, and a second signal ends
-    the process at once.
+    the process at once. Ctrl-C raises a KeyboardInterrupt, and is remembered: libraries that it
+    interrupts raise other errors.
 
     Attributes:
         received: Whether a signal came.
+        interrupted: Whether Ctrl-C came.
     """
 
     def __init__(self) -> None:
-        self.received = False
+        self.received = self.interrupted = False
         self._asked = False
         self._first = 0.0
 
@@ -71,12 +73,18 @@ class SignalStop:
             return
         # Windows has no SIGUSR1.
         signals = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
-        before = [signal.signal(each, self._handle) for each in signals]
+        before = {each: signal.signal(each, self._handle) for each in signals}
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         try:
             yield
         finally:
-            for each, handler in zip(signals, before, strict=True):
+            for each, handler in before.items():
                 signal.signal(each, handler)
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         name, now = signal.Signals(number).name, time.monotonic()

@@ -505,6 +505,41 @@ def test_interrupt_while_torch_is_loaded_ends_in_one_sentence(capsys, monkeypatc
     assert capsys.readouterr().err.startswith("robustnorm: interrupted; ")
 
 
+def test_interrupt_that_a_library_takes_for_another_error_ends_in_one_sentence(capsys, monkeypatch):
+    def interrupt(_):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise RecursionError("in an import that was cut off") from None
+
+    monkeypatch.setattr(cli, "import_module", interrupt)
+    run("train", "--config", "small.yaml", status=130)
+    error = capsys.readouterr().err
+    assert error.startswith("robustnorm: interrupted; ")
+    assert error.count("\n") == 1
+
+
+INTERRUPTED = """
+import os, signal, sys
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "robustnorm.settings.config":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+from robustnorm.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_interrupt_while_the_program_is_loaded_ends_in_one_sentence():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, "train"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == Status.INTERRUPTED
+    assert done.stderr == "robustnorm: interrupted before it started\n"
+
+
 def test_help_names_every_exit_status(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
