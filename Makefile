@@ -124,7 +124,7 @@ fuzz: setup ## Give 100,000 made inputs to all that reads files and settings (10
 	$(BIN)/python tests/fuzz $(ARGS)
 
 soak: setup ## Kill runs, damage files, exhaust resources, into reports/reliability.md (10 minutes)
-	set -o pipefail; ( echo "# Reliability"; echo; echo "What \`make soak\` printed."; for part in kills damage workers cost faults; do \
+	set -o pipefail; ( echo "# Reliability"; echo; echo "What \`make soak\` printed."; for part in kills damage together full workers cost faults; do \
 		echo; $(BIN)/python -m benchmarks.soak.$$part || exit 1; done ) | tee reports/reliability.md
 
 audit: ## Compare the pinned packages with known advisories (see docs/security.md)

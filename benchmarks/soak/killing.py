@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import sys
 import threading
+from collections.abc import Callable
 from fractions import Fraction
 from multiprocessing.connection import Connection
 from typing import Any
@@ -19,6 +20,7 @@ from robustnorm.runs import Run
 from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.system.stopping import WITHIN
+from robustnorm.work.evaluate import evaluate_records
 from robustnorm.work.train import train_run
 
 # Processes are forked from one that has imported everything and runs no thread.
@@ -49,13 +51,16 @@ TINY = Config(
 STEPS_PER_EPOCH = 4
 
 
-def train_and_kill(config: Config, steps: int, seconds: float = 0.0) -> tuple[int, bool]:
+def train_and_kill(
+    config: Config, steps: int, seconds: float = 0.0, *, evaluates: bool = False
+) -> tuple[int, bool]:
     """Trains, or continues, in a separate process and kills it.
 
     Args:
         config: Settings of the run.
-        steps: Steps before the kill.
+        steps: Steps before the kill; with ``evaluates``, parts of the evaluation.
         seconds: Delay from the end of the last step, when saving begins, to the kill.
+        evaluates: Evaluates instead of training.
 
     Returns:
         The steps taken, and whether the run was already finished.
@@ -64,7 +69,8 @@ def train_and_kill(config: Config, steps: int, seconds: float = 0.0) -> tuple[in
         RuntimeError: When the run failed.
     """
     receiver, sender = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_train, args=(config, sender))
+    work = evaluate_records if evaluates else train_run
+    process = _CONTEXT.Process(target=_work, args=(work, config, sender))
     process.start()
     sender.close()
     taken = _received(receiver, steps)
@@ -126,7 +132,7 @@ def differences(config: Config, other: Config) -> list[str]:
     return found
 
 
-def _train(config: Config, sender: Connection) -> None:
+def _work(work: Callable[..., object], config: Config, sender: Connection) -> None:
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # a lock shared by processes would outlive a kill
     logging.getLogger("robustnorm").setLevel(logging.ERROR)
@@ -136,4 +142,4 @@ def _train(config: Config, sender: Connection) -> None:
             sender.send_bytes(b"step")
         return False
 
-    train_run(config, should_stop=tell)
+    work(config, should_stop=tell)

@@ -9,6 +9,7 @@ whether killed runs end bit for bit like uninterrupted ones.
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 from collections import Counter
 from dataclasses import replace
@@ -22,6 +23,8 @@ from benchmarks.workload import machine
 from robustnorm.runs.checkpoint import CheckpointError, load_checkpoint
 from robustnorm.runs.run import run_folder
 from robustnorm.settings.plan import PAPER_NORMS
+from robustnorm.work.evaluate import evaluate_records
+from robustnorm.work.jobs import digest
 
 # Largest delay of a kill after a step, in seconds: saving takes some hundredths.
 _LONGEST = 0.1
@@ -71,18 +74,46 @@ def kill_and_compare(norm: str, kills: int, output: Path, seed: int = 0) -> tupl
     return survived, differences(whole, killed)
 
 
+def kill_evaluations(kills: int, output: Path, seed: int = 0) -> tuple[int, int, int]:
+    """Kills evaluations at random moments and continues each until it has its record.
+
+    Returns:
+        The kills, the evaluations, and how many of them had other verdicts than an uninterrupted
+        one, or left a journal.
+    """
+    dice, killed, evaluations, different = random.Random(seed), 0, 0, 0
+    config = replace(TINY, norm="auxbn", output=str(output), test_limit=500, checks="none")
+    finish(config)
+    whole = digest(evaluate_records(replace(config, reports=str(output / "whole")))[0])
+    while killed < kills:
+        here = replace(config, reports=str(output / f"reports{evaluations}"))
+        ended = False
+        while not ended:
+            parts, delay = dice.randint(0, 3), dice.uniform(0, 2 * _LONGEST)
+            _, ended = train_and_kill(here, parts, delay, evaluates=True)
+            killed += not ended
+        [record] = evaluate_records(here)
+        left = list(Path(here.reports).rglob("*.journal"))
+        different += digest(record) != whole or bool(left)
+        evaluations += 1
+    return killed, evaluations, different
+
+
 def main() -> None:
-    """Prints both tables."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--kills_per_norm", type=int, default=10)
+    parser.add_argument("--kills_of_evaluations", type=int, default=60)
     options = parser.parse_args()
+    logging.getLogger("robustnorm").setLevel(logging.ERROR)
     with TemporaryDirectory() as folder:
         counts = kill_often(options.kills, Path(folder) / "often")
         rows = []
         for norm in PAPER_NORMS:
             survived, found = kill_and_compare(norm, options.kills_per_norm, Path(folder) / norm)
             rows.append((norm, survived, ", ".join(found) or "none"))
+        evaluated = kill_evaluations(options.kills_of_evaluations, Path(folder) / "evaluations")
     print(
         f"## Kills\n\nSIGKILL at random moments of a run that saves after each step; {machine()}.\n"
         f"\n{options.kills} kills, {counts['saving']} of them before the last step was saved: "
@@ -92,6 +123,11 @@ def main() -> None:
         "random states, lines of metrics but for times.\n"
     )
     print(tabulate(rows, headers=["norm", "kills", "different"], tablefmt="pipe"))
+    print(
+        f"\n{evaluated[0]} kills of {evaluated[1]} evaluations, each continued until it had its "
+        f"record: {evaluated[2]} times other verdicts than those of an uninterrupted one, or a "
+        "journal left behind."
+    )
 
 
 if __name__ == "__main__":
