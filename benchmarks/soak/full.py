@@ -105,7 +105,7 @@ def _records(record: Record) -> Writing:
     )
 
 
-def _checkpoints() -> Writing:
+def checkpoints() -> Writing:
     models = [resnet18("auxbn", width=4 + new) for new in range(2)]
 
     def write(place: Path, new: int) -> None:
@@ -115,7 +115,7 @@ def _checkpoints() -> Writing:
     return Writing(write, lambda place: load_checkpoint(place, "last").manifest["epoch"] in (0, 1))
 
 
-def _journals() -> Writing:
+def journals() -> Writing:
     bits = np.ones(20_000, bool)
     part = {Key("none", "final", "clean", "clean"): Part(bits, bits)}
 
@@ -182,9 +182,9 @@ def main() -> None:
         place = Path(folder)
         record = _record(place / "run")
         writings: list[tuple[str, Callable[[], Writing], int]] = [
-            ("checkpoint", _checkpoints, times),
+            ("checkpoint", checkpoints, times),
             ("record", partial(_records, record), times),
-            ("journal", _journals, times),
+            ("journal", journals, times),
             ("tables", _tables, times),
             *((f"export, {to}", partial(_exports, to), _EXPORTS) for to in FORMATS),
         ]

@@ -12,8 +12,10 @@ from benchmarks.soak.damage import (
     damage,
     finish_damaged,
 )
+from benchmarks.soak.full import checkpoints, fill, journals
 from benchmarks.soak.killing import TINY, differences, steps_saved, train_and_kill
-from benchmarks.soak.kills import kill_and_compare, kill_often
+from benchmarks.soak.kills import kill_and_compare, kill_evaluations, kill_often
+from benchmarks.soak.together import CHANGES, SYSTEMS, two_trainings
 from benchmarks.soak.written import Written, config_in, write_all
 from robustnorm.settings.plan import PAPER_NORMS
 from robustnorm.system.errors import UsageError
@@ -82,3 +84,22 @@ def test_what_is_read_wrongly_is_found(tmp_path):
     assert {outcome for _, outcome in found} >= {NUMBER, FAULT, NAMELESS}
     assert len(faults) == sum(found["number", outcome] for outcome in FAULTS)
     assert path.read_text() == "12345678\n" * 20
+
+
+def test_full_disk_leaves_the_former_or_the_new_file(tmp_path):
+    for writing in (checkpoints(), journals()):
+        assert fill(writing, tmp_path / "here", 5) == (5, 5, 5)
+
+
+@pytest.mark.slow
+def test_killed_evaluation_ends_as_the_uninterrupted_one(tmp_path):
+    kills, evaluations, different = kill_evaluations(2, tmp_path)
+    assert (kills >= 2, evaluations >= 1, different) == (True, True, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_two_trainings_never_save_in_one_folder(tmp_path, system):
+    outcomes = {two_trainings(tmp_path / "run", SYSTEMS[system], change) for change in CHANGES}
+    assert "the second is refused, the first saves" in outcomes
+    assert "the second trains, the first saves" not in outcomes
