@@ -106,6 +106,7 @@ def _records(record: Record) -> Writing:
 
 
 def checkpoints() -> Writing:
+    """Writes "last" of a run."""
     models = [resnet18("auxbn", width=4 + new) for new in range(2)]
 
     def write(place: Path, new: int) -> None:
@@ -116,6 +117,7 @@ def checkpoints() -> Writing:
 
 
 def journals() -> Writing:
+    """Adds a part to a journal that has one."""
     bits = np.ones(20_000, bool)
     part = {Key("none", "final", "clean", "clean"): Part(bits, bits)}
 
