@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,9 @@ def load_csv(path: Path, how: How) -> Dataset:
     outside = [each for each in paths if not is_inside(each)]
     if outside:
         raise RefusedDataError(f"{path} names {outside[0][:80]}, which is not below its folder")
+    if len(set(paths)) < len(paths):
+        twice = next(each for each, count in Counter(paths).items() if count > 1)
+        raise DataError(f"{path} names {twice[:80]} more than once; list each image once")
     missing = [each for each in paths if not exists(path.parent / each)]
     if missing:
         raise DataError(f"{path} names {missing[0][:80]}, which is not in {path.parent}")

@@ -25,6 +25,8 @@ _TRANSPARENT = frozenset({"RGBA", "LA", "PA", "RGBX"})
 # EXIF orientations that swap width and height.
 _ORIENTATION, _TURNED = 0x0112, range(5, 9)
 _WITH_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # chunks of a PNG
+# Marker of a scan of a JPEG. A progressive one has about 10; each goes over all pixels.
+_SCAN, _MOST_SCANS = b"\xff\xda", 16
 # PNG: samples per pixel by colour type, and the passes of an interlaced image.
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PASSES = (
@@ -140,6 +142,7 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")  # about what is refused below, and metadata
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _check(image, where)
+                _check_scans(image, data, where)
                 yield image
     except (UserError, MemoryError):
         raise
@@ -162,9 +165,26 @@ def _check(image: Image.Image, where: str) -> None:
         raise DataError(f"{where} has more than 8 bits a value; convert it to 8")
     if image.mode not in _GREY | _COLOUR | _TRANSPARENT:
         raise DataError(f"{where} is of mode {image.mode}; convert it to RGB or to grey (L)")
-    # A camera's JPEG may contain previews, as MPO; other files with frames are animations or pages.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+    if _has_several(image):
         raise DataError(f"{where} holds several pictures; save the one that is meant by itself")
+
+
+def _has_several(image: Image.Image) -> bool:
+    """Returns whether a file is an animation or has pages; a camera's previews (MPO) are neither."""
+    if image.format != "TIFF":
+        return getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
+    try:
+        image.seek(1)  # counting them would read all
+    except EOFError:
+        return False
+    return True
+
+
+def _check_scans(image: Image.Image, data: bytes, where: str) -> None:
+    """Raises a RefusedDataError on a JPEG that describes all pixels again and again."""
+    scans = data.count(_SCAN) if image.format in ("JPEG", "MPO") else 0
+    if scans * image.width * image.height > _MOST_SCANS * MOST_PIXELS:
+        raise RefusedDataError(f"{where} has {scans} scans; save it anew, or remove it")
 
 
 def _is_wide(image: Image.Image) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustnorm.data.errors import DataError
+from robustnorm.system.untrusted import MOST_DEPTH
 
 # Accepted names of a part's folder, in lower case; the first one found is used.
 _SPELLINGS = {
@@ -18,7 +19,6 @@ _SPELLINGS = {
     "test": ("test", "testing", "val", "valid", "validation"),
 }
 _NO_IMAGES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-_MOST_DEPTH = 16  # of nested folders
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def walk(folder: Path) -> Iterator[str]:
     below = [""]
     while below:
         name = below.pop()
-        if name.count("/") > _MOST_DEPTH:
-            raise DataError(f"{folder / name} is nested deeper than {_MOST_DEPTH} folders")
+        if name.count("/") > MOST_DEPTH:
+            raise DataError(f"{folder / name} is nested deeper than {MOST_DEPTH} folders")
         for entry in (folder / name).iterdir():
             path = f"{name}{entry.name}"
             if is_visible(entry.name):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.files import disk_errors, write_atomically
-from robustnorm.system.untrusted import is_inside, most_bytes, most_members
+from robustnorm.system.untrusted import check_member, most_bytes, most_members
 
 # Limits how much is read at once: a header is read in full, whatever size it claims.
 _MOST_AT_ONCE = 1_000_000
@@ -48,7 +48,7 @@ def read_members(
         RefusedFileError: On links, devices, sparse or encrypted files, paths that lead outside,
             duplicate names, more bytes or members than ``system.untrusted`` allows, and damage.
     """
-    names = set[str]()
+    names, longest = set[str](), 0
     try:
         with archive.open("rb") as file:
             read = _read_zip if file.read(2) == _ZIP else _read_tar
@@ -60,8 +60,10 @@ def read_members(
             for number, (name, content) in enumerate(members):
                 if number >= most_members(size):
                     raise ValueError(f"it has more than {most_members(size):,} members")
-                if not is_inside(name):
-                    raise ValueError(f"{name[:80]} leads outside")
+                check_member(name)
+                longest = max(longest, len(name))
+                if longest * number > most_bytes(size):  # they are kept at one length
+                    raise ValueError("its names take more bytes than its content may")
                 if name in names:
                     raise ValueError(f"{name[:80]} is there twice")
                 names.add(name)

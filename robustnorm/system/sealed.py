@@ -24,7 +24,8 @@ def seal(content: dict[str, Any]) -> dict[str, Any]:
         Traceback (most recent call last):
         robustnorm.system.sealed.DamagedError: its content does not have the hash that it carries
     """
-    return content | {_SEAL: _hash(content)}
+    plain = json.loads(json.dumps(content))  # tuples as lists, keys as text
+    return content | {_SEAL: _hash(plain)}
 
 
 def unseal(content: dict[str, Any], *, required: bool = False) -> tuple[dict[str, Any], bool]:
@@ -59,5 +60,4 @@ def check_lines(data: bytes) -> None:
 
 
 def _hash(content: dict[str, Any]) -> str:
-    plain = json.loads(json.dumps(content))  # tuples as lists, keys as text
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Hashable
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,10 @@ _MOST_BYTES, _MOST_DECODED = 16_000_000, 256_000_000
 # Implicit types of YAML that are kept as they are.
 _KEPT = frozenset({"bool", "null", "merge"})
 _MOST_MEMBERS, _BYTES_A_MEMBER = 1_000, 50
+# Folders in folders, and bytes of a name with them, which file systems do not take either.
+MOST_DEPTH, _MOST_NAME = 16, 4_096
+# Each takes a microsecond and more; the losses of the steps of a long epoch are the most in use.
+_MOST_VALUES = 500_000
 
 
 def most_bytes(size: int) -> int:
@@ -43,7 +48,7 @@ def most_members(size: int) -> int:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parses JSON and refuses duplicate keys.
+    """Parses JSON; refuses duplicate keys, and more than half a million values.
 
     Raises:
         ValueError: On anything that is not JSON, at any depth.
@@ -53,6 +58,9 @@ def parse_json(text: str | bytes) -> Any:
         Traceback (most recent call last):
         ValueError: the key 'epoch' appears twice
     """
+    separators = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
+    if sum(text.count(each) for each in separators) > _MOST_VALUES:  # type: ignore[arg-type]
+        raise ValueError(f"it has more than {_MOST_VALUES:,} values")
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
@@ -106,8 +114,9 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if isinstance(key, Hashable) and keys.count(key) > 1:
+        twice = Counter(key for key in keys if isinstance(key, Hashable))
+        for key in twice:
+            if twice[key] > 1:
                 raise ValueError(f"the key '{str(key)[:80]}' appears twice")
         found: dict[Any, Any] = super().construct_mapping(node, deep)
         return found
@@ -154,6 +163,16 @@ def is_inside(name: str) -> bool:
     """
     path = PurePosixPath(name)
     return bool(path.parts) and not (path.is_absolute() or ".." in path.parts or "\\" in name)
+
+
+def check_member(name: str) -> None:
+    """Raises a ValueError on a name that no file below a folder should have."""
+    if not is_inside(name):
+        raise ValueError(f"{name[:80]} leads outside")
+    if name.count("/") > MOST_DEPTH:
+        raise ValueError(f"{name[:80]} is nested deeper than {MOST_DEPTH} folders")
+    if len(name.encode(errors="surrogateescape")) > _MOST_NAME:
+        raise ValueError(f"{name[:80]}... has a name of more than {_MOST_NAME:,} bytes")
 
 
 def parse_fraction(value: object) -> Fraction:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +28,6 @@ from tabulate import tabulate  # noqa: E402
 
 from benchmarks.workload import machine  # noqa: E402
 
-_SECONDS = 600  # of one kind
 _COLUMNS = (REFUSED, ACCEPTED, FAULT, HANG)
 
 
@@ -57,18 +58,22 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         shares = sum(target.share for target in targets(Path(folder)).values())
     begin, rows, faults = time.perf_counter(), [], {}
-    for kind in KINDS:
+
+    def run(kind: str) -> subprocess.CompletedProcess[str]:
         words = ["--kind", kind, "--per_share", str(options.inputs / shares)]
         words += ["--seed", str(options.seed)]
         command = [sys.executable, str(Path(__file__).parent), *words]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        for line in done.stdout.splitlines():
-            name, counts, seconds, found = json.loads(line)
-            rows.append((name, sum(counts), *counts, round(seconds)))
-            faults |= {f"{name}: {place}": text for place, text in found.items()}
-        if done.returncode:
-            faults[kind] = f"the process ended with status {done.returncode}"
-        print(f"{kind}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for kind, done in zip(KINDS, pool.map(run, KINDS), strict=True):
+            for line in done.stdout.splitlines():
+                name, counts, seconds, found = json.loads(line)
+                rows.append((name, sum(counts), *counts, round(seconds)))
+                faults |= {f"{name}: {place}": text for place, text in found.items()}
+            if done.returncode:
+                faults[kind] = f"the process ended with status {done.returncode}"
+            print(f"{kind}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
     total = [sum(column) for column in zip(*(row[1:] for row in rows), strict=True)]
     seconds = time.perf_counter() - begin
     print(

@@ -106,7 +106,7 @@ def archive_target(folder: Path) -> Target:
             shutil.rmtree(cache, ignore_errors=True)
         assert sorted(each.name for each in folder.iterdir()) == ["images.tar"]
 
-    return Target(archives(), read, 0.5)
+    return Target(archives(), read, 1)
 
 
 IMAGES = [image(kind) for kind in FORMATS]
@@ -182,7 +182,7 @@ def arrays_target(folder: Path) -> Target:
         st.tuples(st.sampled_from(("i.png", "../x", "", "0", "test", "train", "x", '"', "é"))
                   | texts, texts, texts), max_size=4,
     ).map(_csv)  # fmt: skip
-    return Target(st.one_of(*made, table), read)
+    return Target(st.one_of(*made, table), read, 2)
 
 
 def _named(each: str, data: bytes) -> tuple[str, bytes]:
@@ -238,7 +238,7 @@ def weights_target(folder: Path) -> Target:
         load_released(model, found.state, made[1])
 
     made = st.one_of(*map(hurt, files), rezipped(), safetensors())
-    return Target(st.tuples(made, st.sampled_from(list(LOADERS))), read, 0.3)
+    return Target(st.tuples(made, st.sampled_from(list(LOADERS))), read, 0.5)
 
 
 def cache_target(folder: Path) -> Target:
@@ -279,7 +279,7 @@ def exports_target(folder: Path) -> Target:
 
     made = changed(content).map(json.dumps).map(str.encode)
     return Target(st.one_of(made, hurt(path.read_bytes()), odd.map(json.dumps).map(str.encode)),
-                  read, 0.2)  # fmt: skip
+                  read, 0.5)  # fmt: skip
 
 
 def targets(folder: Path) -> dict[str, Target]:
@@ -289,7 +289,7 @@ def targets(folder: Path) -> dict[str, Target]:
         lambda text: text.encode(errors="replace")))  # fmt: skip
     return {
         "archives": archive_target(folder / "archives"),
-        "images": Target(pictures, read_image, 2),
+        "images": Target(pictures, read_image, 6),
         "arrays and tables": arrays_target(folder / "arrays"),
         "files of weights": weights_target(folder / "weights"),
         "decoded images": cache_target(folder / "cache"),

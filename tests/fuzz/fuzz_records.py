@@ -65,7 +65,7 @@ def plain(text: str | bytes) -> Any:
     return unseal(parse_json(text))[0]
 
 
-def of_kind(folder: Path, name: str, content: Any, read: Any) -> Target:
+def of_kind(folder: Path, name: str, content: Any, read: Any, share: float = 1) -> Target:
     """A target of a sealed JSON file: changed values well sealed, and damaged bytes."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def of_kind(folder: Path, name: str, content: Any, read: Any) -> Target:
         changed(content).map(written),
         hurt(json.dumps(seal(content), indent=1).encode()),
     )
-    return Target(made, read_file)
+    return Target(made, read_file, share)
 
 
 def read_record(path: Path) -> None:
@@ -240,7 +240,7 @@ def journals(folder: Path) -> Target:
         assert found.seconds >= 0
 
     sealed = changed(entry).map(lambda made: b"\n".join([written(made), *lines[1:]]))
-    return Target(st.one_of(sealed, sealed, hurt(b"\n".join(lines))), read, 2)
+    return Target(st.one_of(sealed, sealed, hurt(b"\n".join(lines))), read, 3)
 
 
 def kept_images(folder: Path) -> Target:
@@ -277,13 +277,13 @@ def targets(folder: Path) -> dict[str, Target]:
     gan.save(folder / "gan.json")
     return {
         "result records": of_kind(
-            folder, "record.json", plain(make_full_record().to_json()), read_record
+            folder, "record.json", plain(make_full_record().to_json()), read_record, 1.5
         ),
         "records of table1": of_kind(
             folder, "gan.json", plain((folder / "gan.json").read_bytes()), read_gan
         ),
         "records of table2": of_kind(
-            folder, "nas.json", report("table2/records/*.json"), read_search
+            folder, "nas.json", report("table2/records/*.json"), read_search, 0.3
         ),
         "records of figure7": of_kind(
             folder / "style", "style.json", report("figure7/records/*.json"), read_style

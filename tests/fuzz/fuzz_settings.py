@@ -96,8 +96,8 @@ def targets(folder: Path) -> dict[str, Target]:
     attacks = st.lists(st.sampled_from(ATTACKS), max_size=6).map("".join) | texts
     digits = st.text("0123456789./eE+-_ ٣", max_size=24) | st.sampled_from(TEXTS)
     return {
-        "command line": Target(words(), cli.parse, 3),
-        "settings files": Target(st.tuples(command, settings_file()), read_file, 2),
-        "names of attacks": Target(attacks, read_attack),
-        "fractions": Target(digits | st.fractions().map(str), read_fraction),
+        "command line": Target(words(), cli.parse, 4),
+        "settings files": Target(st.tuples(command, settings_file()), read_file, 1),
+        "names of attacks": Target(attacks, read_attack, 2),
+        "fractions": Target(digits | st.fractions().map(str), read_fraction, 2),
     }

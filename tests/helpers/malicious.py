@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import malicious_arrays
+import malicious_budget
 import malicious_images
 import malicious_text
 import malicious_weights
@@ -16,7 +17,14 @@ from malicious_case import CASES
 
 from robustnorm import resnet18
 
-__all__ = ["CASES", "malicious_arrays", "malicious_images", "malicious_text", "malicious_weights"]
+__all__ = [
+    "CASES",
+    "malicious_arrays",
+    "malicious_budget",
+    "malicious_images",
+    "malicious_text",
+    "malicious_weights",
+]
 
 
 def files(folder):
