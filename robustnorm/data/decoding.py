@@ -170,7 +170,7 @@ def _check(image: Image.Image, where: str) -> None:
 
 
 def _has_several(image: Image.Image) -> bool:
-    """Returns whether a file is an animation or has pages; a camera's previews (MPO) are neither."""
+    """Returns whether a file has frames or pages; a camera's previews (MPO) are neither."""
     if image.format != "TIFF":
         return getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
     try:

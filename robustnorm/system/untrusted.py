@@ -58,8 +58,8 @@ def parse_json(text: str | bytes) -> Any:
         Traceback (most recent call last):
         ValueError: the key 'epoch' appears twice
     """
-    separators = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
-    if sum(text.count(each) for each in separators) > _MOST_VALUES:  # type: ignore[arg-type]
+    data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    if sum(map(data.count, (b",", b"[", b"{"))) > _MOST_VALUES:
         raise ValueError(f"it has more than {_MOST_VALUES:,} values")
     try:
         return json.loads(text, object_pairs_hook=_object)

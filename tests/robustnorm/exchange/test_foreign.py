@@ -17,6 +17,7 @@ from torch import nn
 
 import robustnorm
 from robustnorm import cli, resnet18
+from robustnorm.data import decoding
 from robustnorm.exchange import foreign
 from robustnorm.exchange.foreign import read_weights
 from robustnorm.exchange.loaders import LOADERS, load_released
@@ -184,6 +185,11 @@ def test_documented_limits_are_those_of_the_code():
     ):
         assert f"{number:.0f} {unit}" in text
     assert f"{untrusted.MOST_PIXELS:,} pixels" in text
+    assert f"{untrusted._MOST_VALUES:,} values" in text
+    assert f"{untrusted._MOST_NAME:,}, with its folders" in text
+    assert f"| folders in folders | {untrusted.MOST_DEPTH} |" in text
+    assert f"{untrusted._MOST_YAML_DEPTH} levels" in text
+    assert f"{decoding._MOST_SCANS} over that many pixels" in text
     assert f"{untrusted.most_members(0):,} members and one for each 50 bytes" in text
     assert all(f"`{name}`" in text for name in torch_files.GLOBALS)
 
