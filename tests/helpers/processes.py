@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from robustnorm import cli
+from robustnorm.data import load_dataset
 from robustnorm.models import NETWORKS
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -61,6 +62,12 @@ def kill(process):
     """Ends a process at once."""
     os.kill(process.pid, signal.SIGKILL)
     end(process)
+
+
+def read_together(data, cache, together, hashes):
+    """Loads a data set when the other processes do, and puts its hash."""
+    together.wait(60)
+    hashes.put(load_dataset(data, root=cache).sha256)
 
 
 def signal_after_step(at, forever=False):

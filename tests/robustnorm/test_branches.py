@@ -115,8 +115,7 @@ def test_unsound_branches_are_refused(capsys, branches, message):
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("loss", ["sum", "mean"])
-@pytest.mark.parametrize("norm", ["bn", "saauxbn"])
+@pytest.mark.parametrize(("norm", "loss"), [("bn", "mean"), ("saauxbn", "sum")])
 def test_training_of_two_branches_is_that_of_a_loop_written_out(norm, loss):
     """Bit for bit: configs without branches train as they did before there were any."""
     config, split = replace(CONFIG, loss=loss), make_split()
@@ -261,9 +260,12 @@ def test_best_is_the_worst_adversarial_branch():
     assert _selection_score(replace(THREE, adversarial=False), record(clean=0, linf=0, l2=0)) == 0.9
 
 
-def test_three_branches_from_the_command_line_to_the_tables(tmp_path, monkeypatch, capsys):
+def test_three_branches_from_the_command_line_to_the_tables(
+    tiny, blank_figures, tmp_path, monkeypatch, capsys
+):
     settings = {
         "data": "digits",
+        "network": "tiny",
         "train_limit": 32,
         "validation": 20,
         "width": 4,

@@ -30,7 +30,7 @@ IMAGES = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 LABELS = torch.tensor([3, 0, 1, 2, 0, 3])
 
 
-@pytest.fixture(params=ATTACKS)
+@pytest.fixture(params=ATTACKS, scope="module")
 def attack(request):
     def run(model=MODEL, images=IMAGES, labels=LABELS, **changes):
         options = {"epsilon": 0.1, "generator": torch.Generator().manual_seed(0)}
@@ -38,6 +38,12 @@ def attack(request):
         return ATTACKS[request.param](model, images, labels, **options)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def expected(attack):
+    """What the attack makes of the images and labels as they are."""
+    return attack()
 
 
 def answer(change):
@@ -72,8 +78,8 @@ def out_of(model):
     ],
     ids=lambda labels: f"{labels.dtype}-{tuple(labels.shape)}",
 )
-def test_labels_of_any_form_are_those_classes(attack, labels):
-    assert torch.equal(attack(labels=labels), attack())
+def test_labels_of_any_form_are_those_classes(attack, expected, labels):
+    assert torch.equal(attack(labels=labels), expected)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +94,8 @@ def test_labels_of_any_form_are_those_classes(attack, labels):
         answer(lambda logits: logits[..., None, None]),
     ],
 )
-def test_logits_are_found_where_there_is_one_choice(attack, model):
-    assert torch.equal(attack(model), attack())
+def test_logits_are_found_where_there_is_one_choice(attack, expected, model):
+    assert torch.equal(attack(model), expected)
 
 
 def test_network_that_works_in_place_is_attacked_on_the_images_themselves(attack):
@@ -99,15 +105,13 @@ def test_network_that_works_in_place_is_attacked_on_the_images_themselves(attack
     assert torch.equal(IMAGES, kept)
 
 
-def test_inference_mode_changes_nothing(attack):
-    expected = attack()
+def test_inference_mode_changes_nothing(attack, expected):
     with torch.inference_mode():
         assert torch.equal(attack(images=IMAGES.clone(), labels=LABELS.clone()), expected)
         assert torch.is_inference_mode_enabled()
 
 
-def test_autocast_of_the_caller_changes_nothing(attack):
-    expected = attack()
+def test_autocast_of_the_caller_changes_nothing(attack, expected):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(attack(), expected)
 

@@ -3,9 +3,6 @@
 import errno
 import fcntl
 import os
-import signal
-import subprocess
-import sys
 import tarfile
 import time
 
@@ -13,18 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import CONTEXT, read_together
 
 from robustnorm.data import load_dataset
 from robustnorm.data.cache import kept
-
-LOAD = """
-import sys
-from pathlib import Path
-from robustnorm.data import load_dataset
-print("ready", flush=True)
-sys.stdin.readline()
-print(load_dataset(sys.argv[1], root=Path(sys.argv[2])).sha256)
-"""
 
 
 @pytest.fixture
@@ -45,28 +34,29 @@ def archive(folder):
     return folder.with_suffix(".tar.gz")
 
 
-def start(data, cache):
-    return subprocess.Popen(
-        [sys.executable, "-c", LOAD, str(data), str(cache)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def start(data, cache, count):
+    """Starts processes that read the data at the same time, once all are there."""
+    together, hashes = CONTEXT.Barrier(count + 1), CONTEXT.SimpleQueue()
+    processes = [
+        CONTEXT.Process(target=read_together, args=(str(data), cache, together, hashes))
+        for _ in range(count)
+    ]
+    for process in processes:
+        process.start()
+    together.wait(60)
+    return processes, hashes
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_two_at_once_read_the_same(folder, archive, tmp_path, packed):
     data, cache = (archive if packed else folder), tmp_path / "cache"
-    processes = [start(data, cache) for _ in range(3)]
+    processes, hashes = start(data, cache, 3)
+    found = {hashes.get() for _ in processes}
     for process in processes:
-        process.stdout.readline()
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    hashes = {process.communicate()[0].strip() for process in processes}
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert hashes == {load_dataset(str(data), root=cache).sha256}
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert found == {load_dataset(str(data), root=cache).sha256}
     assert not [path.name for path in cache.iterdir() if path.name.startswith(".")]
 
 
@@ -74,13 +64,10 @@ def test_two_at_once_read_the_same(folder, archive, tmp_path, packed):
 @pytest.mark.parametrize("delay", [0.005, 0.02, 0.05])
 def test_a_kill_in_between_is_made_good(archive, tmp_path, delay):
     cache = tmp_path / "cache"
-    process = start(archive, cache)
-    process.stdout.readline()
-    process.stdin.write("\n")
-    process.stdin.flush()
+    (process,), _ = start(archive, cache, 1)
     time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
     expected = load_dataset(str(archive), root=tmp_path / "other")
     dataset = load_dataset(str(archive), root=cache)
     assert torch.equal(dataset.train.images, expected.train.images)

@@ -5,16 +5,15 @@ import sys
 
 import pytest
 import torch
+from tiny_network import tiny
 from torch import nn
 
-from robustnorm import evaluate, resnet18
+from robustnorm import evaluate
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.search import Search, branches
 
-pytestmark = pytest.mark.slow
-
 # torch's own, of what it imports and of how it traces an autograd.Function.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +47,7 @@ def test_compiled_search_gives_the_verdicts_of_an_eager_one(monkeypatch, norm, p
 
     monkeypatch.setattr(torch, "compile", compile_copy)
     torch.manual_seed(0)
-    model = resnet18(norm, width=4, num_classes=3, in_channels=1).eval()
+    model = tiny(norm, num_classes=3, in_channels=1).eval()
     options = {"precision": precision, "serving": serving}
     expected = run(model, **options)
     assert not compiled
@@ -66,9 +65,8 @@ def test_search_compiled_by_inductor_gives_the_verdicts_of_an_eager_one(tmp_path
         nn.Conv2d(1, 4, 3),
         nn.BatchNorm2d(4),
         nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(4, 3),
+        nn.Linear(144, 3),
     ).eval()
     expected = run(model)
     assert run(model, compile=True) == expected
@@ -84,7 +82,7 @@ def test_search_is_compiled_once_more_for_all_other_numbers_of_images(monkeypatc
     compile_copy = torch.compile
     monkeypatch.setattr(torch, "compile", lambda copy: compile_copy(copy, backend=count))
     torch.manual_seed(0)
-    attacked = branches(resnet18("bn", width=4, num_classes=3, in_channels=1).eval(), compile=True)
+    attacked = branches(tiny("bn", num_classes=3, in_channels=1).eval(), compile=True)
     for n in (200, 400, 100, 300):
         images, labels, ids = torch.rand(n, 1, 4, 4), torch.arange(n) % 3, torch.arange(n)
         attack_chunk(attacked, images, labels, ids, Search(0.1, 0.03, (2,)))

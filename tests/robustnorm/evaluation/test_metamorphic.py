@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from robustnorm import bind, evaluate, fold
+from robustnorm.evaluation import chunks
 from robustnorm.norms import NORMS
 
 N, CLASSES = 12, 4
@@ -55,6 +56,14 @@ def run(model, images, labels, attacks=PER_IMAGE, **options):
         (v.attack, v.rule, v.attack_branch, v.score_branch): torch.from_numpy(v.correct)
         for v in found
     }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_chunks():
+    """So few images are not padded to 100."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "CHUNK", N)
+        yield
 
 
 @pytest.fixture(scope="module", params=NORMS)
