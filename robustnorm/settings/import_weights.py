@@ -66,8 +66,9 @@ class EvalSettings(Foreign, Config):
     """Evaluation of trained runs, or of weights that other code trained.
 
     Args:
-        weights: File of weights to import, unless that was done before, and to evaluate alone; by
-            default the runs that fit the config are evaluated.
+        weights: File of weights to import, unless that was done before, and to evaluate, under a
+            name of their own or beside the runs of --name; by default the runs that fit the config
+            are evaluated.
         norm: The network's norm, with weights only: bn leaves its batch norms as they are.
     """
 

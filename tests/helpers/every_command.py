@@ -47,7 +47,8 @@ NAS = [
     *("--channels=2", "--cells=1", "--batch_size=16", "--steps=4", "--stop_step=2"),
     *("--record_every=2", "--device=cpu"),
 ]
-IMPORT = ["import", "weights.safetensors", "--norm=bn", "--mean=0.5", "--std=0.2"]
+READ = ["--norm=bn", "--mean=0.5", "--std=0.2"]
+IMPORT = ["import", "weights.safetensors", *READ]
 RUN = "checkpoints/small/auxbn-seed0"
 SWEEP = ["sweep", "small.yaml", "--norms=[bn]", "--control=false", "--device=cpu"]
 # Each writes something; "verify", which only reads, is there to show that it goes on.
@@ -58,9 +59,11 @@ COMMANDS = {
     "eval": ["eval", *SMALL, "--test_limit=15"],
     "eval, known": ["eval", *SMALL],
     "eval, images": ["eval", *SMALL, "--test_limit=15", "--keep_images"],
+    "eval, weights": ["eval", *SMALL, "--weights=weights.safetensors", *READ],
     "verify": ["verify", "reports/small/records/auxbn-seed0-best.json", "--device=cpu"],
     "reproduce": ["reproduce", *SMALL, "--name=new"],
     "report": ["report", "--config=small.yaml"],
+    "compare": ["compare", "reports/small"],
     "campaign": ["campaign", "--config=campaign.yaml", "--device=cpu"],
     "demo": ["demo", *SMALL, "--name=new"],
     "diagnose": ["diagnose", RUN, "--steps=1", "--batches=2", "--test_limit=100", "--device=cpu"],
