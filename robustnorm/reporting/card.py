@@ -46,8 +46,8 @@ def model_card(content: dict[str, Any], run: Run, record: Record | None) -> str:
         record: The checkpoint's evaluation, whose tables the card shows, if any.
     """
     return _CARD.format(
-        network=content["network"],
-        norm=NAMES.get(content["trained_norm"], content["trained_norm"]),
+        network=for_markdown(content["network"]),
+        norm=for_markdown(NAMES.get(content["trained_norm"], content["trained_norm"])),
         branch=for_markdown(content["branch"]),
         training=for_markdown(_training(content, run)),
         channels=run.dataset["channels"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
+from urllib.parse import quote
 
 from robustnorm.records.bits import Bits
 from robustnorm.records.record import SINGLE, Record
@@ -25,13 +26,14 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
             is compared with the paper.
     """
     first = next(iter(evaluations.values()))
-    links = ", ".join(f"[{title}]({title}/tables.md)" for title in evaluations)
+    links = ", ".join(f"[{for_markdown(title)}]({quote(title)}/tables.md)" for title in evaluations)
     lines = "\n".join(f"- {line}" for line in orderings(first))
     over_seeds = [claims_table(first), seeds_table(first)] if _seeds(first) > 1 else []
     tables = [*over_seeds, _best_and_later(evaluations), _attacked(evaluations)]
     return "\n".join(
         [
-            f"# {name}\n\n{provenance_text(first)}\n\nTables by evaluation: {links}.\n",
+            f"# {for_markdown(name)}\n\n{provenance_text(first)}\n",
+            f"Tables by evaluation: {links}.\n",
             "## The paper's orderings\n\n"
             f"Checkpoint '{for_markdown(first[0].checkpoint['tag'])}'. Norms in pairs: exact "
             "McNemar test on the first seed that both have, p adjusted by Holm within each line, "
@@ -103,7 +105,7 @@ def _ordering(branch: str, evaluation: str, models: Sequence[ModelRecords]) -> s
             f"{for_markdown(lower.name)} {100 * theirs:.2f} "
             f"({_p(test.adjusted)}{seeds * (len(gaps) > 1)})"
         )
-    order = " > ".join(model.name for model in ranked)
+    order = " > ".join(for_markdown(model.name) for model in ranked)
     said = "".join(f"\n  - {kind}: {'; '.join(items)}" for kind, items in found.items() if items)
     return (
         f"**{evaluation}, {branch} branch**, in the paper {order}{said or ': nothing to compare'}"

@@ -50,6 +50,12 @@ def group_runs(records: Sequence[GanRecord]) -> dict[tuple[str, str], list[GanRe
     if not records:
         raise UsageError("no network is trained yet; run robustnorm table1 without --train false")
     first = records[0]
+    for record in records:
+        if record.network not in NETWORKS or record.norm not in NORMS:
+            raise UsageError(
+                f"there is a record of {record.network} with {record.norm}, which Table 1 does not "
+                "have; remove it"
+            )
     own = ("network", "norm", "seed")
     for record in records[1:]:
         odd = [

@@ -10,6 +10,7 @@ from robustnorm.applications.style.results import Row, read_records
 from robustnorm.applications.style.tables import summary, tables
 from robustnorm.reporting.render import Table, save_tables, to_markdown
 from robustnorm.reporting.sections import Section, write_sections
+from robustnorm.system.escaping import for_markdown
 from robustnorm.system.files import write_atomically
 
 TITLE = "Style transfer: Figures 7 and 8"
@@ -35,9 +36,7 @@ def write_report(
     rows = read_records(folder / "records")
     made, said = tables(rows), summary(rows)
     files = save_tables(made, folder, "tables")
-    text = f"# {TITLE}\n\n{said}\n\n" + "\n".join(map(to_markdown, made))
-    text += f"\nMade by `{command}`; the figures are in `figures/`, one page is `report.html`.\n"
-    write_atomically(folder / "tables.md", text.encode())
+    write_atomically(folder / "tables.md", markdown(said, made, command).encode())
 
     def named(*names: str) -> list[Table]:
         return [table for table in made if table.name in names]
@@ -64,6 +63,13 @@ def write_report(
         command=command,
     )
     return made, files
+
+
+def markdown(said: str, made: Sequence[Table], command: str) -> str:
+    """Returns summary, tables and the command that made them as Markdown."""
+    parts = [f"# {TITLE}\n", f"{for_markdown(said)}\n", *map(to_markdown, made)]
+    end = "the figures are in `figures/`, one page is `report.html`"
+    return "\n".join([*parts, f"Made by `{for_markdown(command)}`; {end}.\n"])
 
 
 def _facts(rows: Sequence[Row]) -> dict[str, str]:
