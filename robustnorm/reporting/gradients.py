@@ -9,9 +9,8 @@ from robustnorm.evaluation.diversity import STAGE, StageDiversity
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.records.record import RecordError
 from robustnorm.reporting.render import Table
-from robustnorm.system.sealed import unseal
+from robustnorm.system.sealed import read_sealed
 from robustnorm.system.shapes import check_shape
-from robustnorm.system.untrusted import parse_json
 
 if TYPE_CHECKING:
     from robustnorm.studies.diagnosis import Diagnosis
@@ -86,7 +85,7 @@ def read_gradients(path: Path) -> dict[str, Any]:
         RecordError: When the file does not hold such a result.
     """
     try:
-        content, _ = unseal(parse_json(path.read_text()))
+        content = read_sealed(path)
         check_shape(content, _SHAPE)
         if content["schema"] != 1:
             raise ValueError(f"schema 1 is required, got {content['schema']}")

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+from robustnorm.system.untrusted import parse_json
+
+log = logging.getLogger("robustnorm")
 
 _SEAL = "seal"
 _MARK = b"# sha256 of the lines below; remove this one to change them: "
@@ -44,6 +51,23 @@ def unseal(content: dict[str, Any], *, required: bool = False) -> tuple[dict[str
     if _SEAL in content and content[_SEAL] != _hash(values):
         raise DamagedError("its content does not have the hash that it carries")
     return values, _SEAL in content
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Returns the values in a JSON file; says once for its folder when it carries no hash.
+
+    Raises:
+        OSError, ValueError: When it cannot be read, or is damaged.
+    """
+    content, sealed = unseal(parse_json(path.read_bytes()))
+    if not sealed:
+        _tell_unsealed(path.parent)
+    return content
+
+
+@cache
+def _tell_unsealed(folder: Path) -> None:
+    log.info("%s has files that carry no hash: they were written before files had one", folder)
 
 
 def seal_lines(text: str) -> bytes:

@@ -12,9 +12,8 @@ from robustnorm.evaluation.diversity import STAGE, StageDiversity
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.records.record import RecordError
 from robustnorm.system.files import write_atomically
-from robustnorm.system.sealed import seal, unseal
+from robustnorm.system.sealed import read_sealed, seal
 from robustnorm.system.shapes import check_shape, count, finite
-from robustnorm.system.untrusted import parse_json
 
 _SCHEMA = 1
 _MEASURES = {
@@ -147,7 +146,7 @@ class GanRecord:
             RecordError: When the file does not hold a record.
         """
         try:
-            content, _ = unseal(parse_json(path.read_text()))
+            content = read_sealed(path)
             schema = content.get("schema")
             if schema != _SCHEMA:
                 raise ValueError(f"schema {_SCHEMA} is required, got {schema}")

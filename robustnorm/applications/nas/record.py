@@ -14,9 +14,8 @@ from robustnorm.settings.base import names
 from robustnorm.settings.nas import SearchSettings, Where
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
-from robustnorm.system.sealed import seal, unseal
+from robustnorm.system.sealed import read_sealed, seal
 from robustnorm.system.shapes import check_shape, count, finite
-from robustnorm.system.untrusted import parse_json
 
 _SCHEMA = 1
 _SHAPE = {
@@ -97,7 +96,7 @@ class SearchRecord:
             RefusedFileError: When the file does not hold one.
         """
         try:
-            content, _ = unseal(parse_json(path.read_bytes()))
+            content = read_sealed(path)
             if (content.get("schema"), content.get("kind")) != (_SCHEMA, "nas-search"):
                 raise ValueError(f"schema {_SCHEMA} of a nas-search is required")
             check_shape(content, _SHAPE)

@@ -14,9 +14,8 @@ from robustnorm.evaluation.statistics import Interval, holm, student
 from robustnorm.reporting.comparisons import LEVEL
 from robustnorm.settings.style import ROWS
 from robustnorm.system.errors import RefusedFileError, UsageError
-from robustnorm.system.sealed import unseal
+from robustnorm.system.sealed import read_sealed
 from robustnorm.system.shapes import check_shape, count, finite
-from robustnorm.system.untrusted import parse_json
 
 NAMES = {
     "adain": "AdaIN",
@@ -161,7 +160,7 @@ def read_records(folder: Path) -> list[Row]:
 
 def _read(path: Path) -> Record:
     try:
-        record, _ = unseal(parse_json(path.read_bytes()))
+        record = read_sealed(path)
         check_shape(record, _SHAPE)
         if record["row"] not in NAMES or not record["validation"]:
             raise ValueError("it has no measures of a known row")
