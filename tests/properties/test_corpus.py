@@ -54,13 +54,9 @@ def test_shape_is_evaluated_or_refused_in_a_sentence(shape, command, tmp_path, m
     monkeypatch.chdir(tmp_path)
     made = corpus.make(shape, tmp_path)
     network = f"--network={made.network}"
-    given = [network, f"--data={made.data}", "--norm=bn", "--name=theirs"]
-    given += [w for w in shape.words if w.startswith(("--width", "--resize", "--input", "--net"))]
-    words = [word for word in shape.words if word not in given]
-    status, said = command("import", str(made.weights), "--device=cpu", *given, *words)
-    if status == Status.DONE:
-        quick = ["--checks=none", "--worst=false"]
-        status, said = command("eval", "--device=cpu", *given, *quick)
+    given = [f"--weights={made.weights}", network, f"--data={made.data}", *shape.words]
+    quick = ["--device=cpu", "--name=theirs", "--checks=none", "--worst=false"]
+    status, said = command("eval", *given, *quick)
     if shape.refused:
         assert status in (Status.REFUSED, Status.USAGE)
         assert len(said) == 1
