@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -41,6 +41,18 @@ def is_registered(name: str) -> bool:
         (True, False)
     """
     return not name.startswith(TIMM) and not is_place(name)
+
+
+def in_words(source: Mapping[str, str]) -> str:
+    """Describes the result of ``Networks.source``.
+
+    Examples:
+        >>> in_words({"file": "nets.py", "sha256": "0123456789abcdef"})
+        'file nets.py, sha256 0123456789ab'
+    """
+    return ", ".join(
+        f"{key} {value[:12] if key == 'sha256' else value}" for key, value in source.items()
+    )
 
 
 class Networks(Registry):

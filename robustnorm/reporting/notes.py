@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from robustnorm.models.naming import is_registered
+from robustnorm.models.naming import in_words, is_registered
 from robustnorm.records.record import Record
 from robustnorm.reporting.model_records import NAMES, ModelRecords
 from robustnorm.reporting.paper import SETTING
@@ -124,7 +124,7 @@ def _network(record: Record) -> str:
     told = f"{config['network']}({', '.join(given)})" if given else str(config["network"])
     if is_registered(config["network"]):
         return f"{told} of width {config['width']}"
-    return " ".join([told, *(f"{key} {value[:12]}" for key, value in source.items())])
+    return f"{told} ({in_words(source)})" if source else told
 
 
 def _sample(record: Record) -> str:

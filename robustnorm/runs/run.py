@@ -15,6 +15,7 @@ from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Augmentation, Dataset
 from robustnorm.models import NETWORKS
 from robustnorm.models.building import NetworkError, build_network, usable
+from robustnorm.models.naming import in_words
 from robustnorm.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -126,6 +127,7 @@ def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
     """
     arguments = network_arguments(config, data)
     with torch.random.fork_rng(devices=[]):
+        _ = NETWORKS[config.network]  # before seeding: importing a module may draw random numbers
         torch.manual_seed(config.seed)
         return build_network(config.network, arguments, config.network_args)
 
@@ -263,7 +265,7 @@ class Run:
             log.warning(
                 "%s: the code of network %s changed since this checkpoint was written (%s then, "
                 "%s now); what it computes may have changed, too",
-                *(self.folder, name, _listed(was), _listed(now)),
+                *(self.folder, name, in_words(was), in_words(now)),
             )
 
     def check_data(self, dataset: Dataset) -> None:
@@ -364,10 +366,6 @@ def is_trained(config: Config, dataset: Dataset | None = None) -> bool:
     if dataset is not None:
         run.check_data(dataset)
     return run.epoch == config.epochs
-
-
-def _listed(source: dict[str, str]) -> str:
-    return " ".join(f"{key} {value[:12]}" for key, value in source.items())
 
 
 def _differences(config: Config, saved: Config, ignore: frozenset[str]) -> str:
