@@ -128,7 +128,6 @@ def test_change_of_the_module_is_told_where_the_run_is_opened(module, caplog):
         ("plain", ["--network_args={num_classes: 3}"], "it gives (2, 3) for 2 images"),
         ("plain", ["--network_args={depth: 3}"], "network_args has 'depth'"),
         ("plain", ["--network_args=[3]"], "network_args must be a mapping"),
-        ("plain", ["--network_args={width: .inf}"], "network_args.width must be a number"),
         ("bare", [], "cannot take the norm 'saauxbn': it has no batch norm"),
         ("layers", [], "must return a torch.nn.Module, got a list"),
         ("fails", [], "cannot be built (RuntimeError: no such luck)"),

@@ -51,3 +51,10 @@ def test_seed_beyond_the_generators_is_refused(field):
     assert getattr(Config(**{field: 2**64 - 1}), field) == 2**64 - 1
     with pytest.raises(ValueError, match=rf"{field} must be at least 0 and below 2\^64, got 18"):
         Config(**{field: 2**64})
+
+
+@pytest.mark.parametrize("value", [(1, 2), float("inf"), {1: 2}, {"deep": [object()]}])
+def test_network_args_that_no_checkpoint_could_hold_are_refused(value):
+    with pytest.raises(ValueError, match=r"network_args.a\S* must be a number, a text"):
+        Network(network_args={"a": value})
+    assert Network(network_args={"a": [1, "b", {"c": None}]}).network_args["a"][0] == 1
