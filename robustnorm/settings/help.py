@@ -13,6 +13,7 @@ from robustnorm.settings.parsing import by_position, only_in_files
 
 # Settings that most people use; the first ten that a command has are listed first.
 _OFTEN = (
+    "weights",
     *("norm", "norms", "rows", "seed", "seeds", "data", "epochs", "steps", "width", "epsilon"),
     *("attacks", "checkpoint", "device", "name", "test_limit", "output", "reports"),
 )

@@ -1,6 +1,7 @@
 """Weights of other code are imported and evaluated in one command, which its repetition resumes."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 from torch import nn
 
 from robustnorm import cli
+from robustnorm.commands.evaluate import evaluate
 from robustnorm.models import NETWORKS
 from robustnorm.records.record import Record
 from robustnorm.system.errors import Status
+from robustnorm.system.stopping import Stopped
 
 SIZE, N = 4, 12
 QUICK = ("--device=cpu", "--checks=none", "--worst=false")
@@ -185,3 +188,30 @@ def test_settings_of_eval_are_printed_as_those_of_a_run(capsys):
     assert "weights" not in Path("run.yaml").read_text().split()
     with pytest.raises(SystemExit):
         cli.main(["train", "--config=run.yaml", "--print_config"])
+
+
+def test_stopped_evaluation_continues_with_the_same_command():
+    torch.manual_seed(0)
+    torch.save(flat().state_dict(), "w.pt")
+    pixels = torch.randint(256, (250, 3, SIZE, SIZE), dtype=torch.uint8).numpy()
+    np.savez("set.npz", x_test=pixels, y_test=np.arange(250) % 2)
+    _, settings, _ = cli.parse(["eval", "--weights=w.pt", *words()])
+    asked = []
+
+    def stop_at_the_second_part(seconds):
+        asked.append(seconds)
+        return len(asked) == 2
+
+    with pytest.raises(Stopped, match="1 of 3 parts are evaluated"):
+        evaluate(settings, should_stop=stop_at_the_second_part)
+    (folder,) = Path("checkpoints").iterdir()
+    assert not records()
+    continued = []
+    evaluate(settings, should_stop=lambda seconds: continued.append(seconds) and False)
+    assert len(continued) == 2  # the first part is not attacked again
+    assert [path.name for path in Path("checkpoints").iterdir()] == [folder.name]
+    whole = Record.load(*records())
+    evaluate(replace(settings, name="whole"))
+    again = Record.load(Path("reports/whole/records/bn-seed0-best.json"))
+    for one, other in zip(whole.verdicts, again.verdicts, strict=True):
+        assert np.array_equal(one.correct, other.correct)
