@@ -99,6 +99,7 @@ def _colors(images: Tensor, epsilon: float, queries: int, generator: torch.Gener
 def _hills(images: Tensor, epsilon: float, queries: int, generator: torch.Generator) -> _Move:
     """Returns the moves in an L2 ball: tiles of hills, then two hills in place of a square."""
     _, channels, height, width = images.shape
+    least = min(_LEAST, max(height, width) // 2)
 
     def start() -> Tensor:
         change = torch.zeros(1, channels, height, width)
@@ -113,7 +114,7 @@ def _hills(images: Tensor, epsilon: float, queries: int, generator: torch.Genera
         if not query:
             changed = start().to(images).expand_as(changes)
         else:
-            side = max(_LEAST, _side(query, queries, height * width) // 2 * 2 + 1)
+            side = max(least, _side(query, queries, height * width) // 2 * 2 + 1)
             to, source = (
                 (_part(height, side, generator), _part(width, side, generator)) for _ in range(2)
             )

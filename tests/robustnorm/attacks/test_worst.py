@@ -6,6 +6,7 @@ from torch import nn
 
 from robustnorm import bind, evaluate
 from robustnorm.attacks import autoattack, pgd, torchattack, worst_case
+from robustnorm.attacks.blind import blind_search
 from robustnorm.attacks.passes import Counted
 
 N, CLASSES, PIXELS = 40, 5, 48
@@ -207,6 +208,25 @@ def test_search_without_gradients_finds_what_gradients_do_not_and_stays_in_the_b
     assert (model(adv_images).argmax(1) != labels).sum() > 5
     still = worst_case(model, images, labels, epsilon=epsilon, threat_model=threat_model, queries=0)
     assert torch.equal(still, images)
+
+
+@pytest.mark.parametrize(("threat_model", "order"), [("linf", torch.inf), ("l2", 2)])
+@pytest.mark.parametrize("shape", [(3, 7, 5), (1, 1, 9), (2, 9, 1)])
+def test_every_query_uses_the_whole_radius(threat_model, order, shape):
+    """Images in the middle of the range: nothing is clipped."""
+    asked = []
+
+    def model(images):
+        asked.append((images - 0.5).flatten(1).norm(order, dim=1))
+        return torch.stack([images.flatten(1)[:, 0] * 0 + 1, images.flatten(1).mean(1)], 1)
+
+    images, labels = torch.full((2, *shape), 0.5), torch.zeros(2, dtype=torch.int64)
+    found = blind_search(model, images, labels, epsilon=0.2, threat_model=threat_model, queries=200)
+    lengths = torch.stack(asked)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 0.2), rtol=1e-5, atol=0)
+    # All pixels alike are best, which squares of a few queries only come near to.
+    best = 0.2 if threat_model == "linf" else 0.2 / images[0].numel() ** 0.5
+    assert (found - 0.5).flatten(1).mean(1).min() > 0.4 * best
 
 
 def test_honest_network_is_never_searched_without_gradients(trained):
