@@ -23,9 +23,9 @@ _CANDIDATES = 9
 # less than this part of it, and ever less from one restart to the next: what a restart breaks had
 # come within a fiftieth, and the others would take most passes.
 _NEAR, _NEARER = 0.3, 3
-# Steps of a run from a corner of the ball, relative to those from the image: of a run's steps, and
-# of its first step's size.
-_LONGER, _WIDER = 5 / 3, 2.0
+# Runs from other points: steps, relative to a run from the image; size of the first step, in radii
+# of the ball; classes that some of them aim at.
+_LONGER, _WIDER, _LIKELIEST = 5 / 3, 2.0, 3
 # A gradient misleads where all climbs together gain less than this part of what it promised. On
 # honest networks they gain a third and more.
 _MISLEADS = 0.1
@@ -44,7 +44,7 @@ def worst_case(
     generator: torch.Generator | None = None,
     steps: int = 12,
     targets: int = 5,
-    restarts: int = 20,
+    restarts: int = 25,
     queries: int = 5000,
 ) -> Tensor:
     """Attacks each image with a portfolio of attacks until one breaks it.
@@ -56,8 +56,9 @@ def worst_case(
     1. from the image, towards the most likely wrong class;
     2. from the image, towards other wrong classes, first those whose difference is small relative
        to its slope;
-    3. from corners of the ball in random directions, the same for all images, towards the nearest
-       wrong class, in longer runs; only images that came near to another class, ever nearer ones;
+    3. from other points of the ball, the same for all images, mostly corners, and mostly towards
+       the nearest wrong class, in longer runs; only images that came near to another class, ever
+       nearer ones;
     4. random search by squares; only images whose gradients mislead, which gained less than a tenth
        of what their gradient promises.
 
@@ -78,7 +79,7 @@ def worst_case(
         generator: Ignored; part of the contract.
         steps: Gradient steps per run.
         targets: Number of wrong classes to target, or all if there are fewer.
-        restarts: Runs from corners of the ball, for the images nearest to another class.
+        restarts: Runs from other points of the ball, for the images nearest to another class.
         queries: Forward passes of the random search, per image that needs it.
 
     Returns:
@@ -184,15 +185,23 @@ class _Search:
         return (self._leads - self._start) <= _MISLEADS * self._promised
 
     def from_elsewhere(self, restarts: int) -> None:
-        """Climbs from points on the border of the ball, in the same directions for every image."""
-        generator = torch.Generator().manual_seed(0)
+        """Climbs from other points of the ball, in the same directions for every image.
+
+        In turn from a corner, from a point within, from a corner, and from a corner towards one of
+        the likeliest wrong classes; where no class is named, towards the nearest one.
+        """
+        generator, steps = torch.Generator().manual_seed(0), round(_LONGER * self._steps)
+        wrong = self._first.logits.scatter(1, self._labels[:, None], -torch.inf)
+        likeliest = wrong.topk(min(_LIKELIEST, wrong.shape[1] - 1), dim=1).indices
         for done in range(restarts):
             near = _NEAR * (1 - done / restarts) ** _NEARER
             rows = self._rows(self._leads > near * self._start)
-            noise = torch.randn(1, *self._images.shape[1:], generator=generator)
-            moved = self._images + self._ball.ascend(noise.to(self._images), self._epsilon)
-            starts = self._ball.project(moved, self._images, self._epsilon)
-            self._climb(rows, None, starts, steps=round(_LONGER * self._steps), widest=_WIDER)
+            noise = 2 * torch.rand(1, *self._images.shape[1:], generator=generator) - 1
+            kind, noise = done % 4, noise.to(self._images)
+            change = self._epsilon * noise if kind == 1 else self._ball.ascend(noise, self._epsilon)
+            starts = self._ball.project(self._images + change, self._images, self._epsilon)
+            aims = likeliest[:, done // 4 % likeliest.shape[1]] if kind == 3 else None
+            self._climb(rows, aims, starts, steps=steps, widest=_WIDER)
 
     def blindly(self, misled: Tensor, queries: int) -> None:
         """Searches without gradients around images that theirs mislead."""
