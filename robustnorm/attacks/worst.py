@@ -44,7 +44,7 @@ def worst_case(
     generator: torch.Generator | None = None,
     steps: int = 12,
     targets: int = 5,
-    restarts: int = 25,
+    restarts: int = 22,
     queries: int = 5000,
 ) -> Tensor:
     """Attacks each image with a portfolio of attacks until one breaks it.
