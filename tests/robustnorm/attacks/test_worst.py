@@ -105,10 +105,10 @@ def test_network_with_a_gradient_of_zero_gives_the_images_that_it_was_given():
 @pytest.mark.parametrize(
     ("options", "got"),
     [
-        ({"steps": 0}, "0, 5, 22 and 5000"),
-        ({"targets": 0}, "12, 0, 22 and 5000"),
+        ({"steps": 0}, "0, 5, 36 and 5000"),
+        ({"targets": 0}, "12, 0, 36 and 5000"),
         ({"restarts": -1}, "12, 5, -1 and 5000"),
-        ({"queries": -1}, "12, 5, 22 and -1"),
+        ({"queries": -1}, "12, 5, 36 and -1"),
     ],
 )
 def test_worst_case_refuses_numbers_that_are_none(options, got):
