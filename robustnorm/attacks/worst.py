@@ -23,7 +23,7 @@ _CANDIDATES = 9
 # less than this part of it, and ever less from one restart to the next: what a restart breaks had
 # come within a fiftieth, and the others would take most passes.
 _NEAR, _NEARER = 0.3, 3
-# Runs from other points: size of the first step, in radii of the ball, and classes that some aim at.
+# Runs from other points: size of the first step, in radii of the ball; classes that some aim at.
 _WIDER, _LIKELIEST = 2.0, 3
 # A gradient misleads where all climbs together gain less than this part of what it promised. On
 # honest networks they gain a third and more.
