@@ -10,7 +10,7 @@ folder of a run with 8-bit test images of one channel, BRANCH one of its branche
 
 Passes are images forward and images backward, counted at the network. A3 goes on for thousands of
 them an image; what it had left when it had taken as many as worst is printed, and what it had left
-at the last of its restarts below ``--times`` as many.
+after the first restart beyond ``--times`` as many.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _STATE = re.compile(r"robust acc: (\S+) used_bp_num")
 _PMA_STEPS = (25, 50, 100)
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """A3 has taken enough passes."""
 
 
 def a3(
     file: Path, model: Counted, images: Tensor, labels: Tensor, epsilon: float, most: float
 ) -> list[Any]:
-    """Returns (passes, robust accuracy) after each of A3's restarts, to the first above ``most``."""
+    """Returns (passes, robust accuracy) after each restart of A3, to the first above ``most``."""
     source = file.read_text()
     for old, new in _ON_CPU.items():
         source = source.replace(old, new)
@@ -70,7 +70,7 @@ def a3(
             if found := _STATE.search(text):
                 states.append((sum(model.passes), float(found[1])))
                 if states[-1][0] > most:
-                    raise _Enough
+                    raise _EnoughError
             return len(text)
 
     with tempfile.TemporaryDirectory() as name, _without_torchvision():
@@ -81,7 +81,7 @@ def a3(
         module: dict[str, Any] = {"__name__": "a3"}
         with contextlib.chdir(name), contextlib.redirect_stdout(Watched()):
             exec(compile(source, str(file), "exec"), module)
-            with contextlib.suppress(_Enough):
+            with contextlib.suppress(_EnoughError):
                 module["Adaptive_Auto_white_box_attack"](
                     model, torch.device("cpu"), epsilon, True, len(images), 100, "network", "mnist"
                 )
