@@ -20,8 +20,8 @@ log = logging.getLogger("robustnorm")
 # Wrong classes among which targets are chosen, as many as AutoAttack aims at.
 _CANDIDATES = 9
 # An image is started anew where a wrong class has come from its distance to the label's logit to
-# less than this part of it, and ever less from one restart to the next: what a restart breaks had
-# come within a fiftieth, and the others would take most passes.
+# less than this part of it, and ever less from one restart to the next: most that a restart breaks
+# had come within a fiftieth, and the others would take most passes.
 _NEAR, _NEARER = 0.3, 3
 # Runs from other points: size of the first step, in radii of the ball; classes that some aim at.
 _WIDER, _LIKELIEST = 2.0, 3
