@@ -38,6 +38,7 @@ def names(tmp_path, monkeypatch):
     sys.modules.pop("mynet", None)
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_notebook_runs(names, capsys):
     with torch.random.fork_rng():
         for cell in json.loads(NOTEBOOK)["cells"]:

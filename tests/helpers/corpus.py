@@ -34,7 +34,7 @@ class Shape:
 
     Args:
         title: Whose code and what is particular about it, as the documentation lists it.
-        network: A factory in ``foreign_networks``, or "resnet18" for ours.
+        network: A factory in ``foreign_networks``, a name of timm's, or "resnet18" for ours.
         weights: How its code saves weights, in the documentation's words; a key of ``WEIGHTS``.
         data: A key of ``DATA``.
         classes: Number of classes.
@@ -238,6 +238,8 @@ SHAPES = [
     Shape("Lightning", "ResNet", "Lightning's checkpoint", "CSV of paths and labels"),
     Shape("timm, MobileNet", "MobileNet", "timm's training checkpoint",
           "folder of class folders", size=(3, 16, 16)),
+    Shape("timm, by its name", "timm:test_resnet", "timm's training checkpoint",
+          "`.npz`, test images alone", size=(3, 32, 32)),
     Shape("timm, vision transformer", "VisionTransformer", "safetensors",
           "`.npz`, test images alone", words=STATED),
     Shape("timm, ImageNet's 1,000 classes, ImageNet's mean", "MobileNet", "state_dict",
@@ -300,6 +302,11 @@ def build(shape: Shape) -> nn.Module:
     if shape.network == "resnet18":
         model: nn.Module = resnet18("bn", shape.classes, 2, in_channels=channels,
                                     mean=(0.4,) * channels, std=(0.3,) * channels)  # fmt: skip
+    elif shape.network.startswith("timm:"):
+        import timm
+
+        name = shape.network.removeprefix("timm:")
+        model = timm.create_model(name, num_classes=shape.classes, in_chans=channels)
     else:
         factory = getattr(foreign_networks, shape.network)
         offered = {"num_classes": shape.classes, "in_channels": channels}
@@ -328,7 +335,8 @@ def make(shape: Shape, folder: Path) -> Made:
     (folder / "data").mkdir()
     path = DATA[shape.data](folder / "data", parts, [f"class{i}" for i in range(shape.classes)])
     WEIGHTS[shape.weights](model, folder / "weights.pt")
-    network = shape.network if shape.network == "resnet18" else f"foreign_networks:{shape.network}"
+    own = shape.network in vars(foreign_networks)
+    network = f"foreign_networks:{shape.network}" if own else shape.network
     return Made(network, folder / "weights.pt", path, _own_code(shape, model))
 
 

@@ -122,9 +122,18 @@ def npz(images=IMAGES, labels=LABELS):
     return lambda path: np.savez(path, x_test=pixels, y_test=labels.numpy())
 
 
-# What is wrong: network, what writes the weights, what writes the data, message.
+# What is wrong: network, what writes the weights, what writes the data, message, more options.
 FLAT = saved(flat().state_dict())
 ON_THE_COMMAND_LINE = {
+    "no such factory": (
+        "foreign_networks:ResNett", FLAT, npz(), "has no 'ResNett'; did you mean 'ResNet'",
+    ),
+    "factory that fails": (
+        "foreign_networks:HuggingFace", FLAT, npz(), "missing .*'num_labels'.* --network_args",
+    ),
+    "no norm to replace": (
+        "flat", FLAT, npz(), "cannot take the norm 'auxbn': .* no batch norm", "--norm=auxbn",
+    ),
     "unknown network": ("flatt", FLAT, npz(), "unknown network 'flatt'; did you mean 'flat'"),
     "weights on the meta device": ("flat", saved(meta().state_dict()), npz(), "shapes without val"),
     "network on the meta device": (
@@ -161,14 +170,12 @@ def test_commands_refuse_in_one_sentence(wrong, tmp_path, monkeypatch, capsys):
     for factory in (flat, meta, ResNet, TwoHeads, OutOfMemory):
         monkeypatch.setitem(NETWORKS, factory.__name__, factory)
     monkeypatch.chdir(tmp_path)
-    network, write_weights, write_data, message = ON_THE_COMMAND_LINE[wrong]
+    network, write_weights, write_data, message, *more = ON_THE_COMMAND_LINE[wrong]
     write_weights("w.pt")
     write_data(Path("set.npz"))
-    words = ["--data=set.npz", f"--network={network}", "--norm=bn", "--device=cpu", "--name=theirs"]
-    words += ["--input_normalization=none"]
-    status = cli.main(["import", "w.pt", *words])
-    if status == Status.DONE:
-        status = cli.main(["eval", *words, "--checks=none"])
+    words = ["--weights=w.pt", "--data=set.npz", f"--network={network}", *more]
+    words += ["--input_normalization=none", "--device=cpu", "--checks=none"]
+    status = cli.main(["eval", *words])
     assert status in (Status.USAGE, Status.REFUSED, Status.MEMORY)
     sentences = [s for s in capsys.readouterr().err.splitlines() if s.startswith("robustnorm: ")]
     assert len(sentences) == 1

@@ -50,7 +50,11 @@ def check_logits(shape, made, folder, record):
 
 
 @pytest.mark.parametrize("shape", corpus.SHAPES, ids=lambda shape: shape.title)
-def test_shape_is_evaluated_or_refused_in_a_sentence(shape, command, tmp_path, monkeypatch):
+def test_shape_is_evaluated_or_refused_in_a_sentence(
+    shape, command, tmp_path, monkeypatch, torchvision_library
+):
+    if shape.network.startswith("timm:"):
+        pytest.importorskip("timm")
     monkeypatch.chdir(tmp_path)
     made = corpus.make(shape, tmp_path)
     network = f"--network={made.network}"
