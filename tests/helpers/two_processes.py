@@ -29,7 +29,7 @@ from robustnorm.training.progress import TrainingStopped
 from robustnorm.work.train import train_run
 
 BATCH = 8
-STEPS = 100
+STEPS = 40
 CONFIG = Config(
     name="two",
     epochs=1,
