@@ -15,6 +15,7 @@ from robustnorm import bind, fold, resnet18
 from robustnorm.attacks import ATTACKS
 from robustnorm.cli import main
 from robustnorm.data import DATASETS
+from robustnorm.evaluation import chunks
 from robustnorm.models import NETWORKS
 from robustnorm.norms import NORMS, RoutedBatchNorm2d
 from robustnorm.norms.routing import branches_of
@@ -187,6 +188,7 @@ def test_what_is_added_is_known_to_train_and_eval(
     example, words, name, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(chunks, "CHUNK", 32)  # no padding of 32 images to 100
     load(example)
     assert main(["train", *SMALL, *words]) == 0
     assert main(["eval", *SMALL, *words]) == 0

@@ -8,6 +8,7 @@ from robustnorm import bind, evaluate
 from robustnorm.attacks import autoattack, pgd, torchattack, worst_case
 from robustnorm.attacks.blind import blind_search
 from robustnorm.attacks.passes import Counted
+from robustnorm.evaluation import chunks
 
 N, CLASSES, PIXELS = 40, 5, 48
 
@@ -255,7 +256,8 @@ def test_worst_case_breaks_more_than_pgd_on_a_trained_network(trained):
     assert standing <= under_pgd
 
 
-def test_worst_case_is_an_attack_of_evaluate(trained):
+def test_worst_case_is_an_attack_of_evaluate(trained, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", 30)  # no padding of 30 images to 100
     model, images, labels = trained("auxbn")
     images, labels = images[:30], labels[:30]
     verdicts = evaluate(

@@ -9,6 +9,7 @@ from robustnorm.records.record import Record
 
 SMALL = {
     "data": "digits",
+    "network": "tiny",
     "train_limit": 32,
     "validation": 20,
     "width": 4,
@@ -22,7 +23,7 @@ SMALL = {
 }
 
 
-def test_ablate_trains_the_grid_and_continues_where_it_was(tmp_path, monkeypatch, capsys):
+def test_ablate_trains_the_grid_and_continues_where_it_was(tiny, tmp_path, monkeypatch, capsys):
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(SMALL))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(chunks, "CHUNK", 20)  # no padding of 20 images to 100

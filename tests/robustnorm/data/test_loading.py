@@ -122,7 +122,7 @@ def small(folder, name, **options):
     return Config(
         **{"norm": "auxbn", "data": str(folder), "data_root": str(folder.parent / "cache")},
         **{"name": name, "output": str(folder.parent), "reports": str(folder.parent / "reports")},
-        **{"resize": 16, "width": 2, "batch_size": 4, "validation": 4},
+        **{"resize": 16, "network": "tiny", "batch_size": 4, "validation": 4},
         **{"train_steps": 1, "validation_steps": 1, "test_curve": 2, "device": "cpu"},
         **{"learning_rate": 0.001, "checks": "none", "worst": False},
         **given,
@@ -133,6 +133,7 @@ def weights(folder, name):
     return Run.open(folder.parent / name / "auxbn-seed0", "last").sha256
 
 
+@pytest.mark.usefixtures("tiny")
 def test_training_and_evaluation_from_disk_are_those_from_memory_and_go_on(folder):
     memory, disk = small(folder, "memory", stream=False), small(folder, "disk", stream=True)
     asked = count(1)
@@ -148,6 +149,7 @@ def test_training_and_evaluation_from_disk_are_those_from_memory_and_go_on(folde
     assert first.dataset == second.dataset
 
 
+@pytest.mark.usefixtures("tiny")
 def test_run_is_evaluated_on_test_images_of_another_data_set(folder, tmp_path):
     config = small(folder, "run", epochs=1)
     train_run(config)
