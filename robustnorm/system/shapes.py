@@ -92,10 +92,10 @@ def finite(value: Any) -> None:
 
 
 def radius(value: Any) -> None:
-    """The shape of a number above 0 as text, such as "8/255"."""
+    """The shape of a radius or step of an attack as text, such as "8/255"."""
     check_shape(value, str)
-    if parse_fraction(value) <= 0:
-        raise ValueError(f"a number above 0 is required, got {value}")
+    if not 1e-9 <= parse_fraction(value) <= 1e6:
+        raise ValueError(f"a number from 1e-9 to 1e6 is required, got {value[:80]}")
 
 
 def interval(value: Any) -> None:

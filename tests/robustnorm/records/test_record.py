@@ -17,6 +17,7 @@ from robustnorm.records.record import (
     unpack,
 )
 from robustnorm.system.errors import UsageError
+from robustnorm.system.sealed import seal, unseal
 
 
 def make_record(n=11, image_ids=None):
@@ -174,3 +175,24 @@ def test_record_from_before_passes_were_counted_has_none():
     for verdict in content["verdicts"]:
         del verdict["forward"], verdict["backward"]
     assert {v.forward + v.backward for v in Record.from_json(json.dumps(content)).verdicts} == {0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["protocol"].update(epsilon="1e-300"), "'protocol.epsilon' is out of range"),
+        (lambda c: c["checkpoint"].update(epoch=True), "'checkpoint.epoch' is out of range"),
+        (lambda c: c["checks"][0].update(verdict="fine"), "a check cannot be 'fine'"),
+        (lambda c: c["curve"][0].update(correct=99), "more correct images than it has images"),
+        (lambda c: c["examples"][0].update(image_id=12), "an example that is none of its images"),
+        (lambda c: c["dataset"].update(classes=["a", "b"]), "a label that its 2 classes lack"),
+        (lambda c: c["dataset"].update(test_images=5), "different ones of 5"),
+        (lambda c: c.update(more=1), "'more' is not known"),
+        (lambda c: c["verdicts"].clear(), "no verdicts on clean images"),
+    ],
+)
+def test_record_of_values_that_none_has_is_refused_though_its_hash_is_right(change, message):
+    content, _ = unseal(json.loads(make_record().to_json()))
+    change(content)
+    with pytest.raises(RecordError, match=message):
+        Record.from_json(json.dumps(seal(content)))
