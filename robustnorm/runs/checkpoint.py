@@ -23,6 +23,7 @@ from robustnorm.system.files import disk_errors, write_atomically
 from robustnorm.system.locks import check_held
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.names import check_name
+from robustnorm.system.shapes import check_shape, count
 from robustnorm.system.untrusted import parse_json
 
 # Format 1 had no hash of the manifest and no random states; it can still be read.
@@ -31,7 +32,11 @@ _MODEL = "model."
 _MOMENTUM = "momentum."  # SGD's buffers; followed by the parameter's name
 _OPTIMIZER = "optimizer."  # other optimizers' state; followed by its name and the parameter's
 _RANDOM = "random."
-_REQUIRED = {"format", "file", "sha256", "bytes", "config", "dataset"}
+# What every manifest holds.
+_FILE = {
+    **{"format": int, "file": str, "sha256": str, "bytes": count},
+    **{"config": object, "dataset": object, "*": object},
+}
 
 log = logging.getLogger("robustnorm")
 
@@ -255,7 +260,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         manifest: dict[str, Any] = parse_json(data)
-        complete = manifest.keys() >= _REQUIRED
+        check_shape(manifest, _FILE)
+        complete = True
     except (OSError, ValueError, AttributeError):
         complete = False
     if not complete:

@@ -17,7 +17,8 @@ _SHAPE = {
         "channels": count,
         "image_size?": [count],
         **{name: [finite] for name in ("mean", "std")},
-        **{f"{name}?": count for name in ("train_images", "test_images")},
+        "train_images": count,
+        "test_images?": count,
         "*": object,
     },
     "history": [
@@ -26,6 +27,7 @@ _SHAPE = {
     "best?": float,
     "within_epoch?": ({"losses": [[float]], "seconds": finite}, {}),
     "processes?": {"*": count},
+    "versions?": {"*": str},
     "network_source?": {"*": str},
     "imported?": {**dict.fromkeys(("file", "sha256", "layout"), str), "*": object},
     "*": object,

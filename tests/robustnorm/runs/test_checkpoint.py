@@ -284,3 +284,13 @@ def test_nothing_is_saved_into_a_folder_that_is_no_longer_this_process_s(tmp_pat
             save_checkpoint(run, "last", model, MANIFEST)
     assert not list(run.iterdir())
     assert load_checkpoint(tmp_path / "moved", "last").manifest["epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"bytes": "x"}, {"bytes": None}, {"bytes": -1}, {"file": 3}, {"sha256": []}]
+)
+def test_malformed_manifest_of_the_right_hash_is_refused(tmp_path, change):
+    save_checkpoint(tmp_path, "best", make()[0], MANIFEST)
+    rewrite_manifest(tmp_path / "best.json", **change)
+    with pytest.raises(CheckpointError, match=r"best\.json is not a checkpoint manifest"):
+        load_checkpoint(tmp_path, "best")
