@@ -33,6 +33,7 @@ from robustnorm.runs import Run
 from robustnorm.runs.run import load_data, network_arguments, run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.parsing import read_file
+from robustnorm.system.errors import UsageError
 from robustnorm.system.sealed import seal, unseal
 from robustnorm.system.untrusted import parse_json
 from robustnorm.work.evaluate import evaluate_run
@@ -87,7 +88,11 @@ def _of_run(config: Config) -> dict[str, Written]:
         return {"state": _digest(opened.manifest) + opened.sha256}
 
     def settings() -> Entries:
-        return {k: _digest(v) for k, v in read_file(Config, run / "config.yaml").items()}
+        try:
+            found = read_file(Config, run / "config.yaml")
+        except ValueError as error:  # which the command line tells as its own
+            raise UsageError(str(error)) from error
+        return {k: _digest(v) for k, v in found.items()}
 
     newest = state("last")
     aside = (run / "last.json").rename(run / "aside.json")
@@ -113,7 +118,8 @@ def _of_evaluation(config: Config, folder: Path) -> dict[str, Written]:
     (kept, sha256), *_ = evaluated.images["files"].items()
 
     def record() -> Entries:
-        return {"record": _digest(Record.load(path).to_json())}
+        content = json.loads(Record.load(path).to_json())  # the order of names says nothing
+        return {"record": _digest(json.dumps(content, sort_keys=True))}
 
     def chunk() -> Entries:
         found = read_chunk(images / kept, sha256)
