@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MAKE, USE = re.findall(
     r"(?:^ {4}.+\n)+", (ROOT / "docs/moving-runs.md").read_text(), flags=re.MULTILINE
 )
