@@ -88,10 +88,3 @@ def encode_png(image: Tensor) -> str:
     file = io.BytesIO()
     Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
-
-
-def decode_png(text: str) -> NDArray[np.uint8]:
-    """Decodes the result of ``encode_png`` to bytes (H, W, C)."""
-    with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as image:
-        values = np.asarray(image)
-    return values[..., None] if values.ndim == 2 else values

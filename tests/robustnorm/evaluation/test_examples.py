@@ -1,16 +1,26 @@
+import base64
+import io
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from robustnorm import bind, evaluate
 from robustnorm.attacks import pgd
-from robustnorm.evaluation.examples import decode_png, encode_png, make_examples
+from robustnorm.evaluation.examples import encode_png, make_examples
 from robustnorm.evaluation.search import Search, random_start
 from robustnorm.settings.groups import BranchAttack
 
 SEARCH = Search(3 / 16, 3 / 64, (5,))
+
+
+def decode_png(text):
+    """Returns the bytes (H, W, C) of a result of ``encode_png``."""
+    with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as image:
+        values = np.asarray(image)
+    return values[..., None] if values.ndim == 2 else values
 
 
 @pytest.fixture(scope="module")
