@@ -172,6 +172,7 @@ def network_of_the_example():
 SMALL = (
     *("--epochs", "1", "--width", "4", "--train_limit", "64", "--validation", "32"),
     *("--train_steps", "1", "--validation_steps", "1", "--checks", "none", "--device", "cpu"),
+    *("--worst", "false"),
     *("--test_limit", "32", "--norm", "auxbn", "--batch_size", "32"),
 )
 
