@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.workload import images_and_network, machine
 from robustnorm import bind, fold
-from robustnorm.runs.run import to_channels_last
+from robustnorm.runs.described import to_channels_last
 from robustnorm.system.allocator import keep_freed_memory
 
 # Width and batch: the paper's network and a narrow one, many images at once and one.

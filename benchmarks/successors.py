@@ -41,7 +41,7 @@ from robustnorm.data.dataset import subset
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.search import Branch, Search, branches
 from robustnorm.runs import Run
-from robustnorm.runs.run import load_data
+from robustnorm.runs.described import load_data
 
 # What A3's code has of a GPU, of numpy's former names and of worker processes.
 _ON_CPU = {"'cuda'": "'cpu'", '"cuda"': '"cpu"', "np.bool)": "bool)", "np.int)": "int)"}

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from benchmarks.workload import machine, peak_mebibytes, synchronize
 from robustnorm import resnet18
 from robustnorm.norms.routing import RoutedLayer
-from robustnorm.runs.run import to_channels_last
+from robustnorm.runs.described import to_channels_last
 from robustnorm.settings.config import Config
 from robustnorm.settings.plan import PAPER_NORMS
 from robustnorm.system.allocator import keep_freed_memory

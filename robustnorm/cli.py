@@ -311,17 +311,12 @@ def _explain(error: BaseException) -> tuple[str, Status]:
             return text, Status.INTERRUPTED
         case BrokenPipeError():
             _forget(sys.stdout)
-            return (
-                "the output pipe was closed; the same command shows the output",
-                Status.CLOSED,
-            )
+            return "the output pipe was closed; the same command shows the output", Status.CLOSED
         case OSError():
             place = "the working folder" if error.filename is None else in_one_line(error.filename)
             if error.errno == errno.ENAMETOOLONG:
-                return (
-                    f"{place} is too long for the name of a file; give a shorter one",
-                    Status.USAGE,
-                )
+                text = f"{place} is too long for the name of a file; give a shorter one"
+                return text, Status.USAGE
             question = f"is {place} still there, and may you read and write there?"
             return f"{error.strerror or error}: {question}", Status.DISK
         case ImportError():

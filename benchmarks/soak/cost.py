@@ -22,7 +22,7 @@ from tabulate import tabulate
 from benchmarks.workload import machine
 from robustnorm import resnet18
 from robustnorm.data.dataset import Augmentation, Split
-from robustnorm.runs.run import place_model
+from robustnorm.runs.described import place_model
 from robustnorm.settings.config import Config
 from robustnorm.system.allocator import keep_freed_memory
 from robustnorm.system.device import resolve_device

@@ -28,7 +28,8 @@ from robustnorm.records.bits import pack
 from robustnorm.records.images import hashes
 from robustnorm.records.record import Verdict
 from robustnorm.runs import Run
-from robustnorm.runs.run import load_data, run_folder
+from robustnorm.runs.described import load_data
+from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import UserError
 from robustnorm.system.stopping import ShouldStop, Stopped, never

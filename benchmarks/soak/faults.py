@@ -18,7 +18,7 @@ import torch
 from benchmarks.workload import machine
 from robustnorm import resnet18
 from robustnorm.data.batches import Batch
-from robustnorm.runs.run import to_channels_last
+from robustnorm.runs.described import to_channels_last
 from robustnorm.settings.config import Config
 from robustnorm.system.allocator import keep_freed_memory
 from robustnorm.system.device import resolve_device

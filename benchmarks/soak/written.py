@@ -30,7 +30,8 @@ from robustnorm.records.journal import Journal
 from robustnorm.records.record import Record
 from robustnorm.reporting.gradients import read_gradients
 from robustnorm.runs import Run
-from robustnorm.runs.run import load_data, network_arguments, run_folder
+from robustnorm.runs.described import load_data, network_arguments
+from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.parsing import read_file
 from robustnorm.system.errors import UsageError

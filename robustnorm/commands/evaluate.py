@@ -10,7 +10,8 @@ from pathlib import Path
 from robustnorm.commands.import_weights import asked, digest_of, import_weights
 from robustnorm.records.record import fingerprint
 from robustnorm.runs import Run
-from robustnorm.runs.run import load_data, run_folder
+from robustnorm.runs.described import load_data
+from robustnorm.runs.run import run_folder
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Evaluation, Where

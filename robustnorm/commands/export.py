@@ -16,7 +16,7 @@ from robustnorm.norms.routing import branches_of
 from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.card import model_card
 from robustnorm.runs import Run
-from robustnorm.runs.run import network_arguments
+from robustnorm.runs.described import network_arguments
 from robustnorm.settings.export import ExportSettings
 from robustnorm.system.errors import UsageError
 

@@ -16,14 +16,14 @@ from robustnorm.exchange.matching import classes_of, match_names, normalization_
 from robustnorm.models.building import check_output, normalizations, normalizes_itself
 from robustnorm.models.resnet import LEAST_STD, Normalized
 from robustnorm.runs.checkpoint import save_checkpoint
-from robustnorm.runs.run import (
+from robustnorm.runs.described import (
     IMAGENET,
     build_model,
     describe_dataset,
     load_data,
     network_source,
-    run_folder,
 )
+from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.import_weights import Foreign, ImportSettings
 from robustnorm.system.errors import RefusedFileError, UsageError

@@ -27,7 +27,7 @@ from robustnorm.records.journal import Key
 from robustnorm.records.record import SINGLE, fingerprint
 from robustnorm.reporting.render import Cell, Table, to_markdown, to_text
 from robustnorm.runs import Run
-from robustnorm.runs.run import load_data
+from robustnorm.runs.described import load_data
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
 from robustnorm.system.device import made_by, resolve_device

@@ -24,7 +24,8 @@ from robustnorm.norms.routing import bind, branches_of
 from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.render import Table, save_tables, to_text
 from robustnorm.runs import Run
-from robustnorm.runs.run import augmentation, load_data, run_folder
+from robustnorm.runs.described import augmentation, load_data
+from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.results import StudySettings
 from robustnorm.studies.gates import GateUsage, gates

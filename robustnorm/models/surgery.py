@@ -29,13 +29,9 @@ _ROUTED: dict[type[BatchNorm], type[RoutedBatchNorm]] = {
     nn.BatchNorm3d: RoutedBatchNorm3d,
 }
 _NO_BATCH_STATISTICS = (
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-)
+    nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+)  # fmt: skip
 
 
 def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:

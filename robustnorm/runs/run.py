@@ -1,4 +1,4 @@
-"""A run: the objects that its settings describe, and its checkpoints on disk."""
+"""A run: its checkpoints on disk, with the settings and data that they are of."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustnorm.data import load_dataset
-from robustnorm.data.dataset import Augmentation, Dataset
+from robustnorm.data.dataset import Dataset
 from robustnorm.models import NETWORKS
-from robustnorm.models.building import NetworkError, build_network, usable
+from robustnorm.models.building import NetworkError
 from robustnorm.models.naming import in_words
 from robustnorm.runs.checkpoint import (
     Checkpoint,
@@ -25,6 +24,7 @@ from robustnorm.runs.checkpoint import (
     read_history,
     restore,
 )
+from robustnorm.runs.described import build_model, place_model
 from robustnorm.runs.manifest import check_manifest
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
@@ -34,108 +34,10 @@ from robustnorm.system.registry import some
 
 log = logging.getLogger("robustnorm")
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-
 
 def run_folder(config: Config) -> Path:
     """Returns the folder of a run's checkpoints."""
     return Path(config.output) / str(config.name) / config.run
-
-
-def to_channels_last(model: nn.Module) -> None:
-    """Converts the weights to the channels-last memory format, in place."""
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def place_model(model: nn.Module, config: Config, device: torch.device) -> None:
-    """Moves a network to the device, in its settings' memory format, in place."""
-    model.to(device)
-    if config.channels_last:
-        to_channels_last(model)
-
-
-def load_data(config: Config) -> Dataset:
-    """Loads the data set that the settings name."""
-    return load_dataset(
-        config.data,
-        root=Path(config.data_root),
-        download=config.download,
-        resize=config.resize,
-        stream=config.stream,
-        workers=config.data_workers,
-    )
-
-
-def augmentation(config: Config, dataset: Dataset) -> Augmentation:
-    """Returns the settings' augmentation, with the data set's defaults."""
-    given = dataset.augmentation
-    return Augmentation(
-        padding=given.padding if config.padding is None else config.padding,
-        flip=given.flip if config.flip is None else config.flip,
-        crop_area=config.crop_area,
-    )
-
-
-def describe_dataset(dataset: Dataset, train_images: int) -> dict[str, Any]:
-    """Returns a checkpoint's description of its data, sufficient to build the network."""
-    return {
-        "name": dataset.name,
-        "sha256": dataset.sha256,
-        "classes": list(dataset.classes),
-        "channels": dataset.train.images.shape[1],
-        "image_size": list(dataset.train.images.shape[2:]),
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "train_images": train_images,
-        "test_images": len(dataset.test),
-    }
-
-
-def network_arguments(config: Config, data: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments for building ``config.network``.
-
-    Args:
-        config: The settings.
-        data: From ``describe_dataset``.
-    """
-    mean, std = {
-        "dataset": (data["mean"], data["std"]),
-        "imagenet": (IMAGENET["mean"], IMAGENET["std"]),
-        "none": ((0.0,) * data["channels"], (1.0,) * data["channels"]),
-    }[config.input_normalization]
-    if "normalization" in data:  # of imported weights
-        mean, std = data["normalization"]["mean"], data["normalization"]["std"]
-    arguments: dict[str, Any] = {
-        "norm": config.norm,
-        "num_classes": len(data["classes"]),
-        "width": config.width,
-        "in_channels": data["channels"],
-        "mean": mean,
-        "std": std,
-        "branches": ("clean", *config.adversarial_branches),
-        "final_norm": config.final_norm,
-    }
-    return usable(config.network, arguments)
-
-
-def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
-    """Builds the network of the settings, initialized from ``config.seed``.
-
-    Args:
-        config: The settings.
-        data: From ``describe_dataset``.
-    """
-    arguments = network_arguments(config, data)
-    with torch.random.fork_rng(devices=[]):
-        _ = NETWORKS[config.network]  # before seeding: importing a module may draw random numbers
-        torch.manual_seed(config.seed)
-        return build_network(config.network, arguments, config.network_args)
-
-
-def network_source(config: Config) -> dict[str, dict[str, str]]:
-    """Returns the entry of a manifest that tells of a built network's code; {} for our own."""
-    source = NETWORKS.source(config.network)
-    return {"network_source": source} if source else {}
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustnorm.runs import Run
 from robustnorm.runs.checkpoint import restore, save_checkpoint
-from robustnorm.runs.run import network_source
+from robustnorm.runs.described import network_source
 from robustnorm.settings.config import Config
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal_lines

@@ -9,7 +9,7 @@ from pathlib import Path
 from robustnorm.records.record import Record
 from robustnorm.reporting.plans import plan_page
 from robustnorm.reporting.readme import show_results
-from robustnorm.runs.run import load_data
+from robustnorm.runs.described import load_data
 from robustnorm.settings.campaign import CampaignSettings, campaign_plans
 from robustnorm.settings.plan import Plan
 from robustnorm.settings.results import ReportSettings

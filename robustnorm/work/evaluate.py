@@ -38,7 +38,8 @@ from robustnorm.records.record import TRANSFER, Check, CurvePoint, Record, finge
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import Run
-from robustnorm.runs.run import find_runs, load_data, misfit, network_source, run_folder
+from robustnorm.runs.described import load_data, network_source
+from robustnorm.runs.run import find_runs, misfit, run_folder
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Network, Where

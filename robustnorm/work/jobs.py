@@ -34,7 +34,8 @@ from robustnorm.records.images import chunk_file, is_kept, read_chunk, write_chu
 from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.records.record import Record, fingerprint
 from robustnorm.runs import Run
-from robustnorm.runs.run import is_trained, load_data
+from robustnorm.runs.described import load_data
+from robustnorm.runs.run import is_trained
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
 from robustnorm.system.device import made_by, resolve_device

@@ -6,7 +6,8 @@ from robustnorm.evaluation.protocol import find_record
 from robustnorm.records.record import Record
 from robustnorm.reporting.tables import write_tables
 from robustnorm.runs import Run
-from robustnorm.runs.run import is_trained, load_data, run_folder
+from robustnorm.runs.described import load_data
+from robustnorm.runs.run import is_trained, run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.plan import Plan
 from robustnorm.system.device import resolve_device

@@ -14,7 +14,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from robustnorm.evaluation.checks import check_installed
 from robustnorm.evaluation.probe import check_attacks
 from robustnorm.evaluation.protocol import find_record
-from robustnorm.runs.run import load_data, run_folder
+from robustnorm.runs.described import load_data
+from robustnorm.runs.run import run_folder
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.plan import Plan
 from robustnorm.settings.sweep import SweepSettings, sweep_plans

@@ -19,14 +19,14 @@ from robustnorm.models.building import check_output
 from robustnorm.models.layout import FRAGILE, must_be_contiguous
 from robustnorm.models.resnet import LEAST_STD
 from robustnorm.runs import Run
-from robustnorm.runs.run import (
+from robustnorm.runs.described import (
     augmentation,
     build_model,
     describe_dataset,
     load_data,
     place_model,
-    run_folder,
 )
+from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.system.device import device_name, resolve_device
 from robustnorm.system.errors import OutOfMemoryError, UsageError

@@ -41,7 +41,8 @@ from robustnorm.reporting.render import to_csv, to_latex, to_markdown, to_text
 from robustnorm.reporting.tables import tables
 from robustnorm.runs import Run
 from robustnorm.runs.checkpoint import manifest_bytes, read_history, restore, save_checkpoint
-from robustnorm.runs.run import build_model, describe_dataset, misfit
+from robustnorm.runs.described import build_model, describe_dataset
+from robustnorm.runs.run import misfit
 from robustnorm.settings.config import Config
 from robustnorm.system.sealed import seal, unseal
 from robustnorm.system.untrusted import parse_json

@@ -18,7 +18,7 @@ from torch import nn
 
 from robustnorm.data.dataset import split_validation
 from robustnorm.data.digits import load_digits
-from robustnorm.runs.run import augmentation, build_model, describe_dataset
+from robustnorm.runs.described import augmentation, build_model, describe_dataset
 from robustnorm.settings.config import Config
 from robustnorm.training.advprop import train
 

@@ -16,7 +16,7 @@ from robustnorm.data.batches import epoch_batches, steps_per_epoch, to_float
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.models.resnet import ResNet, resnet18
 from robustnorm.runs.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
-from robustnorm.runs.run import describe_dataset, to_channels_last
+from robustnorm.runs.described import describe_dataset, to_channels_last
 from robustnorm.settings.gan import GanSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.locks import exclusive

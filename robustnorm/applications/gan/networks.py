@@ -14,7 +14,7 @@ from robustnorm.applications.gan.generators import (
     normalize_spectrally,
 )
 from robustnorm.norms.routed import RoutedBatchNorm
-from robustnorm.runs.run import to_channels_last
+from robustnorm.runs.described import to_channels_last
 from robustnorm.settings.gan import GanSettings
 
 # Standard deviation of the norms' initial scales, and of BigGAN's initial weights.

@@ -21,7 +21,7 @@ from robustnorm.applications.gan.state import State
 from robustnorm.applications.gan.train import train, window_means
 from robustnorm.data.dataset import Dataset
 from robustnorm.runs.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
-from robustnorm.runs.run import describe_dataset
+from robustnorm.runs.described import describe_dataset
 from robustnorm.settings.gan import GanSettings
 from robustnorm.system.device import device_name
 from robustnorm.system.errors import UsageError

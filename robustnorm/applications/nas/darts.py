@@ -32,7 +32,7 @@ from robustnorm.runs.checkpoint import (
     restore,
     save_checkpoint,
 )
-from robustnorm.runs.run import to_channels_last
+from robustnorm.runs.described import to_channels_last
 from robustnorm.settings.base import names
 from robustnorm.settings.nas import SearchSettings, Where
 from robustnorm.system.device import device_name, resolve_device

@@ -20,7 +20,7 @@ from robustnorm.reporting.side_by_side import (
 )
 from robustnorm.runs import Run
 from robustnorm.runs.checkpoint import save_checkpoint
-from robustnorm.runs.run import describe_dataset
+from robustnorm.runs.described import describe_dataset
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import Status
 

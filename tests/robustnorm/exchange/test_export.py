@@ -27,7 +27,7 @@ from robustnorm.exchange.export import (
 from robustnorm.norms import NORMS
 from robustnorm.records.record import Record, Verdict
 from robustnorm.runs.checkpoint import save_checkpoint
-from robustnorm.runs.run import build_model, describe_dataset
+from robustnorm.runs.described import build_model, describe_dataset
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import BranchAttack
 

@@ -11,7 +11,8 @@ import torch
 from robustnorm.data.digits import load_digits
 from robustnorm.runs import Run, checkpoint, load_model
 from robustnorm.runs.checkpoint import CheckpointError, save_checkpoint
-from robustnorm.runs.run import build_model, describe_dataset, find_runs, is_trained, run_folder
+from robustnorm.runs.described import build_model, describe_dataset
+from robustnorm.runs.run import find_runs, is_trained, run_folder
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import UsageError
 from robustnorm.work.evaluate import evaluate_records
