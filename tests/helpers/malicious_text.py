@@ -78,7 +78,7 @@ def record(folder, **changes):
 def run(folder, **changes):
     """A run whose manifest is changed."""
     data = {"name": "made", "sha256": "ab", "channels": 3, "classes": ["0", "1"]}
-    data |= {"mean": [0.5] * 3, "std": [0.2] * 3}
+    data |= {"mean": [0.5] * 3, "std": [0.2] * 3, "train_images": 1}
     config = Config(norm="auxbn", width=2)
     model = resnet18(norm="auxbn", width=2, num_classes=2, mean=(0.5,) * 3)
     content = {"config": config.to_dict(), "dataset": data, "epoch": 1, "history": []}

@@ -156,7 +156,7 @@ class Dropped(nn.Module):
 
 DATA = {
     **{"name": "made", "sha256": "ab", "classes": ["a", "b", "c"], "channels": 1},
-    **{"mean": [0.5], "std": [0.25]},
+    **{"mean": [0.5], "std": [0.25], "train_images": 32},
 }
 
 
