@@ -30,6 +30,7 @@ from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.described import build_model, describe_dataset
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import BranchAttack
+from robustnorm.system.sealed import unseal
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +113,7 @@ def test_weights_rebuild_the_folded_network(tmp_path, to):
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in folded.state_dict().items())
     if to == "huggingface":
         assert {p.name for p in path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
-        assert json.loads((path / "config.json").read_text()) == SAAUXBN
+        assert unseal(json.loads((path / "config.json").read_text())) == (SAAUXBN, True)
         assert (path / "README.md").read_text() == "# Card"
 
 
