@@ -164,7 +164,7 @@ def restore(
     try:
         _restore_training(checkpoint, model, optimizer)
     # From torch, numpy and random, on a state that is well hashed but none that they gave.
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         if is_out_of_memory(error):
             raise
         raise CheckpointError(

@@ -164,6 +164,8 @@ def _read(path: Path) -> Record:
         check_shape(record, _SHAPE)
         if record["row"] not in NAMES or not record["validation"]:
             raise ValueError("it has no measures of a known row")
+        if len({"test_accuracy", "test_images"} & record["encoder"].keys()) == 1:
+            raise ValueError("an encoder's accuracy and its test images belong together")
         if not record["curve"] or any(len(point) != 3 for point in record["curve"]):
             raise ValueError("its curve must have points of three numbers")
     except (OSError, ValueError) as error:
