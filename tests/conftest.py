@@ -9,6 +9,15 @@ import torch
 from torch import Tensor, nn
 from trained_networks import load_network
 
+# Imported before a test sets another size of chunks, which they would keep for later tests.
+import robustnorm.commands.referee
+import robustnorm.commands.study
+import robustnorm.evaluation.checks.run
+import robustnorm.evaluation.evaluate
+import robustnorm.studies.diagnosis
+import robustnorm.studies.gradients
+import robustnorm.work.evaluate_network
+import robustnorm.work.jobs  # noqa: F401
 from robustnorm.data.digits import load_digits
 from robustnorm.models import NETWORKS
 from robustnorm.reporting import drawing
