@@ -16,6 +16,7 @@ from robustnorm.reporting.side_by_side import (
 from robustnorm.runs import Run
 from robustnorm.settings.results import CompareSettings
 from robustnorm.system.errors import UsageError
+from robustnorm.system.extras import extra
 from robustnorm.work.report import record_files
 
 log = logging.getLogger("robustnorm")
@@ -34,13 +35,9 @@ def compare_runs(settings: CompareSettings) -> str:
         RecordError: When one is damaged, or they are not of the same images and attack.
         ImportError: Without the packages of the extra "report".
     """
-    try:
+    with extra("report", "a comparison needs matplotlib and jinja2"):
         from robustnorm.reporting.comparison_page import comparison_page
         from robustnorm.reporting.page import write_files
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'a comparison needs matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
-        ) from error
     paths = record_files([_place(Path(each), settings) for each in settings.evaluated])
     models = name_models([Record.load(path) for path in paths], [str(path) for path in paths])
     tables = [accuracy_table(models)]

@@ -19,6 +19,7 @@ from robustnorm.settings.diagnose import DiagnoseSettings
 from robustnorm.studies.diagnosis import diagnose
 from robustnorm.system.device import device_name, resolve_device
 from robustnorm.system.errors import UsageError
+from robustnorm.system.extras import extra
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal
 
@@ -39,12 +40,8 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
         CheckpointError, DataError: From checkpoints and data.
         ImportError: When matplotlib is not installed.
     """
-    try:
+    with extra("report", "a plot needs matplotlib"):
         from robustnorm.reporting import drawing, figures
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'a plot needs matplotlib ({error}): pip install "robustnorm[report]"'
-        ) from error
     device = resolve_device(settings.device)
     folders = [Path(run) for run in settings.runs]
     runs = [Run.open(folder, settings.checkpoint) for folder in folders]

@@ -12,6 +12,7 @@ from robustnorm.applications.style.runs import train_style
 from robustnorm.reporting.render import to_text
 from robustnorm.settings.style import StyleSettings
 from robustnorm.system.device import resolve_device
+from robustnorm.system.extras import extra
 from robustnorm.system.stopping import ShouldStop, never
 
 log = logging.getLogger("robustnorm")
@@ -35,12 +36,8 @@ def figure7(
         ImportError: Without the packages of the extras "style" and "report".
         Stopped: When a signal came; the state is saved, and the next call continues.
     """
-    try:
+    with extra("report", "the figures need matplotlib and jinja2"):
         from robustnorm.applications.style.report import write_report
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'the figures need matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
-        ) from error
     device = resolve_device(settings.device)
     sources = load_sources(settings)
     described = get_encoder(settings, sources, device, should_stop)

@@ -18,6 +18,7 @@ from robustnorm.reporting.render import to_text
 from robustnorm.reporting.side_by_side import name_models, verdict_table
 from robustnorm.reporting.verification import conclude
 from robustnorm.system.errors import UsageError
+from robustnorm.system.extras import extra
 from robustnorm.system.files import write_atomically
 
 if TYPE_CHECKING:
@@ -63,12 +64,8 @@ class Results(Sequence[Verdict]):
         Raises:
             ImportError: Without pandas.
         """
-        try:
+        with extra("pandas", "a data frame needs pandas"):
             import pandas as pd
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                f'a data frame needs pandas ({error}): pip install "robustnorm[pandas]"'
-            ) from error
         rows = []
         for verdict in self:
             n, attack = len(verdict.correct), self.record.attack_on(verdict.attack_branch)
@@ -141,12 +138,8 @@ class Results(Sequence[Verdict]):
         path = Path(path)
         if path.suffix.lower() not in (".html", ".htm"):
             raise UsageError(f"the page's path must end in .html, got {path}")
-        try:
+        with extra("report", "a report needs matplotlib and jinja2"):
             from robustnorm.reporting.comparison_page import comparison_page
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                f'a report needs matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
-            ) from error
         page, _ = comparison_page(
             self._model,
             title=f"{self._model[0].name} on {self.record.dataset['name']}",

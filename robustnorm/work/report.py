@@ -9,6 +9,7 @@ from robustnorm.records.record import Record
 from robustnorm.reporting.gradients import read_gradients
 from robustnorm.settings.results import ReportSettings
 from robustnorm.system.errors import UsageError
+from robustnorm.system.extras import extra
 
 log = logging.getLogger("robustnorm")
 
@@ -26,12 +27,8 @@ def report(config: ReportSettings, config_path: str | None = None) -> None:
         RecordError: When one is damaged, or they are not of one evaluation.
         ImportError: Without the packages of the extra "report".
     """
-    try:
+    with extra("report", "a report needs matplotlib and jinja2"):
         from robustnorm.reporting.page import write_page
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'a report needs matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
-        ) from error
     folder = Path(config.reports) / str(config.name)
     paths = record_files([Path(path) for path in config.records] or [folder])
     # Records lie in reports/<name>/records, diagnostics beside them in reports/<name>/gradients.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustnorm.applications.gan.features import Seen
 from robustnorm.system.errors import RefusedFileError, UsageError
+from robustnorm.system.extras import extra
 
 # First digits of the weights' sha256, which are part of the file name.
 SHA256 = "6726825d"
@@ -75,7 +76,7 @@ class InceptionFeatures:
 @cache
 def _extractor() -> Any:
     """Returns torch-fidelity's network; its package imports torchvision."""
-    try:
+    with extra("fidelity", "FID and IS need torch-fidelity"):
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except RuntimeError as error:
@@ -91,10 +92,6 @@ def _extractor() -> Any:
                 arguments = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
                 _LIBRARIES[0].define(operator + arguments)
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'FID and IS need torch-fidelity ({error}): pip install "robustnorm[fidelity]"'
-        ) from error
     return FeatureExtractorInceptionV3
 
 

@@ -15,6 +15,7 @@ from robustnorm.applications.gan.gradient_tables import gradient_tables
 from robustnorm.applications.gan.record import GanRecord
 from robustnorm.applications.gan.tables import group_runs, setting_note, summary, tables
 from robustnorm.reporting.render import save_tables, to_text
+from robustnorm.system.extras import extra
 from robustnorm.system.files import write_atomically
 
 log = logging.getLogger("robustnorm")
@@ -32,12 +33,8 @@ def write_grid(images: Tensor, path: Path) -> None:
 
 def check_report() -> None:
     """Raises an ImportError unless the packages of the extra "report" are installed."""
-    try:
+    with extra("report", "a report needs matplotlib and jinja2"):
         import robustnorm.applications.gan.figures  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'a report needs matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
-        ) from error
 
 
 def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> str:

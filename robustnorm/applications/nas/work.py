@@ -15,6 +15,7 @@ from robustnorm.applications.nas.record import SearchRecord, find_record
 from robustnorm.applications.nas.table2 import summary, tables
 from robustnorm.reporting.render import save_tables, to_text
 from robustnorm.settings.nas import SearchSettings, Table2Settings
+from robustnorm.system.extras import extra
 from robustnorm.system.stopping import ShouldStop, never
 from robustnorm.work.engines import check_engine, open_engine
 from robustnorm.work.sweep import SweepError, do_jobs, job_bar, told
@@ -63,12 +64,8 @@ def search_all(settings: Table2Settings, *, should_stop: ShouldStop = never) -> 
 
 def check_report() -> None:
     """Raises an ImportError unless the packages of the extra "report" are installed."""
-    try:
+    with extra("report", "a report needs matplotlib and jinja2"):
         import robustnorm.applications.nas.figure  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'a report needs matplotlib and jinja2 ({error}): pip install "robustnorm[report]"'
-        ) from error
 
 
 def write_report(records: Sequence[SearchRecord], folder: Path, command: str) -> str:

@@ -1,0 +1,29 @@
+"""Optional packages, installed as extras of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def extra(name: str, needs: str) -> Iterator[None]:
+    """Tells what to install when an import within the block finds no such package.
+
+    Args:
+        name: The extra of this package that installs what is missing.
+        needs: What needs which packages, the beginning of the message.
+
+    Raises:
+        ImportError: In place of a ModuleNotFoundError.
+
+    Examples:
+        >>> with extra("report", "a page needs jinja2"):
+        ...     import no_such_package
+        Traceback (most recent call last):
+        ImportError: a page needs jinja2 (No module named 'no_such_package'): pip install ...
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ImportError(f'{needs} ({error}): pip install "robustnorm[{name}]"') from error
