@@ -7,18 +7,16 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from robustnorm.system.tensor_hash import hash_tensors, bytes_of
+
 # Images that are hashed at a time: those on disk are decoded for it.
 _AT_ONCE = 1000
 
 
 def digest_of_network(model: nn.Module) -> str:
-    """Returns a SHA-256 of the names, shapes, types and values of a network's state."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        if isinstance(value, Tensor):  # not the extra state of a module
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(_bytes(value))
-    return digest.hexdigest()
+    """Returns a SHA-256 of a network's tensors, without the extra states of its modules."""
+    state = model.state_dict().items()
+    return hash_tensors({name: value for name, value in state if isinstance(value, Tensor)})
 
 
 def digest_of_images(images: Tensor, labels: Tensor) -> str:
@@ -37,8 +35,8 @@ def digest_of_images(images: Tensor, labels: Tensor) -> str:
     """
     digest = hashlib.sha256(str(tuple(images.shape)).encode())
     for rows in torch.split(torch.arange(len(images)), _AT_ONCE):
-        digest.update(_bytes(_to_8_bits(images[rows])))
-    digest.update(_bytes(labels.to(torch.int64)))
+        digest.update(bytes_of(_to_8_bits(images[rows])))
+    digest.update(bytes_of(labels.to(torch.int64)))
     return digest.hexdigest()
 
 
@@ -48,7 +46,3 @@ def _to_8_bits(images: Tensor) -> Tensor:
         return images
     rounded = (images * 255).round().to(torch.uint8)
     return rounded if torch.equal((rounded / 255).to(images.dtype), images) else images
-
-
-def _bytes(value: Tensor) -> bytes:
-    return bytes(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -1,4 +1,4 @@
-"""The hash of tensors, by which files of them carry a proof of their content."""
+"""The hash of tensors, by which files and records of them carry a proof of their content."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from torch import Tensor
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Returns the sha256 of tensors on the CPU with their names, types and shapes."""
+    """Returns the sha256 of tensors with their names, types and shapes."""
     content = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         content.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        content.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        content.update(bytes_of(tensor))
     return content.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Returns the bytes of a tensor's values, in order, without a copy where that is possible."""
+    values = tensor.detach().cpu().contiguous().flatten()
+    found: memoryview = values.view(torch.uint8).numpy().data
+    return found
