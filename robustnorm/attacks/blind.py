@@ -147,12 +147,10 @@ def _part(size: int, side: int, generator: torch.Generator) -> slice:
 
 def _two_hills(height: int, width: int, generator: torch.Generator) -> Tensor:
     """Returns a hill and its opposite side by side, or one above the other; of length 1."""
-    along = bool(torch.randint(2, (), generator=generator)) and height > 1
-    size = height if along or width == 1 else width
-    other = width if size == height and (along or width == 1) else height
-    first = _hill(size // 2, other)
-    both = torch.cat([first, -_hill(size - size // 2, other)])
-    return _unit(both if along or width == 1 else both.T, (0, 1))
+    upright = (bool(torch.randint(2, (), generator=generator)) and height > 1) or width == 1
+    size, across = (height, width) if upright else (width, height)
+    both = torch.cat([_hill(size // 2, across), -_hill(size - size // 2, across)])
+    return _unit(both if upright else both.T, (0, 1))
 
 
 def _hill(height: int, width: int) -> Tensor:

@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from robustnorm.system.tensor_hash import hash_tensors, bytes_of
+from robustnorm.system.tensor_hash import bytes_of, hash_tensors
 
 # Images that are hashed at a time: those on disk are decoded for it.
 _AT_ONCE = 1000

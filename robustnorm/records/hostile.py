@@ -94,9 +94,9 @@ def check_content(content: dict[str, Any]) -> None:
     check_shape(content, SHAPE)
     if not any(verdict["attack"] == "none" for verdict in content["verdicts"]):
         raise ValueError("it has no verdicts on clean images")
-    checks = {check["verdict"] for check in content["checks"]}
-    if checks - {"reliable", "warn", "unreliable"}:
-        raise ValueError(f"a check cannot be '{min(checks - {'reliable', 'warn', 'unreliable'})}'")
+    odd = {check["verdict"] for check in content["checks"]} - {"reliable", "warn", "unreliable"}
+    if odd:
+        raise ValueError(f"a check cannot be '{min(odd)}'")
     if any(point["correct"] > point["n"] or not point["n"] for point in content["curve"]):
         raise ValueError("a point of the curve has more correct images than it has images")
     if "given" not in content["checkpoint"]:

@@ -121,7 +121,6 @@ class Journal:
                 self.parts.clear()
                 self.images.clear()
                 self.devices.clear()
-                self.seconds = 0.0
                 return
             if odd := differences(by, compared):
                 raise UsageError(
@@ -132,7 +131,7 @@ class Journal:
             self.parts[number] = verdicts
             self.images[number] = entry.get("images", "")
             spent[number] = seconds
-            self.seconds = sum(spent.values())
+        self.seconds = sum(spent.values())
         if damaged:
             log.warning(
                 "%s: %d lines are incomplete or damaged; their images are evaluated again",

@@ -200,6 +200,11 @@ class Record:
         return str(self.checkpoint.get("given", ""))
 
     @property
+    def is_ours(self) -> bool:
+        """Whether this package trained the network, so that its training is known."""
+        return not (self.imported or self.given)
+
+    @property
     def n(self) -> int:
         """Number of evaluated images."""
         return len(self.image_ids)

@@ -128,16 +128,15 @@ def _network(record: Record) -> str:
 
 
 def _sample(record: Record) -> str:
-    return "these very weights" if record.imported or record.given else "this one seed"
+    return "this one seed" if record.is_ours else "these very weights"
 
 
 def _seed(record: Record) -> str:
-    return "not known" if record.imported or record.given else str(record.seed)
+    return str(record.seed) if record.is_ours else "not known"
 
 
 def _protocol(record: Record) -> str:
-    unknown = record.imported or record.given
-    return "not known" if unknown else repr(record.protocol["name"])
+    return repr(record.protocol["name"]) if record.is_ours else "not known"
 
 
 def _checkpoint(record: Record) -> str:

@@ -40,7 +40,7 @@ def tables(
     check_comparable(records)
     models = group(records)
     trained = {model.norm for model in models if model.adversarial}
-    wanted = PAPER["clean", "SA"] if any(map(_is_ours, records)) else {}
+    wanted = PAPER["clean", "SA"] if any(record.is_ours for record in records) else {}
     missing = [norm for norm in wanted if norm not in trained]
     notes = [*setting_notes(models), *missing_notes(missing, train_command)]
     made = [
@@ -98,7 +98,7 @@ def _rows(
     branch: str, evaluation: str, models: list[ModelRecords], *, several: bool
 ) -> list[tuple[Cell, ...]]:
     """Returns the rows of one evaluation: the paper's norms first, even when not trained."""
-    own = any(_is_ours(record) for model in models for record in model.records)
+    own = any(record.is_ours for model in models for record in model.records)
     paper = PAPER.get((branch, evaluation), {}) if own else {}
     places = [(model, place) for model in models for place in model.branches(branch)]
     found = [model.correct(evaluation, place) for model, place in places]  # by row, then by seed
@@ -138,11 +138,6 @@ def _rows(
             untrained + (None,) * several
         ]
     return rows + [row for row, mine in zip(made, norms, strict=True) if mine not in paper]
-
-
-def _is_ours(record: Record) -> bool:
-    """Returns whether this package trained the network, as the paper's networks were trained."""
-    return not (record.imported or record.given)
 
 
 def _matrix(models: list[ModelRecords], note: str) -> Table:

@@ -61,8 +61,8 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def attack(model, branch, images, labels, steps, **options):
-    own = ATTACKS[branch]
+def attack(model, branch, images, labels, steps, ball=None, **options):
+    own = ATTACKS[ball or branch]
     return pgd(
         bind(model, branch),
         images,
@@ -219,17 +219,7 @@ def test_evaluation_attacks_each_branch_within_its_own_ball():
     names = {"clean": "linf", "linf": "linf", "l2": "l2"}  # whose ball
     for branch, ball in names.items():
         start = random_start(images, ids, base.for_branch(ball))
-        own = ATTACKS[ball]
-        adv_images = pgd(
-            bind(model, branch),
-            images,
-            labels,
-            epsilon=float(own.epsilon),
-            step_size=float(own.step_size),
-            threat_model=own.threat_model,
-            steps=2,
-            start=start,
-        )
+        adv_images = attack(model, branch, images, labels, 2, ball, start=start)
         for scorer in names:
             with torch.no_grad():
                 expected = bind(model, scorer)(adv_images).argmax(1) == labels
