@@ -13,7 +13,7 @@ from robustnorm.data.cache import locked
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.system.archives import unpack
 from robustnorm.system.errors import RefusedFileError
-from robustnorm.system.files import sync
+from robustnorm.system.files import move, sync
 
 # Of data_batch_1, data_batch_1.bin, batches.meta, class_names.txt and readme.html.
 _SUFFIXES = {"", ".bin", ".meta", ".txt", ".html"}
@@ -52,8 +52,7 @@ def unpacked_folder(
                 unpack(path, temporary, lambda name: _is_data(name, folder) and wanted(name))
                 if not (temporary / folder).is_dir():
                     raise RefusedDataError(f"{path} holds no folder {folder}; fetch it again")
-                (temporary / folder).rename(root / folder)
-                sync(root)
+                move(temporary / folder, root / folder)
         except RefusedFileError as error:
             raise RefusedDataError(str(error)) from error
         finally:
@@ -89,8 +88,7 @@ def download(url: str, path: Path, md5: str) -> None:
                 if found.hexdigest() != md5:
                     raise OSError(f"its md5 is {found.hexdigest()}, the published one {md5}")
                 sync(temporary)
-                temporary.replace(path)
-                sync(path.parent)
+                move(temporary, path)
         except OSError as error:
             raise DataError(
                 f"{url} could not be fetched ({error}); fetch it by other means and put it into "

@@ -27,7 +27,7 @@ from robustnorm.models.surgery import fold, folded_state
 from robustnorm.models.weights import alone, check_weights
 from robustnorm.norms.routing import bind
 from robustnorm.system.errors import RefusedFileError, UserError
-from robustnorm.system.files import write_atomically
+from robustnorm.system.files import disk_errors, move, write_atomically
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.sealed import DamagedError, seal, unseal
 from robustnorm.system.shapes import check_shape
@@ -128,8 +128,11 @@ def export(
         for name, data in content.items():
             write_atomically(temporary / name, data)
         difference = compare(bind(model, branch), load_exported(temporary), images)
-        for name, data in content.items():
-            write_atomically(path / name, data)
+        with disk_errors(path, 0):
+            if "" not in content:
+                path.mkdir(exist_ok=True)
+            for name in content:
+                move(temporary / name, path / name)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

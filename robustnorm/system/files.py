@@ -52,12 +52,17 @@ def write_atomically(path: Path, data: bytes, *, shared: bool = False) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            move(temporary, path)
         except OSError:
             with suppress(OSError):
                 temporary.unlink()
             raise
-        sync(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Renames a synced file, or a folder of such, so that the new name survives a power loss."""
+    source.replace(target)
+    sync(target.parent)
 
 
 def exists(path: Path) -> bool:
