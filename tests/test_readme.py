@@ -1,6 +1,7 @@
 """The README keeps its promises."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -78,4 +79,12 @@ def test_every_make_target_exists():
 def test_results_are_those_of_the_committed_report(report, shown):
     rows = [line for line in shown.splitlines() if line.startswith("|")]
     assert len(rows) > 6
-    assert set(rows) <= set((ROOT / f"reports/{report}/tables.md").read_text().splitlines())
+    assert set(rows) <= set(committed(f"reports/{report}/tables.md").splitlines())
+
+
+def committed(path):
+    """A file as committed: commands such as ``make demo`` write their own over it."""
+    shown = subprocess.run(
+        ["git", "-C", str(ROOT), "show", f"HEAD:{path}"], capture_output=True, text=True
+    )
+    return (ROOT / path).read_text() if shown.returncode else shown.stdout
