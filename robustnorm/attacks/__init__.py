@@ -11,7 +11,7 @@ attack without one raises a ValueError, since there is no default seed. A networ
 attacked with batch statistics, and its running statistics are restored; to update them, pass a
 function, such as ``lambda images: model(images)``.
 
-Adding an attack takes one file, one line in ``ATTACKS``, and one in the tests of the contract. Its
+A new attack takes one file, one line in ``ATTACKS``, and one in the tests of the contract. Its
 name then works in ``evaluate(attacks=...)`` and ``--attacks``. Its properties are declared with
 ``robustnorm.attacks.contract.traits``.
 

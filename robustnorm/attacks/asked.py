@@ -16,15 +16,15 @@ from robustnorm.system.registry import some
 Model = Callable[[Tensor], Tensor]
 
 NO_GRADIENT = (
-    "the network's logits must have a gradient in its images, these have none: an attack that "
-    "follows gradients needs a forward without detach(), no_grad(), numpy or an optimization of "
-    "its own; attack a differentiable approximation of it, or take the attack worst, which then "
-    "searches without gradients"
+    "the network's logits must have a gradient with respect to its images, and these have none: an "
+    "attack that follows gradients needs a forward pass without detach(), no_grad(), NumPy or an "
+    "inner optimization; attack a differentiable approximation of it, or use the attack worst, "
+    "which then searches without gradients"
 )
 
-# In torch's message to a forward that leaves torch: NumPy takes no images that require gradients.
+# In torch's message when a forward pass turns images that require gradients into NumPy arrays.
 _REQUIRES_GRADIENT = "requires grad"
-# Raised in a network's forward; subclasses, such as RoutingError, explain themselves.
+# Raised in a network's forward pass; subclasses, such as RoutingError, explain themselves.
 _FORWARD_ERRORS = (
     *(RuntimeError, NotImplementedError, IndexError, ValueError, TypeError, KeyError),
     *(AttributeError, AssertionError, ZeroDivisionError),
@@ -32,7 +32,7 @@ _FORWARD_ERRORS = (
 
 
 class InputError(UserError):
-    """Images, labels, a radius or a network that allow no sound attack."""
+    """Images, labels, a radius or a network that cannot be attacked soundly."""
 
 
 class NotFiniteError(InputError):
@@ -49,11 +49,11 @@ class NotFiniteError(InputError):
         self.what, self.found, self.row = what, found, row
         image = image or f"image {row} of its batch"
         consequence = {
-            "logits": "no class can be read from that",
+            "logits": "they name no class",
             "gradients": "no attack that follows them moves the image",
         }[what]
         super().__init__(
-            f"{what} must be finite, the network gave {found} for {image}, clean or attacked: "
+            f"{what} must be finite, but the network gave {found} for {image}, clean or attacked: "
             f"{consequence}; look for a root, a logarithm or a quotient without a lower bound, or "
             "for weights that diverged"
         )
@@ -65,17 +65,17 @@ class NotFiniteError(InputError):
 
 
 class Asked(nn.Module):
-    """Maps images to logits in float32 or float64, for any network input and output type.
+    """Maps images to logits in float32 or float64, whatever the network's input and output types.
 
     The network receives a copy of the images in the precision of its weights, so a network that
-    works in place does not modify the caller's images. The caller's autocast does not apply, the
-    network's does. Logits are extracted from a tuple, dict or object if they are unambiguous.
+    works in place does not modify the caller's images. The network's autocast applies, the caller's
+    does not. Logits are extracted from a tuple, dict or object if they are unambiguous.
 
     Args:
         model: Images to logits.
         strict: Refuse logits and gradients that are not finite, and logits without a required
-            gradient. Waits for the device.
-        highest: The highest label; fewer classes are refused.
+            gradient. Synchronizes with the device.
+        highest: The highest label; a network with too few classes for it is refused.
         blind: Accept logits without a required gradient.
 
     Shape:
@@ -109,23 +109,23 @@ class Asked(nn.Module):
         """Does nothing: ``train(mode)`` passes the mode on to the network."""
 
     def forward(self, images: Tensor) -> Tensor:
-        given = images.to(self._dtype or images.dtype, copy=True)
-        if self._strict and given.requires_grad:
-            given.register_hook(_check_gradient)  # type: ignore[no-untyped-call]
+        copied = images.to(self._dtype or images.dtype, copy=True)
+        if self._strict and copied.requires_grad:
+            copied.register_hook(_check_gradient)  # type: ignore[no-untyped-call]
         try:
             with torch.autocast(images.device.type, enabled=False):
-                output = self._output(given)
+                output = self._output(copied)
         except _FORWARD_ERRORS as error:
             if type(error) not in _FORWARD_ERRORS or is_out_of_memory(error):
                 raise
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise InputError(
-                f"the network fails on images of shape {tuple(images.shape)} in {given.dtype}: "
+                f"the network fails on images of shape {tuple(images.shape)} in {copied.dtype}: "
                 f"{reason}; {_remedy(images)}"
             ) from error
         logits = find_logits(output, len(images))
         if self._strict:
-            self._check(logits, given)
+            self._check(logits, copied)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _output(self, images: Tensor) -> Any:
@@ -145,14 +145,14 @@ class Asked(nn.Module):
 
 
 def check_values(model: Model) -> None:
-    """Raises an InputError when weights of a network are on the meta device, without values."""
+    """Raises an InputError when weights are on the meta device, where they have no values."""
     if not isinstance(model, nn.Module):
         return
     tensors = chain(model.named_parameters(), model.named_buffers())
     if empty := [name for name, value in tensors if value.is_meta]:
         raise InputError(
-            f"the network's weights must have values, {len(empty)} of its tensors are on the meta "
-            f"device ({some(empty)}): build it on another device, or load weights with "
+            f"the network's weights must have values, but {len(empty)} of its tensors are on the "
+            f"meta device ({some(empty)}): build it on another device, or load weights with "
             "model.load_state_dict(state, assign=True)"
         )
 
@@ -161,15 +161,15 @@ def _remedy(images: Tensor) -> str:
     shape = images.shape
     if len(shape) == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):
         return "these look like (N, H, W, C): give (N, C, H, W), images.permute(0, 3, 1, 2)"
-    return "give images of the channels, height and width that it was built for"
+    return "give images with the channels, height and width that it was built for"
 
 
 def gradient_of(value: Tensor, images: Tensor, *, again: bool = False) -> Tensor | None:
-    """Returns the gradient of a scalar in the images, None where it does not depend on them.
+    """Returns the gradient of a scalar with respect to images, None if it does not depend on them.
 
     Args:
         value: Computed from ``images``.
-        images: The leaf.
+        images: A leaf tensor.
         again: Keep the graph for another gradient.
     """
     if not value.requires_grad:
@@ -180,7 +180,7 @@ def gradient_of(value: Tensor, images: Tensor, *, again: bool = False) -> Tensor
 
 
 def tie(logits: Tensor, images: Tensor) -> Tensor:
-    """Returns equal logits that have a gradient in the images, of zero where they had none."""
+    """Returns equal logits with a gradient with respect to the images, zero if they had none."""
     return logits + 0 * images.flatten(1).sum(1, keepdim=True).to(logits)
 
 
@@ -195,7 +195,7 @@ def precision_of(model: Model) -> torch.dtype | None:
 def find_logits(output: Any, n: int) -> Tensor:
     """Returns the logits (N, K) in a network's output for n images.
 
-    In a dict or an object, the entry "logits", else the only tensor of a suitable shape.
+    From a dict or an object, takes the entry "logits", or else the only tensor of suitable shape.
 
     Raises:
         InputError: When there are none, or several.
@@ -213,8 +213,8 @@ def find_logits(output: Any, n: int) -> Tensor:
     found = [value for value in values if isinstance(value, Tensor) and _are_logits(value, n)]
     if len(found) != 1:
         raise InputError(
-            "the network must give logits, floating point of shape (N, classes) with 2 classes or "
-            f"more, got {_words(output)} for {n} images; wrap it in a module that returns them"
+            "the network must return logits, floating point of shape (N, classes) with at least 2 "
+            f"classes, got {_describe(output)} for {n} images; wrap it in a module that does"
         )
     return found[0].flatten(1)
 
@@ -230,13 +230,13 @@ def _are_logits(values: Tensor, n: int) -> bool:
     )
 
 
-def _words(output: Any) -> str:
+def _describe(output: Any) -> str:
     if isinstance(output, Tensor):
         return f"{output.dtype} of shape {tuple(output.shape)}"
     if isinstance(output, Mapping):
         return f"a {type(output).__name__} of " + ", ".join(map(str, output))
     if isinstance(output, tuple | list):
-        return f"a {type(output).__name__} of " + ", ".join(map(_words, output))
+        return f"a {type(output).__name__} of " + ", ".join(map(_describe, output))
     return f"a {type(output).__name__}"
 
 
@@ -261,6 +261,6 @@ def _check_rows(what: str, values: Tensor, image_ids: Tensor | None = None) -> N
 def out_of_range(highest: int, classes: int, name: str = "labels") -> str:
     """Returns the message for a label outside the network's classes."""
     return (
-        f"{name} must be from 0 to {classes - 1}, the network has {classes} classes, got "
-        f"{highest}; subtract 1 where they count from 1"
+        f"{name} must be from 0 to {classes - 1}, since the network has {classes} classes, got "
+        f"{highest}; subtract 1 if they count from 1"
     )

@@ -1,4 +1,4 @@
-"""The contract of attacks: their traits, their generator, and what they must leave unchanged."""
+"""What attacks share: declared traits, a required generator, and leaving everything unchanged."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def traits(
         per_image: The attack draws no random numbers, and an image's result does not depend on the
             images beside it, so an evaluation may run it on a fast copy of the network in batches
             of any size. Other attacks receive the network itself and whole chunks of images.
-        blind: The attack needs no gradients, so an evaluation may run it on a network without.
-        check: Called with the attack's options before minutes of work; raises an ImportError when
-            a package is missing, a ValueError on an invalid option.
+        blind: The attack needs no gradients, so an evaluation may run it on any network.
+        check: Called with the attack's options before work starts; raises an ImportError when a
+            package is missing, a ValueError on an invalid option.
     """
 
     def mark(attack: _Attack) -> _Attack:
-        given: Any = attack
-        given.per_image, given.blind, given.check = per_image, blind, check
+        marked: Any = attack
+        marked.per_image, marked.blind, marked.check = per_image, blind, check
         return attack
 
     return mark
@@ -89,13 +89,13 @@ def undisturbed() -> Iterator[None]:
 class Shell(nn.Module):
     """A module around any model, for libraries that need one and would change the model's mode.
 
-    ``train`` and ``eval`` affect only the shell; its one parameter gives the device.
+    ``train`` and ``eval`` affect only the shell; its one parameter tells libraries the device.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
         super().__init__()
         self._call = (model,)  # in a tuple, so that it is not a submodule
-        self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+        self.device_holder = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self._call[0](images)

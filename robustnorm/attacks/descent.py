@@ -50,14 +50,14 @@ def pgd(
             see ``robustnorm.attacks.losses.find_loss``.
         targets: Target classes, int64 (N,); by default any class except the label.
         restarts: Number of random starts. An image keeps its first misclassified result (with
-            targets: first classified as its target), or else the one with the highest loss. Each
-            costs one more forward pass if there are several.
+            targets: the first classified as its target), or else the one with the highest loss.
+            Several cost one more forward pass each.
         random_start: Start at a point drawn uniformly from the ball instead of the image.
-        generator: Draws the random start; required for one.
+        generator: Draws the random start, which requires it.
         start: Images in the ball to start from instead of a random start.
         on_iterate: Called with (step, adv_images, logits) for each iterate from 0, the start, to
-            ``steps``, the result; with restarts, for each in turn. All but the last use the forward
-            pass of the gradient.
+            ``steps``, the result; with restarts, for each in turn. Only the last iterate costs a
+            forward pass of its own.
 
     Returns:
         Adversarial images, detached, of the images' shape and dtype.
@@ -90,7 +90,7 @@ def pgd(
         raise InputError(f"steps must be a whole number of at least 0, got {steps}")
     if restarts < 1 or (restarts > 1 and (start is not None or not random_start)):
         raise InputError(
-            f"restarts must be at least 1, and above 1 there must be a random start, got {restarts}"
+            f"restarts must be at least 1, and more than 1 need a random start, got {restarts}"
             f" with random_start={random_start} and {'no' if start is None else 'a given'} start"
         )
     ball = find_threat_model(threat_model)
@@ -107,7 +107,7 @@ def pgd(
     elif random_start:
         generator = require_generator(generator, ", or random_start=False, or start=")
 
-    def climb() -> Tensor:
+    def ascend() -> Tensor:
         if start is not None:
             begin = start.to(given.images.dtype)
         elif random_start and generator is not None:
@@ -137,8 +137,8 @@ def pgd(
 
     with given.attacking():
         if restarts == 1:
-            return given.result(climb())
-        return given.result(_best_of((climb() for _ in range(restarts)), given, loss))
+            return given.result(ascend())
+        return given.result(_best_of((ascend() for _ in range(restarts)), given, loss))
 
 
 def pgd_step(
@@ -155,7 +155,7 @@ def pgd_step(
 ) -> tuple[Tensor, Tensor]:
     """Returns the iterate that follows ``adv_images``, and the logits of ``adv_images``, detached.
 
-    One step of ``pgd`` with the same arguments, for other iterative attacks. Neither checks its
+    One step of ``pgd`` with the same arguments, for other iterative attacks. It neither checks its
     inputs nor restores the model's buffers.
     """
     ball = find_threat_model(threat_model)

@@ -27,10 +27,10 @@ class Given(NamedTuple):
     """Checked inputs of an attack.
 
     Attributes:
-        model: Images to logits (N, K), at least float32.
+        model: Images to logits (N, K), float32 or float64.
         images: Detached, float32 or float64, in [0, 1].
         labels: int64 (N,), on the device of the images.
-        targets: Target classes as labels, or None.
+        targets: Target classes in the form of labels, or None.
         epsilon: Radius of the ball.
         original: The images that the caller passed.
     """
@@ -47,7 +47,7 @@ class Given(NamedTuple):
         """Leaves the caller's inference mode and autocast; restores network buffers and modes.
 
         Raises:
-            InputError: When the loss has no gradient in the images.
+            InputError: When the loss has no gradient with respect to the images.
         """
         with undisturbed(), unchanged(self.model):
             try:
@@ -81,7 +81,7 @@ def admit(
     *,
     blind: bool = False,
 ) -> Given:
-    """Checks the inputs of an attack; all attacks call it. Waits for the device once.
+    """Checks the inputs of an attack; every attack calls it. Synchronizes with the device once.
 
     Args:
         model: Images to logits, see ``Asked``.
@@ -93,13 +93,13 @@ def admit(
         blind: Accept a network whose logits have no gradient.
 
     Raises:
-        InputError: On invalid inputs: what is required and what was received.
+        InputError: On invalid inputs.
     """
     given = admit_images(images)
     classes = admit_labels(labels, given)
     aims = None if targets is None else admit_labels(targets, given, "targets")
     if aims is not None and (aims == classes).any():
-        raise InputError("targets must be classes to reach, none the image's own label")
+        raise InputError("targets must differ from the image's label")
     try:
         find_threat_model(threat_model)
         check_size("epsilon", epsilon, threat_model, zero=True, most=_reach(given, threat_model))
@@ -119,8 +119,8 @@ def _reach(images: Tensor, threat_model: str) -> float:
 def admit_images(images: Tensor, *, integers: bool = False) -> Tensor:
     """Converts images for attacks: detached, float32 or float64, in [0, 1].
 
-    Half precision becomes float32, which represents its values. Values outside [0, 1] by rounding
-    are clamped with a warning.
+    Half precision becomes float32, which represents its values exactly. Values that rounding put
+    outside [0, 1] are clamped with a warning.
 
     Args:
         images: Floating point (N, C, H, W).
@@ -172,12 +172,14 @@ def admit_labels(labels: Tensor, images: Tensor, name: str = "labels") -> Tensor
     Casts any integer type, squeezes (N, 1), and converts one-hot rows (N, K) to classes.
 
     Raises:
-        InputError: On anything else; does not know the number of classes.
+        InputError: On anything else, except labels above the number of classes, which is unknown.
     """
     n = len(images)
     if not isinstance(labels, Tensor) or labels.device.type == "meta":
         kind = "tensor on no device" if isinstance(labels, Tensor) else type(labels).__name__
-        raise InputError(f"{name} must be int64 of shape ({n},), got a {kind}; torch.as_tensor")
+        raise InputError(
+            f"{name} must be int64 of shape ({n},), got a {kind}; call torch.as_tensor"
+        )
     found = labels.detach().to(images.device)
     if found.dim() == 2 and found.shape[1] == 1:
         found = found[:, 0]
@@ -187,19 +189,19 @@ def admit_labels(labels: Tensor, images: Tensor, name: str = "labels") -> Tensor
     if not integers or found.shape != (n,):
         raise InputError(
             f"{name} must be int64 of shape ({n},), got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}; take the class of each image as an integer from 0"
+            f"{tuple(labels.shape)}; give the class of each image as an integer from 0"
         )
     found = found.to(torch.int64, copy=True)
     if n and int(found.min()) < 0:
         raise InputError(
-            f"{name} must be classes from 0, got {int(found.min())} of image "
-            f"{int((found < 0).nonzero()[0])}; leave images without a label out"
+            f"{name} must be classes from 0, got {int(found.min())} for image "
+            f"{int((found < 0).nonzero()[0])}; leave out images without a label"
         )
     return found
 
 
 def _one_hot(rows: Tensor) -> bool:
-    """Returns whether each row is 1 in one place and 0 elsewhere."""
+    """Returns whether each row has a single 1 and otherwise zeros."""
     return bool((((rows == 0) | (rows == 1)).all() & (rows.long().sum(1) == 1).all()).item())
 
 

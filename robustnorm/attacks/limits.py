@@ -1,4 +1,4 @@
-"""Limits on the size of perturbations; no torch, so that settings give the same messages."""
+"""Limits on the size of perturbations; no torch, so that settings can use them, too."""
 
 from __future__ import annotations
 

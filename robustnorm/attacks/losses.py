@@ -34,8 +34,8 @@ def find_loss(name: str) -> Loss:
     common cause of gradient masking; it needs 3 classes, and 4 with a target.
 
     Raises:
-        ValueError: On an unknown name, with the known ones and the nearest; the loss itself raises
-            it when there are too few classes.
+        ValueError: On an unknown name; the message lists the known names. The loss itself raises it
+            when there are too few classes.
 
     References:
         Carlini & Wagner, Towards Evaluating the Robustness of Neural Networks, 2017,
@@ -63,7 +63,7 @@ def _dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     if logits.shape[1] < least:
         raise ValueError(
             f"the loss 'dlr' {'' if targets is None else 'with targets '}needs at least {least} "
-            f"classes, the model has {logits.shape[1]}; take loss='margin' or 'ce'"
+            f"classes, but the model has {logits.shape[1]}; use loss='margin' or 'ce'"
         )
     top = logits.topk(least, dim=1).values
     if targets is None:
@@ -78,7 +78,7 @@ def own(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def lead(logits: Tensor, classes: Tensor) -> Tensor:
-    """Returns by how much the largest other logit exceeds that of a class, (N,)."""
+    """Returns how far the largest other logit is above that of a class, (N,)."""
     others = logits.scatter(1, classes[:, None], -torch.inf)
     return others.max(1).values - own(logits, classes)
 

@@ -17,17 +17,17 @@ class Passes(NamedTuple):
     backward: int = 0
 
     @classmethod
-    def sum(cls, parts: Iterable[Passes]) -> Passes:
-        """Returns the total passes of all parts."""
-        pairs = [*parts]
+    def sum(cls, passes: Iterable[Passes]) -> Passes:
+        """Returns the total."""
+        pairs = [*passes]
         return cls(sum(p.forward for p in pairs), sum(p.backward for p in pairs))
 
 
 class Counted(nn.Module):
     """Wraps a model and counts its passes.
 
-    An image counts once for each batch that contains it, and again each time gradients of that
-    batch's logits are computed.
+    An image counts as one forward pass in each batch that contains it, and as one backward pass
+    each time gradients of that batch's logits are computed.
 
     Args:
         model: Images to logits.

@@ -1,4 +1,4 @@
-"""AutoAttack, using its authors' code."""
+"""AutoAttack, run by its authors' code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from robustnorm.attacks.contract import (
 from robustnorm.attacks.inputs import Given, admit
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
-# Number of wrong classes that the authors' targeted attacks aim at in turn, or all if there are
-# fewer.
+# Number of wrong classes that the authors' targeted attacks target in turn, or all if fewer.
 _TARGETS = 9
 
 
@@ -37,7 +36,7 @@ def autoattack(
     attacks_to_run: Sequence[str] | None = None,
     batch_size: int = 250,
 ) -> Tensor:
-    """Runs AutoAttack's ensemble; images that withstand it are returned unchanged.
+    """Runs AutoAttack's ensemble; images that withstand it are returned as they are.
 
     Args:
         model: Images to logits, deterministic; its mode and branch are the caller's choice.
@@ -47,7 +46,7 @@ def autoattack(
         threat_model: ``"linf"`` or ``"l2"``.
         generator: Draws the seed for the package; required.
         version: ``"standard"`` (apgd-ce, apgd-t, fab-t, square), ``"plus"`` or ``"rand"``.
-        attacks_to_run: Names of single attacks to run instead.
+        attacks_to_run: Names of individual attacks to run instead.
         batch_size: Images attacked at once.
 
     Returns:
@@ -75,7 +74,7 @@ def autoattack(
     given = admit(model, images, labels, epsilon, threat_model)
     if threat_model not in _NORMS:
         raise InputError(
-            f"AutoAttack has the threat models {', '.join(_NORMS)}, got '{threat_model}'"
+            f"AutoAttack needs the threat model {' or '.join(_NORMS)}, got '{threat_model}'"
         )
     generator = require_generator(generator)
     run = installed()
@@ -100,24 +99,24 @@ def autoattack(
 
 @torch.no_grad()
 def _targets(given: Given, names: Sequence[str]) -> int:
-    """Returns the number of wrong classes for the targeted attacks, all if there are few."""
+    """Returns the number of wrong classes to target, all if there are few."""
     if not len(given.images):
         return _TARGETS
     with given.attacking():
         classes: int = given.model(given.images[:2]).shape[1]
     if classes < 4 and {"standard", "plus", "apgd-t"} & set(names):
         raise InputError(
-            f"AutoAttack's apgd-t needs at least 4 classes, the model has {classes}; choose others "
-            'such as attacks_to_run=["apgd-ce", "fab-t", "square"]'
+            f"AutoAttack's apgd-t needs at least 4 classes, the model has {classes}; choose other "
+            'attacks, such as attacks_to_run=["apgd-ce", "fab-t", "square"]'
         )
     return min(_TARGETS, classes - 1)
 
 
 def installed() -> Callable[..., Tensor]:
-    """Returns the function that runs the installed package of the authors' code.
+    """Returns the function that runs whichever package of the authors' code is installed.
 
     Raises:
-        ImportError: When there is none.
+        ImportError: When none is.
     """
     for package, run in (("pyautoattack", _run_pyautoattack), ("autoattack", _run_original)):
         try:
@@ -152,7 +151,7 @@ def _run_pyautoattack(
         attacks=attacks,
         device=images.device,
     )
-    _aim(attack, targets)
+    _set_targets(attack, targets)
     adv_images: Tensor
     adv_images, _ = attack.run_standard_evaluation(images, labels, batch_size=batch_size)
     return adv_images
@@ -180,11 +179,11 @@ def _run_original(
         device=images.device,
         verbose=False,
     )
-    _aim(attack, targets)
+    _set_targets(attack, targets)
     adv_images: Tensor = attack.run_standard_evaluation(images, labels, bs=batch_size)
     return adv_images
 
 
-def _aim(attack: Any, targets: int) -> None:
+def _set_targets(attack: Any, targets: int) -> None:
     if targets < _TARGETS:
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets

@@ -19,7 +19,7 @@ class ThreatModel:
         project: (adv_images, images, epsilon) to the projected images.
         random_start: (images, epsilon, generator) to images drawn uniformly from the ball, then
             clipped to [0, 1].
-        ascend: (gradient, step_size) to the steepest change of that size.
+        ascend: (gradient, step_size) to the change of that size that raises the loss most.
         distance: (adv_images, images) to the distance of each image, (N,).
     """
 
@@ -48,7 +48,7 @@ def threat_model(name: str) -> ThreatModel:
     """Returns the threat model of that name.
 
     Raises:
-        ValueError: On an unknown name, with the known ones and the nearest.
+        ValueError: On an unknown name; the message lists the known ones.
     """
     if name not in THREAT_MODELS:
         raise ValueError(unknown("threat model", name, list(THREAT_MODELS)))
@@ -59,11 +59,13 @@ def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
     return _draw(torch.rand, images, generator)
 
 
-def _draw(kind: Callable[..., Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
+def _draw(
+    distribution: Callable[..., Tensor], images: Tensor, generator: torch.Generator
+) -> Tensor:
     # On the generator's device and in float32, so that a CPU generator gives the same start on any
-    # device and to images of any precision.
-    place = {"device": generator.device, "dtype": torch.float32}
-    drawn = kind(images.shape, generator=generator, **place)
+    # device and for images of any precision.
+    options = {"device": generator.device, "dtype": torch.float32}
+    drawn = distribution(images.shape, generator=generator, **options)
     return drawn.to(images.device, images.dtype)
 
 

@@ -42,7 +42,7 @@ def torchattack(
         epsilon: Radius of the ball on the [0, 1] scale.
         threat_model: The class's threat model, ``"linf"`` or ``"l2"``.
         generator: Draws the global seeds that the library uses; required.
-        **options: Passed to the class.
+        **options: Arguments of the class.
 
     Returns:
         Adversarial images, detached, of the images' shape and dtype.
@@ -76,7 +76,7 @@ def torchattack(
         options["eps"] = given.epsilon
     with given.attacking(), seeded(generator, images.device), torch.enable_grad():
         if "n_classes" in parameters and len(images):
-            # Its targeted attacks aim at n_classes - 1 wrong classes, by default 9.
+            # Its targeted attacks target n_classes - 1 wrong classes, by default 9.
             with torch.no_grad():
                 options.setdefault("n_classes", min(10, given.model(images[:2]).shape[1]))
         result = attack_class(Shell(given.model, images.device), **options)(images, given.labels)
@@ -86,7 +86,7 @@ def torchattack(
         farthest = ball.distance(adv_images, given.images).max().item()
         raise InputError(
             f"torchattacks.{name} left the {threat_model} ball of radius {epsilon:.6g} (distance "
-            f"{farthest:.6g}); give the threat model in which it works, threat_model='linf' or 'l2'"
+            f"{farthest:.6g}); give the threat model that it works in, threat_model='linf' or 'l2'"
         )
     chosen = inside.view(-1, *[1] * (images.dim() - 1))
     within = ball.project(adv_images, given.images, given.epsilon)
@@ -98,7 +98,7 @@ def find_class(name: str) -> Any:
 
     Raises:
         ImportError: When torchattacks is not installed.
-        ValueError: On an unknown name, with the nearest.
+        ValueError: On an unknown name; the message suggests the nearest.
     """
     try:
         library = import_module("torchattacks")

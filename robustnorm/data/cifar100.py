@@ -91,7 +91,7 @@ def split_of_bytes(path: Path, labels: int) -> Split:
     rows, size = np.fromfile(path, np.uint8), labels + 3072
     if not len(rows) or len(rows) % size:
         raise RefusedDataError(
-            f"{path} must hold {size} bytes for each image, it has {len(rows)}; fetch it again"
+            f"{path} must hold {size} bytes for each image, it has {len(rows)}; download it again"
         )
     rows = rows.reshape(-1, size)
     images = torch.from_numpy(rows[:, labels:].reshape(-1, 3, 32, 32).copy())
@@ -117,7 +117,7 @@ def as_split(path: Path, values: dict[str, Any], labels: str, size: int) -> Spli
         or data.shape[1:] != (3 * size * size,)
     ):
         raise RefusedDataError(
-            f"{path} must hold 'data', bytes of (N, {3 * size * size}); fetch it again"
+            f"{path} must hold 'data', bytes of (N, {3 * size * size}); download it again"
         )
     whole = isinstance(found, np.ndarray) or (
         isinstance(found, list) and all(type(label) is int for label in found)
@@ -125,7 +125,7 @@ def as_split(path: Path, values: dict[str, Any], labels: str, size: int) -> Spli
     if found is None or not whole or len(found) != len(data):
         raise RefusedDataError(
             f"{path} must hold '{labels}', a whole number for each of its {len(data)} images; "
-            "fetch it again"
+            "download it again"
         )
     images = torch.from_numpy(data.reshape(-1, 3, size, size).copy())
     return Split(images, torch.tensor(np.asarray(found, dtype=np.int64)))

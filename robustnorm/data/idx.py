@@ -74,11 +74,11 @@ def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
             if len(data) > most:
                 raise ValueError(f"it holds more than {most / 1e6:.0f} MB")
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise RefusedDataError(f"{path} cannot be read ({error}); fetch it again") from error
+        raise RefusedDataError(f"{path} cannot be read ({error}); download it again") from error
     begin = 4 + 4 * dimensions
     shape = np.frombuffer(data[4:begin], ">u4").tolist() if len(data) >= begin else []
     if data[:4] != bytes((0, 0, 8, dimensions)) or math.prod(shape) != len(data) - begin:
         raise RefusedDataError(
-            f"{path} is not a valid idx file of bytes in {dimensions} dimension(s); fetch it again"
+            f"{path} is not a valid idx file of {dimensions}-dimensional bytes; download it again"
         )
     return np.frombuffer(data, np.uint8, offset=begin).reshape(shape).copy()

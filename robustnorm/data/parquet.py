@@ -101,7 +101,7 @@ def _members(parts: dict[str, list[Path]]) -> Iterator[tuple[str, bytes]]:
             except Exception as error:
                 reason = str(error).partition("\n")[0][:200]
                 raise RefusedDataError(
-                    f"{path} is not a valid parquet file of images ({reason}); fetch it again"
+                    f"{path} is not a valid parquet file of images ({reason}); download it again"
                 ) from error
 
 

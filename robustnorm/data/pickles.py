@@ -50,7 +50,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     except Exception as error:
         reason = str(getattr(error, "strerror", None) or error).partition("\n")[0][:200]
         raise RefusedDataError(
-            f"{path} is not a pickle of plain arrays ({reason}); fetch it again"
+            f"{path} is not a pickle of plain arrays ({reason}); download it again"
         ) from error
 
 

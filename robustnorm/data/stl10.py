@@ -66,6 +66,6 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
     values = np.fromfile(path, np.uint8)
     if not len(values) or len(values) % _SIZE:
         raise RefusedDataError(
-            f"{path} must hold {_SIZE} bytes for each image, it has {len(values)}; fetch it again"
+            f"{path} must hold {_SIZE} bytes per image, it has {len(values)}; download it again"
         )
     return np.ascontiguousarray(values.reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2))

@@ -45,7 +45,7 @@ def load_svhn(root: Path, *, download: bool = False) -> Dataset:
                 f"SVHN needs {name} in {folder}; put it there, or download it with --download true"
             )
         if not is_published(path, md5):  # scipy's reader is not safe with any other
-            raise RefusedDataError(f"{path} is not the published file of SVHN; fetch it again")
+            raise RefusedDataError(f"{path} is not the published file of SVHN; download it again")
         arrays[part] = _read(path)
     return dataset_of(
         "SVHN",

@@ -51,7 +51,7 @@ def unpacked_folder(
             if not (root / folder).is_dir():
                 unpack(path, temporary, lambda name: _is_data(name, folder) and wanted(name))
                 if not (temporary / folder).is_dir():
-                    raise RefusedDataError(f"{path} holds no folder {folder}; fetch it again")
+                    raise RefusedDataError(f"{path} holds no folder {folder}; download it again")
                 move(temporary / folder, root / folder)
         except RefusedFileError as error:
             raise RefusedDataError(str(error)) from error

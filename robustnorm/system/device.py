@@ -1,4 +1,4 @@
-"""The device that a name means, and the name that a device has in reports."""
+"""Finding a device by its name, and naming a device in reports."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def resolve_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Returns the name of the device in reports."""
+    """Returns a device's name for reports."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def made_by(device: torch.device) -> dict[str, str]:
-    """Returns what the last bits of a result depend on: versions, device and its threads."""
+    """Returns what the last bits of a result depend on: versions, the device and its threads."""
     return versions() | {"device": device_name(device)}

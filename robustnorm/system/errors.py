@@ -25,7 +25,7 @@ class Status(IntEnum):
     USAGE = 2, "settings, data or network cannot be used, or the training diverged"
     MEMORY = 3, "out of memory"
     DISK = 4, "the disk is full, read-only, or has too little free space"
-    REFUSED = 5, "a file is damaged, foreign, or not to be trusted"
+    REFUSED = 5, "a file is damaged, of another kind, or unsafe to read"
     UNRELIABLE = 6, "a check found the evaluation unreliable, with --strict true"
     INTERRUPTED = 130, "Ctrl-C"
     CLOSED = 141, "the output pipe was closed"
@@ -42,7 +42,7 @@ class UserError(ValueError):
     status: ClassVar[Status] = Status.USAGE
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())  # names in it may have line ends
+        return " ".join(super().__str__().splitlines())  # names in it may contain line breaks
 
 
 class UsageError(UserError):
@@ -62,13 +62,13 @@ class DiskError(UserError):
 
 
 class RefusedFileError(UserError):
-    """A file is damaged, foreign or not to be trusted; nothing of it was used."""
+    """A file is damaged, of another kind or unsafe to read; none of it was used."""
 
     status: ClassVar[Status] = Status.REFUSED
 
 
 class CheckFailed(Exception):  # noqa: N818 (the program itself worked)
-    """A command found that its subject fails a check; its text is printed.
+    """What a command examined failed a check; the error's text is printed.
 
     Attributes:
         status: Exit status of the command.

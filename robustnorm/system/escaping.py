@@ -1,10 +1,10 @@
-"""What a text from a file may not do in each place where it is shown: one rule per format."""
+"""Escaping text from files before it is shown: one function per format."""
 
 from __future__ import annotations
 
 import re
 
-# Control characters, and those that reverse the direction of what follows.
+# Control characters, and those that reverse the direction of the text after them.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -14,7 +14,7 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 
 
 def for_terminal(text: str) -> str:
-    r"""Returns the text with control characters spelled out, line ends and tabs excepted.
+    r"""Returns the text with control characters escaped, except line breaks and tabs.
 
     Examples:
         >>> for_terminal("a\x1b[2Jb")
@@ -24,7 +24,7 @@ def for_terminal(text: str) -> str:
 
 
 def for_markdown(text: str) -> str:
-    r"""Returns the text on one line, without tags, links, images and ends of a table's cell.
+    r"""Returns the text on one line, with tags, links, images and cell separators escaped.
 
     Examples:
         >>> print(for_markdown("a|b <script> p < 0.05 ![x](y)"))
@@ -36,7 +36,7 @@ def for_markdown(text: str) -> str:
 
 
 def for_latex(text: str) -> str:
-    r"""Returns the text without commands.
+    r"""Returns the text with LaTeX's special characters escaped.
 
     Examples:
         >>> for_latex(r"\input{x} 5 %")
@@ -46,7 +46,7 @@ def for_latex(text: str) -> str:
 
 
 def for_csv(text: str) -> str:
-    """Returns the text for a cell, with a quote before what a spreadsheet would compute.
+    """Returns the text for a cell, with an apostrophe before what a spreadsheet would compute.
 
     Examples:
         >>> for_csv("=1+2"), for_csv("-14.84"), for_csv("-x")

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def extra(name: str, needs: str) -> Iterator[None]:
-    """Tells what to install when an import within the block finds no such package.
+    """Says what to install when an import within the block finds no such package.
 
     Args:
         name: The extra of this package that installs what is missing.
-        needs: What needs which packages, the beginning of the message.
+        needs: What needs which packages; begins the message.
 
     Raises:
         ImportError: In place of a ModuleNotFoundError.

@@ -21,7 +21,7 @@ _FORBIDDEN = {
     errno.EROFS: "it is read-only",
     errno.EACCES: "writing is not permitted",
     errno.EPERM: "writing is not permitted",
-    errno.EIO: "the disk fails",
+    errno.EIO: "the disk reports an error",
     errno.ENOTDIR: "a file is where its folder should be",
     errno.EEXIST: "a file is where its folder should be",
     errno.EISDIR: "a folder is where it should be",
@@ -60,13 +60,13 @@ def write_atomically(path: Path, data: bytes, *, shared: bool = False) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Renames a synced file, or a folder of such, so that the new name survives a power loss."""
+    """Renames a synced file or folder so that the new name survives a power loss."""
     source.replace(target)
     sync(target.parent)
 
 
 def exists(path: Path) -> bool:
-    """Returns whether there is such a file or folder; a name that none can have names nothing."""
+    """Returns whether a file or folder exists; False for a name that none can have."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -108,12 +108,12 @@ def disk_errors(path: Path, needed: int) -> Iterator[None]:
 
 def _free(folder: Path) -> int:
     """Returns the free bytes of the disk of a folder, which need not exist yet."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return shutil.disk_usage(there).free
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return shutil.disk_usage(existing).free
 
 
 def sync(path: Path) -> None:
-    """Makes a file, or what was renamed in a folder, survive a power loss.
+    """Makes a file, or the renames in a folder, survive a power loss.
 
     Windows cannot open folders and does not need it.
     """

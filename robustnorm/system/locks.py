@@ -17,9 +17,9 @@ from robustnorm.system.files import disk_errors
 
 log = logging.getLogger("robustnorm")
 
-# How file systems say that they have no locks; EBADF and EINVAL only of a folder, as on NFS.
+# Errors of file systems without locks; EBADF and EINVAL only for folders, as on NFS.
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
-# What stands for each folder that this process holds: a path, and the file or folder it must be.
+# For each folder that this process holds: the locked path, and the device and inode it had.
 _held: dict[Path, tuple[Path, tuple[int, int]]] = {}
 
 
@@ -28,10 +28,10 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Reserves a folder, created if needed, for this process.
 
     Locks the folder itself, so that removing the file ``.lock`` lets nobody in, and that file. The
-    kernel releases both when the process ends in any way; the file stays. Where folders cannot be
-    locked, as on NFS, the file is; on a file system without locks a second file, ``.lock.held``,
-    stands for it, with the host, the process and its start. It is taken over when that process is
-    known to have ended, which another host cannot know.
+    kernel releases both locks however the process ends; the file stays. Where folders cannot be
+    locked, as on NFS, only the file is. On a file system without locks, a second file,
+    ``.lock.held``, serves instead; it names the host, the process and its start time, and is taken
+    over once that process is known to have ended, which another host cannot know.
 
     Raises:
         UsageError: When another process holds it.
@@ -42,45 +42,45 @@ def exclusive(folder: Path) -> Iterator[None]:
         with disk_errors(path, 0):
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                stands = _lock_folder(folder, stack)
+                is_locked = _lock_folder(folder, stack)
                 lock = acquire(path, timeout=0)
             except Timeout as error:
                 raise _in_use(folder, path) from error
             stack.callback(lock.release)
-        with suppress(OSError):  # it only serves messages
+        with suppress(OSError):  # only for messages
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        place = folder.resolve()
-        _held[place] = _identified(folder if stands else Path(lock.lock_file))
-        stack.callback(_held.pop, place)
+        resolved = folder.resolve()
+        _held[resolved] = _path_and_inode(folder if is_locked else Path(lock.lock_file))
+        stack.callback(_held.pop, resolved)
         yield
 
 
 def check_held(folder: Path) -> None:
-    """Raises a UsageError if this process reserved the folder, and no longer holds it.
+    """Raises a UsageError if this process reserved the folder but no longer holds it.
 
-    It was then removed or replaced, or so was what stands for it, and another process may be there.
+    The folder or its lock file was then removed or replaced, and another process may be using it.
     """
     reserved = _held.get(folder.resolve())
     if reserved is None:
         return
     path, _ = reserved
     with suppress(OSError):
-        if _identified(path) == reserved:
+        if _path_and_inode(path) == reserved:
             return
     raise UsageError(
         f"{path} was removed or replaced while {folder} was in use, so another process may work "
-        "there; nothing more is saved by this one. The same command continues from what is there"
+        "there; this one saves nothing more. The same command continues from what is there"
     )
 
 
 def acquire(path: Path, timeout: float = -1) -> BaseFileLock:
-    """Locks a file, which is created; returns the lock, to be released.
+    """Creates and locks a file; returns the lock, which the caller releases.
 
-    On a file system without locks a file beside it, with ".held" added to its name, stands for it.
+    On a file system without locks, a file beside it with ".held" added to its name serves instead.
 
     Args:
         path: The file.
-        timeout: Seconds to wait for another process; without limit if negative.
+        timeout: Seconds to wait for another process; no limit if negative.
 
     Raises:
         Timeout: When another process still holds it.
@@ -93,15 +93,15 @@ def acquire(path: Path, timeout: float = -1) -> BaseFileLock:
         if isinstance(error, Timeout) or error.errno not in _NO_LOCKS:
             raise
         marker = _marker(path)
-        log.warning("this file system has no locks; %s stands for one", marker)
+        log.warning("this file system has no locks; %s serves as one", marker)
         lock = SoftFileLock(marker)
         lock.acquire(timeout=timeout)
     return lock
 
 
 def _lock_folder(folder: Path, stack: ExitStack) -> bool:
-    """Locks a folder itself; returns whether that is possible here."""
-    if os.name == "nt":  # cannot open folders
+    """Locks the folder itself; returns whether its file system allows that."""
+    if os.name == "nt":  # Windows cannot open folders
         return False
     descriptor = os.open(folder, os.O_RDONLY)
     stack.callback(os.close, descriptor)
@@ -131,6 +131,6 @@ def _marker(path: Path) -> Path:
     return path.with_name(f"{path.name}.held")
 
 
-def _identified(path: Path) -> tuple[Path, tuple[int, int]]:
+def _path_and_inode(path: Path) -> tuple[Path, tuple[int, int]]:
     found = path.stat()
     return path, (found.st_dev, found.st_ino)

@@ -1,4 +1,4 @@
-"""Handling little memory: recognizing its errors, shrinking batches, reporting the peak."""
+"""Coping with little memory: recognizing its errors, shrinking batches, reporting the peak."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def in_smaller_batches(work: Callable[[int], _T], most: int) -> _T:
             if size == 1:
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 raise OutOfMemoryError(
-                    f"out of memory with one image at a time ({reason}): free memory, or take a "
+                    f"out of memory with one image at a time ({reason}): free memory, or use a "
                     "device with more, smaller images or a smaller network"
                 ) from error
         # Outside the handler, whose error keeps the tensors of the failed attempt alive.
@@ -69,7 +69,7 @@ def in_smaller_batches(work: Callable[[int], _T], most: int) -> _T:
 
 
 def bytes_taken(work: Callable[[], object], device: torch.device) -> int:
-    """Runs ``work`` on a GPU; returns by how much its memory use rose at most.
+    """Runs ``work`` on a GPU; returns the largest increase in its memory use, in bytes.
 
     Resets the peak that torch records.
     """
@@ -80,7 +80,7 @@ def bytes_taken(work: Callable[[], object], device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Returns the memory of a GPU that is unused, or reserved by torch without holding a tensor."""
+    """Returns the bytes of a GPU that are unused, or reserved by torch but hold no tensor."""
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept
 

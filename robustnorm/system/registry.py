@@ -1,4 +1,4 @@
-"""Names that a user may type, each imported only when it is first used."""
+"""Names that a user may type, each imported when it is first used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Returns "; did you mean '...'?" with the nearest known name, or "" when none is near.
+    """Returns "; did you mean '...'?" with the nearest known name, or "" if none is near.
 
     Examples:
         >>> did_you_mean("evaluate", ["ablate", "eval"])
@@ -28,7 +28,7 @@ def unknown(subject: str, name: str, known: list[str]) -> str:
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """Lists the first few names in alphabetical order and the number of the others."""
+    """Lists the first few names in alphabetical order, and how many more there are."""
     listed = sorted(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
@@ -42,7 +42,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
 
     Args:
         subject: What an entry is, in the singular, for error messages.
-        places: Name to ``"module:attribute"``.
+        entries: Name to ``"module:attribute"``.
 
     Raises:
         KeyError: From ``registry[name]``, on an unknown name; ``check`` raises ValueError.
@@ -59,34 +59,34 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
         0
     """
 
-    def __init__(self, subject: str, places: dict[str, str]) -> None:
+    def __init__(self, subject: str, entries: dict[str, str]) -> None:
         self.subject = subject
-        self._places: dict[str, str | Callable[..., Any]] = dict(places)
+        self._entries: dict[str, str | Callable[..., Any]] = dict(entries)
 
     def check(self, name: str) -> str:
         """Returns ``name``, or raises a ValueError that lists the known names and the nearest."""
-        if name not in self._places:
-            raise ValueError(unknown(self.subject, name, list(self._places)))
+        if name not in self._entries:
+            raise ValueError(unknown(self.subject, name, list(self._entries)))
         return name
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        place = self._places[name]
-        if callable(place):
-            return place
-        module, attribute = place.split(":")
+        entry = self._entries[name]
+        if callable(entry):
+            return entry
+        module, attribute = entry.split(":")
         return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
 
-    def __setitem__(self, name: str, place: str | Callable[..., Any]) -> None:
-        self._places[name] = place
+    def __setitem__(self, name: str, entry: str | Callable[..., Any]) -> None:
+        self._entries[name] = entry
 
     def __delitem__(self, name: str) -> None:
-        del self._places[name]
+        del self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places  # the inherited method would import the entry
+        return name in self._entries  # the inherited method would import the entry
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._entries)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._entries)

@@ -1,4 +1,4 @@
-"""Plain values that carry a hash of themselves: damage is found when they are read again."""
+"""Plain values stored with their own hash, so that damage is found when they are read again."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class DamagedError(ValueError):
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns plain values with their hash, the sha256 of their canonical JSON, as last entry.
+    """Returns plain values with their hash, the sha256 of their canonical JSON, as the last entry.
 
     Examples:
         >>> unseal(seal({"epoch": 1}))
         ({'epoch': 1}, True)
         >>> unseal(seal({"epoch": 1}) | {"epoch": 2})
         Traceback (most recent call last):
-        robustnorm.system.sealed.DamagedError: its content does not have the hash that it carries
+        robustnorm.system.sealed.DamagedError: its content does not match its hash
     """
     plain = json.loads(json.dumps(content))  # tuples as lists, keys as text
     return content | {_SEAL: _hash(plain)}
@@ -40,34 +40,34 @@ def unseal(content: dict[str, Any], *, required: bool = False) -> tuple[dict[str
 
     Args:
         content: As parsed from JSON.
-        required: Whether values without a hash are refused, too; otherwise they are old.
+        required: Whether to refuse values without a hash, as old versions wrote them.
 
     Raises:
-        DamagedError: When the hash is another, or missing where it is required.
+        DamagedError: When the hash differs, or is required and missing.
     """
     if not isinstance(content, dict) or (required and _SEAL not in content):
         raise DamagedError("it carries no hash")
     values = {key: value for key, value in content.items() if key != _SEAL}
     if _SEAL in content and content[_SEAL] != _hash(values):
-        raise DamagedError("its content does not have the hash that it carries")
+        raise DamagedError("its content does not match its hash")
     return values, _SEAL in content
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Returns the values in a JSON file; says once for its folder when it carries no hash.
+    """Returns the values in a JSON file; logs once per folder that it has files without a hash.
 
     Raises:
         OSError, ValueError: When it cannot be read, or is damaged.
     """
     content, sealed = unseal(parse_json(path.read_bytes()))
     if not sealed:
-        _tell_unsealed(path.parent)
+        _log_unsealed(path.parent)
     return content
 
 
 @cache
-def _tell_unsealed(folder: Path) -> None:
-    log.info("%s has files that carry no hash: they were written before files had one", folder)
+def _log_unsealed(folder: Path) -> None:
+    log.info("%s has files without a hash: they were written before files had one", folder)
 
 
 def seal_lines(text: str) -> bytes:
@@ -80,7 +80,7 @@ def check_lines(data: bytes) -> None:
     """Raises a DamagedError when lines are not those that ``seal_lines`` was given."""
     head, _, rest = data.partition(b"\n")
     if head.startswith(_MARK[:8]) and head != _MARK + hashlib.sha256(rest).hexdigest().encode():
-        raise DamagedError("its lines do not have the hash in the first one")
+        raise DamagedError("its lines do not match the hash in the first one")
 
 
 def _hash(content: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What plain values from a file must look like, checked before anything is made of them."""
+"""Checks of the structure of plain values from a file, before they are used."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 from robustnorm.system.untrusted import parse_fraction
 
-# Larger whole numbers are nowhere; seeds have 64 bits.
+# No valid whole number is larger; seeds have 64 bits.
 _MOST = 2**64
 
 
 def check_shape(value: Any, shape: Any, where: str = "") -> None:
-    """Raises a ValueError unless plain values, as parsed from JSON, have a shape.
+    """Raises a ValueError unless plain values, as parsed from JSON, have the given structure.
 
     Args:
         value: The values.
-        shape: ``int`` (a whole number, also for ``float``), ``float``, ``str``, ``bool`` or None;
-            ``object`` for anything; ``[shape]`` for a list; ``{"name": shape, "other?": shape}``
-            for a mapping with these keys, "?" after one that may be missing, and ``"*": shape`` for
-            any other keys; a tuple of alternatives; or a function that raises a ValueError.
+        shape: ``int``, ``float`` (also a whole number), ``str``, ``bool`` or None; ``object`` for
+            anything; ``[shape]`` for a list; ``{"name": shape, "other?": shape}`` for a mapping
+            with these keys, where "?" marks one that may be missing and ``"*": shape`` stands for
+            all other keys; a tuple of alternatives; or a function that raises a ValueError.
         where: Name of the values, for the message.
 
     Examples:
@@ -66,10 +66,10 @@ def _check_mapping(value: dict[str, Any], shape: dict[Any, Any], where: str) -> 
     if missing:
         raise ValueError(f"'{where}' lacks '{missing[0]}'" if where else f"it lacks '{missing[0]}'")
     for name, entry in value.items():
-        place = f"{where}.{name[:80]}" if where else name[:80]
+        entry_name = f"{where}.{name[:80]}" if where else name[:80]
         if name not in known and "*" not in shape:
-            raise ValueError(f"'{place}' is not known")
-        check_shape(entry, shape[known.get(name, "*")], place)
+            raise ValueError(f"'{entry_name}' is unknown")
+        check_shape(entry, shape[known.get(name, "*")], entry_name)
 
 
 def _require(holds: bool, value: Any, where: str, what: str) -> None:
@@ -78,28 +78,28 @@ def _require(holds: bool, value: Any, where: str, what: str) -> None:
 
 
 def count(value: Any) -> None:
-    """The shape of a whole number from 0 to 10^12."""
+    """Checks for a whole number from 0 to 10^12."""
     check_shape(value, int)
     if not 0 <= value <= 10**12:
         raise ValueError(f"a number from 0 to 10^12 is required, got {value}")
 
 
 def finite(value: Any) -> None:
-    """The shape of a number that is neither infinite nor absurdly large."""
+    """Checks for a finite number that is not absurdly large."""
     check_shape(value, float)
     if not math.isfinite(value) or abs(value) > 10**12:
         raise ValueError(f"a number of at most 10^12 is required, got {str(value)[:40]}")
 
 
 def radius(value: Any) -> None:
-    """The shape of a radius or step of an attack as text, such as "8/255"."""
+    """Checks for the radius or step size of an attack as text, such as "8/255"."""
     check_shape(value, str)
     if not 1e-9 <= parse_fraction(value) <= 1e6:
         raise ValueError(f"a number from 1e-9 to 1e6 is required, got {value[:80]}")
 
 
 def interval(value: Any) -> None:
-    """The shape of the two ends of an interval, or of None."""
+    """Checks for the two ends of an interval, or None."""
     if value is not None:
         check_shape(value, [float])
         if len(value) != 2:

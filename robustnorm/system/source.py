@@ -16,9 +16,9 @@ def source_commit() -> dict[str, str]:
 
     The environment variable ROBUSTNORM_COMMIT names the commit of a copy without a repository.
     """
-    told = os.environ.get("ROBUSTNORM_COMMIT")
-    if told:
-        return {"commit": told}
+    commit = os.environ.get("ROBUSTNORM_COMMIT")
+    if commit:
+        return {"commit": commit}
     if not (_ROOT / ".git").exists():  # installed, perhaps inside another project's repository
         return {}
     command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
@@ -32,14 +32,14 @@ def source_commit() -> dict[str, str]:
 def differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
     """Describes how the versions and the device of an earlier result differ from those here.
 
-    Only what ``here`` names is compared; "" when all of it is the same.
+    Compares only what ``here`` names; returns "" if all of that is equal.
 
     Examples:
         >>> differences({"torch": "2.12.0", "device": "CPU"}, {"torch": "2.13.0"})
         'torch 2.12.0, here 2.13.0'
     """
-    odd = [name for name in here if there.get(name) != here[name]]
-    return "; ".join(f"{name} {there.get(name, 'unknown')}, here {here[name]}" for name in odd)
+    names = [name for name in here if there.get(name) != here[name]]
+    return "; ".join(f"{name} {there.get(name, 'unknown')}, here {here[name]}" for name in names)
 
 
 def versions() -> dict[str, str]:

@@ -52,22 +52,22 @@ class SignalStop:
     interrupts raise other errors.
 
     Attributes:
-        received: Whether a signal came.
-        interrupted: Whether Ctrl-C came.
+        received: Whether a signal arrived.
+        interrupted: Whether Ctrl-C was pressed.
     """
 
     def __init__(self) -> None:
         self.received = self.interrupted = False
-        self._asked = False
+        self._was_called = False
         self._first = 0.0
 
     def __call__(self, _seconds: float = 0.0) -> bool:
-        self._asked = True
+        self._was_called = True
         return self.received
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handles the signals within the block; does nothing in a thread, which cannot."""
+        """Handles the signals within the block; does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -90,20 +90,20 @@ class SignalStop:
         name, now = signal.Signals(number).name, time.monotonic()
         if self.received:
             if now - self._first > _SAME_SIGNAL:
-                _tell(f"{name} again: stopped at once; saved work is kept")
+                _print_error(f"{name} again: stopped at once; saved work is kept")
                 os._exit(Status.PREEMPTED)
             return
         self.received, self._first = True, now
-        if not self._asked:
-            _tell(f"{name}: exit {Status.PREEMPTED:d}, there is nothing to save")
+        if not self._was_called:
+            _print_error(f"{name}: exit {Status.PREEMPTED:d}, there is nothing to save")
             sys.exit(Status.PREEMPTED)
-        _tell(
+        _print_error(
             f"{name}: saving after this step, then exit {Status.PREEMPTED:d}; a second signal "
             "stops at once"
         )
 
 
-def _tell(message: str) -> None:
+def _print_error(message: str) -> None:
     # Bypasses Python's buffers, which may be in use when the signal arrives.
     os.write(2, f"robustnorm: {message}\n".encode())
 
@@ -113,7 +113,7 @@ class Budget:
 
     Args:
         seconds: The budget.
-        clock: Returns seconds since an arbitrary moment.
+        clock: Returns the seconds since an arbitrary moment.
 
     Examples:
         >>> seconds = iter([100.0, 130.0, 130.0, 130.0])
@@ -130,7 +130,7 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Seconds left, negative when overdrawn."""
+        """Seconds left, negative once the budget is exceeded."""
         return self._end - self._clock()
 
     def __call__(self, seconds: float = 0.0) -> bool:

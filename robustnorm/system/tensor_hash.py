@@ -1,4 +1,4 @@
-"""The hash of tensors, by which files and records of them carry a proof of their content."""
+"""Hashes of tensors, by which files and records identify their content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Returns the sha256 of tensors with their names, types and shapes."""
+    """Returns the sha256 of tensors' names, types, shapes and values."""
     content = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         content.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())

@@ -15,8 +15,8 @@ from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.untrusted import is_inside
 
 _MOST_MEMBERS = 100_000
-# Steps of a pickle: a tensor takes forty; each can make an object that takes 200 bytes of memory.
-_MOST_STEPS = 500_000
+# A tensor takes forty opcodes of a pickle, and each can create an object of 200 bytes.
+_MOST_OPCODES = 500_000
 _OFF = ("", "0", "n", "no", "false")
 # Globals in a pickle of plain tensors. torch's list also has bytearray, which takes any size.
 GLOBALS = frozenset(
@@ -37,7 +37,7 @@ GLOBALS = frozenset(
         "torch ShortStorage",
     }
 )
-# What checkpoints hold beside weights. Nothing of it is made: an empty object takes its place.
+# What checkpoints hold besides weights. It is never created: an empty object takes its place.
 IGNORED = frozenset(
     {
         "_codecs encode",
@@ -51,9 +51,9 @@ IGNORED = frozenset(
         "numpy.core.multiarray scalar",
     }
 )
-# How torch began its files before version 1.6: a pickled number, then its protocol.
+# First bytes of torch's files before version 1.6: a pickled number, then its protocol.
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# Pickles of such a file: number, protocol, machine, content, names of the storages.
+# The pickles of such a file: number, protocol, machine, content, names of the storages.
 _LEGACY_PICKLES = 5
 # Opcodes that reach objects: GLOBAL is checked against the list above, the others are refused.
 _OTHER_GLOBALS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"})
@@ -62,11 +62,11 @@ _OTHER_GLOBALS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4
 def read_torch(path: Path) -> Any:
     """Returns what ``torch.save`` wrote, tensors and plain values, on the CPU.
 
-    What the file holds is checked before any of it is loaded; nothing that it names is imported.
+    The file's content is checked before any of it is loaded; nothing that it names is imported.
 
     Raises:
-        RefusedFileError: While torch is told to read whatever a file holds.
-        Exception: Almost anything, on a file that is not what it should be.
+        RefusedFileError: While an environment variable makes torch load every kind of object.
+        Exception: Almost any, on a damaged file or one of another kind.
     """
     forced = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "")
     if forced.lower() not in _OFF:
@@ -80,14 +80,14 @@ def read_torch(path: Path) -> Any:
             for _ in range(_LEGACY_PICKLES):
                 _check_pickle(file)
         else:
-            _check(path)
-    stand_ins = [(_Nothing, name.replace(" ", ".")) for name in sorted(IGNORED)]
+            _check_archive(path)
+    stand_ins = [(_Placeholder, name.replace(" ", ".")) for name in sorted(IGNORED)]
     with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-class _Nothing:
-    """Stands where a file has an object that is not read."""
+class _Placeholder:
+    """Takes the place of an object in a file that is not read."""
 
     def __new__(cls, *_arguments: object) -> Self:
         return object.__new__(cls)
@@ -100,18 +100,18 @@ class _Nothing:
 
 
 def _check_pickle(pickle: IO[bytes] | bytes) -> None:
-    """Raises a ValueError on a pickle that names anything but tensors and what is ignored."""
+    """Raises a ValueError on a pickle that names anything but tensors and ignored objects."""
     for number, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
-        if number == _MOST_STEPS:
-            raise ValueError(f"its pickle has more than {_MOST_STEPS:,} steps")
+        if number == _MOST_OPCODES:
+            raise ValueError(f"its pickle has more than {_MOST_OPCODES:,} opcodes")
         if opcode.name in _OTHER_GLOBALS or (
             opcode.name == "GLOBAL" and argument not in GLOBALS | IGNORED
         ):
             raise ValueError(f"its pickle names {argument or opcode.name}")
 
 
-def _check(path: Path) -> None:
-    """Raises a ValueError unless an archive holds only uncompressed tensors and one pickle."""
+def _check_archive(path: Path) -> None:
+    """Raises a ValueError unless the archive holds one pickle and uncompressed tensors only."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         names = [member.filename for member in members]
@@ -119,19 +119,19 @@ def _check(path: Path) -> None:
             raise ValueError(f"it has {len(members)} members, more than {_MOST_MEMBERS}")
         twice = [name for name, count in Counter(names).items() if count > 1]
         outside = [name for name in names if not is_inside(name)]
-        packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
-        if twice or outside or packed:
+        compressed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
+        if twice or outside or compressed:
             raise ValueError(
                 f"member {twice[0]} appears twice"
                 if twice
                 else f"member {outside[0]} leads outside"
                 if outside
-                else f"member {packed[0]} is compressed"
+                else f"member {compressed[0]} is compressed"
             )
         # Uncompressed members exceed the archive's size only if they share bytes.
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise ValueError("its members are larger than the file")
         pickles = [name for name in names if name.endswith(".pkl")]
         if [name.rpartition("/")[2] for name in pickles] != ["data.pkl"]:
-            raise ValueError("one pickle, data.pkl, is required")
+            raise ValueError("exactly one pickle, data.pkl, is required")
         _check_pickle(archive.read(pickles[0]))

@@ -14,36 +14,36 @@ import yaml
 
 from robustnorm.system.errors import RefusedFileError
 
-# The package's largest config has 2 kB; YAML takes seconds to parse a megabyte.
+# The package's largest config has 2 kB; parsing a megabyte of YAML takes seconds.
 MOST_YAML_BYTES = 64_000
 _MOST_YAML_DEPTH = 20
-# Pixels of an image: networks take far smaller ones, and a few kilobytes can encode many more.
+# Pixels of an image: networks take far fewer, and a few kilobytes can encode many more.
 MOST_PIXELS = 2**24
-# Real images decode to less than 100 times their bytes, archives of them to little more than their
-# size; what is made to fill a memory, to a million times it.
+# Real images decode to less than 100 times their size, and archives of them to little more than
+# their own; decompression bombs expand to a million times theirs.
 _MOST_RATIO = 100
 _MOST_BYTES, _MOST_DECODED = 16_000_000, 256_000_000
-# Implicit types of YAML that are kept as they are.
+# YAML's implicit types that keep its own rules.
 _KEPT = frozenset({"bool", "null", "merge"})
 _MOST_MEMBERS, _BYTES_A_MEMBER = 1_000, 50
-# Folders in folders, and bytes of a name with them, which file systems do not take either.
+# Nested folders, and bytes of a path; file systems allow no more, either.
 MOST_DEPTH, _MOST_NAME = 16, 4_096
-# Each takes a microsecond and more; the losses of the steps of a long epoch are the most in use.
+# Each takes at least a microsecond; the longest real list holds the step losses of a long epoch.
 _MOST_VALUES = 500_000
 
 
 def most_bytes(size: int) -> int:
-    """Returns how many bytes a compressed file of a size may hold: 16 MB and 100 times it."""
+    """Returns how many bytes a compressed file may hold: 16 MB plus 100 times its size."""
     return _MOST_BYTES + _MOST_RATIO * size
 
 
 def most_decoded(size: int) -> int:
-    """Returns how many bytes images of a size may decode to: 256 MB and 100 times it."""
+    """Returns how many bytes images may decode to: 256 MB plus 100 times their size."""
     return _MOST_DECODED + _MOST_RATIO * size
 
 
 def most_members(size: int) -> int:
-    """Returns how many files an archive of a size may hold: 1,000 and one for each 50 bytes."""
+    """Returns how many files an archive may hold: 1,000 plus one for every 50 bytes of its size."""
     return _MOST_MEMBERS + size // _BYTES_A_MEMBER
 
 
@@ -51,7 +51,7 @@ def parse_json(text: str | bytes) -> Any:
     """Parses JSON; refuses duplicate keys, and more than half a million values.
 
     Raises:
-        ValueError: On anything that is not JSON, at any depth.
+        ValueError: On anything else, and on JSON that is nested too deeply.
 
     Examples:
         >>> parse_json('{"epoch": 1, "epoch": 2}')
@@ -105,9 +105,9 @@ def check_yaml(path: Path) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values as people read them: a key once, whole numbers in decimal, no dates."""
+    """Loads values as people read them: unique keys, decimal whole numbers, no dates."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as in the base class)
         first: [(tag, regexp) for tag, regexp in resolvers if tag.rpartition(":")[2] in _KEPT]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -125,7 +125,7 @@ class _Loader(yaml.SafeLoader):
         text = str(self.construct_scalar(node))
         number = float(text)
         if number == 0 and re.search("[1-9]", re.split("[eE]", text)[0]):
-            raise ValueError(f"{text[:80]} is too near to 0 for a number")
+            raise ValueError(f"{text[:80]} is too close to 0 for a number")
         return number
 
 
@@ -144,8 +144,8 @@ def load_yaml(text: str | bytes) -> Any:
     """Parses YAML; ``010``, ``1:30``, ``0x10``, ``1_000`` and dates are text, as is ``.inf``.
 
     Raises:
-        ValueError, yaml.YAMLError: On what is not YAML, a key given twice, or a number that is 0
-            only since it is too small.
+        ValueError, yaml.YAMLError: On anything else, a key given twice, or a number so close to
+            0 that a float would be 0.
 
     Examples:
         >>> load_yaml("{epochs: 010, time: 1:30, rate: 1e-3, limit: null}")
@@ -155,7 +155,7 @@ def load_yaml(text: str | bytes) -> Any:
 
 
 def is_inside(name: str) -> bool:
-    r"""Returns whether a relative path leads to a location below its folder.
+    r"""Returns whether a relative path stays inside its folder.
 
     Examples:
         >>> [is_inside(name) for name in ("a/b.json", "/a", "a/../../b", "..\\a", "")]
@@ -166,7 +166,7 @@ def is_inside(name: str) -> bool:
 
 
 def check_member(name: str) -> None:
-    """Raises a ValueError on a name that no file below a folder should have."""
+    """Raises a ValueError on a name that leads outside its folder, is too deep or too long."""
     if not is_inside(name):
         raise ValueError(f"{name[:80]} leads outside")
     if name.count("/") > MOST_DEPTH:
@@ -179,7 +179,7 @@ def parse_fraction(value: object) -> Fraction:
     """Parses a number written as 8/255 or 0.03.
 
     Raises:
-        ValueError: On anything else, and on huge exponents, which would fill the memory.
+        ValueError: On anything else, and on huge exponents, which would exhaust memory.
 
     Examples:
         >>> parse_fraction("8/255"), parse_fraction(0.5)
@@ -190,7 +190,7 @@ def parse_fraction(value: object) -> Fraction:
         if re.search(r"e[-+]?[\d_]{4}", text, re.IGNORECASE) or len(text) > 100:
             raise ValueError
         number = Fraction(text)
-        if not number or float(number):  # neither too large nor too near to 0 for a float
+        if not number or float(number):  # neither too large nor too close to 0 for a float
             return number
         raise ValueError
     except (ValueError, ZeroDivisionError, OverflowError):

@@ -134,7 +134,7 @@ SHAPES = [
     Shape("a download that gave a page", "ResNet", "web page saved as .pt",
           "`.npz`, test images alone", refused="is a web page, not weights"),
     Shape("two heads", "TwoHeads", "state_dict", "`.npz`, test images alone",
-          refused="the network must give logits"),
+          refused="the network must return logits"),
     Shape("16-bit images", "ResNet", "state_dict", "16-bit images", **GREY,
           refused="has more than 8 bits a value; convert it to 8"),
 ]  # fmt: skip

@@ -41,23 +41,23 @@ def meta(num_classes=3):
         return flat(num_classes)
 
 
-MEMORY = "out of memory with one image at a time .*: free memory, or take a device with more"
-VALUES = r"weights must have values, 2 of its tensors are on the meta device .*assign=True"
+MEMORY = "out of memory with one image at a time .*: free memory, or use a device with more"
+VALUES = r"weights must have values, but 2 of its tensors are on the meta device .*assign=True"
 # What is wrong, the arguments of evaluate, the message.
 IN_PYTHON = {
     "a class in place of a network": ({"model": nn.Linear}, "needs a torch.nn.Module, got a type"),
     "weights on the meta device": ({"model": meta()}, VALUES),
     "two heads in a tuple": (
         {"model": TwoHeads(3)},
-        "must give logits, .* got a tuple of torch.float32 of shape .*; wrap it in a module",
+        "must return logits, .* got a tuple of torch.float32 of shape .*; wrap it in a module",
     ),
     "other number of classes": (
         {"model": flat(2)},
-        "labels must be from 0 to 1, the network has 2 classes, got 2",
+        "labels must be from 0 to 1, since the network has 2 classes, got 2",
     ),
-    "label too large": ({"labels": LABELS + 1}, "from 0 to 2, .* got 3; subtract 1 where they"),
-    "negative label": ({"labels": LABELS - 1}, "classes from 0, got -1 of image 0; leave"),
-    "too few labels": ({"labels": LABELS[:3]}, r"int64 of shape \(4,\), got .*; take the class of"),
+    "label too large": ({"labels": LABELS + 1}, "from 0 to 2, .* got 3; subtract 1 if they"),
+    "negative label": ({"labels": LABELS - 1}, "classes from 0, got -1 for image 0; leave"),
+    "too few labels": ({"labels": LABELS[:3]}, r"int64 of shape \(4,\), got .*; give the class of"),
     "labels in a list": ({"labels": [0, 1, 2, 0]}, "labels must be int64 .*got a list; torch.as_t"),
     "another size": (
         {"images": torch.rand(4, 3, 10, 10)},

@@ -42,7 +42,7 @@ def test_old_records_open_without_a_hash_and_no_flipped_bit_of_a_sealed_one_pass
     sealed._tell_unsealed.cache_clear()
     with caplog.at_level(logging.INFO):
         read(source)  # from before records were sealed
-    assert f"{source.parent} has files that carry no hash" in caplog.text
+    assert f"{source.parent} has files without a hash" in caplog.text
     content, _ = unseal(parse_json(source.read_text()))
     path = tmp_path / source.name
     path.write_text(json.dumps(seal(content)))

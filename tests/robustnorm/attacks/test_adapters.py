@@ -129,7 +129,7 @@ def test_shell_keeps_train_and_eval_to_itself():
     shell = Shell(model, torch.device("cpu"))
     shell.train()
     assert not model.training
-    assert list(shell.parameters()) == [shell.place]
+    assert list(shell.parameters()) == [shell.device_holder]
 
 
 def linear_model(classes):

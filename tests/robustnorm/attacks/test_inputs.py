@@ -183,7 +183,9 @@ def by_numpy(images):
 @pytest.mark.parametrize("attack", set(ATTACKS) - {"worst"}, indirect=True)
 @pytest.mark.parametrize("model", [detached, optimizes, by_numpy])
 def test_network_without_a_gradient_is_refused_by_attacks_that_follow_one(attack, model):
-    with pytest.raises(InputError, match=r"must have a gradient in its images.*without detach"):
+    with pytest.raises(
+        InputError, match=r"must have a gradient with respect to its images.*without detach"
+    ):
         attack(model)
 
 
@@ -200,16 +202,22 @@ def test_network_without_a_gradient_is_searched_by_worst(attack, model, caplog):
     ("model", "message"),
     [
         (optimizes_badly, "the network fails on images of shape .*: .*"),
-        (rooted, "gradients must be finite, the network gave (nan|inf) for image 0 of its batch"),
-        (broken, "logits must be finite, the network gave nan for image 0 of its batch"),
-        (answer(lambda logits: logits[:, :1]), r"2 classes or more, got torch.float32 of shape"),
+        (
+            rooted,
+            "gradients must be finite, but the network gave (nan|inf) for image 0 of its batch",
+        ),
+        (broken, "logits must be finite, but the network gave nan for image 0 of its batch"),
+        (answer(lambda logits: logits[:, :1]), r"at least 2 classes, got torch.float32 of shape"),
         (answer(lambda logits: logits[:, 0]), r"got torch.float32 of shape \(\d+,\) for"),
         (answer(lambda logits: logits.argmax(1)), r"got torch.int64 of shape"),
         (answer(lambda logits: (logits, logits)), r"got a tuple of torch.float32 of shape"),
         (answer(lambda logits: {"a": logits, "b": logits}), "got a dict of a, b for"),
         (answer(lambda logits: None), "got a NoneType for"),
         (answer(lambda logits: logits[:1].repeat(9, 1)), r"got torch.float32 of shape \(9, 4\)"),
-        (answer(lambda logits: logits[:, :3]), "labels must be from 0 to 2, the network has 3"),
+        (
+            answer(lambda logits: logits[:, :3]),
+            "labels must be from 0 to 2, since the network has 3",
+        ),
         (nn.Linear(5, 2), r"the network fails on images of shape \(\d, 3, 2, 2\) in torch.float32"),
     ],
 )
@@ -230,9 +238,9 @@ def test_network_that_no_attack_can_use_is_refused(attack, model, message):
         ({"images": (IMAGES * 255).long()}, "got torch.int64"),
         (
             {"labels": LABELS + 1},
-            "labels must be from 0 to 3, the network has 4 classes, got 4; sub",
+            "labels must be from 0 to 3, since the network has 4 classes, got 4; sub",
         ),
-        ({"labels": LABELS - 1}, "labels must be classes from 0, got -1 of image"),
+        ({"labels": LABELS - 1}, "labels must be classes from 0, got -1 for image"),
         ({"labels": LABELS.tolist()}, "got a list"),
         ({"labels": LABELS.to("meta")}, "got a tensor on no device"),
         ({"labels": LABELS.float()}, "got torch.float32"),

@@ -256,9 +256,9 @@ def test_pgd_keeps_the_memory_format():
         ({"start": torch.zeros(1)}, "start must have the images'"),
         ({"loss": "kl"}, "unknown loss 'kl'. Known: ce, margin, dlr."),
         ({"targets": torch.zeros(3, dtype=torch.int64)}, r"targets must be int64 of shape \(8,\)"),
-        ({"targets": make_inputs()[1]}, "none the image's own label"),
+        ({"targets": make_inputs()[1]}, "must differ from the image's label"),
         ({"restarts": 0}, "restarts must be at least 1"),
-        ({"restarts": 2, "random_start": False}, "there must be a random start, got 2 with"),
+        ({"restarts": 2, "random_start": False}, "more than 1 need a random start, got 2 with"),
     ],
 )
 def test_pgd_refuses_bad_arguments(change, message):

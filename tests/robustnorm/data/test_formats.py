@@ -218,7 +218,7 @@ def test_idx_files_of_mnist(tmp_path, packed):
     assert not dataset.augmentation.flip
     damaged = next(tmp_path.glob("t10k-images*"))
     damaged.write_bytes(damaged.read_bytes()[:-9])
-    with pytest.raises(RefusedDataError, match="fetch it again"):
+    with pytest.raises(RefusedDataError, match="download it again"):
         read(tmp_path)
 
 

@@ -248,7 +248,7 @@ def test_no_damage_of_the_decoded_images_passes(folder, tmp_path):
 
 def test_file_that_is_no_archive_is_refused(tmp_path):
     (tmp_path / "page.tar.xz").write_text("<html>")
-    refused(tmp_path / "page.tar.xz", tmp_path, r"page\.tar\.xz cannot be read .*fetch it again")
+    refused(tmp_path / "page.tar.xz", tmp_path, r"page\.tar\.xz cannot be read .*download it again")
 
 
 def test_truncated_archive_leaves_nothing_behind(folder, tmp_path):

@@ -86,7 +86,7 @@ def test_lack_of_memory_for_one_image_ends_the_evaluation(model, data, shrink):
     expected = ERRORS[0]
     evaluated = branches(model)
     shrink(0, expected)
-    with pytest.raises(OutOfMemoryError, match=r"one image at a time .*take a device with more"):
+    with pytest.raises(OutOfMemoryError, match=r"one image at a time .*use a device with more"):
         attack_chunk(evaluated, *data, torch.arange(N), SEARCH, attack=parse_attacks(["fgsm"])[0])
 
 

@@ -157,7 +157,7 @@ def test_logits_that_are_not_finite_name_the_image(answer, rules):
 
 
 def test_clean_logits_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match=r"logits must be finite, the network gave nan"):
+    with pytest.raises(ValueError, match=r"logits must be finite, but the network gave nan"):
         evaluate(Breaks(torch.nan).eval(), torch.ones(2, 1, 8, 8), torch.tensor([0, 1]))
 
 
@@ -199,7 +199,7 @@ def test_network_without_a_gradient_needs_an_attack_without(attacks, caplog):
     labels = model(images).argmax(1)
     options = {"epsilon": 0.02, "step_size": 0.005, "steps": (3,), "attacks": attacks}
     if not attacks:
-        with pytest.raises(ValueError, match=r"must have a gradient.*or take the attack worst"):
+        with pytest.raises(ValueError, match=r"must have a gradient.*or use the attack worst"):
             evaluate(model, images, labels, **options)
         return
     verdicts = {v.attack: v for v in evaluate(model, images, labels, **options)}

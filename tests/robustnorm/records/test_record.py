@@ -187,7 +187,7 @@ def test_record_from_before_passes_were_counted_has_none():
         (lambda c: c["examples"][0].update(image_id=12), "an example that is none of its images"),
         (lambda c: c["dataset"].update(classes=["a", "b"]), "a label that its 2 classes lack"),
         (lambda c: c["dataset"].update(test_images=5), "different ones of 5"),
-        (lambda c: c.update(more=1), "'more' is not known"),
+        (lambda c: c.update(more=1), "'more' is unknown"),
         (lambda c: c["verdicts"].clear(), "no verdicts on clean images"),
     ],
 )

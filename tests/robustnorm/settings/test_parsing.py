@@ -101,7 +101,7 @@ def test_settings_import_no_torch():
         ("epochs: 1_0\n", "epochs must be a whole number, got 1_0"),
         ("epochs: 2020-01-01\n", "epochs must be a whole number, got 2020-01-01"),
         ("epochs: 1e3\n", "epochs must be a whole number, got 1000.0"),
-        ("learning_rate: 1e-999\n", "1e-999 is too near to 0"),
+        ("learning_rate: 1e-999\n", "1e-999 is too close to 0"),
         ("learning_rate: 1e999\n", "learning_rate must be a number, got inf"),
         ("learning_rate: .nan\n", "learning_rate must be a number, got .nan"),
         ("padding: 1000000000000000000000\n", r"padding must be at most 10\^9"),
