@@ -31,7 +31,7 @@ from robustnorm.settings.config import Config
 from robustnorm.settings.plan import PAPER_NORMS
 from robustnorm.system.allocator import keep_freed_memory
 from robustnorm.system.device import resolve_device
-from robustnorm.training.losses import advprop_losses
+from robustnorm.training.losses import AdvProp
 
 RELEASE = "saauxbn, release's method"
 AS_INSTALLED = f"{RELEASE}, as installed"
@@ -77,10 +77,10 @@ def stepper(
     labels = torch.randint(10, (options.batch,), device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     generator = torch.Generator(device).manual_seed(0)
-    forward = torch.compile(model) if compile else model
+    advprop = AdvProp(torch.compile(model) if compile else model, config)
 
     def step() -> None:
-        clean, adv = advprop_losses(forward, images, labels, config=config, generator=generator)
+        clean, adv = advprop.losses(images, labels, generator)
         optimizer.zero_grad()
         (clean + adv).backward()
         optimizer.step()

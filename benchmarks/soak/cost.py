@@ -67,7 +67,7 @@ def main() -> None:
         epochs=2, validation_steps=1,
     )  # fmt: skip
     model = resnet18("saauxbn", width=options.width)
-    place_model(model, config, device)
+    place_model(model, device, channels_last=config.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=0.9)
     settings = {"config": config, "augmentation": Augmentation(4, True), "optimizer": optimizer}
     split = random_split(options.batch * options.steps, device)

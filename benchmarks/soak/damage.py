@@ -29,7 +29,6 @@ from robustnorm.records.images import hashes
 from robustnorm.records.record import Verdict
 from robustnorm.runs import Run
 from robustnorm.runs.described import load_data
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import UserError
 from robustnorm.system.stopping import ShouldStop, Stopped, never
@@ -113,7 +112,7 @@ def finish_damaged(config: Config, times: int, seed: int = 0) -> tuple[int, list
         other verdicts or kept other images than one without damage.
     """
     dice, others, again = random.Random(seed), list[str](), 0
-    model, data = Run.open(run_folder(config), "best").network(), load_data(config).test
+    model, data = Run.open(config.folder, "best").network(), load_data(config).test
     count = 2 * CHUNK + 10
 
     def finish(folder: Path, should_stop: ShouldStop = never) -> Any:

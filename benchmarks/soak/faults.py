@@ -22,9 +22,9 @@ from robustnorm.runs.described import to_channels_last
 from robustnorm.settings.config import Config
 from robustnorm.system.allocator import keep_freed_memory
 from robustnorm.system.device import resolve_device
-from robustnorm.training.advprop import backward, step_generator
+from robustnorm.training.advprop import step_generator
 from robustnorm.training.finite import FiniteSteps, gradient_norm
-from robustnorm.training.losses import advprop_losses
+from robustnorm.training.losses import AdvProp
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -57,14 +57,12 @@ def main() -> None:
         torch.arange(options.batch, device=device) % 10,
         torch.arange(options.batch, device=device),
     )
-    finite = FiniteSteps(model, optimizer, 0)
+    finite, advprop = FiniteSteps(model, optimizer, 0), AdvProp(model, config)
 
     def step() -> None:
         generator = step_generator(0, 0, device)
-        losses = advprop_losses(
-            model, batch.images, batch.labels, config=config, generator=generator
-        )
-        backward(*losses, config=config, model=model, optimizer=optimizer)
+        losses = advprop.losses(batch.images, batch.labels, generator)
+        advprop.backward(*losses, optimizer)
         optimizer.step()
 
     loss = torch.ones((), device=device)

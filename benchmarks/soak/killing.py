@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from robustnorm.runs import Run
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.system.stopping import WITHIN
 from robustnorm.work.evaluate import evaluate_records
@@ -102,7 +101,7 @@ def _received(receiver: Connection, most: int = sys.maxsize) -> int:
 
 def steps_saved(config: Config) -> int:
     """Returns the number of steps in the newest checkpoint, 0 without one."""
-    run = Run.find(run_folder(config), "last")
+    run = Run.find(config.folder, "last")
     if run is None:
         return 0
     return run.epoch * STEPS_PER_EPOCH + len(run.within_epoch.get("losses", ()))
@@ -110,7 +109,7 @@ def steps_saved(config: Config) -> int:
 
 def end_state(config: Config) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, Any]]]:
     """Returns the files of a finished run: tensors of "last" and "best", metrics without times."""
-    folder = run_folder(config)
+    folder = config.folder
     tensors = {tag: Run.open(folder, tag).checkpoint.tensors for tag in ("last", "best")}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return tensors, [{k: v for k, v in line.items() if k not in _TIMES} for line in lines]

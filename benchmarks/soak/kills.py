@@ -21,7 +21,6 @@ from tabulate import tabulate
 from benchmarks.soak.killing import TINY, differences, finish, steps_saved, train_and_kill
 from benchmarks.workload import machine
 from robustnorm.runs.checkpoint import CheckpointError, load_checkpoint
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.plan import PAPER_NORMS
 from robustnorm.work.evaluate import evaluate_records
 from robustnorm.work.jobs import digest
@@ -38,11 +37,11 @@ def kill_often(kills: int, output: Path) -> Counter[str]:
     for _ in range(kills):
         before = steps_saved(config)
         taken, _ = train_and_kill(config, dice.randint(1, 4), dice.uniform(0, _LONGEST))
-        newest = run_folder(config) / "last.json"
+        newest = config.folder / "last.json"
         try:
             # The newest itself, not the previous one.
             if newest.exists():
-                manifest = load_checkpoint(run_folder(config), "last").manifest
+                manifest = load_checkpoint(config.folder, "last").manifest
                 counts["unreadable"] += manifest["sha256"] not in newest.read_text()
         except CheckpointError:
             counts["unreadable"] += 1

@@ -34,7 +34,6 @@ from tabulate import tabulate
 from benchmarks.soak.killing import TINY
 from benchmarks.workload import machine
 from robustnorm.data import load_dataset
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import UserError
 from robustnorm.system.stopping import WITHIN
@@ -106,7 +105,7 @@ def _change(folder: Path, change: str) -> None:
 def two_trainings(output: Path, kinds: tuple[str, ...], change: str) -> str:
     """Returns what became of the second training and of the first one's next saving."""
     config = replace(TINY, norm="bn", epochs=1000, output=str(output))
-    folder = run_folder(config)
+    folder = config.folder
     first, one = _begin(_train, config, kinds)
     assert one.recv() == "step"
     one.send(False)

@@ -25,10 +25,9 @@ import ray
 from tabulate import tabulate
 
 from benchmarks.workload import machine
-from robustnorm.evaluation.protocol import record_path, reports_folder
+from robustnorm.evaluation.protocol import record_path
 from robustnorm.records.record import Record
 from robustnorm.runs import Run
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.sweep import SweepSettings
 from robustnorm.system.stopping import never
@@ -107,7 +106,7 @@ def evaluate_by(
     settings: SweepSettings, config: Config, kills: int, dice: random.Random
 ) -> tuple[Record, int, int]:
     """Evaluates as jobs; returns the record, the kills, and jobs that a second sweep had to do."""
-    folder = run_folder(config)
+    folder = config.folder
     job = record_job(Run.open(folder, config.checkpoint), config)
     killer = Killer(job.attacks[0].path.parent, kills, dice)
     again = 0
@@ -122,7 +121,7 @@ def evaluate_by(
                 again += sum(not each.done() for each in waiting)
         killer.ended.set()
         killer.join()
-    return Record.load(record_path(reports_folder(config), folder, config)), killer.kills, again
+    return Record.load(record_path(config.reports_folder, folder, config)), killer.kills, again
 
 
 def check_files(job: RecordJob) -> None:

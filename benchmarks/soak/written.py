@@ -23,7 +23,7 @@ from robustnorm.applications.style.results import read_records
 from robustnorm.commands import referee
 from robustnorm.data import load_dataset
 from robustnorm.evaluation.evaluate import evaluate
-from robustnorm.evaluation.protocol import images_folder, record_path, reports_folder
+from robustnorm.evaluation.protocol import images_folder, record_path
 from robustnorm.exchange.export import Description, export, load_exported
 from robustnorm.records.images import read_chunk
 from robustnorm.records.journal import Journal
@@ -31,7 +31,6 @@ from robustnorm.records.record import Record
 from robustnorm.reporting.gradients import read_gradients
 from robustnorm.runs import Run
 from robustnorm.runs.described import load_data, network_arguments
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.parsing import read_file
 from robustnorm.system.errors import UsageError
@@ -82,7 +81,7 @@ def write_all(folder: Path) -> dict[str, Written]:
 
 
 def _of_run(config: Config) -> dict[str, Written]:
-    run = run_folder(config)
+    run = config.folder
 
     def state(tag: str) -> Entries:
         opened = Run.open(run, tag)
@@ -111,8 +110,8 @@ def _of_run(config: Config) -> dict[str, Written]:
 
 
 def _of_evaluation(config: Config, folder: Path) -> dict[str, Written]:
-    run, dataset = Run.open(run_folder(config), "best"), load_data(config)
-    cpu, reports = torch.device("cpu"), reports_folder(config)
+    run, dataset = Run.open(config.folder, "best"), load_data(config)
+    cpu, reports = torch.device("cpu"), config.reports_folder
     evaluated = evaluate_run(run, config, dataset, cpu, reports)
     path = record_path(reports, run.folder, config)
     images = images_folder(path)
@@ -220,7 +219,7 @@ def _of_data(folder: Path) -> dict[str, Written]:
 
 
 def _of_export(config: Config, folder: Path) -> dict[str, Written]:
-    run, path = Run.open(run_folder(config), "best"), folder / "exported"
+    run, path = Run.open(config.folder, "best"), folder / "exported"
     arguments = network_arguments(run.config, run.dataset) | {"norm": "bn"}
     arguments.pop("branches")
     content = {"network": run.config.network, "arguments": arguments}

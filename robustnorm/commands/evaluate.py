@@ -11,7 +11,6 @@ from robustnorm.commands.import_weights import asked, digest_of, import_weights
 from robustnorm.records.record import fingerprint
 from robustnorm.runs import Run
 from robustnorm.runs.described import load_data
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Evaluation, Where
@@ -45,7 +44,7 @@ def evaluate(
     file = Path(settings.weights)
     named = replace(settings, name=settings.name or _name(settings, file))
     config = Config.of(named)
-    folder = run_folder(config)
+    folder = config.folder
     run = Run.find(folder, "best")
     if run is None:
         shared = {

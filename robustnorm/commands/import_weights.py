@@ -23,7 +23,6 @@ from robustnorm.runs.described import (
     load_data,
     network_source,
 )
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.import_weights import Foreign, ImportSettings
 from robustnorm.system.errors import RefusedFileError, UsageError
@@ -38,7 +37,7 @@ def import_run(settings: ImportSettings) -> str:
     Raises:
         UsageError: Also when the folder already holds a run.
     """
-    folder = run_folder(Config.of(settings))
+    folder = settings.folder
     if folder.exists() and next(folder.iterdir(), None):
         raise UsageError(f"{folder} already exists; choose another --name or --seed, or remove it")
     return (
@@ -62,7 +61,7 @@ def import_weights(settings: ImportSettings) -> str:
         DataError: From the data.
     """
     config = Config.of(settings)
-    folder, file = run_folder(config), Path(settings.file[0])
+    folder, file = config.folder, Path(settings.file[0])
     found = find_weights(file, settings.part)
     dataset = load_data(config)
     info = describe_dataset(dataset, train_images=0)
@@ -93,7 +92,7 @@ def import_weights(settings: ImportSettings) -> str:
         "config": config.to_dict(),
         "dataset": info,
         "history": [],
-        **network_source(config),
+        **network_source(config.network),
         "imported": {
             "file": file.name,
             "sha256": digest_of(file),

@@ -18,7 +18,7 @@ from robustnorm.attacks.pyautoattack import installed
 from robustnorm.data.dataset import subset
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.chunks import CHUNK, classify_all, place
-from robustnorm.evaluation.protocol import identity_wanted, reports_folder
+from robustnorm.evaluation.protocol import identity_wanted
 from robustnorm.evaluation.search import Branch, Search, branches, generator_of
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.models.faithful import Standin
@@ -65,7 +65,7 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
         raise UsageError("the referee needs trained runs, none fits this config; train some first")
     dataset, device = load_data(config), resolve_device(config.device)
     ids, test = subset(dataset.test, config.test_limit or _IMAGES)
-    search, folder = Search.of(config), reports_folder(config)
+    search, folder = Search.of(config), config.reports_folder
     rows: list[tuple[Cell, ...]] = []
     for run in runs:
         run.check_data(dataset)

@@ -25,7 +25,6 @@ from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.render import Table, save_tables, to_text
 from robustnorm.runs import Run
 from robustnorm.runs.described import augmentation, load_data
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.results import StudySettings
 from robustnorm.studies.gates import GateUsage, gates
@@ -76,7 +75,7 @@ def study_runs(config: StudySettings, config_path: str | None = None) -> str:
 
 def _load(record: Record, config: Config, dataset: Dataset, device: torch.device) -> Studied:
     settings = {key: record.config[key] for key in ("norm", "seed", "adversarial")}
-    run = Run.open(run_folder(replace(config, **settings)), config.checkpoint)
+    run = Run.open(replace(config, **settings).folder, config.checkpoint)
     return Studied(run.network(device), run.config, record, dataset, device)
 
 

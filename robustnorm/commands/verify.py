@@ -9,7 +9,6 @@ from robustnorm.records.record import Record
 from robustnorm.records.verify import verify
 from robustnorm.reporting.verification import conclude
 from robustnorm.runs import Run
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.results import VerifySettings
 from robustnorm.system.device import resolve_device
@@ -35,7 +34,7 @@ def verify_record(settings: VerifySettings) -> str:
             "robustnorm.reporting.results"
         )
     trained = Config.from_dict(record.config | {"name": record.name, "output": settings.output})
-    run = Run.open(run_folder(trained), record.checkpoint["tag"])
+    run = Run.open(trained.folder, record.checkpoint["tag"])
     dataset = load_dataset(
         settings.data or run.config.data, root=Path(settings.data_root), resize=run.config.resize
     )

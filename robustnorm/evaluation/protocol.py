@@ -14,11 +14,6 @@ from robustnorm.settings.config import Config
 from robustnorm.system.errors import UsageError
 
 
-def reports_folder(config: Config) -> Path:
-    """Returns the folder of the config's tables and records."""
-    return Path(config.reports) / str(config.name)
-
-
 def record_path(reports: Path, folder: Path, config: Config) -> Path:
     """Returns the path of a run's record; its images and journal are beside it."""
     return reports / "records" / f"{folder.name}-{config.checkpoint}.json"

@@ -22,10 +22,10 @@ def to_channels_last(model: nn.Module) -> None:
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def place_model(model: nn.Module, config: Config, device: torch.device) -> None:
-    """Moves a network to the device, in its settings' memory format, in place."""
+def place_model(model: nn.Module, device: torch.device, *, channels_last: bool) -> None:
+    """Moves a network to the device and memory format, in place."""
     model.to(device)
-    if config.channels_last:
+    if channels_last:
         to_channels_last(model)
 
 
@@ -107,7 +107,7 @@ def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
         return build_network(config.network, arguments, config.network_args)
 
 
-def network_source(config: Config) -> dict[str, dict[str, str]]:
+def network_source(name: str) -> dict[str, dict[str, str]]:
     """Returns the entry of a manifest that tells of a built network's code; {} for our own."""
-    source = NETWORKS.source(config.network)
+    source = NETWORKS.source(name)
     return {"network_source": source} if source else {}

@@ -35,11 +35,6 @@ from robustnorm.system.registry import some
 log = logging.getLogger("robustnorm")
 
 
-def run_folder(config: Config) -> Path:
-    """Returns the folder of a run's checkpoints."""
-    return Path(config.output) / str(config.name) / config.run
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """A run at one of its checkpoints, which is read and hashed once, on opening.
@@ -156,7 +151,7 @@ class Run:
         self.check_source()
         restore(self.checkpoint, model)
         if device is not None:
-            place_model(model, self.config, device)
+            place_model(model, device, channels_last=self.config.channels_last)
         return model.eval()
 
     def check_source(self) -> None:
@@ -198,7 +193,7 @@ class Run:
 
     def check_settings(self, config: Config) -> None:
         """Raises a UsageError when the run was started with other settings."""
-        differences = _differences(config, self.config, names(Where, Evaluation))
+        differences = config.differences(self.config, names(Where, Evaluation))
         if differences:
             raise UsageError(
                 f"{self.folder} holds a run with other settings ({differences}); continue it with "
@@ -234,8 +229,7 @@ def find_runs(config: Config) -> list[Run]:
     Returns:
         Sorted by the name of their folders.
     """
-    parent = Path(config.output) / str(config.name)
-    folders = sorted(path for path in parent.glob("*") if path.is_dir())
+    folders = sorted(path for path in config.folder.parent.glob("*") if path.is_dir())
     found = [Run.find(folder, config.checkpoint) for folder in folders]
     return [run for run in found if run is not None and not run.within_epoch]
 
@@ -247,7 +241,7 @@ def misfit(config: Config, run: Run) -> str:
     number of epochs.
     """
     ignore = names(Where, Evaluation, Compared) | {"epochs", "keep_epochs"}
-    return _differences(config, run.config, ignore)
+    return config.differences(run.config, ignore)
 
 
 def is_trained(config: Config, dataset: Dataset | None = None) -> bool:
@@ -261,17 +255,10 @@ def is_trained(config: Config, dataset: Dataset | None = None) -> bool:
         UsageError: When its folder holds a run with other settings or data.
         CheckpointError: When its checkpoint is damaged.
     """
-    run = Run.find(run_folder(config), "last")
+    run = Run.find(config.folder, "last")
     if run is None:
         return False
     run.check_settings(config)
     if dataset is not None:
         run.check_data(dataset)
     return run.epoch == config.epochs
-
-
-def _differences(config: Config, saved: Config, ignore: frozenset[str]) -> str:
-    return ", ".join(
-        f"{field}: {theirs} there, {mine} here"
-        for field, (mine, theirs) in config.differences(saved, ignore).items()
-    )

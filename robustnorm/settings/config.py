@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from robustnorm.settings.groups import (
@@ -50,6 +51,16 @@ class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named
         training = "" if self.adversarial else "-plain"
         return f"{self.norm}{training}-seed{self.seed}"
 
+    @property
+    def folder(self) -> Path:
+        """Folder of this run's checkpoints."""
+        return Path(self.output) / str(self.name) / self.run
+
+    @property
+    def reports_folder(self) -> Path:
+        """Folder of the tables and records."""
+        return Path(self.reports) / str(self.name)
+
     @classmethod
     def of(cls, settings: Config) -> Config:
         """Returns the settings of a run among those of a command that has more."""
@@ -71,11 +82,11 @@ class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named
                 "that holds them"
             ) from error
 
-    def differences(self, other: Config, ignore: frozenset[str]) -> dict[str, tuple[Any, Any]]:
-        """Returns the settings of a run that differ, as field: (self's, other's)."""
-        mine, others = self.to_dict(), other.to_dict()
-        return {
-            name: (mine[name], others[name])
-            for name in mine
-            if name in others and name not in ignore and mine[name] != others[name]
-        }
+    def differences(self, saved: Config, ignore: frozenset[str]) -> str:
+        """Describes how the settings of a saved run differ from these; "" when they do not."""
+        here, there = self.to_dict(), saved.to_dict()
+        return ", ".join(
+            f"{name}: {there[name]} there, {here[name]} here"
+            for name in here
+            if name in there and name not in ignore and here[name] != there[name]
+        )

@@ -24,8 +24,8 @@ from robustnorm.records.journal import Key
 from robustnorm.settings.config import Config
 from robustnorm.system.stopping import ShouldStop, Stopped, interrupted, never
 from robustnorm.training import distributed
-from robustnorm.training.finite import FiniteSteps, gradient_norm, reading_waits
-from robustnorm.training.losses import StepLosses, adversarial_images
+from robustnorm.training.finite import FiniteSteps, reading_waits
+from robustnorm.training.losses import AdvProp
 from robustnorm.training.progress import (
     BranchValidation,
     EpochRecord,
@@ -89,7 +89,9 @@ def train(
         synchronize(model)
     # It is an nn.Module too, although torch's annotations do not say so.
     forward = cast(nn.Module, torch.compile(model)) if config.compile else model
-    step_losses = distributed.data_parallel(StepLosses(forward, config))
+    advprop = AdvProp(forward, config)
+    step_losses = distributed.data_parallel(advprop)
+    search = Search.of(config, (config.validation_steps,))
     position = position or Position()
     steps = steps_per_epoch(len(split), config.batch_size)
     validation_seconds = 0.0
@@ -103,15 +105,7 @@ def train(
         losses = torch.zeros(steps, 2, device=split.images.device)
         losses[: here.step] = torch.tensor(here.losses).view(-1, 2)
         take = partial(
-            _train_epoch,
-            forward,
-            step_losses,
-            split,
-            config,
-            augmentation,
-            optimizer,
-            epoch,
-            losses,
+            _train_epoch, advprop, step_losses, split, augmentation, optimizer, epoch, losses
         )
         finite = FiniteSteps(model, optimizer, epoch)
         if reading_waits(losses.device):
@@ -136,8 +130,8 @@ def train(
         model.eval()
         clock = time.perf_counter()
         try:
-            validated = validate(model, validation, config, should_stop)
-            followed = {} if test is None else validate(model, test, config, should_stop)
+            validated = validate(model, validation, search, should_stop)
+            followed = {} if test is None else validate(model, test, search, should_stop)
         except Stopped as stopped:
             raise TrainingStopped(Position(epoch, losses.tolist(), seconds)) from stopped
         validation_seconds = time.perf_counter() - clock
@@ -160,41 +154,10 @@ def step_generator(seed: int, step: int, device: torch.device) -> torch.Generato
     return torch.Generator(device).manual_seed(int(state))
 
 
-def backward(
-    clean_loss: Tensor,
-    adv_loss: Tensor | None,
-    *,
-    config: Config,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> Tensor:
-    """Computes the gradient of a step, clipped if so configured, and returns its norm.
-
-    Args:
-        clean_loss: From ``advprop_losses``.
-        adv_loss: From ``advprop_losses``.
-        config: The settings of loss and clipping.
-        model: The network.
-        optimizer: For its parameters.
-
-    Returns:
-        The norm before clipping, a scalar; does not wait for the device.
-    """
-    loss = clean_loss if adv_loss is None else clean_loss + adv_loss
-    if config.loss == "mean" and adv_loss is not None:
-        loss = loss / (1 + len(config.adversarial_branches))
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if config.gradient_clipping is not None:
-        return nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clipping)
-    return gradient_norm(model)
-
-
 def _train_epoch(
-    model: nn.Module,
+    advprop: AdvProp,
     step_losses: nn.Module,
     split: Split,
-    config: Config,
     augmentation: Augmentation,
     optimizer: torch.optim.Optimizer,
     epoch: int,
@@ -208,7 +171,7 @@ def _train_epoch(
 
     Yields the number of steps done after each one.
     """
-    device, steps = split.images.device, len(losses)
+    config, device, steps = advprop.config, split.images.device, len(losses)
     batches = epoch_batches(
         split,
         batch_size=config.batch_size,
@@ -225,11 +188,11 @@ def _train_epoch(
             group["lr"] = learning_rate(config, epoch * steps + step, steps)
         finite.begin(step)
         generator = step_generator(config.seed, epoch * steps + step, device)
-        adv_images = adversarial_images(model, batch.images, batch.labels, config, generator)
+        adv_images = advprop.adversarial_images(batch.images, batch.labels, generator)
         clean_loss: Tensor
         adv_loss: Tensor | None
         clean_loss, adv_loss = step_losses(batch.images, batch.labels, adv_images)
-        gradient = backward(clean_loss, adv_loss, config=config, model=model, optimizer=optimizer)
+        gradient = advprop.backward(clean_loss, adv_loss, optimizer)
         # In place: stores the losses of the whole batch.
         distributed.average(clean_loss.detach())
         if adv_loss is not None:
@@ -255,14 +218,14 @@ def _train_epoch(
 
 
 def validate(
-    model: nn.Module, split: Split, config: Config, should_stop: ShouldStop = never
+    model: nn.Module, split: Split, search: Search, should_stop: ShouldStop = never
 ) -> dict[str, BranchValidation]:
     """Returns accuracies and mean losses of each branch on images not used for training.
 
     Args:
         model: In evaluation mode.
         split: The images.
-        config: Gives the attack of each branch, ``validation_steps`` PGD steps.
+        search: The attack of each branch, with one number of PGD steps.
         should_stop: Called before each chunk; only a signal counts.
 
     Raises:
@@ -270,7 +233,6 @@ def validate(
     """
     sums: list[dict[Key, tuple[float, float]]] = []  # per chunk: correct, loss
     attacked = branches(model)
-    search = Search.of(config, (config.validation_steps,))
     everything = (split.images, split.labels, torch.arange(len(split)))
     processes, own = distributed.world_size(), distributed.rank()
     # Equal in all processes, and small enough that each has memory for it.
@@ -294,6 +256,6 @@ def validate(
     validation = {}
     for branch in (branch.name for branch in attacked):
         sa, clean_loss = means[Key("none", "final", branch, branch)]
-        ra, adv_loss = means[Key(f"pgd-{config.validation_steps}", "final", branch, branch)]
+        ra, adv_loss = means[Key(f"pgd-{max(search.steps)}", "final", branch, branch)]
         validation[branch] = BranchValidation(sa, ra, clean_loss, adv_loss)
     return validation

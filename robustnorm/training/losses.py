@@ -15,17 +15,11 @@ from robustnorm.attacks.threat_model import THREAT_MODELS, ThreatModel
 from robustnorm.norms.routing import route
 from robustnorm.settings.config import Config
 from robustnorm.training import distributed
+from robustnorm.training.finite import gradient_norm
 
 
-def advprop_losses(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    config: Config,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Returns the clean and the adversarial loss of one batch, ready for one backward.
+class AdvProp(nn.Module):
+    """AdvProp's step on a batch, with all losses in one forward, as DistributedDataParallel needs.
 
     Each adversarial branch ("adv" by default) is attacked with its attack, using the statistics
     named by ``config.attack_norm_mode``. Then follow one clean forward and one forward per
@@ -34,39 +28,36 @@ def advprop_losses(
 
     Args:
         model: In train mode.
-        images: Float (N, C, H, W) in [0, 1].
-        labels: int64 (N,).
-        config: The settings of loss, attack and precision.
-        generator: Draws the attack's random start; None when ``config.adversarial`` is False.
-
-    Returns:
-        Two scalars; the second, the sum over the adversarial branches, is None when
-        ``config.adversarial`` is False.
-
-    References:
-        Xie et al., arXiv:1911.09665; Gong et al., arXiv:2102.11382, Eq. 7.
-    """
-    adv_images = adversarial_images(model, images, labels, config, generator)
-    losses: tuple[Tensor, Tensor | None] = StepLosses(model, config)(images, labels, adv_images)
-    return losses
-
-
-class StepLosses(nn.Module):
-    """All losses of a step in one forward, as DistributedDataParallel requires.
-
-    Args:
-        model: In train mode.
-        config: The settings of loss and precision.
+        config: The settings of loss, attack, precision and clipping.
 
     Shape:
         images (N, C, H, W), labels (N,), and the images (N, C, H, W) of each adversarial branch,
-        to two scalars as ``advprop_losses`` returns them.
+        to two scalars as ``losses`` returns them.
+
+    References:
+        Xie et al., arXiv:1911.09665; Gong et al., arXiv:2102.11382, Eq. 7.
     """
 
     def __init__(self, model: nn.Module, config: Config) -> None:
         super().__init__()
         self.model = model
         self.config = config
+
+    def losses(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the clean and the adversarial loss of one batch, ready for one backward.
+
+        Args:
+            images: Float (N, C, H, W) in [0, 1].
+            labels: int64 (N,).
+            generator: Draws the attack's random start; None when ``config.adversarial`` is False.
+
+        Returns:
+            Two scalars; the second, the sum over the adversarial branches, is None when
+            ``config.adversarial`` is False.
+        """
+        return self.forward(images, labels, self.adversarial_images(images, labels, generator))
 
     def forward(
         self, images: Tensor, labels: Tensor, adv_images: dict[str, Tensor]
@@ -76,50 +67,70 @@ class StepLosses(nn.Module):
         return clean_loss, sum(adv_losses[1:], adv_losses[0]) if adv_losses else None
 
     def _loss(self, branch: str, inputs: Tensor, labels: Tensor) -> Tensor:
-        with route(self.model, branch), autocast(self.config, inputs.device):
+        with route(self.model, branch), self._autocast(inputs.device):
             logits = self.model(inputs)
         smoothing = self.config.label_smoothing
         return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
+    def adversarial_images(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """Returns the adversarial images of each branch; see ``losses`` for the arguments.
 
-def adversarial_images(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    config: Config,
-    generator: torch.Generator | None,
-) -> dict[str, Tensor]:
-    """Returns the adversarial images of each branch; empty when ``config.adversarial`` is False.
+        Empty when ``config.adversarial`` is False.
+        """
+        if not self.config.adversarial:
+            return {}
+        statistics: dict[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
+            "batch": unchanged,
+            "batch-update": lambda _: nullcontext(),
+            "eval": eval_mode,
+        }
+        made = {}
+        for branch, attack in self.config.adversarial_branches.items():
+            ball = THREAT_MODELS[attack.threat_model]
+            with (
+                statistics[self.config.attack_norm_mode](self.model),
+                route(self.model, branch),
+                self._autocast(images.device),
+            ):
+                # Equal to ``pgd``, without its checks, which wait for the device.
+                epsilon = float(attack.epsilon)
+                adv_images = _random_start(ball, images, epsilon, require_generator(generator))
+                for _ in range(self.config.train_steps):
+                    adv_images, _ = pgd_step(
+                        self.model, adv_images, images, labels, **attack.options
+                    )
+            made[branch] = adv_images
+        return made
 
-    See ``advprop_losses`` for the arguments.
-    """
-    if not config.adversarial:
-        return {}
-    statistics: dict[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
-        "batch": unchanged,
-        "batch-update": lambda _: nullcontext(),
-        "eval": eval_mode,
-    }
-    made = {}
-    for branch, attack in config.adversarial_branches.items():
-        ball = THREAT_MODELS[attack.threat_model]
-        with (
-            statistics[config.attack_norm_mode](model),
-            route(model, branch),
-            autocast(config, images.device),
-        ):
-            # Equal to ``pgd``, without its checks, which wait for the device.
-            epsilon = float(attack.epsilon)
-            adv_images = _random_start(ball, images, epsilon, require_generator(generator))
-            for _ in range(config.train_steps):
-                adv_images, _ = pgd_step(model, adv_images, images, labels, **attack.options)
-        made[branch] = adv_images
-    return made
+    def backward(
+        self, clean_loss: Tensor, adv_loss: Tensor | None, optimizer: torch.optim.Optimizer
+    ) -> Tensor:
+        """Computes the gradient of a step, clipped if so configured, and returns its norm.
 
+        Args:
+            clean_loss: From ``losses``.
+            adv_loss: From ``losses``.
+            optimizer: For the model's parameters.
 
-def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """Returns the precision of a training forward: bfloat16 if configured, else float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        Returns:
+            The norm before clipping, a scalar; does not wait for the device.
+        """
+        loss = clean_loss if adv_loss is None else clean_loss + adv_loss
+        if self.config.loss == "mean" and adv_loss is not None:
+            loss = loss / (1 + len(self.config.adversarial_branches))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.gradient_clipping is not None:
+            clipping = self.config.gradient_clipping
+            return nn.utils.clip_grad_norm_(self.model.parameters(), clipping)
+        return gradient_norm(self.model)
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        """Returns the precision of a training forward: bfloat16 if configured, else float32."""
+        low = self.config.precision == "bf16"
+        return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
 @contextmanager

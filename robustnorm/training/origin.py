@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from robustnorm.data.batches import Batch
 from robustnorm.settings.config import Config
 from robustnorm.training import distributed
-from robustnorm.training.advprop import backward, step_generator
+from robustnorm.training.advprop import step_generator
 from robustnorm.training.finite import non_finite
-from robustnorm.training.losses import advprop_losses
+from robustnorm.training.losses import AdvProp
 
 
 def origin(
@@ -41,10 +41,9 @@ def origin(
     """
     generator = step_generator(config.seed, step_of_run, batch.images.device)
     with _followed(model.train(), config, batch.images) as found:
-        losses = advprop_losses(
-            model, batch.images, batch.labels, config=config, generator=generator
-        )
-        gradient = backward(*losses, config=config, model=model, optimizer=optimizer)
+        advprop = AdvProp(model, config)
+        losses = advprop.losses(batch.images, batch.labels, generator)
+        gradient = advprop.backward(*losses, optimizer)
     everywhere = distributed.gather((found[:1], non_finite(*losses, gradient)))
     for first, _ in everywhere:
         if first:
@@ -93,7 +92,7 @@ def _followed(model: nn.Module, config: Config, images: Tensor) -> Iterator[list
 
 
 def _passes(config: Config) -> Iterator[str]:
-    """Yields the purpose of each forward pass of a step, in the order of ``advprop_losses``."""
+    """Yields the purpose of each forward pass of a step, in the order of ``AdvProp.losses``."""
     adversarial = config.adversarial_branches if config.adversarial else {}
     for branch in adversarial:
         for step in range(1, config.train_steps + 1):

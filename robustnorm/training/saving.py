@@ -127,7 +127,7 @@ class Saver:
             "history": self.history,
             "processes": self._processes(),
             "versions": versions(),
-            **network_source(self.config),
+            **network_source(self.config.network),
         }
 
     def _processes(self) -> dict[str, int]:

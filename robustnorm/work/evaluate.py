@@ -28,7 +28,6 @@ from robustnorm.evaluation.protocol import (
     keeps_images,
     protocol_of,
     record_path,
-    reports_folder,
 )
 from robustnorm.evaluation.search import STEPS, Search
 from robustnorm.evaluation.transfer import transfer
@@ -39,7 +38,7 @@ from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import Run
 from robustnorm.runs.described import load_data, network_source
-from robustnorm.runs.run import find_runs, misfit, run_folder
+from robustnorm.runs.run import find_runs, misfit
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Network, Where
@@ -85,7 +84,7 @@ def require_reliable(text: str, records: list[Record], config: Config) -> str:
 def report_tables(records: list[Record], config: Config, config_path: str | None = None) -> str:
     """Writes the tables of ``records`` into the config's reports; returns them as text."""
     train_command = _train_command(config_path)
-    for path in write_tables(records, reports_folder(config), train_command=train_command):
+    for path in write_tables(records, config.reports_folder, train_command=train_command):
         log.info("wrote %s", path)
     return to_text(tables(records, train_command=train_command))
 
@@ -102,14 +101,14 @@ def evaluate_records(
     if not runs:
         raise UsageError(
             f"no checkpoint '{config.checkpoint}' fits this config under "
-            f"{run_folder(config).parent}; train one first: "
+            f"{config.folder.parent}; train one first: "
             f"{_train_command(config_path).format(norm='saauxbn')}"
         )
     device = resolve_device(config.device)
     dataset = load_data(config)
     for run in runs:
         run.check_data(dataset)
-    reports = reports_folder(config)
+    reports = config.reports_folder
     records = [evaluate_run(run, config, dataset, device, reports, should_stop) for run in runs]
     if config.transfer:
         evaluated = dict(zip(runs, records, strict=True))
@@ -221,7 +220,7 @@ def evaluate_run(
             "sha256": run.sha256,
         }
         | ({"imported": run.imported} if run.imported else {})
-        | network_source(trained),
+        | network_source(trained.network),
         config=settings,
         config_hash=fingerprint(settings),
         history=run.whole_history,

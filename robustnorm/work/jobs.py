@@ -26,7 +26,6 @@ from robustnorm.evaluation.protocol import (
     keeps_images,
     protocol_of,
     record_path,
-    reports_folder,
 )
 from robustnorm.evaluation.search import Branch, Search, branches, scorers
 from robustnorm.records.bits import pack
@@ -215,13 +214,13 @@ class RecordJob:
         return f"record of {self.config.name} {self.folder.name}"
 
     def done(self) -> bool:
-        run, reports = Run.find(self.folder, self.config.checkpoint), reports_folder(self.config)
+        run, reports = Run.find(self.folder, self.config.checkpoint), self.config.reports_folder
         return run is not None and (
             find_record(run, self.config, _dataset(self.config), reports) is not None
         )
 
     def run(self, should_stop: ShouldStop = never) -> None:
-        dataset, reports = _dataset(self.config), reports_folder(self.config)
+        dataset, reports = _dataset(self.config), self.config.reports_folder
         run = Run.find(self.folder, self.config.checkpoint)
         if run is None or run.sha256 != self.attacks[0].checkpoint:
             raise _changed(self.folder, self.config)
@@ -294,7 +293,7 @@ def record_job(run: Run, config: Config) -> RecordJob:
     run.check_data(dataset)
     model = run.network()
     ids = subset(dataset.test, config.test_limit)[0].sort().values
-    record = record_path(reports_folder(config), run.folder, config)
+    record = record_path(config.reports_folder, run.folder, config)
     results = jobs_folder(record) / evaluation_hash(run, config, dataset)
     chunks = [tuple(chunk.tolist()) for chunk in torch.split(ids, CHUNK)]
     attacks = [

@@ -7,7 +7,7 @@ from robustnorm.records.record import Record
 from robustnorm.reporting.tables import write_tables
 from robustnorm.runs import Run
 from robustnorm.runs.described import load_data
-from robustnorm.runs.run import is_trained, run_folder
+from robustnorm.runs.run import is_trained
 from robustnorm.settings.config import Config
 from robustnorm.settings.plan import Plan
 from robustnorm.system.device import resolve_device
@@ -55,4 +55,4 @@ def report_found(plan: Plan, train_command: str) -> dict[str, list[Record]]:
 
 
 def _open(run: Config, evaluation: Config) -> Run:
-    return Run.open(run_folder(run), evaluation.checkpoint)
+    return Run.open(run.folder, evaluation.checkpoint)

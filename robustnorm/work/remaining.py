@@ -11,7 +11,6 @@ from tqdm import tqdm
 from robustnorm.data.batches import steps_per_epoch
 from robustnorm.records.record import Record
 from robustnorm.runs import Run
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.settings.plan import Plan
 
@@ -32,7 +31,7 @@ def remaining(
     """
     rows, complete = [], True
     for plan in plans:
-        saved = {run: Run.find(run_folder(run), "last") for run in plan.all_runs()}
+        saved = {run: Run.find(run.folder, "last") for run in plan.all_runs()}
         done = {run: epochs_done(last) for run, last in saved.items()}
         total = sum(run.epochs for run in done)
         count = sum(map(len, evaluated[plan.name].values()))

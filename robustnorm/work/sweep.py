@@ -15,7 +15,6 @@ from robustnorm.evaluation.checks import check_installed
 from robustnorm.evaluation.probe import check_attacks
 from robustnorm.evaluation.protocol import find_record
 from robustnorm.runs.described import load_data
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.plan import Plan
 from robustnorm.settings.sweep import SweepSettings, sweep_plans
@@ -76,7 +75,7 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
             failures.update(do_jobs(jobs, engine, should_stop, bar))
 
         do([TrainJob(run) for plan in plans for run in plan.all_runs()])
-        untrained = {run_folder(job.config) for job in failures if isinstance(job, TrainJob)}
+        untrained = {job.config.folder for job in failures if isinstance(job, TrainJob)}
         records = [job for plan in plans for job in _record_jobs(plan, untrained)]
         do([attack for record in records for attack in record.attacks])
         do([record for record in records if not failures.keys() & set(record.attacks)])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -26,7 +24,6 @@ from robustnorm.runs.described import (
     load_data,
     place_model,
 )
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.system.device import device_name, resolve_device
 from robustnorm.system.errors import OutOfMemoryError, UsageError
@@ -67,7 +64,7 @@ def train_run(config: Config, *, should_stop: ShouldStop = never) -> None:
         Stopped: When a signal came; the state is saved, and the next call continues.
     """
     device = resolve_device(distributed.own_device(config.device))
-    folder = run_folder(config)
+    folder = config.folder
     with distributed.process_group(device):
         if distributed.rank():
             log.setLevel(logging.ERROR)
@@ -88,16 +85,16 @@ def train_run(config: Config, *, should_stop: ShouldStop = never) -> None:
                 dataset = load_data(config)
             splits = split_validation(dataset.train, config.validation, config.train_limit)
             with seeded(generator, device):
-                saver, position = _start(config, folder, dataset, len(splits[0]), device)
+                saver, position = _start(config, dataset, len(splits[0]), device)
                 try:
-                    _train(config, dataset, splits, device, saver, position, should_stop)
+                    _train(saver, position, dataset, splits, device, should_stop)
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    raise OutOfMemoryError(_too_large(config, device, folder)) from error
+                    raise OutOfMemoryError(_too_large(config, device)) from error
 
 
-def _check_trainable(config: Config, dataset: Dataset) -> None:
+def _check_trainable(dataset: Dataset, normalization: str) -> None:
     """Raises a UsageError on data from which a network would learn nothing, at full accuracy."""
     classes = len(set(dataset.train.labels.tolist()))
     if classes < 2:
@@ -105,7 +102,7 @@ def _check_trainable(config: Config, dataset: Dataset) -> None:
             f"training needs images of at least 2 classes, {dataset.name} has {classes}: every "
             "answer would be right; add a folder for each further class"
         )
-    if config.input_normalization == "dataset" and min(dataset.std) < LEAST_STD:
+    if normalization == "dataset" and min(dataset.std) < LEAST_STD:
         channel = dataset.std.index(min(dataset.std))
         raise UsageError(
             f"channel {channel} of the training images of {dataset.name} is constant (deviation "
@@ -115,18 +112,19 @@ def _check_trainable(config: Config, dataset: Dataset) -> None:
 
 
 def _start(
-    config: Config, folder: Path, dataset: Dataset, train_images: int, device: torch.device
+    config: Config, dataset: Dataset, train_images: int, device: torch.device
 ) -> tuple[Saver, Position]:
     """Builds network and optimizer in their initial state, or restores an interrupted run.
 
     Raises:
         UsageError, CheckpointError, DiskError: As ``train_run``.
     """
-    _check_trainable(config, dataset)
+    _check_trainable(dataset, config.input_normalization)
+    folder = config.folder
     info = describe_dataset(dataset, train_images)
     model = build_model(config, info)
     check_output(model, config.network, info, alone=True)
-    place_model(model, config, device)
+    place_model(model, device, channels_last=config.channels_last)
     if config.channels_last and must_be_contiguous(model, dataset.train.images):
         raise UsageError(FRAGILE + "set --channels_last false, or --width 16 or more")
     optimizer = torch.optim.SGD(
@@ -161,18 +159,16 @@ def _start(
 
 
 def _train(
-    config: Config,
+    saver: Saver,
+    position: Position,
     dataset: Dataset,
     splits: tuple[Split, Split],
     device: torch.device,
-    saver: Saver,
-    position: Position,
     should_stop: ShouldStop,
 ) -> None:
     """Trains to the end or until asked to stop; saves, logs and shows progress."""
-    training, validation = splits
+    config, folder, (training, validation) = saver.config, saver.folder, splits
     steps = steps_per_epoch(len(training), config.batch_size)
-    folder = saver.folder
     count = config.test_curve
     followed = subset(dataset.test, count)[1].to(device) if count else None
     log.info(
@@ -180,7 +176,14 @@ def _train(
         config.run, position.epoch + 1, config.epochs, len(training), dataset.name, device, folder,
     )  # fmt: skip
     with (
-        _progress_bar(config, steps, position) as bar,
+        logging_redirect_tqdm([log]),
+        tqdm(  # over the whole run; without a terminal only the log's line per epoch is shown
+            total=config.epochs * steps * config.batch_size,
+            initial=(position.epoch * steps + position.step) * config.batch_size,
+            unit="img",
+            disable=True if distributed.rank() else None,
+            smoothing=0.05,
+        ) as bar,
         TensorBoard(
             folder,
             enabled=config.tensorboard and distributed.rank() == 0,
@@ -205,7 +208,7 @@ def _train(
             for record in records:
                 saver.save_epoch(record, device_name(device))
                 board.write(record)
-                log.info("%s: %s", config.run, _epoch_line(config, record))
+                log.info("%s: %s", config.run, _epoch_line(record, config.epochs))
         except TrainingStopped as stop:
             saver.save_within(stop.position)
             # Not before saving: torchrun ends all processes when the first one ends.
@@ -218,31 +221,15 @@ def _train(
             raise UsageError(_diverged(error, begin, folder, len(saver.history))) from error
 
 
-@contextmanager
-def _progress_bar(config: Config, steps: int, position: Position) -> Iterator[tqdm[Any]]:
-    """Opens a bar over the whole run; without a terminal only the log's line per epoch is shown."""
-    with (
-        logging_redirect_tqdm([log]),
-        tqdm(
-            total=config.epochs * steps * config.batch_size,
-            initial=(position.epoch * steps + position.step) * config.batch_size,
-            unit="img",
-            disable=True if distributed.rank() else None,
-            smoothing=0.05,
-        ) as bar,
-    ):
-        yield bar
-
-
-def _epoch_line(config: Config, record: EpochRecord) -> str:
-    left = (record.seconds + record.validation_seconds) * (config.epochs - record.epoch)
+def _epoch_line(record: EpochRecord, epochs: int) -> str:
+    left = (record.seconds + record.validation_seconds) * (epochs - record.epoch)
     adv = "" if record.adv_loss is None else f" adv {record.adv_loss:.3f}"
     validation = ", ".join(
         f"{branch} SA {100 * v.sa:.1f} RA {100 * v.ra:.1f}"
         for branch, v in record.validation.items()
     )
     return (
-        f"epoch {record.epoch}/{config.epochs}  loss clean {record.clean_loss:.3f}{adv}  "
+        f"epoch {record.epoch}/{epochs}  loss clean {record.clean_loss:.3f}{adv}  "
         f"validation {validation}  {record.images_per_second:.0f} img/s  "
         f"{tqdm.format_interval(round(left))} left"
     )
@@ -260,14 +247,14 @@ def _diverged(error: NonFiniteLossError, begin: str, folder: Path, epochs_done: 
     )
 
 
-def _too_large(config: Config, device: torch.device, folder: Path) -> str:
+def _too_large(config: Config, device: torch.device) -> str:
     smaller = [f"--batch_size {config.batch_size // 2}"] if config.batch_size > 1 else []
     if config.precision == "fp32":
         smaller.append("--precision bf16")
     if config.width > 1:
         smaller.append(f"--width {config.width // 2}")
     return (
-        f"out of memory in training, at the most {peak_memory(device)} were held; what was saved "
-        f"in {folder} is good. Try {' or '.join(smaller[:2])} under another --name: a smaller "
-        "batch has other statistics, so this is not done unasked"
+        f"out of memory in training, at the most {peak_memory(device)} were held; what was "
+        f"saved in {config.folder} is good. Try {' or '.join(smaller[:2])} under another --name: a "
+        "smaller batch has other statistics, so this is not done unasked"
     )

@@ -21,7 +21,6 @@ import torch
 
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.runs.checkpoint import load_checkpoint
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.config import Config
 from robustnorm.work import train as command
 
@@ -61,7 +60,7 @@ def continue_run(settings: Config) -> dict:
     """Trains to the end; returns the hash of all tensors and the metrics without times."""
     with mock.patch.object(command, "load_data", return_value=waves()):
         command.train_run(settings)
-    manifest = load_checkpoint(run_folder(settings), "last").manifest
+    manifest = load_checkpoint(settings.folder, "last").manifest
     history = [{k: v for k, v in e.items() if k not in _TIMES} for e in manifest["history"]]
     return {"sha256": manifest["sha256"], "history": history}
 
@@ -96,9 +95,9 @@ def make() -> None:
             kept.mkdir(parents=True)
             for name in (
                 "last.json",
-                load_checkpoint(run_folder(settings), "last").manifest["file"],
+                load_checkpoint(settings.folder, "last").manifest["file"],
             ):
-                shutil.copy(run_folder(settings) / name, kept / name)
+                shutil.copy(settings.folder / name, kept / name)
             end = {"environment": environment()} | continue_run(settings)
             (kept / "end.json").write_text(json.dumps(end, indent=1) + "\n")
 

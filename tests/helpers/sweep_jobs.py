@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustnorm.evaluation.protocol import record_path, reports_folder
+from robustnorm.evaluation.protocol import record_path
 from robustnorm.records.record import Record
 from robustnorm.runs import Run
 from robustnorm.settings.sweep import SweepSettings, sweep_plans
@@ -36,7 +36,7 @@ def make_record_job(**changes):
 
 def load_record(config):
     """Returns the record in the working folder."""
-    return Record.load(record_path(reports_folder(config), RUN, config))
+    return Record.load(record_path(config.reports_folder, RUN, config))
 
 
 @dataclass(frozen=True)

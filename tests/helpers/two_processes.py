@@ -18,13 +18,14 @@ from torch import nn
 
 from robustnorm import route
 from robustnorm.data.dataset import Augmentation, Split
+from robustnorm.evaluation.search import Search
 from robustnorm.norms import NORMS
 from robustnorm.norms.synchronized import synchronize
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import UsageError
 from robustnorm.training import distributed, saving
 from robustnorm.training.advprop import train, validate
-from robustnorm.training.losses import StepLosses
+from robustnorm.training.losses import AdvProp
 from robustnorm.training.progress import TrainingStopped
 from robustnorm.work.train import train_run
 
@@ -42,6 +43,7 @@ CONFIG = Config(
     validation_steps=1,
     channels_last=False,
 )
+SEARCH = Search.of(CONFIG, (CONFIG.validation_steps,))
 # Two steps an epoch.
 RUN = replace(
     CONFIG,
@@ -181,7 +183,7 @@ def step_images(part):
 def unsynchronized_step():
     """Returns averaged gradients, and running statistics before and after they are averaged."""
     model = network("saauxbn")
-    losses = distributed.data_parallel(StepLosses(model, CONFIG))
+    losses = distributed.data_parallel(AdvProp(model, CONFIG))
     found = gradients_and_statistics(losses, *step_images(distributed.rank()))
     distributed.average_statistics(model)
     return *found, list(model.buffers())
@@ -248,7 +250,7 @@ def main(folder):
         }
         for norm in ("modenorm", "saauxbn"):
             losses, model = trained(norm)
-            validation = validate(model, split(250), CONFIG)  # three chunks for two processes
+            validation = validate(model, split(250), SEARCH)  # three chunks for two processes
             found[norm] = losses, {branch: vars(v) for branch, v in validation.items()}
         os.chdir(folder)
         found["stopped"] = stopped_by_signal(replace(RUN, output="stopped"))

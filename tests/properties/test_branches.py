@@ -24,7 +24,7 @@ from robustnorm.runs.run import load_model
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import BranchAttack
 from robustnorm.training.advprop import step_generator, train, validate
-from robustnorm.training.losses import advprop_losses
+from robustnorm.training.losses import AdvProp
 from robustnorm.training.progress import BranchValidation
 from robustnorm.training.saving import _selection_score
 from robustnorm.training.schedule import learning_rate
@@ -165,7 +165,7 @@ def test_each_branch_learns_from_its_own_attack(norm):
     model, reference = (make_model(norm, ("clean", "linf", "l2")).train() for _ in range(2))
     split = make_split(8)
     images, labels = split.images / 255, split.labels
-    clean_loss, adv_loss = advprop_losses(model, images, labels, config=THREE, generator=seeded())
+    clean_loss, adv_loss = AdvProp(model, THREE).losses(images, labels, seeded())
     generator = seeded()  # one after the other from the same generator
     adv_images = {b: attack(reference, b, images, labels, 2, generator=generator) for b in ATTACKS}
     expected = [F.cross_entropy(bind(reference, "clean")(images), labels)]
@@ -187,13 +187,8 @@ def test_loss_of_a_record_is_the_mean_over_adversarial_branches_and_mean_loss_th
     settings = {"config": config, "augmentation": Augmentation(), "optimizer": optimizer}
     (record,) = train(model, split, split, **settings)
     (batch,) = epoch_batches(split, batch_size=8, seed=0, epoch=0, augmentation=Augmentation())
-    losses = advprop_losses(
-        reference,
-        batch.images,
-        batch.labels,
-        config=config,
-        generator=step_generator(0, 0, torch.device("cpu")),
-    )
+    start = step_generator(0, 0, torch.device("cpu"))
+    losses = AdvProp(reference, config).losses(batch.images, batch.labels, start)
     assert record.adv_loss == pytest.approx(losses[1].item() / 2, rel=1e-6)
     (sum(losses) / 3).backward()
     for mine, its in zip(model.parameters(), reference.parameters(), strict=True):
@@ -235,7 +230,7 @@ def test_validation_attacks_each_branch_as_the_evaluation_does():
         if (verdict.attack, verdict.rule) == ("pgd-2", "final")
         and verdict.attack_branch == verdict.score_branch
     }
-    validation = validate(model, split, THREE)
+    validation = validate(model, split, Search.of(THREE, (THREE.validation_steps,)))
     assert {branch: validation[branch].ra for branch in validation} == found
 
 

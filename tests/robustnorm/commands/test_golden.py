@@ -7,8 +7,6 @@ from dataclasses import replace
 import golden
 import pytest
 
-from robustnorm.runs.run import run_folder
-
 
 def flat(value):
     """The numbers in nested lists and dictionaries."""
@@ -21,8 +19,8 @@ def flat(value):
 @pytest.mark.parametrize("norm", golden.NORMS)
 def test_golden_checkpoint_continues_to_the_same_end(tmp_path, norm):
     settings = replace(golden.config(norm), output=str(tmp_path))
-    shutil.copytree(golden.GOLDEN / norm, run_folder(settings))
-    expected = json.loads((run_folder(settings) / "end.json").read_text())
+    shutil.copytree(golden.GOLDEN / norm, settings.folder)
+    expected = json.loads((settings.folder / "end.json").read_text())
     environment = expected.pop("environment")
     end = golden.continue_run(settings)
     # A later version may record more.

@@ -12,7 +12,7 @@ from robustnorm.data.digits import load_digits
 from robustnorm.runs import Run, checkpoint, load_model
 from robustnorm.runs.checkpoint import CheckpointError, save_checkpoint
 from robustnorm.runs.described import build_model, describe_dataset
-from robustnorm.runs.run import find_runs, is_trained, run_folder
+from robustnorm.runs.run import find_runs, is_trained
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import UsageError
 from robustnorm.work.evaluate import evaluate_records
@@ -32,7 +32,7 @@ def save(tag, epoch, seed=0, config=CONFIG, **more):
     model = build_model(replace(config, seed=seed), data)
     history = [entry(number + 1) for number in range(epoch)]
     manifest = {"config": config.to_dict(), "dataset": data, "epoch": epoch, "history": history}
-    save_checkpoint(run_folder(config), tag, model, manifest | more)
+    save_checkpoint(config.folder, tag, model, manifest | more)
     return model
 
 
@@ -42,7 +42,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save("best", 1)
     save("last", 2, seed=1)
-    return run_folder(CONFIG)
+    return CONFIG.folder
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from robustnorm.evaluation import evaluate
 from robustnorm.evaluation.checks import measure
 from robustnorm.system.stopping import Budget, SignalStop, either, interrupted, never
 from robustnorm.training import advprop
+from robustnorm.training.losses import AdvProp
 from robustnorm.work import report
 
 SMALL = {
@@ -98,14 +99,16 @@ def test_signalled_run_ends_as_the_uninterrupted_one(whole):
 
 
 @pytest.mark.parametrize(
-    ("name", "at", "position"),
+    ("owner", "name", "at", "position"),
     [
-        ("adversarial_images", 4, (0, 4)),  # the last step before a validation
-        ("attack_chunk", 3, (1, 4)),  # the first of two chunks of a validation
+        (AdvProp, "adversarial_images", 4, (0, 4)),  # the last step before a validation
+        (advprop, "attack_chunk", 3, (1, 4)),  # the first of two chunks of a validation
     ],
 )
-def test_signalled_run_repeats_the_validation_alone(whole, signal_at, name, at, position, capfd):
-    signal_at(advprop, name, (at,), signal.SIGUSR1)
+def test_signalled_run_repeats_the_validation_alone(
+    whole, signal_at, owner, name, at, position, capfd
+):
+    signal_at(owner, name, (at,), signal.SIGUSR1)
     assert cli.main(TRAIN) == 143
     assert "SIGUSR1: saving" in capfd.readouterr().err
     assert reached() == position
@@ -119,8 +122,8 @@ def test_signalled_run_repeats_the_validation_alone(whole, signal_at, name, at, 
 
 
 def test_signals_of_one_moment_count_as_one(signal_at, capfd):
-    signal_at(advprop, "adversarial_images", (1,))
-    signal_at(advprop, "backward", (1,))
+    signal_at(AdvProp, "adversarial_images", (1,))
+    signal_at(AdvProp, "backward", (1,))
     assert cli.main(TRAIN) == 143
     assert reached() == (0, 1)
     assert "again" not in capfd.readouterr().err
@@ -153,7 +156,7 @@ def test_signal_before_anything_is_to_be_saved_ends_the_process(signal_at, capfd
 
 @pytest.mark.parametrize("command", ["reproduce", "ablate"])
 def test_command_of_many_runs_stops_after_the_step(signal_at, capfd, command):
-    signal_at(advprop, "adversarial_images", (2,))
+    signal_at(AdvProp, "adversarial_images", (2,))
     assert cli.main((command, "--config", "small.yaml")) == 143
     assert "stopped in epoch 1 after step 2" in capfd.readouterr().err
     assert len(list(Path("checkpoints/small").glob("*/last.json"))) == 1
@@ -162,7 +165,7 @@ def test_command_of_many_runs_stops_after_the_step(signal_at, capfd, command):
 def test_campaign_stops_after_the_step_and_writes_no_report(signal_at, place, capfd):
     plan = {"config": "small.yaml", "norms": ["bn"], "seeds": [0], "evaluations": {"all": {}}}
     (place / "campaign.yaml").write_text(yaml.safe_dump({"plans": {"small": plan}}))
-    signal_at(advprop, "adversarial_images", (2,))
+    signal_at(AdvProp, "adversarial_images", (2,))
     assert cli.main(("campaign", "--config", "campaign.yaml", "--budget", "600")) == 143
     assert "To continue" not in capfd.readouterr().out
     assert not Path("reports").exists()

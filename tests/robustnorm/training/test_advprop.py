@@ -15,13 +15,14 @@ from robustnorm import bind, route
 from robustnorm.attacks import pgd
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.evaluation.attack import attack_chunk
+from robustnorm.evaluation.search import Search
 from robustnorm.norms import NORMS
 from robustnorm.norms.routing import routed_layers
 from robustnorm.settings.config import Config
 from robustnorm.system.stopping import WITHIN
 from robustnorm.training import advprop
 from robustnorm.training.advprop import train, validate
-from robustnorm.training.losses import advprop_losses
+from robustnorm.training.losses import AdvProp
 from robustnorm.training.progress import NonFiniteLossError, Position, TrainingStopped
 
 CONFIG = Config(
@@ -36,6 +37,7 @@ CONFIG = Config(
     validation_steps=2,
     channels_last=False,
 )
+SEARCH = Search.of(CONFIG, (CONFIG.validation_steps,))
 
 
 def make_model(norm="saauxbn", seed=0):
@@ -86,7 +88,7 @@ def test_losses_are_those_of_one_forward_a_branch(norm, threat_model):
     images, labels = make_batch()
     model, reference = make_model(norm), make_model(norm)
     config = replace(CONFIG, threat_model=threat_model)
-    clean_loss, adv_loss = advprop_losses(model, images, labels, config=config, generator=seeded())
+    clean_loss, adv_loss = AdvProp(model, config).losses(images, labels, seeded())
     adv_images = pgd(
         bind(reference, "adv"),
         images,
@@ -115,7 +117,7 @@ def test_losses_are_those_of_one_forward_a_branch(norm, threat_model):
 def test_attack_norm_mode_moves_the_running_statistics_it_should(mode, adv_batches):
     model = make_model()
     config = replace(CONFIG, attack_norm_mode=mode)
-    advprop_losses(model, *make_batch(), config=config, generator=seeded())
+    AdvProp(model, config).losses(*make_batch(), seeded())
     for layer in routed_layers(model):
         assert layer.num_batches_tracked.tolist() == [1, adv_batches]
 
@@ -130,7 +132,7 @@ def test_attack_norm_mode_sets_the_mode_of_the_attack_only(mode, expected):
     seen = []
     model[1].register_forward_pre_hook(lambda *_: seen.append(model[2].training))
     config = replace(CONFIG, attack_norm_mode=mode)
-    advprop_losses(model, *make_batch(), config=config, generator=seeded())
+    AdvProp(model, config).losses(*make_batch(), seeded())
     assert seen == [expected] * 3 + [True, True]
     assert [module.training for module in model.modules()] == modes
 
@@ -140,7 +142,7 @@ def test_control_sees_clean_images_on_the_clean_branch_only():
     config = replace(CONFIG, adversarial=False)
     images, labels = make_batch()
     expected = F.cross_entropy(bind(copy.deepcopy(model), "clean")(images), labels)
-    clean_loss, adv_loss = advprop_losses(model, images, labels, config=config)
+    clean_loss, adv_loss = AdvProp(model, config).losses(images, labels)
     assert adv_loss is None
     assert torch.equal(clean_loss, expected)
     assert all(layer.num_batches_tracked.tolist() == [1, 0] for layer in routed_layers(model))
@@ -149,8 +151,8 @@ def test_control_sees_clean_images_on_the_clean_branch_only():
 def test_bf16_losses_are_near_those_of_fp32():
     images, labels = make_batch()
     config = replace(CONFIG, precision="bf16")
-    low = advprop_losses(make_model(), images, labels, config=config, generator=seeded())
-    high = advprop_losses(make_model(), images, labels, config=CONFIG, generator=seeded())
+    low = AdvProp(make_model(), config).losses(images, labels, seeded())
+    high = AdvProp(make_model(), CONFIG).losses(images, labels, seeded())
     for mine, its in zip(low, high, strict=True):
         assert mine.dtype == torch.float32
         assert not torch.equal(mine, its)
@@ -313,7 +315,7 @@ def test_bar_counts_images_and_shows_losses():
 def test_validation_equals_a_plain_attack():
     model = make_model().eval()
     split = make_split(12)
-    found = validate(model, split, CONFIG)
+    found = validate(model, split, SEARCH)
     images = split.images / 255
     for branch in ("clean", "adv"):
         with torch.no_grad(), route(model, branch):
@@ -330,7 +332,7 @@ def test_validation_equals_a_plain_attack():
 
 def test_validation_of_several_chunks_at_once_equals_one_by_one(monkeypatch):
     model, split = make_model().eval(), make_split(250)
-    expected = validate(model, split, CONFIG)
+    expected = validate(model, split, SEARCH)
     sizes = []
 
     def watched(attacked, images, *arguments):
@@ -339,7 +341,7 @@ def test_validation_of_several_chunks_at_once_equals_one_by_one(monkeypatch):
 
     monkeypatch.setattr(advprop, "attack_chunk", watched)
     monkeypatch.setattr(advprop, "images_at_once", lambda *_: 200)
-    found = validate(model, split, CONFIG)
+    found = validate(model, split, SEARCH)
     assert sizes == [200, 50]
     for branch, values in expected.items():
         # Kernels for other sizes may round otherwise, and so change one verdict of 250.

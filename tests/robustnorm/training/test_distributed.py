@@ -15,11 +15,10 @@ from two_processes import CONFIG, ROUTES, RUN, STEPS
 from robustnorm.cli import main
 from robustnorm.norms import NORMS
 from robustnorm.runs.checkpoint import load_checkpoint
-from robustnorm.runs.run import run_folder
 from robustnorm.system.errors import UsageError
 from robustnorm.training.advprop import validate
 from robustnorm.training.distributed import own_device
-from robustnorm.training.losses import StepLosses
+from robustnorm.training.losses import AdvProp
 from robustnorm.work.train import train_run
 
 TRAINED = ("modenorm", "saauxbn")
@@ -86,7 +85,7 @@ def test_two_processes_train_as_one_with_synchronized_statistics(seen, norm):
         # In float64 they differ by rounding alone; the bound is the promised one.
         torch.testing.assert_close(losses, expected, rtol=1e-3, atol=0)
     assert expected[-1, 0] < 0.8 * expected[0, 0]  # something was learned
-    validation = validate(model, two_processes.split(250), CONFIG)
+    validation = validate(model, two_processes.split(250), two_processes.SEARCH)
     for _, found in both(seen, norm):
         assert found.keys() == validation.keys()
         for branch, values in validation.items():
@@ -96,7 +95,7 @@ def test_two_processes_train_as_one_with_synchronized_statistics(seen, norm):
 def test_gradients_are_means_over_the_processes_and_statistics_become_so(seen):
     alone = []
     for part in (0, 1):
-        losses = StepLosses(two_processes.network("saauxbn"), CONFIG)
+        losses = AdvProp(two_processes.network("saauxbn"), CONFIG)
         images_and_labels = two_processes.step_images(part)
         alone.append(two_processes.gradients_and_statistics(losses, *images_and_labels))
     (first, first_buffers), (second, second_buffers) = alone
@@ -123,7 +122,7 @@ def test_batch_that_does_not_divide_is_refused(seen):
 def test_all_stop_at_the_step_at_which_one_should(seen, place):
     """Process 1 alone was told to stop; process 0 alone writes, as 1 would have failed."""
     assert both(seen, "stopped") == ["stopped in epoch 2 after step 1"] * 2
-    manifest = load_checkpoint(run_folder(replace(RUN, output="stopped")), "last").manifest
+    manifest = load_checkpoint(replace(RUN, output="stopped").folder, "last").manifest
     assert (manifest["epoch"], len(manifest["within_epoch"]["losses"])) == (1, 1)
     assert manifest["processes"] == {
         "world_size": 2,
@@ -144,11 +143,11 @@ def test_statistics_are_means_when_training_validates_saves_or_stops(seen):
 def test_death_of_a_process_ends_all_and_the_run_can_be_continued(seen, place, caplog):
     assert seen.status != 0
     config = replace(RUN, output="killed")
-    assert load_checkpoint(run_folder(config), "last").manifest["epoch"] == 1
+    assert load_checkpoint(config.folder, "last").manifest["epoch"] == 1
     with caplog.at_level("INFO", "robustnorm"):
         train_run(config)  # with one process
     assert "continued with 1 process(es) after 2" in caplog.text
-    manifest = load_checkpoint(run_folder(config), "last").manifest
+    manifest = load_checkpoint(config.folder, "last").manifest
     assert [entry["world_size"] for entry in manifest["history"]] == [2, 1]
 
 

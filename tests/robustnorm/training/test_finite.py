@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from robustnorm import cli
 from robustnorm.runs.checkpoint import state_tensors
 from robustnorm.runs.run import load_model
-from robustnorm.training import advprop
+from robustnorm.training import advprop, losses
+from robustnorm.training.losses import AdvProp
 from robustnorm.training.origin import origin
 from robustnorm.work import train as train_module
 from robustnorm.work.train import train_run
@@ -47,7 +48,7 @@ def gradient_breaks(monkeypatch):
     """Makes one value of the gradient of a step infinite, all losses being finite."""
 
     def arrange(at):
-        norm, calls = advprop.gradient_norm, []
+        norm, calls = losses.gradient_norm, []
 
         def broken(model):
             calls.append(1)
@@ -55,7 +56,7 @@ def gradient_breaks(monkeypatch):
                 next(model.parameters()).grad.view(-1)[0] = torch.inf
             return norm(model)
 
-        monkeypatch.setattr(advprop, "gradient_norm", broken)
+        monkeypatch.setattr(losses, "gradient_norm", broken)
 
     return arrange
 
@@ -146,14 +147,14 @@ def test_planted_layer_is_the_one_that_is_named(capsys, monkeypatch):
 
 def test_training_without_memory_stops_with_what_to_try(capsys, monkeypatch):
     assert cli.main((*TRAIN, "--epochs", "1")) == 0
-    attack = advprop.adversarial_images
+    attack = AdvProp.adversarial_images
 
-    def without_memory(model, images, labels, *options):
+    def without_memory(step, images, labels, generator):
         if labels.shape == (32,):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return attack(model, images, labels, *options)
+        return attack(step, images, labels, generator)
 
-    monkeypatch.setattr(advprop, "adversarial_images", without_memory)
+    monkeypatch.setattr(AdvProp, "adversarial_images", without_memory)
     assert cli.main((*TRAIN, "--output", "other")) == 3
     error = capsys.readouterr().err
     assert "GiB of this process were held" in error

@@ -14,7 +14,7 @@ from benchmarks.soak.killing import TINY, steps_saved
 from robustnorm.data.dataset import Augmentation, Split
 from robustnorm.runs import Run
 from robustnorm.runs.checkpoint import load_checkpoint, save_checkpoint
-from robustnorm.runs.run import find_runs, run_folder
+from robustnorm.runs.run import find_runs
 from robustnorm.system.errors import DiskError, UsageError
 from robustnorm.system.locks import exclusive
 from robustnorm.system.source import versions
@@ -80,19 +80,19 @@ def test_state_within_an_epoch_is_not_evaluated():
 
 def test_run_whose_newest_state_is_damaged_continues_from_the_one_before(caplog):
     killed_after(6, OFTEN)
-    (run_folder(OFTEN) / "last.json").write_text("{")
+    (OFTEN.folder / "last.json").write_text("{")
     train_run(OFTEN)
     assert "last.json is not a checkpoint manifest; the one before it" in caplog.text
-    damaged = load_checkpoint(run_folder(OFTEN), "last").sha256
+    damaged = load_checkpoint(OFTEN.folder, "last").sha256
     whole = replace(OFTEN, output="whole")
     train_run(whole)
-    assert damaged == load_checkpoint(run_folder(whole), "last").sha256
+    assert damaged == load_checkpoint(whole.folder, "last").sha256
 
 
 def test_second_run_in_a_folder_is_refused_before_it_loads_its_data(monkeypatch):
     monkeypatch.setattr(command, "load_data", lambda _: pytest.fail("it was loaded"))
     with (
-        exclusive(run_folder(OFTEN)),
+        exclusive(OFTEN.folder),
         pytest.raises(UsageError, match=r"bn-seed0 is in use by process \d+ on "),
     ):
         train_run(OFTEN)
@@ -102,7 +102,7 @@ def test_too_small_a_disk_is_told_before_training(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**6, 0, 50_000))
     with pytest.raises(DiskError, match=r"bn-seed0 needs \d+,\d+ bytes and its disk has 50,000"):
         train_run(OFTEN)
-    assert Run.find(run_folder(OFTEN), "last") is None
+    assert Run.find(OFTEN.folder, "last") is None
 
 
 def test_bytes_needed_are_what_the_files_take_at_most(monkeypatch):
@@ -127,12 +127,12 @@ def test_bytes_needed_are_what_the_files_take_at_most(monkeypatch):
 def test_training_draws_from_no_global_random_state():
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     train_run(replace(OFTEN, norm="modenorm"))
-    tensors = load_checkpoint(run_folder(replace(OFTEN, norm="modenorm")), "last").tensors
+    tensors = load_checkpoint(replace(OFTEN, norm="modenorm").folder, "last").tensors
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert np.array_equal(np.random.get_state()[1], before[2])
     train_run(replace(OFTEN, norm="bn"))
-    others = load_checkpoint(run_folder(replace(OFTEN, norm="bn")), "last").tensors
+    others = load_checkpoint(replace(OFTEN, norm="bn").folder, "last").tensors
     for name in ("random.torch", "random.numpy", "random.python"):
         assert torch.equal(tensors[name], others[name])
 

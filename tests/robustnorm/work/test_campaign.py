@@ -17,7 +17,6 @@ from processes import command, kill
 
 from robustnorm import cli
 from robustnorm.records.record import Record
-from robustnorm.runs.run import run_folder
 from robustnorm.settings.campaign import campaign_plans
 from robustnorm.work import campaign as slices
 from robustnorm.work import plan as module
@@ -188,7 +187,7 @@ def test_a_seed_is_trained_and_evaluated_before_the_next(monkeypatch):
         module, "train_run", lambda run, should_stop: calls.append(("train", run.run))
     )
     monkeypatch.setattr(module, "is_trained", lambda run, _: ("train", run.run) in calls)
-    monkeypatch.setattr(module, "_open", lambda run, _: run_folder(run))
+    monkeypatch.setattr(module, "_open", lambda run, _: run.folder)
     monkeypatch.setattr(module, "find_record", lambda *_: None)
     monkeypatch.setattr(
         module,

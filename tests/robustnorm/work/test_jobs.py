@@ -12,7 +12,7 @@ import torch
 from record_factory import make_record
 from sweep_jobs import RUN, load_record, make_record_job
 
-from robustnorm.evaluation.protocol import identity, reports_folder
+from robustnorm.evaluation.protocol import identity
 from robustnorm.records.journal import Journal, Key, Part
 from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import load_model
@@ -179,7 +179,7 @@ def test_images_are_kept_as_one_process_keeps_them(trained):
     job = make_record_job(**changes)
     evaluate_runs(job.config)
     expected = load_record(job.config)
-    shutil.rmtree(reports_folder(job.config))  # or its record would be found
+    shutil.rmtree(job.config.reports_folder)  # or its record would be found
     other = make_record_job(**changes)
     finish(other.attacks[::-1], trained)
     finish([other], trained)

@@ -11,7 +11,7 @@ from manifests import rewrite_manifest
 from safetensors.torch import load_file
 
 from robustnorm.runs.checkpoint import load_checkpoint
-from robustnorm.runs.run import find_runs, run_folder
+from robustnorm.runs.run import find_runs
 from robustnorm.settings.config import Config
 from robustnorm.work import train as module
 from robustnorm.work.train import train_run
@@ -50,12 +50,12 @@ def stopped_at(step, config):
 
 
 def tensors(config, tag):
-    manifest = load_checkpoint(run_folder(config), tag).manifest
-    return manifest["sha256"], load_file(run_folder(config) / manifest["file"])
+    manifest = load_checkpoint(config.folder, tag).manifest
+    return manifest["sha256"], load_file(config.folder / manifest["file"])
 
 
 def metrics(config):
-    lines = (run_folder(config) / "metrics.jsonl").read_text().splitlines()
+    lines = (config.folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
 
 
@@ -66,7 +66,7 @@ def test_run_stopped_at_any_step_ends_as_the_uninterrupted_one(norm):
     for step in range(1, STEPS + 1):
         stopped = replace(whole, output=f"stopped-{step}")
         stopped_at(step, stopped)
-        manifest = load_checkpoint(run_folder(stopped), "last").manifest
+        manifest = load_checkpoint(stopped.folder, "last").manifest
         assert (manifest["epoch"], len(manifest["within_epoch"]["losses"])) == (
             (step - 1) // 2,
             (step - 1) % 2 + 1,
@@ -78,7 +78,7 @@ def test_run_stopped_at_any_step_ends_as_the_uninterrupted_one(norm):
             assert values.keys() == expected.keys()
             assert digest == expected_digest  # of all bytes: weights, buffers and momentum
         assert metrics(stopped) == metrics(whole)
-        assert "within_epoch" not in load_checkpoint(run_folder(stopped), "last").manifest
+        assert "within_epoch" not in load_checkpoint(stopped.folder, "last").manifest
 
 
 def test_run_stopped_after_every_step_ends_as_the_uninterrupted_one():
@@ -93,10 +93,10 @@ def test_run_stopped_after_every_step_ends_as_the_uninterrupted_one():
 
 def test_seconds_of_a_stopped_epoch_are_added_up():
     stopped_at(1, SMALL)
-    within = load_checkpoint(run_folder(SMALL), "last").manifest["within_epoch"]
-    rewrite_manifest(run_folder(SMALL) / "last.json", within_epoch=within | {"seconds": 1000.0})
+    within = load_checkpoint(SMALL.folder, "last").manifest["within_epoch"]
+    rewrite_manifest(SMALL.folder / "last.json", within_epoch=within | {"seconds": 1000.0})
     train_run(SMALL)
-    first, second = load_checkpoint(run_folder(SMALL), "last").manifest["history"]
+    first, second = load_checkpoint(SMALL.folder, "last").manifest["history"]
     assert 1000 < first["seconds"] < 1100
     assert second["seconds"] < 100
 
@@ -106,7 +106,7 @@ def test_state_within_an_epoch_is_not_taken_for_a_checkpoint_to_evaluate():
     stopped_at(3, config)
     assert find_runs(config) == []
     train_run(config)
-    assert [run.folder for run in find_runs(config)] == [run_folder(config)]
+    assert [run.folder for run in find_runs(config)] == [config.folder]
 
 
 def test_epochs_name_the_device_that_trained_them():
