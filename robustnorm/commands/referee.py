@@ -17,7 +17,7 @@ from robustnorm.attacks.passes import Counted, Passes
 from robustnorm.attacks.pyautoattack import installed
 from robustnorm.data.dataset import subset
 from robustnorm.evaluation.attack import attack_chunk
-from robustnorm.evaluation.chunks import CHUNK, classify_all, place
+from robustnorm.evaluation.chunks import CHUNK, classify_all, rows_on_device
 from robustnorm.evaluation.protocol import identity_wanted
 from robustnorm.evaluation.search import Branch, Search, branches, generator_of
 from robustnorm.evaluation.statistics import wilson
@@ -78,7 +78,9 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
             found = _read(path, wanted)
             if found is None:
                 log.info("comparing on %s, %s", run.folder.name, branch.name)
-                placed = place(branch.score, test.images, test.labels, torch.arange(len(ids)))
+                placed = rows_on_device(
+                    branch.score, test.images, test.labels, torch.arange(len(ids))
+                )
                 found = _compare(branch, *placed, ids, search) | {"fingerprint": wanted}
                 write_atomically(path, json.dumps(seal(found)).encode())
             rows.append(_row(run, branch.name, found, len(ids)))
@@ -119,7 +121,7 @@ def _compare(
         key, passes = Key("worst", "final", branch.name, branch.name), dict[Key, Passes]()
         found = attack_chunk(
             [branch], images, labels, ids, search,
-            attack=parse_attacks(["worst"])[0], most=CHUNK, passes=passes,
+            attack=parse_attacks(["worst"])[0], batch_size=CHUNK, passes=passes,
         )  # fmt: skip
         return found[key].correct, passes[key]
 
@@ -184,6 +186,6 @@ def _attack(search: Search) -> str:
     own = [f"{search.threat_model.capitalize()}, epsilon {search.epsilon:.4g}"]
     own += [
         f"branch {name}: {attack.threat_model.capitalize()}, epsilon {attack.epsilon}"
-        for name, attack in search.own.items()
+        for name, attack in search.branch_attacks.items()
     ]
     return "; ".join(own)

@@ -52,7 +52,7 @@ def epoch_batches(
     augmentation: Augmentation,
     channels_last: bool = False,
     first_step: int = 0,
-    own_part: Callable[[Tensor], Tensor] = lambda ids: ids,
+    share_of_process: Callable[[Tensor], Tensor] = lambda ids: ids,
 ) -> Iterator[Batch]:
     """Yields the shuffled, augmented batches of one epoch, on the device of the images.
 
@@ -68,7 +68,7 @@ def epoch_batches(
         augmentation: Random changes of the images.
         channels_last: Use the channels-last memory format.
         first_step: Number of batches of the epoch to skip.
-        own_part: Selects from a batch's image ids (N,) those of this process.
+        share_of_process: Selects from a batch's image ids (N,) those of this process.
 
     Raises:
         DataError: When there is no complete batch.
@@ -83,13 +83,14 @@ def epoch_batches(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     augmented: Iterator[tuple[Tensor, Tensor]]  # images and their ids
     if is_stored(split.images):
-        augmented = load(cast(StoredImages, split.images), changes, map(own_part, rows))
+        augmented = load(cast(StoredImages, split.images), changes, map(share_of_process, rows))
     else:
         if augmentation.crop_area is not None:
             raise DataError("crop_area needs images that stay on disk, with --stream and --resize")
         changes = changes.to(device)
         augmented = (
-            (changes.apply(split.images[ids], ids), ids) for ids in map(own_part, rows.to(device))
+            (changes.apply(split.images[ids], ids), ids)
+            for ids in map(share_of_process, rows.to(device))
         )
     for images, ids in augmented:
         images = to_float(images.to(device)).contiguous(memory_format=memory_format)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from robustnorm.attacks.passes import Passes
 from robustnorm.evaluation.chunks import (
-    Attacked,
+    AttackResult,
     Outcome,
-    first,
     join,
-    place,
-    split_filled,
+    rows_on_device,
+    split_padded,
     whole_chunks,
+    without_padding,
 )
 from robustnorm.evaluation.named import attack_branch, is_per_image
 from robustnorm.evaluation.search import Branch, Search
@@ -29,9 +29,9 @@ from robustnorm.system.memory import in_smaller_batches, is_out_of_memory
 def attacks_in_order(
     search: Search, named: Sequence[EvaluationAttack]
 ) -> list[EvaluationAttack | None]:
-    """Returns None, which stands for PGD itself, then the named attacks that PGD does not cover."""
-    answered = {f"pgd-{steps}" for steps in search.steps}
-    return [None, *(attack for attack in named if attack.name not in answered)]
+    """Returns None, which stands for PGD, then each named attack that PGD does not cover."""
+    covered = {f"pgd-{steps}" for steps in search.steps}
+    return [None, *(attack for attack in named if attack.name not in covered)]
 
 
 def attack_chunk(
@@ -44,13 +44,16 @@ def attack_chunk(
     attack: EvaluationAttack | None = None,
     *,
     scored_by: Sequence[Branch] | None = None,
-    most: int | None = None,
+    batch_size: int | None = None,
     passes: dict[Key, Passes] | None = None,
 ) -> dict[Key, Outcome]:
-    """Returns verdict and loss of images, a chunk or ``images_at_once`` of them, for each key.
+    """Attacks images, such as a chunk of them, and returns their outcomes by key.
 
-    They do not depend on other attacks, nor on other branches in ``attacked``. The loss of rule
-    ``"any"`` is that of the iterate after as many steps.
+    The outcomes do not depend on other attacks or on the other branches in ``attacked``. The loss
+    under rule ``"any"`` is that of the iterate after the same number of steps.
+
+    If memory runs out, the images are attacked in halves, then in quarters: an image's verdict does
+    not depend on the images beside it.
 
     Args:
         attacked: From ``branches``.
@@ -58,35 +61,37 @@ def attack_chunk(
         labels: int64 (N,).
         image_ids: int64 (N,), on the CPU.
         search: Settings of the attack.
-        adv_images: Receives the images behind each verdict of an attack on the branch that scores.
-            For rule ``"any"``: a misclassified image or iterate, or else the last iterate.
-        attack: From ``parse_attacks``; by default PGD with several numbers of steps, which includes
-            the verdicts on clean images.
-        scored_by: Branches that score PGD's last iterates; those attacked by default.
-        most: Number of images attacked at a time; a smaller batch is padded with its last image. By
-            default all of them, padded to whole chunks.
-        passes: Receives the number of passes behind each verdict of an attack on the branch that
-            scores; for PGD those of as many steps.
-
-    If memory does not suffice, halves are attacked one after the other, then quarters: an image's
-    verdict does not depend on the images beside it.
+        adv_images: Receives the images behind each verdict for which the attacked branch is also
+            the one that scores. For rule ``"any"``: a misclassified image or iterate, or else the
+            last iterate.
+        attack: From ``parse_attacks``; by default PGD, which takes verdicts after each of
+            ``search.steps`` and on the clean images.
+        scored_by: Branches that score PGD's last iterates; by default the attacked ones.
+        batch_size: Number of images attacked at once; a smaller batch is padded with copies of its
+            last image. By default all images, padded to whole chunks.
+        passes: Receives the number of passes behind the verdicts for which the attacked branch is
+            also the one that scores.
 
     Raises:
-        OutOfMemoryError: When memory does not suffice for an attack that draws for a whole chunk,
-            so that its verdicts would change with the size of the chunk.
+        OutOfMemoryError: When memory does not suffice for an attack that draws random numbers for a
+            whole chunk, so that smaller batches would change its verdicts.
     """
 
     def run(
-        whole: int,
+        batch_size: int,
     ) -> tuple[dict[Key, Outcome], dict[Key, Tensor], dict[Key, list[Passes]]]:
         outcomes: dict[Key, list[Outcome]] = {}
         kept: dict[Key, list[Tensor]] = {}
         taken: dict[Key, list[Passes]] = {}
-        for rows, size in split_filled(len(images), whole):
-            placed = (*place(attacked[0].score, images, labels, rows), image_ids[rows], search)
+        for rows, size in split_padded(len(images), batch_size):
+            placed = (
+                *rows_on_device(attacked[0].score, images, labels, rows),
+                image_ids[rows],
+                search,
+            )
             if attack is None:
                 found = {
-                    key: Attacked(*behind, _passes_of_pgd(key, size))
+                    key: AttackResult(*behind, _passes_of_pgd(key, size))
                     for key, behind in trajectory(attacked, *placed, scored_by or attacked).items()
                 }
             else:
@@ -98,7 +103,7 @@ def attack_chunk(
                 }
             for key, (outcome, iterate, asked) in found.items():
                 taken.setdefault(key, []).append(asked)
-                outcomes.setdefault(key, []).append(first(outcome, size))
+                outcomes.setdefault(key, []).append(without_padding(outcome, size))
                 if adv_images is not None and iterate is not None:
                     kept.setdefault(key, []).append(iterate[:size])
         return (
@@ -108,7 +113,7 @@ def attack_chunk(
         )
 
     if attack is None or is_per_image(attack):
-        outcomes, kept, taken = in_smaller_batches(run, most or whole_chunks(len(images)))
+        outcomes, kept, taken = in_smaller_batches(run, batch_size or whole_chunks(len(images)))
     else:
         try:
             outcomes, kept, taken = run(whole_chunks(1))
@@ -116,9 +121,9 @@ def attack_chunk(
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemoryError(
-                f"out of memory: {attack.name} draws for a whole chunk of {whole_chunks(1)} images,"
-                " so that smaller ones would change its verdicts; leave it out of --attacks, or "
-                "evaluate on a --device with more memory"
+                f"out of memory: {attack.name} draws random numbers for {whole_chunks(1)} images "
+                "at once, so smaller batches would change its verdicts; leave it out of --attacks, "
+                "or evaluate on a --device with more memory"
             ) from error
     if adv_images is not None:
         adv_images.update(kept)
@@ -128,7 +133,7 @@ def attack_chunk(
 
 
 def _passes_of_pgd(key: Key, count: int) -> Passes:
-    """Returns PGD's passes for a verdict on as many images: one forward and backward per step."""
+    """Returns PGD's passes for the verdicts on ``count`` images: one of each kind per step."""
     if key.attack == "none" or key.attack_branch != key.score_branch:
         return Passes()
     steps = int(key.attack.removeprefix("pgd-"))

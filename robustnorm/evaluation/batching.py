@@ -1,4 +1,4 @@
-"""The number of images attacked at once: one chunk, or on a GPU as many as its memory holds."""
+"""The number of images attacked at once: one chunk, or on a GPU as many as fit into its memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.search import Branch, Search
 from robustnorm.system.memory import bytes_taken, free_bytes
 
-# Largest number of chunks at once: a GPU is busy with fewer.
+# Largest number of chunks at once; fewer already keep a GPU busy.
 _MOST = 20
 # Fraction of the free memory to use; the rest is for what does not grow with the batch.
 _SHARE = 0.6
@@ -27,13 +27,13 @@ def images_at_once(
 ) -> int:
     """Returns how many images to give ``attack_chunk`` at once, a multiple of ``CHUNK``.
 
-    On a GPU, as many as its free memory holds, measured with one step of the attack on one chunk;
-    elsewhere ``CHUNK``, without measuring. See ``attack_chunk`` for the arguments.
+    On a GPU, as many as fit into its free memory, estimated from one attack step on one chunk;
+    elsewhere ``CHUNK``. See ``attack_chunk`` for the arguments.
     """
     device = next(attacked[0].score.parameters(), images).device
     if device.type != "cuda" or len(images) <= CHUNK:
         return CHUNK
     chunk = images[:CHUNK], labels[:CHUNK], image_ids[:CHUNK], search._replace(steps=(1,))
     taken = bytes_taken(partial(attack_chunk, attacked, *chunk), device)
-    fitting = int(_SHARE * free_bytes(device) / taken)  # of a device by now warmed up
+    fitting = int(_SHARE * free_bytes(device) / taken)  # read after the step has warmed it up
     return CHUNK * max(1, min(fitting, _MOST))

@@ -1,4 +1,4 @@
-"""Chunks of fixed size in which images are attacked and scored, and their classification."""
+"""Chunks of fixed size, in which images are attacked and classified."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Outcome(NamedTuple):
     agrees: Tensor
 
 
-class Attacked(NamedTuple):
-    """Result of an attack: the images' outcome, the adversarial images, and the passes.
+class AttackResult(NamedTuple):
+    """Result of an attack: the outcomes, the adversarial images, and the passes of the attack.
 
-    Passes are those of the attack itself, without those of the verdicts.
+    The passes that only give verdicts are not counted.
     """
 
     outcome: Outcome
@@ -42,13 +42,13 @@ class Attacked(NamedTuple):
     passes: Passes = Passes()
 
 
-def fill(size: int, whole: int) -> Tensor:
-    """Returns row indices that pad ``size`` rows to a whole chunk by repeating the last row."""
-    return torch.arange(whole).clamp_max(size - 1)
+def padded_rows(size: int, batch_size: int) -> Tensor:
+    """Returns row indices that pad ``size`` rows to ``batch_size`` by repeating the last row."""
+    return torch.arange(batch_size).clamp_max(size - 1)
 
 
 def whole_chunks(count: int) -> int:
-    """Returns the number of images in the fewest whole chunks, at least one, that hold ``count``.
+    """Rounds a number of images up to whole chunks, at least one.
 
     Examples:
         >>> whole_chunks(0), whole_chunks(100), whole_chunks(101)
@@ -57,15 +57,15 @@ def whole_chunks(count: int) -> int:
     return CHUNK * max(1, math.ceil(count / CHUNK))
 
 
-def in_few_sizes(model: Model, whole: int) -> Model:
-    """Returns a model that receives batches of ``whole`` images, half as many, a quarter, ..., 2.
+def in_few_batch_sizes(model: Model, batch_size: int) -> Model:
+    """Pads the model's batches to ``batch_size`` images, or to a half, a quarter, ..., or 2.
 
-    Batches are padded with copies of the last image. Each new batch size needs new kernels, and a
-    single image is rounded differently from a batch.
+    The padding repeats the last image. Each new batch size needs new kernels, and a single image is
+    rounded differently from a batch.
     """
 
     def filled(images: Tensor) -> Tensor:
-        size, count = max(2, whole), len(images)
+        size, count = max(2, batch_size), len(images)
         while size > 2 and (size + 1) // 2 >= count:
             size = (size + 1) // 2
         if count < size:
@@ -76,16 +76,19 @@ def in_few_sizes(model: Model, whole: int) -> Model:
     return filled
 
 
-def split_filled(size: int, whole: int) -> Iterator[tuple[Tensor, int]]:
-    """Yields row indices that split ``size`` images into padded chunks, and the sizes."""
-    for rows in torch.split(torch.arange(size), whole):
-        yield rows[fill(len(rows), whole)], len(rows)
+def split_padded(size: int, batch_size: int) -> Iterator[tuple[Tensor, int]]:
+    """Yields the row indices of each padded batch, and how many of them are not padding."""
+    for rows in torch.split(torch.arange(size), batch_size):
+        yield rows[padded_rows(len(rows), batch_size)], len(rows)
 
 
-def place(score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns rows of images and labels on the model's device, images as channels-last floats.
+def rows_on_device(
+    score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns rows of images and labels on the model's device, the images as channels-last floats.
 
-    Images are contiguous where that format would end the process, see ``robustnorm.models.layout``.
+    The images are contiguous instead where that format would crash the process; see
+    ``robustnorm.models.layout``.
     """
     device = next(score.parameters(), images).device
     images = to_float(images[rows.to(images.device)].to(device))
@@ -97,10 +100,10 @@ def place(score: nn.Module, images: Tensor, labels: Tensor, rows: Tensor) -> tup
 
 @torch.no_grad()
 def classify(score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor) -> Outcome:
-    """Classifies images; the outcome does not yet compare with the copy's verdicts.
+    """Classifies images; ``agrees`` is True for all of them.
 
     Raises:
-        NotFiniteError: When a logit is not finite, with the image's id.
+        NotFiniteError: When a logit is not finite; names the image's id.
     """
     with exact_float32():
         logits = score(images)
@@ -111,23 +114,23 @@ def classify(score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor
 
 
 def exact_float32() -> AbstractContextManager[None]:
-    """Prevents a GPU within the block from rounding float32 to TF32 and from trying kernels."""
+    """For the block, keeps a GPU from rounding float32 to TF32 and from benchmarking kernels."""
     return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
 
 
 def classify_all(
-    score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor, most: int = CHUNK
+    score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor, batch_size: int = CHUNK
 ) -> Outcome:
-    """Classifies any number of images, ``most`` at a time or fewer if memory does not suffice."""
+    """Classifies any number of images, ``batch_size`` at a time, or fewer if memory runs out."""
 
-    def classified(whole: int) -> Outcome:
+    def classified(batch_size: int) -> Outcome:
         chunks = [
-            first(classify(score, images[rows], labels[rows], image_ids[rows]), size)
-            for rows, size in split_filled(len(images), whole)
+            without_padding(classify(score, images[rows], labels[rows], image_ids[rows]), size)
+            for rows, size in split_padded(len(images), batch_size)
         ]
         return join(chunks)
 
-    return in_smaller_batches(classified, most)
+    return in_smaller_batches(classified, batch_size)
 
 
 def join(outcomes: Sequence[Outcome]) -> Outcome:
@@ -135,11 +138,11 @@ def join(outcomes: Sequence[Outcome]) -> Outcome:
     return Outcome(*map(torch.cat, zip(*outcomes, strict=True)))
 
 
-def first(outcome: Outcome, size: int) -> Outcome:
-    """Returns the outcome of the first ``size`` images, without padding."""
+def without_padding(outcome: Outcome, size: int) -> Outcome:
+    """Returns the outcomes of the first ``size`` images."""
     return Outcome(*(values[:size] for values in outcome))
 
 
 def choose(condition: Tensor, these: Tensor, others: Tensor) -> Tensor:
-    """Returns, per image, one of ``these`` where the condition (N,) holds, else of ``others``."""
+    """Takes each image from ``these`` where the condition (N,) holds, and else from ``others``."""
     return torch.where(condition.view(-1, *[1] * (these.dim() - 1)), these, others)

@@ -1,4 +1,4 @@
-"""Compares the gradients of several groups of images by stage: their balance and similarity."""
+"""Compares the gradients of several groups of images, stage by stage: their norms and cosines."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from robustnorm.system.shapes import interval
 
 
 class Gradient(NamedTuple):
-    """The gradient of one group: the group's name, for messages, and one tensor per weight."""
+    """The gradient of one group: the group's name, used in messages, and one tensor per weight."""
 
     group: str
     parts: Sequence[Tensor]
 
 
 class StageDiversity(NamedTuple):
-    """Comparison of the groups' gradients in one stage; each value is a mean over the batches.
+    """How the groups' gradients compare in one stage; each value is a mean over the batches.
 
     Attributes:
         stage: Name of the stage.
         std_of_norms: Standard deviation, over the groups, of the gradients' L2 norms.
-        mean_norm: Mean of those norms, for comparison.
+        mean_norm: Mean of these norms, for comparison.
         mean_cosine: Mean cosine of the pairs of gradients; for n groups in [-1 / (n - 1), 1].
         std_interval: 95 % interval of ``std_of_norms``; None for one batch.
         cosine_interval: 95 % interval of ``mean_cosine``; None for one batch.
@@ -41,7 +41,7 @@ class StageDiversity(NamedTuple):
     cosine_interval: Interval | None
 
 
-# A ``StageDiversity`` as plain values.
+# Shape of a ``StageDiversity`` in a JSON file.
 STAGE = {
     "stage": str,
     **dict.fromkeys(("std_of_norms", "mean_norm", "mean_cosine"), float),
@@ -67,8 +67,8 @@ def compare_gradients(
 
     Args:
         stages: Weights by name of the stage.
-        batches: Two or more gradients each, of the same groups in the same order in every batch;
-            their tensors belong to the weights of all stages in order.
+        batches: The groups' gradients, at least two per batch, of the same groups in the same order
+            in every batch. Their tensors follow the weights of all stages in order.
 
     Raises:
         ValueError: When there is no batch, a batch has fewer than two gradients, or a gradient is
@@ -86,7 +86,7 @@ def compare_gradients(
     """
     values = np.array([_of_batch(stages, gradients) for gradients in batches])
     if not len(values):
-        raise ValueError("a comparison of gradients needs at least one batch, got none")
+        raise ValueError("comparing gradients needs at least one batch, got none")
     return [
         StageDiversity(stage, *of_stage.mean(0).tolist(), *map(student, of_stage.T[[0, 2]]))
         for stage, of_stage in zip(stages, values.swapaxes(0, 1), strict=True)
@@ -94,11 +94,12 @@ def compare_gradients(
 
 
 def stage_weights(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Returns the shared weights of each stage: of its convolutions, or of the last linear layer.
+    """Returns the shared weights of each stage: those of its convolutions and last linear layer.
 
-    Stages are the network's children; a child that only wraps all others is replaced by its
-    children. Other linear layers do not count: ModeNorm's gates belong to its norms. If a weight is
-    computed from another, such as a spectrally normalized one, that other weight is returned.
+    Stages are the network's children; a single child that contains all layers is replaced by its
+    own children. Only the network's last linear layer counts: ModeNorm's gates, for example, belong
+    to the norm layers. If a weight is computed from another one, as in spectral normalization, that
+    other weight is returned.
 
     Raises:
         ValueError: When no such weight requires a gradient.
@@ -114,8 +115,8 @@ def stage_weights(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     }
     if not layers:
         raise ValueError(
-            "gradients need a convolution or a linear layer whose weight requires a gradient, "
-            f"{type(model).__name__} has none"
+            "comparing gradients needs a convolution or a linear layer whose weight requires a "
+            f"gradient; {type(model).__name__} has none"
         )
     depth = 0
     while len({path[: depth + 1] for path in layers}) == 1 and all(
@@ -138,7 +139,7 @@ def _weight(module: nn.Module) -> nn.Parameter:
 def _of_batch(
     stages: Mapping[str, Sequence[nn.Parameter]], gradients: Sequence[Gradient]
 ) -> list[tuple[float, float, float]]:
-    """Returns standard deviation and mean of the norms, and the mean cosine, per stage."""
+    """Returns for each stage the standard deviation and mean of the norms, and the mean cosine."""
     if len(gradients) < 2:
         raise ValueError(f"a batch needs at least two groups to compare, got {len(gradients)}")
     result, first = [], 0
@@ -154,9 +155,9 @@ def _of_batch(
         if not usable.all():
             number = int(usable.logical_not().nonzero()[0])
             raise ValueError(
-                f"the gradient of {stage} has the norm {norms[number]:.3g} for group {number} "
-                f"({gradients[number].group}), so it has no direction; give more images, or "
-                "another checkpoint"
+                f"the gradient of {stage} for group {number} ({gradients[number].group}) has norm "
+                f"{norms[number]:.3g} and therefore no direction; use more images, or another "
+                "checkpoint"
             )
         cosines = (products / norms.outer(norms)).fill_diagonal_(0)
         pairs = len(gradients) * (len(gradients) - 1)

@@ -26,7 +26,7 @@ from robustnorm.evaluation.named import is_per_image
 from robustnorm.evaluation.probe import (
     check_mode,
     check_network,
-    say_where_no_better_than_chance,
+    warn_if_no_better_than_chance,
 )
 from robustnorm.evaluation.search import Branch, Precision, Search, branches
 from robustnorm.evaluation.until_broken import any_outcomes
@@ -41,7 +41,7 @@ from robustnorm.system.device import made_by
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 
 Rules = Literal["all", "any"]
-# Images per part. When broken images are replaced, a long part keeps the batch full for longer.
+# Images per part. Where new images replace broken ones, long parts keep the batch full for longer.
 _PART = {"all": CHUNK, "any": 20 * CHUNK}
 
 
@@ -70,67 +70,69 @@ def evaluate(
 ) -> list[Verdict]:
     """Attacks each branch of ``model`` with PGD and scores the images through every branch.
 
-    One trajectory of max(steps) PGD steps from a uniform random start serves every entry of
-    ``steps``. The start of an image depends only on (seed, image id, restart), and images are
-    attacked in chunks of fixed size, in the order of their ids, so that a verdict does not depend
-    on the other images. A GPU attacks as many chunks at once as its memory holds, unless an attack
-    draws for a whole chunk. Its kernels may then round differently than for one chunk: a verdict is
-    still the network's, but of an iterate that may differ in its last bits.
+    One trajectory of max(steps) PGD steps from a uniform random start gives the verdicts for every
+    entry of ``steps``. The start of an image depends only on (seed, image id, restart), and images
+    are attacked in chunks of fixed size, in the order of their ids, so that a verdict does not
+    depend on the other images. A GPU attacks as many chunks at once as fit into its memory, unless
+    an attack draws random numbers for a whole chunk. Kernels may then round differently than for
+    one chunk: a verdict is still the network's, but on an iterate that may differ in its last bits.
 
     Gradients come from a copy of the branch whose norms are folded into the convolutions; every
-    verdict is the prediction of ``model`` itself, in its precision. A verdict counts the images on
-    which the two disagree. A copy whose logits or input gradients differ from the network's on some
-    of the images before the attack is not used: the network itself is attacked instead, and the
-    verdicts and the log say so.
+    verdict is the prediction of ``model`` itself, in its own precision. Each verdict counts the
+    images on which the two disagree. Before the attack, the copy's logits and input gradients are
+    compared with the network's on a few images; if they differ, the network itself is attacked, and
+    the verdicts and the log say so.
 
     Args:
         model: In evaluation mode; images in [0, 1] to logits. Left unchanged.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
-        labels: (N,), integers; (N, 1) and one-hot rows are accepted, too.
+        labels: (N,), integers; (N, 1) and one-hot rows are also accepted.
         epsilon: Attack radius on the [0, 1] scale.
-        step_size: Size of one step on that scale; with Linf the change of a pixel.
+        step_size: Size of one step on that scale; for Linf, the change of a pixel.
         steps: Numbers of steps after which verdicts are taken.
         threat_model: ``"linf"`` or ``"l2"``.
-        branch_attacks: Threat model, radius and step of branches attacked differently, by name.
-        rules: ``"any"`` asks only for the verdict of that rule after max(steps): images leave the
+        branch_attacks: Threat model, radius and step size of the branches that are attacked
+            differently, by name.
+        rules: ``"any"`` takes only the verdicts of that rule, after max(steps): images leave the
             attack as soon as they are broken, which takes a fraction of the time.
         precision: Precision of the convolutions that give the gradients, ``"fp32"`` or ``"bf16"``.
         serving: Also attack and score each serving rule over all branches (``Served``), as if it
             were a branch: a deployed network does not know which branch an image needs.
-        attacks: Names of further attacks on each of them, such as ``"pgd-50x5-margin"`` or
+        attacks: Names of further attacks on each branch, such as ``"pgd-50x5-margin"`` or
             ``"autoattack"``, or any name in ``robustnorm.attacks.ATTACKS``; see
             ``robustnorm.settings.attack_names.grammar``. AutoAttack takes thousands of forward
-            passes per image that withstands it. Third-party attacks draw random numbers for a whole
-            batch, so their verdicts depend on the seed and the chunk.
+            passes for an image that withstands it. Third-party attacks draw random numbers for a
+            whole batch, so their verdicts depend on the seed and the chunk.
         seed: Seed of the random starts.
         image_ids: int64 (N,), indices of the images in their data set; 0..N-1 by default.
         keep: Folder for the adversarial images, see ``robustnorm.records.images``: 4 bytes per
-            value for each verdict of an attack on the branch that scores.
-        journal: File that keeps finished chunks, so that a killed evaluation can continue, or a
-            journal of what others have finished. Whoever saves the result deletes the file.
-        fingerprint: Identifies everything that the verdicts depend on; a journal with another one
-            is discarded. One of other versions, or another device, is refused.
+            value for each verdict for which the attacked branch is also the one that scores.
+        journal: File of finished parts, from which a killed evaluation continues, or a journal of
+            parts finished elsewhere. The caller deletes the file once the result is saved.
+        fingerprint: Identifies everything that the verdicts depend on. A journal with another
+            fingerprint is discarded; one made by other versions or on another device is refused.
         compile: Apply torch.compile to the copies that give the gradients, not to the network that
-            gives verdicts. Compiling takes minutes, which pays only for many images.
+            gives the verdicts. Compiling takes minutes and pays off only for many images.
         progress: Text of a progress bar; none by default.
         should_stop: Called before each part, or group of parts attacked together, with the seconds
             that the previous one took.
 
     Returns:
-        For each branch A (``"single"`` on a network without branches): attack ``"none"`` through A;
-        ``"pgd-k"`` against A scored by A, rules ``"final"`` (the iterate after k steps) and
-        ``"any"`` (no image or iterate up to k was misclassified); and the last iterate scored by
-        each other branch, rule ``"final"``. With ``rules="any"``, for each branch ``"none"`` and
-        ``"pgd-k"``, rule ``"any"``, for the largest k. Each of ``attacks``, rule ``"final"``.
+        The verdicts for each branch A (``"single"`` on a network without branches): attack
+        ``"none"``, the clean images; ``"pgd-k"`` against A scored by A, under the rules ``"final"``
+        (the iterate after k steps) and ``"any"`` (neither the clean image nor any iterate up to k
+        was misclassified); the last iterate scored by each other branch, rule ``"final"``; and each
+        of ``attacks``, rule ``"final"``. With ``rules="any"``, only ``"none"``, ``"pgd-k"`` under
+        rule ``"any"`` for the largest k, and ``attacks``.
 
     Raises:
         Stopped: When ``should_stop`` asks for it; finished parts are in the journal.
         ImportError: When the package of an attack is not installed.
         ValueError: Before any attack: when ``model`` is in train mode, bound to a branch, not
-            deterministic, or its logits depend on the other images of a batch; on an unknown
-            attack, or one that needs more classes; when images and labels do not fit, or radius or
-            step are out of range; when the network returns no logits; when these have no gradient
-            and no attack, such as ``"worst"``, searches without.
+            deterministic, or gives logits that depend on the other images of a batch; when an
+            attack is unknown or needs more classes; when images and labels do not match, or a
+            radius or step size is out of range; when the network does not return logits; when the
+            logits have no gradient and no attack searches without one, as ``"worst"`` does.
             During the attack: when a logit or a gradient is not finite.
 
     References:
@@ -197,7 +199,7 @@ def evaluate(
             or (keep is not None and not is_kept(chunk_file(keep, number), done.images[number]))
         ]
         at_once = CHUNK
-        # Attacks that draw for a whole chunk are slow: they are saved chunk by chunk.
+        # Attacks that draw random numbers for a whole chunk are slow: each chunk is saved at once.
         if pending and all(map(is_per_image, named)):
             at_once = images_at_once(attacked, images, labels, ids, search)
         together = at_once // CHUNK if rules == "all" else 1  # parts
@@ -218,30 +220,34 @@ def evaluate(
                 rows = torch.cat([parts[number] for number in numbers])
                 adv_images: dict[Key, Tensor] | None = None if keep is None else {}
                 passes: dict[Key, Passes] = {}
-                verdicts = {
+                found = {
                     key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
                     for key, o in attack_parts(rows, at_once, adv_images, passes).items()
                 }
                 size = len(parts[0])  # of every part but the last, which ends its group
-                places = [slice(size * i, size * (i + 1)) for i in range(len(numbers))]
+                spans = [slice(size * i, size * (i + 1)) for i in range(len(numbers))]
                 sha256 = dict.fromkeys(numbers, "")
-                for number, place in zip(numbers, places, strict=True):
+                for number, span in zip(numbers, spans, strict=True):
                     if keep is not None and adv_images is not None:
-                        kept = {key: adversarial[place] for key, adversarial in adv_images.items()}
+                        kept = {key: adversarial[span] for key, adversarial in adv_images.items()}
                         path = chunk_file(keep, number)
                         sha256[number] = write_chunk(path, ids[parts[number]], kept)
                 seconds = time.perf_counter() - clock
-                for number, place in zip(numbers, places, strict=True):
+                for number, span in zip(numbers, spans, strict=True):
                     part = {
-                        key: Part(p.correct[place], p.agrees[place], passes.pop(key, Passes()))
-                        for key, p in verdicts.items()
-                    }  # the first part carries the passes of all
+                        key: Part(
+                            p.correct[span],
+                            p.agrees[span],
+                            passes.pop(key, Passes()),
+                        )
+                        for key, p in found.items()
+                    }  # the first part of a group carries the passes of all its parts
                     done.add(number, part, seconds / len(numbers), sha256[number])
                 bar.update(len(rows))
         collected = done.collected(len(parts))
         back = order.argsort().numpy()
         searched = {branch.name: followed(branch.standin) for branch in attacked}
-        answered = [
+        verdicts = [
             Verdict(
                 *key,
                 correct=np.concatenate([part[key].correct for part in collected])[back],
@@ -251,8 +257,8 @@ def evaluate(
             )
             for key in collected[0]
         ]
-        say_where_no_better_than_chance(answered, classes)
-        return answered
+        warn_if_no_better_than_chance(verdicts, classes)
+        return verdicts
 
 
 def _check_settings(
@@ -274,7 +280,7 @@ def _check_settings(
     if not isinstance(seed, int) or seed < 0:
         raise EvaluationError(f"seed must be a whole number of at least 0, got {seed}")
     if keep is not None and rules == "any":
-        raise EvaluationError('images are kept with rules="all" only, got rules="any" and keep')
+        raise EvaluationError('images can be kept only with rules="all", got rules="any" and keep')
 
 
 def _admit_ids(image_ids: Tensor | None, n: int) -> Tensor:
@@ -285,7 +291,7 @@ def _admit_ids(image_ids: Tensor | None, n: int) -> Tensor:
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     if not whole or ids.shape != (n,) or int(ids.min()) < 0 or len(set(ids.tolist())) < n:
         raise EvaluationError(
-            f"image_ids must be {n} different integers from 0, got {ids.dtype} of shape "
+            f"image_ids must be {n} different integers of at least 0, got {ids.dtype} of shape "
             f"{tuple(ids.shape)}"
         )
     return ids.long()
@@ -294,8 +300,9 @@ def _admit_ids(image_ids: Tensor | None, n: int) -> Tensor:
 def _check_branches(search: Search, attacked: Sequence[Branch]) -> None:
     """Raises an EvaluationError unless the network has every branch in ``branch_attacks``."""
     names = [branch.name for branch in attacked]
-    unknown = [name for name in search.own if name not in names]
+    unknown = [name for name in search.branch_attacks if name not in names]
     if unknown and SINGLE not in names:
         raise EvaluationError(
-            f"branch_attacks names '{unknown[0]}', the network has {', '.join(names)}"
+            f"branch_attacks names '{unknown[0]}', but the network's branches are "
+            f"{', '.join(names)}"
         )

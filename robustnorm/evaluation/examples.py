@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from robustnorm.evaluation.chunks import place
+from robustnorm.evaluation.chunks import rows_on_device
 from robustnorm.evaluation.search import Precision, Search, branches, climb
 from robustnorm.records.record import Example, Verdict
 
@@ -31,10 +31,10 @@ def make_examples(
     search: Search,
     precision: Precision = "fp32",
 ) -> list[Example]:
-    """Returns, per branch, eight images that it classifies correctly before the attack.
+    """Returns for each branch up to eight images that it classifies correctly before the attack.
 
-    Takes the first correct image of each class, then the second, and so on; attacks them as the
-    evaluation does, with the largest number of steps.
+    Takes the first such image of each class, then the second, and so on. They are attacked as in
+    the evaluation, with the largest number of steps.
 
     Args:
         model: In evaluation mode.
@@ -53,7 +53,7 @@ def make_examples(
         rows = _spread(labels.cpu().numpy(), clean, image_ids.cpu().numpy())
         if not len(rows):
             continue
-        chosen, classes = place(branch.score, images, labels, rows)
+        chosen, classes = rows_on_device(branch.score, images, labels, rows)
         adv_images = climb(branch, chosen, classes, image_ids.cpu()[rows], search)
         before, after = (branch.score(x).argmax(1).tolist() for x in (chosen, adv_images))
         for row, one, other, image, adv_image in zip(
@@ -67,7 +67,7 @@ def make_examples(
 def _spread(
     labels: NDArray[np.int64], correct: NDArray[np.bool_], image_ids: NDArray[np.int64]
 ) -> Tensor:
-    """Returns the indices of the first correct image of each class, then of the second, ..."""
+    """Returns the rows of the first correct image of each class, then of the second, and so on."""
     seen: dict[int, int] = {}
     ranked = []
     for row in np.argsort(image_ids):
@@ -79,7 +79,7 @@ def _spread(
 
 
 def encode_png(image: Tensor) -> str:
-    """Encodes an image as PNG in base64.
+    """Encodes an image as a PNG file in base64.
 
     Args:
         image: (C, H, W) in [0, 1], grey or RGB; rounded to 8 bits.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustnorm.attacks.contract import undisturbed
 from robustnorm.attacks.losses import find_loss
-from robustnorm.evaluation.chunks import CHUNK, place
+from robustnorm.evaluation.chunks import CHUNK, rows_on_device
 from robustnorm.evaluation.search import scorers
 from robustnorm.system.memory import in_smaller_batches
 
@@ -17,11 +17,11 @@ from robustnorm.system.memory import in_smaller_batches
 def median_margins(
     model: nn.Module, images: Tensor, labels: Tensor, *, serving: bool = False
 ) -> dict[str, float]:
-    """Returns the median over all clean images of the label's logit minus the largest other one.
+    """Returns the median over the clean images of the label's logit minus the largest other logit.
 
-    With a small margin the cross-entropy saturates late; with a large one its gradients vanish. So
-    if networks differ in their margins, a difference in robust accuracy under PGD on the
-    cross-entropy may be an effect of scale.
+    With large margins the cross-entropy saturates and its gradients vanish. If two networks differ
+    in their margins, a difference in their robust accuracy under PGD on the cross-entropy may
+    therefore be an effect of scale.
 
     Args:
         model: In evaluation mode.
@@ -36,8 +36,9 @@ def median_margins(
 
     def of(score: nn.Module, size: int) -> float:
         parts = torch.split(torch.arange(len(images)), size)
-        placed = (place(score, images, labels, rows) for rows in parts)
-        return float(torch.cat([-margin(score(some), own, None) for some, own in placed]).median())
+        batches = (rows_on_device(score, images, labels, rows) for rows in parts)
+        values = [-margin(score(some), classes, None) for some, classes in batches]
+        return float(torch.cat(values).median())
 
     with undisturbed(), torch.no_grad():
         return {

@@ -10,17 +10,17 @@ from torch import Tensor
 from robustnorm.attacks import ATTACKS
 from robustnorm.attacks.passes import Counted, Passes
 from robustnorm.evaluation.chunks import (
-    Attacked,
+    AttackResult,
     Outcome,
     classify_all,
-    fill,
-    in_few_sizes,
-    place,
+    in_few_batch_sizes,
+    padded_rows,
+    rows_on_device,
 )
 from robustnorm.evaluation.search import Branch, Search, climb, generator_of
 from robustnorm.settings.attack_names import EvaluationAttack
 
-# Number of wrong classes that a targeted attack aims at, the same as AutoAttack's.
+# Number of wrong classes that a targeted attack aims at, as in AutoAttack.
 _TARGETS = 9
 
 
@@ -37,14 +37,14 @@ def attack_branch(
     image_ids: Tensor,
     search: Search,
     size: int,
-) -> Attacked:
-    """Returns the results of an attack on images attacked at once.
+) -> AttackResult:
+    """Attacks one batch of images on one branch.
 
     PGD, and attacks marked ``per_image``, follow the gradients of the branch's copy from random
     starts that depend on (seed, image id, restart). Other attacks draw random numbers for a whole
     batch and attack the branch itself, so their verdicts depend on the seed and the chunk; they
-    receive whole chunks, and the passes of padding count. The network classifies every result; an
-    image keeps its first misclassified result, or else the one with the highest cross-entropy.
+    receive whole chunks, and the passes for padding count too. The network classifies every result;
+    an image keeps its first misclassified result, or else the one with the highest cross-entropy.
 
     Args:
         attack: From ``parse_attacks``.
@@ -52,11 +52,11 @@ def attack_branch(
         images: (N, C, H, W), floating point in [0, 1], on the network's device.
         labels: int64 (N,), on the network's device.
         image_ids: int64 (N,), on the CPU.
-        search: Settings of the attack; attacks have their own number of steps.
+        search: Settings of the attack, except for the number of steps, which ``attack`` gives.
         size: Number of images without padding.
     """
-    whole, searched = len(images), is_per_image(attack)
-    quick = in_few_sizes(branch.standin, whole)
+    batch_size, searched = len(images), is_per_image(attack)
+    quick = in_few_batch_sizes(branch.standin, batch_size)
     asked = Counted(quick if searched else branch.score)
     run, count = _climbs(attack, branch, asked, images, labels, image_ids, search)
     best, nothing_yet = images.clone(), torch.ones_like(labels, dtype=torch.bool)
@@ -66,11 +66,11 @@ def attack_branch(
     # Broken images drop out, and later results take their place in the batch.
     left = torch.cartesian_prod(torch.arange(count), torch.arange(size))
     while len(left):
-        n = min(len(left), whole)
-        numbers, rows = (left[:n] if searched else left[fill(n, whole)]).T
-        some, classes = place(branch.score, images, labels, rows)
+        n = min(len(left), batch_size)
+        numbers, rows = (left[:n] if searched else left[padded_rows(n, batch_size)]).T
+        some, classes = rows_on_device(branch.score, images, labels, rows)
         results = run(some, classes, rows, numbers)
-        found = classify_all(branch.score, results, classes, image_ids[rows], whole)
+        found = classify_all(branch.score, results, classes, image_ids[rows], batch_size)
         if searched:
             with torch.no_grad():
                 seen = quick(results).argmax(1) == classes
@@ -85,7 +85,7 @@ def attack_branch(
         left = left[n:][outcome.correct.cpu()[left[n:, 1]]]
     # Finding the likeliest wrong classes takes one forward pass per image.
     aimed = Passes(size * attack.targeted)
-    return Attacked(outcome, best, Passes.sum([aimed, asked.passes]))
+    return AttackResult(outcome, best, Passes.sum([aimed, asked.passes]))
 
 
 def _climbs(
@@ -97,11 +97,14 @@ def _climbs(
     image_ids: Tensor,
     search: Search,
 ) -> tuple[Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], int]:
-    """Returns a function from (images, labels, rows, numbers) to results, and their number."""
+    """Returns a function from (images, labels, rows, numbers) to results, and how many there are.
+
+    ``rows`` are the images' rows in the batch, ``numbers`` count an image's results from 0.
+    """
     if attack.function == "pgd":
         aims = _targets(branch, images, labels) if attack.targeted else None
         each = 1 if aims is None else len(aims)
-        own = search._replace(steps=(attack.options["steps"],))
+        pgd_search = search._replace(steps=(attack.options["steps"],))
 
         def climbed(images: Tensor, labels: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
             aim = None if aims is None else aims[numbers % each, rows].to(labels.device)
@@ -110,23 +113,23 @@ def _climbs(
                 images,
                 labels,
                 image_ids[rows],
-                own,
+                pgd_search,
                 restarts=numbers // each,
                 loss=attack.options["loss"],
                 targets=aim,
             )
 
         return climbed, attack.restarts * each
-    own = search.for_branch(branch.name)
+    branch_search = search.for_branch(branch.name)
 
     def attacked(images: Tensor, labels: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
         result: Tensor = ATTACKS[attack.function](
             asked,
             images,
             labels,
-            epsilon=own.epsilon,
-            threat_model=own.threat_model,
-            generator=generator_of(own.seed, int(image_ids[0])),
+            epsilon=branch_search.epsilon,
+            threat_model=branch_search.threat_model,
+            generator=generator_of(branch_search.seed, int(image_ids[0])),
             **attack.options,
         )
         return result
@@ -136,7 +139,7 @@ def _climbs(
 
 @torch.no_grad()
 def _targets(branch: Branch, images: Tensor, labels: Tensor) -> Tensor:
-    """Returns the likeliest wrong class of each image, then the second likeliest, ...; (K, N)."""
+    """Returns the likeliest wrong classes of each image, the likeliest first, (K, N)."""
     logits: Tensor = branch.score(images)
     wrong = logits.scatter(1, labels[:, None], -torch.inf)
     return wrong.topk(min(_TARGETS, logits.shape[1] - 1), dim=1).indices.T.cpu()

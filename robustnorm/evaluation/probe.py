@@ -1,4 +1,4 @@
-"""Checks, before any attack, that a network allows meaningful verdicts."""
+"""Checks before any attack that a network allows meaningful verdicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from robustnorm.attacks.asked import (
     gradient_of,
 )
 from robustnorm.attacks.inputs import admit, check_classes
-from robustnorm.evaluation.chunks import CHUNK, place
+from robustnorm.evaluation.chunks import CHUNK, rows_on_device
 from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.search import Branch
 from robustnorm.models.faithful import Standin
@@ -30,13 +30,14 @@ from robustnorm.system.memory import in_smaller_batches
 
 log = logging.getLogger("robustnorm")
 
-# Off-by-one labels differ from a bad network: so many classes, and most images, fit a shift.
+# Labels count as off by one if there are more than this many classes, and if the shifted labels fit
+# more than this fraction of the images.
 _SOME_CLASSES, _MOSTLY = 2, 0.5
-# Standard deviations above guessing that chance still explains, and the fewest images for this.
+# Standard deviations above guessing that chance still explains, and the fewest images to judge by.
 _DEVIATIONS, _FEW = 2, 30
 # Relative to the largest logit. Both forwards have the same number of images, so the same kernels
-# run and only the order of sums may differ: 1e-6 in float32 through a ResNet; 1e-4 leaves room for
-# deeper networks. Noise, dropout or batch statistics change logits by 1e-2 and more.
+# run and only the order of sums may differ: by 1e-6 in float32 through a ResNet; 1e-4 leaves room
+# for deeper networks. Noise, dropout or batch statistics change logits by 1e-2 and more.
 _ROUNDING = 1e-4
 
 
@@ -44,8 +45,8 @@ def check_mode(model: nn.Module) -> None:
     """Raises an EvaluationError unless the model is in evaluation mode and not bound."""
     if not isinstance(model, nn.Module):
         raise EvaluationError(
-            f"evaluate needs a torch.nn.Module, got a {type(model).__name__}; a function can be "
-            "the forward of one"
+            f"evaluate needs a torch.nn.Module, got a {type(model).__name__}; wrap a function in a "
+            "module that calls it in its forward"
         )
     if any(module.training for module in model.modules()):
         raise EvaluationError(
@@ -53,7 +54,7 @@ def check_mode(model: nn.Module) -> None:
         )
     if any(isinstance(module, Bound) for module in model.modules()):
         raise EvaluationError(
-            "evaluate attacks each branch itself: give it the model, not bind(model, ...)"
+            "evaluate attacks every branch by itself: pass it the model, not bind(model, ...)"
         )
 
 
@@ -67,7 +68,7 @@ def check_network(
     """Checks that a branch always gives an image the same logits; returns the number of classes.
 
     Half a chunk is scored twice, then in another order beside other images (its negatives), and
-    differentiated. Likely mistakes are logged: probabilities instead of logits, gradients of zero.
+    differentiated. Likely mistakes, such as probabilities instead of logits, are logged.
 
     Args:
         attacked: From ``branches``.
@@ -77,31 +78,32 @@ def check_network(
         image_ids: int64 (N,), for messages; 0..N-1 by default.
 
     Raises:
-        EvaluationError: On a network that is not deterministic, whose logits depend on the other
-            images of a batch, or that has too few classes for an attack; on an unknown class of
-            torchattacks.
-        InputError: When logits are missing, logits or gradients not finite, or labels not classes;
-            when gradients are missing and no attack searches without.
+        EvaluationError: When the network is not deterministic, its logits depend on the other
+            images of a batch, it has too few classes for an attack, or torchattacks does not have
+            the class of an attack.
+        InputError: When the network does not return logits, a logit or gradient is not finite, a
+            label is not a class of the network, or the logits have no gradient and no attack
+            searches without one.
         ImportError: When the package of an attack is not installed.
     """
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
     given = (attacked, images, labels, ids)
-    classes = in_smaller_batches(partial(_check_answers, *given), CHUNK)
+    classes = in_smaller_batches(partial(_check_logits, *given), CHUNK)
     check_classes(labels, classes)
     blind = any(getattr(ATTACKS[attack.function], "blind", False) for attack in attacks)
     in_smaller_batches(partial(_check_gradients, *given, blind), CHUNK)
     for attack in attacks:
         if classes < attack.least_classes:
             raise EvaluationError(
-                f"attack '{attack.name}' needs at least {attack.least_classes} classes, the "
-                f"network has {classes}; leave it out, or take pgd-50x5, apgd-ce or square"
+                f"attack '{attack.name}' needs at least {attack.least_classes} classes, but the "
+                f"network has {classes}; leave it out, or use pgd-50x5, apgd-ce or square"
             )
     check_attacks(attacks)
     return classes
 
 
 def check_attacks(attacks: Sequence[EvaluationAttack]) -> None:
-    """Raises unless the packages of all attacks are installed.
+    """Checks that the packages of all attacks are installed.
 
     Raises:
         EvaluationError: On an unknown class of torchattacks.
@@ -117,12 +119,12 @@ def check_attacks(attacks: Sequence[EvaluationAttack]) -> None:
 
 
 @torch.no_grad()
-def _check_answers(
-    attacked: Sequence[Branch], images: Tensor, labels: Tensor, ids: Tensor, whole: int
+def _check_logits(
+    attacked: Sequence[Branch], images: Tensor, labels: Tensor, ids: Tensor, batch_size: int
 ) -> int:
-    """Returns the number of classes; checks like ``check_network``, ``whole`` images at a time."""
-    rows = _few(images, whole)
-    some, classes = place(attacked[0].score, images, labels, rows)
+    """Checks the logits as ``check_network`` describes; returns the number of classes."""
+    rows = _few(images, batch_size)
+    some, classes = rows_on_device(attacked[0].score, images, labels, rows)
     for branch in attacked:
         logits = branch.score(torch.cat([some, some]))
         check_finite(logits, torch.cat([ids[rows], ids[rows]]))
@@ -130,52 +132,53 @@ def _check_answers(
         again = branch.score(torch.cat([some, some]))
         if not (again - logits).abs().max() <= tolerance:
             raise EvaluationError(
-                f"the network must give equal images equal logits, branch '{branch.name}' gave "
-                f"logits that differ by {_largest(again - logits)}: remove what is random in it, "
-                "or average it in the network"
+                f"the network must give equal images equal logits, but those of branch "
+                f"'{branch.name}' differ by {_largest(again - logits)} from one forward to the "
+                "next: remove what is random in the network, or average over it there"
             )
         beside = branch.score(torch.cat([1 - some, some]).flip(0)).flip(0)
         change = beside[len(some) :] - logits[: len(some)]
         if not change.abs().max() <= tolerance:
             raise EvaluationError(
-                "the logits of an image must not depend on the others in its batch, those "
-                f"of branch '{branch.name}' changed its logits by {_largest(change)}: use running "
-                "statistics, not the batch's"
+                "the logits of an image must not depend on the other images in its batch, but in "
+                f"branch '{branch.name}' these changed its logits by {_largest(change)}: use "
+                "running statistics, not those of the batch"
             )
         if isinstance(branch.standin, Standin):
-            branch.standin.prove(some)  # on these images, even when an evaluation continues later
-        _look_at(branch.name, logits[: len(some)], classes)
+            branch.standin.prove(some)  # always on these images, also when an evaluation continues
+        _warn_of_likely_mistakes(branch.name, logits[: len(some)], classes)
     return int(logits.shape[1])
 
 
-def _few(images: Tensor, whole: int) -> Tensor:
-    return torch.arange(min(len(images), max(1, whole // 2)))
+def _few(images: Tensor, batch_size: int) -> Tensor:
+    return torch.arange(min(len(images), max(1, batch_size // 2)))
 
 
 def are_probabilities(logits: Tensor) -> bool:
-    """Returns whether logits (N, K) are the outputs of a softmax or a sigmoid."""
+    """Returns whether logits (N, K) look like the outputs of a softmax or a sigmoid."""
     return bool(((logits >= 0) & (logits <= 1)).all() and logits.amax() > 0)
 
 
-def _look_at(branch: str, logits: Tensor, labels: Tensor) -> None:
+def _warn_of_likely_mistakes(branch: str, logits: Tensor, labels: Tensor) -> None:
     """Warns about probabilities instead of logits, and about labels that are off by one."""
     if are_probabilities(logits):
         log.warning(
             "branch '%s': all outputs lie in [0, 1], as after a softmax or a sigmoid: a loss that "
-            "expects logits then hardly moves, and robust accuracy comes out too high; leave the "
-            "last layer out",
+            "expects logits then hardly changes, and the robust accuracy comes out too high; "
+            "leave the last layer out",
             branch,
         )
-    seen, own = logits.argmax(1), float((logits.argmax(1) == labels).double().mean())
+    predicted = logits.argmax(1)
+    accuracy = float((predicted == labels).double().mean())
     for shift in (-1, 1):
-        shifted = float((seen == labels + shift).double().mean())
-        if len(set(labels.tolist())) > _SOME_CLASSES and shifted > max(2 * own, _MOSTLY):
+        shifted = float((predicted == labels + shift).double().mean())
+        if len(set(labels.tolist())) > _SOME_CLASSES and shifted > max(2 * accuracy, _MOSTLY):
             log.warning(
-                "branch '%s': %.0f %% of the first images are classified as their label says, %.0f "
-                "%% as the label %+d: labels must be places of classes from 0, as the network "
-                "counts them",
+                "branch '%s': %.0f %% of the first images are classified as their label says, but "
+                "%.0f %% as the label %+d: labels must be the network's class indices, which "
+                "start at 0",
                 branch,
-                100 * own,
+                100 * accuracy,
                 100 * shifted,
                 shift,
             )
@@ -187,14 +190,17 @@ def _check_gradients(
     labels: Tensor,
     ids: Tensor,
     blind: bool,
-    whole: int,
+    batch_size: int,
 ) -> None:
-    """Raises an InputError unless the cross-entropy has a finite gradient in each of the images.
+    """Checks that the cross-entropy has a finite gradient with respect to the images.
 
-    A gradient may be missing if an attack is ``blind``.
+    With ``blind``, because an attack searches without gradients, a missing gradient only warns.
+
+    Raises:
+        InputError: When it has none.
     """
-    rows = _few(images, whole)
-    some, classes = place(attacked[0].score, images, labels, rows)
+    rows = _few(images, batch_size)
+    some, classes = rows_on_device(attacked[0].score, images, labels, rows)
     for branch in attacked:
         given = admit(branch.score, some, classes, 0.0, blind=blind)
         try:
@@ -209,18 +215,19 @@ def _check_gradients(
             if not blind:
                 raise InputError(NO_GRADIENT)
             log.warning(
-                "branch '%s': the logits have no gradient in the images: PGD leaves these at their "
-                "random start and measures no robustness; the attack worst searches without "
-                "gradients, and finds less than with those of a differentiable approximation",
+                "branch '%s': the logits have no gradient with respect to the images: PGD leaves "
+                "these at their random starts and does not measure robustness; the attack worst "
+                "searches without gradients, which finds less than the gradients of a "
+                "differentiable approximation would",
                 branch.name,
             )
             continue
         still = (gradient == 0).flatten(1).all(1) & (logits.argmax(1) == given.labels)
         if still.any():
             log.warning(
-                "branch '%s': %d of %d images have a gradient of zero, so that PGD leaves them "
-                "where they are: their robustness is not measured; look for rounding, for "
-                "detach(), or for logits so large that the softmax saturates",
+                "branch '%s': %d of %d images have a gradient of zero, so PGD leaves them where "
+                "they are and does not measure their robustness; look for rounding, for detach(), "
+                "or for logits so large that the softmax saturates",
                 branch.name,
                 int(still.sum()),
                 len(still),
@@ -231,16 +238,16 @@ def _largest(change: Tensor) -> str:
     return f"{change.abs().max().item():.3g}"
 
 
-def say_where_no_better_than_chance(verdicts: Sequence[Verdict], classes: int) -> None:
+def warn_if_no_better_than_chance(verdicts: Sequence[Verdict], classes: int) -> None:
     """Warns about branches whose standard accuracy is no better than guessing."""
     for verdict in verdicts:
         n, chance = len(verdict.correct), 1 / classes
         beyond = _DEVIATIONS * (chance * (1 - chance) / n) ** 0.5
         if verdict.attack == "none" and n >= _FEW and verdict.accuracy <= chance + beyond:
             log.warning(
-                "branch '%s': a standard accuracy of %.1f %% is that of guessing among %d classes: "
-                "look for labels in another order, for mean and std that are missing or applied "
-                "twice, and for a training that did not work",
+                "branch '%s': a standard accuracy of %.1f %% is no better than guessing among %d "
+                "classes: look for labels in another order, for mean and std that are missing or "
+                "applied twice, and for a training that failed",
                 verdict.score_branch,
                 100 * verdict.accuracy,
                 classes,

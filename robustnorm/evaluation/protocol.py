@@ -1,4 +1,4 @@
-"""The evaluation that a config asks for: its identity, and where its record is."""
+"""The evaluation that a config asks for: what identifies it, and where its files are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustnorm.system.errors import UsageError
 
 
 def record_path(reports: Path, folder: Path, config: Config) -> Path:
-    """Returns the path of a run's record; its images and journal are beside it."""
+    """Returns the path of a run's record; its images and its journal lie beside it."""
     return reports / "records" / f"{folder.name}-{config.checkpoint}.json"
 
 
@@ -25,7 +25,7 @@ def journal_path(record: Path) -> Path:
 
 
 def jobs_folder(record: Path) -> Path:
-    """Returns the folder for results of a record's jobs, with a folder for each evaluation."""
+    """Returns the folder for the results of a record's jobs, with one subfolder per evaluation."""
     return record.parent.parent / "jobs" / record.stem
 
 
@@ -45,7 +45,7 @@ def _has_images(record: Record, folder: Path) -> bool:
 
 
 def protocol_of(config: Config) -> dict[str, Any]:
-    """Returns the settings of the evaluation for its record."""
+    """Returns the evaluation's settings as its record keeps them."""
     return {
         "name": config.protocol,
         "threat_model": config.attack.threat_model,
@@ -78,7 +78,7 @@ def identity(record: Record) -> dict[str, Any]:
 
 
 def identity_wanted(run: Run, config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Returns the ``identity`` of the record that ``config`` asks for, before it exists."""
+    """Returns the ``identity`` that a record must have to be what ``config`` asks for."""
     return {
         "checkpoint": run.sha256,
         "dataset": dataset.sha256,
@@ -88,7 +88,7 @@ def identity_wanted(run: Run, config: Config, dataset: Dataset) -> dict[str, Any
 
 
 def evaluation_hash(run: Run, config: Config, dataset: Dataset) -> str:
-    """Returns the fingerprint of what ``config`` asks for, of a run and data."""
+    """Returns the fingerprint of ``identity_wanted``."""
     return fingerprint(identity_wanted(run, config, dataset))
 
 
@@ -96,7 +96,7 @@ def find_record(run: Run, config: Config, dataset: Dataset, reports: Path) -> Re
     """Returns the record of a run evaluated according to ``config``, or None.
 
     Raises:
-        UsageError: When the record there is of the same checkpoint on other data.
+        UsageError: When the record is of the same checkpoint, but evaluated on other data.
     """
     path = record_path(reports, run.folder, config)
     if not path.exists():
@@ -105,8 +105,8 @@ def find_record(run: Run, config: Config, dataset: Dataset, reports: Path) -> Re
     other_data = record.dataset["sha256"] != dataset.sha256
     if other_data and record.checkpoint["sha256"] == run.sha256:
         raise UsageError(
-            f"{path} is the evaluation on {record.dataset['name']}; choose another --reports for "
-            f"that on {dataset.name}"
+            f"{path} holds the evaluation on {record.dataset['name']}; choose another --reports "
+            f"for the one on {dataset.name}"
         )
     if keeps_images(config) and not _has_images(record, images_folder(path)):
         return None

@@ -1,4 +1,4 @@
-"""PGD on the branches of a network: its settings, the branches, and one run.
+"""PGD on the branches of a network: its settings, the branches, and one attack.
 
 Gradients come from a folded, fused copy of the branch, in channels-last layout and optionally in
 bfloat16. Every verdict is the prediction of the network itself in float32.
@@ -29,7 +29,7 @@ from robustnorm.settings.config import Config
 from robustnorm.settings.groups import BranchAttack
 
 Precision = Literal["fp32", "bf16"]
-# PGD steps of Table 4.
+# Numbers of PGD steps in the paper's Table 4.
 STEPS = (10, 20)
 
 
@@ -42,7 +42,8 @@ class Search(NamedTuple):
         steps: Numbers of steps after which verdicts are taken.
         threat_model: ``"linf"`` or ``"l2"``.
         seed: Seed of the random starts.
-        own: Attacks of branches that are attacked differently, by name; steps and seed are shared.
+        branch_attacks: Attacks of the branches that are attacked differently, by name; they share
+            steps and seed.
     """
 
     epsilon: float
@@ -50,21 +51,26 @@ class Search(NamedTuple):
     steps: tuple[int, ...]
     threat_model: str = "linf"
     seed: int = 0
-    own: Mapping[str, BranchAttack] = MappingProxyType({})
+    branch_attacks: Mapping[str, BranchAttack] = MappingProxyType({})
 
     @classmethod
     def of(cls, config: Config, steps: tuple[int, ...] = STEPS) -> Search:
         """Returns the settings of ``config``'s evaluation."""
-        return cls(**config.attack.options, steps=steps, seed=config.eval_seed, own=config.branches)
+        return cls(
+            **config.attack.options,
+            steps=steps,
+            seed=config.eval_seed,
+            branch_attacks=config.branches,
+        )
 
     def for_branch(self, branch: str) -> Search:
-        """Returns the settings of the attack on that branch or serving rule."""
-        options = self.own[branch].options if branch in self.own else {}
-        return self._replace(**options, own={})
+        """Returns the settings of the attack on one branch or serving rule."""
+        options = self.branch_attacks[branch].options if branch in self.branch_attacks else {}
+        return self._replace(**options, branch_attacks={})
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments of ``pgd`` for radius, step and threat model."""
+        """The keyword arguments of ``pgd`` for radius, step size and threat model."""
         return {
             "epsilon": self.epsilon,
             "step_size": self.step_size,
@@ -73,7 +79,7 @@ class Search(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """One branch of a network: ``score`` gives its verdicts, ``standin`` the attack's gradients."""
+    """One branch of a network: ``score`` gives verdicts, ``standin`` the gradients for attacks."""
 
     name: str
     score: nn.Module
@@ -89,8 +95,8 @@ def branches(
 ) -> list[Branch]:
     """Returns the branches of ``model``, or its only one, ready to be attacked.
 
-    The copies hold the current weights. Each is compared with its network on the first images that
-    it receives; if they differ, the network itself gives the gradients.
+    The copies that give the gradients hold the current weights. Each is compared with the network
+    on the first images that it receives; if they differ, the network itself gives the gradients.
 
     Args:
         model: In evaluation mode.
@@ -99,31 +105,31 @@ def branches(
         compile: Apply torch.compile to the copies.
     """
     scores = scorers(model, serving=serving)
-    searches: dict[str, Callable[[Tensor], Tensor]] = {}
+    standins: dict[str, Callable[[Tensor], Tensor]] = {}
     for name, score in scores.items():
         if isinstance(score, Served):
-            searches[name] = Served([searches[branch] for branch in branches_of(model)], name)
+            standins[name] = Served([standins[branch] for branch in branches_of(model)], name)
         else:
-            searches[name] = _searcher(model, name, score, precision, compile)
-    return [Branch(name, score, searches[name]) for name, score in scores.items()]
+            standins[name] = _standin(model, name, score, precision, compile)
+    return [Branch(name, score, standins[name]) for name, score in scores.items()]
 
 
 def scorers(model: nn.Module, *, serving: bool = False) -> dict[str, nn.Module]:
-    """Returns the modules that give verdicts: each branch of ``model``, or its only one, by name.
+    """Returns the modules that give verdicts, by name: each branch of ``model``, or its only one.
 
     Args:
         model: In evaluation mode.
         serving: Also return each serving rule over all branches, as if it were a branch.
     """
-    own: dict[str, nn.Module] = {
+    scores: dict[str, nn.Module] = {
         name: Asked(bind(model, name)) for name in branches_of(model) or (SINGLE,)
     }
-    if not serving or len(own) == 1:
-        return own
-    return own | {rule: Served(list(own.values()), rule) for rule in RULES}
+    if not serving or len(scores) == 1:
+        return scores
+    return scores | {rule: Served(list(scores.values()), rule) for rule in RULES}
 
 
-def _searcher(
+def _standin(
     model: nn.Module, branch: str, score: nn.Module, precision: Precision, compile: bool
 ) -> Standin:
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
@@ -140,7 +146,7 @@ def _searcher(
     exact = Asked(deepcopy(copy))
     for module in copy.modules():
         if isinstance(module, nn.Conv2d):
-            module.to(torch.bfloat16)  # once, rather than in every forward
+            module.to(torch.bfloat16)  # once, not in every forward
 
     def search(images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16):
@@ -150,7 +156,7 @@ def _searcher(
 
 
 def _quietly(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Suppresses the compiler's warning about images that are not a leaf."""
+    """Suppresses the compiler's warning about the gradient of images that are not leaf tensors."""
 
     def call(images: Tensor) -> Tensor:
         with warnings.catch_warnings():
@@ -172,10 +178,9 @@ def climb(
     targets: Tensor | None = None,
     on_iterate: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """Returns PGD's adversarial images for a branch, each from its own random start.
+    """Returns PGD's adversarial images for a branch, each from a random start of its own.
 
-    Every attack on a branch uses this function, with the branch's attack settings and max(steps)
-    steps.
+    Runs max(steps) steps with the attack settings of the branch.
 
     Args:
         branch: From ``branches``; its ``standin`` gives the gradients.
@@ -183,25 +188,25 @@ def climb(
         labels: int64 (N,), on the network's device.
         image_ids: int64 (N,), on the CPU.
         search: Settings of the attack.
-        restarts: Number of the random start, for all images or per image, int64 (N,).
+        restarts: Index of the random start, one for all images or one per image, int64 (N,).
         loss: As in ``pgd``, like the following arguments.
         targets: Target classes, int64 (N,).
         on_iterate: Called with each iterate.
 
     Raises:
-        NotFiniteError: When a logit or gradient is not finite, with the image's id.
+        NotFiniteError: When a logit or gradient is not finite; names the image's id.
     """
-    own = search.for_branch(branch.name)
+    search = search.for_branch(branch.name)
     try:
         return pgd(
             branch.standin,
             images,
             labels,
-            **own.options,
-            steps=max(own.steps),
+            **search.options,
+            steps=max(search.steps),
             loss=loss,
             targets=targets,
-            start=random_start(images, image_ids, own, restarts),
+            start=random_start(images, image_ids, search, restarts),
             on_iterate=on_iterate,
         )
     except NotFiniteError as error:
@@ -211,7 +216,7 @@ def climb(
 def random_start(
     images: Tensor, image_ids: Tensor, search: Search, restarts: int | Tensor = 0
 ) -> Tensor:
-    """Draws each image's start from a separate generator on the CPU: the same on any device."""
+    """Draws each image's start from a generator of its own on the CPU: the same on any device."""
     ball = find_threat_model(search.threat_model)
     numbers = torch.as_tensor(restarts).expand(len(images)).tolist()
     starts = []
@@ -222,6 +227,6 @@ def random_start(
 
 
 def generator_of(seed: int, image_id: int, restart: int = 0) -> torch.Generator:
-    """Returns the generator of an image's random start, or of the chunk that begins with it."""
+    """Returns the generator for an image's random start, or for the chunk that begins with it."""
     state = np.random.SeedSequence((seed, image_id, restart)).generate_state(1)[0]
     return torch.Generator().manual_seed(int(state))

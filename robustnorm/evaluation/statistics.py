@@ -1,4 +1,4 @@
-"""Confidence intervals and tests of accuracies."""
+"""Confidence intervals and significance tests for accuracies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Interval(NamedTuple):
 
 
 def wilson(correct: float, n: int, confidence: float = 0.95) -> Interval:
-    """Returns Wilson's score interval of an accuracy.
+    """Returns Wilson's score interval for an accuracy.
 
     Args:
         correct: Number of images classified correctly; may be a mean over several models.
@@ -53,10 +53,10 @@ def wilson(correct: float, n: int, confidence: float = 0.95) -> Interval:
 
 
 def student(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """Returns Student's interval of the mean of independent values; None for fewer than two.
+    """Returns Student's interval for the mean of independent values; None for fewer than two.
 
     Args:
-        values: For example one per seed.
+        values: For example, one per seed.
         confidence: Confidence level, in (0, 1).
 
     Examples:
@@ -73,10 +73,10 @@ def student(values: Sequence[float], confidence: float = 0.95) -> Interval | Non
 
 
 def sign_flip(differences: Sequence[float]) -> float | None:
-    """Returns the two-sided p-value for paired differences by chance; None for fewer than two.
+    """Returns the two-sided p-value of the exact sign-flip test; None for fewer than two.
 
-    The exact permutation test: each difference might equally have the other sign. It assumes
-    nothing about their distribution; with n differences no p-value is below 2 / 2**n.
+    The null hypothesis is that each paired difference might equally well have the other sign;
+    nothing is assumed about their distribution. With n differences no p-value is below 2 / 2**n.
 
     Args:
         differences: One per pair, at most 20.
@@ -97,13 +97,13 @@ def sign_flip(differences: Sequence[float]) -> float | None:
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """Returns the two-sided p-value for two models of equal accuracy, on the same images.
+    """Returns the two-sided p-value of the exact McNemar test for equal accuracy of two models.
 
-    The exact test: under the hypothesis, each model wins half of the images where verdicts differ.
+    Under the null hypothesis each model wins half of the images on which their verdicts differ.
 
     Args:
-        first: Verdicts of one model, (n,).
-        second: Verdicts of the other on the same images, (n,).
+        first: Verdicts of one model, bool (n,).
+        second: Verdicts of the other model on the same images, bool (n,).
 
     Raises:
         ValueError: When the shapes differ.
@@ -113,18 +113,20 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """
     if first.shape != second.shape:
         raise ValueError(
-            f"both need verdicts on the same images, got {first.shape} and {second.shape}"
+            "both models need verdicts on the same images, got shapes "
+            f"{first.shape} and {second.shape}"
         )
     wins, losses = int((first & ~second).sum()), int((second & ~first).sum())
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p-values adjusted for their number, in the order given.
+    """Returns p-values adjusted for multiple testing by Holm's method, in the order given.
 
     Rejecting where an adjusted value is at most 0.05 keeps the probability of any false rejection
-    at 5 %, whatever the tests' dependence: with p-values in ascending order, the i-th of m is
-    multiplied by m - i + 1, and is at least the previous one and at most 1.
+    at 5 % or less, whether or not the tests are independent. With the p-values in ascending order,
+    the i-th of m is multiplied by m - i + 1; it is then raised to the previous one if that is
+    larger, and capped at 1.
 
     Args:
         p_values: p-values of one family of tests, each in [0, 1].
@@ -143,16 +145,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
         raise ValueError(f"p-values must lie in [0, 1], got {list(p_values)}")
     adjusted = [0.0] * len(p_values)
     largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
     return adjusted
 
 
 def letters(distinguishable: Callable[[int, int], bool], count: int) -> list[str]:
     """Returns a compact letter display: rows that share a letter are not distinguishable.
 
-    Each letter marks a maximal set of rows of which no two are distinguishable. "z" is followed by
+    Each letter marks a maximal set of rows that are pairwise indistinguishable. "z" is followed by
     "a1", "b1", and so on.
 
     Args:
@@ -173,7 +175,7 @@ def letters(distinguishable: Callable[[int, int], bool], count: int) -> list[str
     )
     marks = [""] * count
     for number, members in enumerate(sorted(sorted(c) for c in networkx.find_cliques(alike))):
-        turn, place = divmod(number, len(string.ascii_lowercase))
+        turn, letter = divmod(number, len(string.ascii_lowercase))
         for row in members:
-            marks[row] += f"{string.ascii_lowercase[place]}{turn or ''}"
+            marks[row] += f"{string.ascii_lowercase[letter]}{turn or ''}"
     return marks

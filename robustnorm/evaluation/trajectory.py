@@ -20,9 +20,9 @@ def trajectory(
     search: Search,
     scored_by: Sequence[Branch],
 ) -> dict[Key, tuple[Outcome, Tensor | None]]:
-    """Returns the outcomes of images attacked at once, each with the adversarial images.
+    """Attacks one batch with PGD; returns the outcomes by key, each with its adversarial images.
 
-    Outcomes of clean images, and of one branch's images scored by another, come without images.
+    Outcomes on clean images, and on one branch's images scored by another, come without images.
 
     Args:
         attacked: From ``branches``.
@@ -76,8 +76,8 @@ def _breaks(
 ) -> Tensor:
     """Returns which images the network misclassifies at the first iterate that broke the copy.
 
-    This decides only where the clean image and all final iterates are classified correctly; without
-    such images the network is not called.
+    Only images whose clean version and final iterates are all classified correctly matter; without
+    any the network is not called.
     """
     decides = torch.zeros_like(standing)
     for step, final in finals.items():
@@ -89,12 +89,12 @@ def _breaks(
 
 
 class _Trace:
-    """Iterates recorded during the attack.
+    """Records iterates during the attack, and how the copy classifies them.
 
     Attributes:
-        finals: Iterate by step, and whether the copy classified it correctly.
-        broken: By step, whether any iterate up to it was misclassified.
-        breaking: The first misclassified iterate of each image, or the clean image.
+        finals: By step, the iterate and whether it was classified correctly.
+        broken: By step, whether any iterate up to that step was misclassified.
+        breaking: The first misclassified iterate of each image, or else the clean image.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, steps: Sequence[int]) -> None:

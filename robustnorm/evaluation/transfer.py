@@ -1,4 +1,4 @@
-"""Transfer attacks: the adversarial images of one network, scored by another."""
+"""Transfer attacks: adversarial images of one network, scored by another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustnorm.evaluation.chunks import classify_all, place
+from robustnorm.evaluation.chunks import classify_all, rows_on_device
 from robustnorm.evaluation.search import scorers
 from robustnorm.records.images import read_chunk
 from robustnorm.records.journal import Key
@@ -28,9 +28,9 @@ def transfer(
     serving: bool = False,
     progress: str | None = None,
 ) -> list[Verdict]:
-    """Scores the kept images of another run's branches with each branch of ``model``.
+    """Scores the adversarial images kept for another run with each branch of ``model``.
 
-    Reads the images one chunk at a time.
+    The images are read one chunk at a time.
 
     Args:
         model: In evaluation mode.
@@ -38,7 +38,7 @@ def transfer(
         image_ids: int64 (N,), indices of the images in their data set, the same as the source's.
         source: The record of the attacked run.
         source_images: Folder of its images.
-        run: Name of its folder.
+        run: Name of that run's folder.
         attack: The attack whose final images are scored.
         serving: Also score with each serving rule.
         progress: Text of a progress bar; none by default.
@@ -48,14 +48,15 @@ def transfer(
         the source, ``score_branch`` a branch or rule of ``model``.
 
     Raises:
-        RecordError: When a file of images is not the one that the record names, or lacks images.
+        RecordError: When a file of images is not the one that the record names, or images are
+            missing.
     """
     row_of = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
     scores = scorers(model, serving=serving)
     keys = {
-        (branch, answer): Key(TRANSFER + run, "final", branch, answer)
+        (branch, name): Key(TRANSFER + run, "final", branch, name)
         for branch in source.branches
-        for answer in scores
+        for name in scores
     }
     correct = {key: np.zeros(len(labels), bool) for key in keys.values()}
     seen = np.zeros(len(labels), bool)
@@ -69,13 +70,13 @@ def transfer(
         seen[rows.numpy()] = True
         for branch in source.branches:
             adv_images = torch.from_numpy(chunk.images[Key(attack, "final", branch, branch)])[here]
-            for answer, score in scores.items():
-                placed = place(score, adv_images, labels[rows], torch.arange(len(rows)))
-                found = classify_all(score, *placed, image_ids[rows]).correct.cpu().numpy()
-                correct[keys[branch, answer]][rows.numpy()] = found
+            for scorer, score in scores.items():
+                batch = rows_on_device(score, adv_images, labels[rows], torch.arange(len(rows)))
+                found = classify_all(score, *batch, image_ids[rows]).correct.cpu().numpy()
+                correct[keys[branch, scorer]][rows.numpy()] = found
     if not seen.all():
         raise RecordError(
-            f"{source_images} has no images of {int((~seen).sum())} of {len(seen)} test images; "
-            "evaluate the runs together"
+            f"{source_images} lacks {int((~seen).sum())} of {len(seen)} test images; evaluate the "
+            "runs together"
         )
     return [Verdict(*key, correct=bits) for key, bits in correct.items()]

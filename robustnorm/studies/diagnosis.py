@@ -67,7 +67,7 @@ def diagnose(
     check_model(model)
     parts = _divide(labels.cpu(), num_classes, batches, search.seed)
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
-    names = branches_of(model) or ("clean", *(search.own or ("adv",)))
+    names = branches_of(model) or ("clean", *(search.branch_attacks or ("adv",)))
     # Each image is attacked once per branch other than "clean" and enters two gradients per branch.
     work = len(images) * (3 * len(names) - names.count("clean"))
     with tqdm(

@@ -180,7 +180,7 @@ def _train_epoch(
         augmentation=augmentation,
         channels_last=config.channels_last,
         first_step=first_step,
-        own_part=distributed.own_part,
+        share_of_process=distributed.share_of_process,
     )
     shown = time.perf_counter()
     for step, batch in zip(range(first_step, stop_step or steps), batches, strict=False):

@@ -99,7 +99,7 @@ def per_process(batch_size: int) -> int:
     return batch_size // world_size()
 
 
-def own_part(batch: Tensor) -> Tensor:
+def share_of_process(batch: Tensor) -> Tensor:
     """Returns this process's share of a batch (N, ...), (N / world size, ...)."""
     return batch.chunk(world_size())[rank()]
 

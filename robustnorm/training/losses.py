@@ -153,4 +153,4 @@ def _random_start(
     if processes == 1:
         return ball.random_start(images, epsilon, generator)
     everywhere = torch.cat([images] * processes)
-    return distributed.own_part(ball.random_start(everywhere, epsilon, generator))
+    return distributed.share_of_process(ball.random_start(everywhere, epsilon, generator))

@@ -180,7 +180,7 @@ def evaluate_run(
         test.labels,
         **search.options,
         steps=search.steps,
-        branch_attacks=search.own,
+        branch_attacks=search.branch_attacks,
         seed=search.seed,
         precision=config.eval_precision,
         compile=config.compile,

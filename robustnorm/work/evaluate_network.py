@@ -16,7 +16,7 @@ from robustnorm.attacks.contract import undisturbed
 from robustnorm.attacks.inputs import admit_images, admit_labels
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.stored import is_stored
-from robustnorm.evaluation.chunks import CHUNK, place
+from robustnorm.evaluation.chunks import CHUNK, rows_on_device
 from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.evaluate import Rules
 from robustnorm.evaluation.evaluate import evaluate as verdicts_of
@@ -195,7 +195,7 @@ def _describe(
         }
     score = next(iter(scorers(model).values()))
     with undisturbed(), torch.no_grad():
-        some, _ = place(score, images, labels, torch.arange(min(2, len(images))))
+        some, _ = rows_on_device(score, images, labels, torch.arange(min(2, len(images))))
         classes = score(some).shape[1]
     return {
         "name": data,

@@ -210,7 +210,7 @@ def test_evaluation_attacks_each_branch_within_its_own_ball():
         branch_attacks=ATTACKS,
     )
     found = {(v.attack, v.rule, v.attack_branch, v.score_branch): v.correct for v in verdicts}
-    base = Search(0.1, 0.05, (2,), own=ATTACKS)
+    base = Search(0.1, 0.05, (2,), branch_attacks=ATTACKS)
     names = {"clean": "linf", "linf": "linf", "l2": "l2"}  # whose ball
     for branch, ball in names.items():
         start = random_start(images, ids, base.for_branch(ball))

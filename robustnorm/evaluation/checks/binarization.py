@@ -1,4 +1,4 @@
-"""The binarization test: attacks a network in which an adversarial example certainly exists."""
+"""The binarization test: attacks networks for which an adversarial example is known to exist."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor, nn
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.checks.measure import Tier, prepare, surface
-from robustnorm.evaluation.chunks import fill, whole_chunks
+from robustnorm.evaluation.chunks import padded_rows, whole_chunks
 from robustnorm.evaluation.search import Search, branches
 from robustnorm.norms.routing import bind
 from robustnorm.records.journal import Key
 
-# Unperturbed points lie within this fraction of the radius, perturbed ones at the full radius.
+# Unperturbed points lie within this fraction of the radius; perturbed ones lie at the full radius.
 _INNER = 0.95
 
 
 class Binarized(NamedTuple):
-    """Per tested image, whether PGD broke it and how often random points did."""
+    """For each tested image, whether PGD broke it, and the fraction of random points that did."""
 
     broken: Tensor
     random: Tensor
 
 
 class Readouts(nn.Module):
-    """Two logits from features: readout i classifies row i, positive for "perturbed".
+    """Computes two logits from features: readout i classifies row i; 1 means "perturbed".
 
     Args:
         weight: (N, F).
@@ -62,11 +62,11 @@ def binarize(
 ) -> Binarized | None:
     """Runs the binarization test on one branch; None if the network has no suitable features.
 
-    Around each image, points within 0.95 epsilon are labelled unperturbed and one at epsilon
-    perturbed. A linear readout of the penultimate features that separates them replaces the last
-    linear layer. By construction one point of the ball is classified as perturbed, so a sound
-    attack on the image must find one. The readout is Fisher's discriminant, with its threshold
-    halfway between the two kinds and outputs of the same spread as the network's logits.
+    Points within 0.95 epsilon of each image are labelled unperturbed, and one point at epsilon
+    perturbed. A linear readout of the penultimate features that separates the two replaces the
+    last linear layer. At least one point of the ball is then classified as perturbed, so a sound
+    attack on the image must find such a point. The readout is Fisher's discriminant; its threshold
+    lies halfway between the two classes, and its outputs have the range of the network's logits.
 
     Args:
         model: In evaluation mode.
@@ -74,7 +74,7 @@ def binarize(
         images: (N, C, H, W), floating point in [0, 1], at most ``CHUNK``.
         image_ids: int64 (N,), on the CPU.
         search: The attack to check, with one number of steps.
-        tier: Gives the number of points.
+        tier: Numbers of points.
         generator: Draws the points, on the CPU.
 
     References:
@@ -85,8 +85,8 @@ def binarize(
     if not layers:
         return None
     name, layer = layers[-1]
-    network, places, readouts, random = bind(model, branch), [], [], []
-    for place, image in enumerate(images):
+    network, rows, readouts, random = bind(model, branch), [], [], []
+    for row, image in enumerate(images):
         points = _points(image, search, tier, generator)
         features = _features(network, layer, points)
         if features is None:
@@ -94,19 +94,19 @@ def binarize(
         inner, perturbed, fresh = torch.split(features, [tier.inner + 1, 1, tier.draws])
         readout = _readout(inner, perturbed[0], layer(features))
         if readout is not None:
-            places.append(place)
+            rows.append(row)
             readouts.append(readout)
             random.append((fresh @ readout.weight + readout.bias > 0).double().mean())
-    if not places:
+    if not rows:
         return None
     binarized = copy.deepcopy(model)
-    # Whole chunks are attacked: the last image is repeated.
-    rows = fill(len(places), whole_chunks(len(places)))
-    weight, bias = (torch.stack(values)[rows] for values in zip(*readouts, strict=True))
+    # Whole chunks are attacked, so the last readout is repeated.
+    padded = padded_rows(len(rows), whole_chunks(len(rows)))
+    weight, bias = (torch.stack(values)[padded] for values in zip(*readouts, strict=True))
     binarized.set_submodule(name, Readouts(weight, bias).eval())
     attacked = [prepare(b)[0] for b in branches(binarized) if b.name == branch]
-    images, labels = images[places], torch.zeros(len(places), dtype=torch.int64)
-    outcomes = attack_chunk(attacked, images, labels, image_ids[places], search)
+    images, labels = images[rows], torch.zeros(len(rows), dtype=torch.int64)
+    outcomes = attack_chunk(attacked, images, labels, image_ids[rows], search)
     key = Key(f"pgd-{max(search.steps)}", "final", branch, branch)
     return Binarized(~outcomes[key].correct, torch.stack(random))
 
@@ -127,7 +127,7 @@ def _points(image: Tensor, search: Search, tier: Tier, generator: torch.Generato
 
 @torch.no_grad()
 def _features(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor | None:
-    """Returns the inputs of a linear layer, (N, F), or None for other inputs."""
+    """Returns the inputs of a linear layer, (N, F); None if it has inputs of another shape."""
     seen: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
@@ -143,7 +143,8 @@ def _readout(inner: Tensor, perturbed: Tensor, logits: Tensor) -> _Readout | Non
     mean = inner.mean(0)
     centered = inner - mean
     spread = centered.T @ centered / len(inner)  # (F, F)
-    # Fewer points than features leave directions without spread; each gets the average spread.
+    # With fewer points than features the covariance is singular; each direction therefore gets
+    # the average variance on top.
     spread.diagonal().add_(spread.diagonal().mean().clamp_min(torch.finfo(spread.dtype).tiny))
     weight = torch.linalg.solve(spread, perturbed - mean)
     low, high = (inner @ weight).max(), perturbed @ weight

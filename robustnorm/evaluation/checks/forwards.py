@@ -14,12 +14,12 @@ from robustnorm.evaluation.search import Branch
 from robustnorm.models.serving import RULES
 from robustnorm.norms.routing import RoutedLayer
 
-# Evidence on one branch: a value per image, by name. Verdicts are True for images that withstood.
+# Evidence on one branch: one value per image, by name. Verdicts are True where an image withstood.
 Evidence = dict[str, Tensor]
 
 
-def has_gradient(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-    """Returns whether any pixel changes the attacked loss and all gradients are finite."""
+def usable_gradients(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    """Returns for each image whether its loss has a finite gradient that is not all zero, (N,)."""
     images = images.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(images)
@@ -31,10 +31,15 @@ def has_gradient(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tens
 
 
 @torch.no_grad()
-def difference(branch: Branch, images: Tensor) -> Tensor:
-    """Returns by how much the copy's logits differ from the network's, (N / 2,).
+def copy_difference(branch: Branch, images: Tensor) -> Tensor:
+    """Returns by how much the copy's logits differ from the network's, (N,).
 
-    Relative to the largest logit; the larger one for a clean and an attacked image.
+    The difference is relative to the largest logit, and is the larger one of those on a clean
+    image and on the attacked one.
+
+    Args:
+        branch: Network and copy.
+        images: (2 N, C, H, W), N clean images and the same images attacked.
     """
     with exact_float32():
         logits, climbed = (model(images) for model in (branch.score, branch.standin))
@@ -43,23 +48,23 @@ def difference(branch: Branch, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def bounded(branch: Branch, images: Tensor) -> Tensor:
-    """Returns whether all outputs of an image lie in [0, 1], (N,)."""
+def in_unit_interval(branch: Branch, images: Tensor) -> Tensor:
+    """Returns for each image whether all its outputs lie in [0, 1], (N,)."""
     logits: Tensor = branch.score(images)
     return ((logits >= 0) & (logits <= 1)).all(1)
 
 
-def scale(branch: Branch, images: Tensor) -> Evidence:
-    """Returns the factor of ``input_scale`` for each image, or nothing without it."""
+def input_scale_evidence(branch: Branch, images: Tensor) -> Evidence:
+    """Returns ``input_scale`` as evidence, the same for each image; empty where there is none."""
     found = None if branch.name in RULES else input_scale(branch.score, images)
     return {} if found is None else {"scale": torch.full((len(images),), found)}
 
 
 @torch.no_grad()
-def changes(branch: Branch, images: Tensor) -> Evidence:
+def logit_changes(branch: Branch, images: Tensor) -> Evidence:
     """Returns by how much an image's logits change, relative to the largest logit.
 
-    When the forward is repeated, and when the image is elsewhere in a batch of another size.
+    Measured between two equal forwards, and between two batches of different size and order.
     """
     # On a GPU, batches of different sizes may use kernels of different precision.
     with exact_float32():
@@ -77,10 +82,10 @@ def changes(branch: Branch, images: Tensor) -> Evidence:
 
 @torch.no_grad()
 def input_scale(score: nn.Module, images: Tensor) -> float | None:
-    """Returns how many times larger or smaller the first norm layer's input is than in training.
+    """Returns by which factor the scale of the first norm layer's input differs from training.
 
-    Compares the mean square of each channel of these images with that in the layer's running
-    statistics; returns the median over channels.
+    Compares the mean square of each channel with that in the layer's running statistics, and takes
+    the median over the channels.
 
     Args:
         score: Images to logits.
@@ -95,7 +100,7 @@ def input_scale(score: nn.Module, images: Tensor) -> float | None:
         expected = None if factors or not inputs else _mean_square(layer, len(inputs[0]))
         if expected is not None and inputs[0].dim() > 2:
             found = inputs[0].double().square().transpose(0, 1).flatten(1).mean(1)
-            # No channel of the training data is that quiet, but a dead one may be.
+            # Avoids a division by zero for channels that were constantly zero in training.
             ratio = float((found / expected.clamp_min(1e-12)).median())
             factors.append(max(ratio, 1 / max(ratio, 1e-12)))
 
@@ -109,7 +114,7 @@ def input_scale(score: nn.Module, images: Tensor) -> float | None:
 
 
 def _mean_square(layer: nn.Module, batch_size: int) -> Tensor | None:
-    """Returns the mean square of a layer's input in its running statistics, (C,), or None."""
+    """Returns the mean square that a layer's running statistics imply, (C,); None without them."""
     kept: Any = layer
     if getattr(layer, "running_second_moment", None) is not None:
         square = kept.running_second_moment  # (modes, C)

@@ -1,4 +1,4 @@
-"""Turns the evidence on one branch into the findings of the checks."""
+"""Turns the evidence on one branch into findings, one per check."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from robustnorm.evaluation.search import Precision
 from robustnorm.models.faithful import TOLERANCE
 from robustnorm.records.record import Check
 
-# A logit is a sum of products of sums: in a deep network rounding reaches some hundred times the
-# precision of its type. Other images in the batch change the logits of networks that depend on them
-# by a tenth.
+# A logit is a sum of products of sums: in a deep network, rounding errors reach several hundred
+# times the precision of the type. Where logits depend on the other images of the batch, these
+# change them by about a tenth.
 _ROUNDING = 1000
 
 # The mean squares of training and test images differ by a factor near 1. A normalization that is
-# missing or applied twice divides by a variance of 0.1 or less.
+# missing or applied twice changes them by a factor of 10 or more.
 _SCALE = 4.0
-# Accepted loss of accuracy from validation to test images, besides chance.
+# Accepted drop in accuracy from validation to test images, in addition to chance.
 _SHORTFALL = 0.1
 
 _WORST_FIRST = ("unreliable", "warn", "reliable")
@@ -52,7 +52,7 @@ def judge(
 
     Args:
         evidence: Evidence on one branch, for all images.
-        binarized: Outcome of the binarization test, if any.
+        binarized: Outcome of the binarization test; None if it was not run.
         steps: Number of steps of the checked attack.
         classes: Number of classes of the network.
         tier: The tier of the evidence.
@@ -62,64 +62,69 @@ def judge(
     pgd, longer = evidence["pgd"], evidence["longer"]
     again = pgd & torch.stack([evidence[f"restart {i}"] for i in range(1, RESTARTS)]).all(0)
     white_box = longer & again
-    radii = [evidence[f"radius {place}"] for place in tier.radii]
+    radii = [evidence[f"radius {entry}"] for entry in tier.radii]
     transferred = [found for name, found in evidence.items() if name.startswith("from ")]
     rounding = _ROUNDING * torch.finfo(evidence["repeated"].dtype).eps
     findings = {
         "valid perturbations": none_may(
-            ~evidence["valid"], "scored outside the ball around them or [0, 1]"
+            ~evidence["valid"], "scored outside the ball around them or outside [0, 1]"
         ),
         "repeated forward": small(
-            evidence["repeated"], rounding, "change of a logit, in parts of the largest logit"
+            evidence["repeated"], rounding, "change of a logit, relative to the largest logit"
         ),
         "companions": small(
-            evidence["among others"], rounding, "change of a logit, in parts of the largest logit"
+            evidence["among others"], rounding, "change of a logit, relative to the largest logit"
         ),
         "searching copy": small(
             evidence["copy"],
             TOLERANCE[precision].logits,
-            "difference of a logit between the network and the copy that PGD climbs, clean or "
-            "attacked, in parts of the largest logit",
+            "difference of a logit between the network and the copy that PGD follows, on clean or "
+            "attacked images, relative to the largest logit",
         ),
         "probabilities": none_may(
             evidence["bounded"] & evidence["bounded"].all(),
-            "with outputs in [0, 1] only, as all images have",
+            "with all outputs in [0, 1], where this holds for every image",
         ),
         "zero gradients": rare(
-            evidence["clean"] & ~evidence["gradient"], "classified correctly, with no gradient"
+            evidence["clean"] & ~evidence["gradient"],
+            "classified correctly but without a usable gradient",
         ),
         "loss": converged(
             longer & ~evidence["margin"],
-            f"that PGD-{2 * steps} on the margin of the logits breaks and on the cross-entropy "
-            "does not",
+            f"that PGD-{2 * steps} breaks on the margin of the logits but not on the cross-entropy",
         ),
         "FGSM": at_most(
-            pgd & ~evidence["fgsm"], 0.01, f"that FGSM breaks and PGD-{steps} does not"
+            pgd & ~evidence["fgsm"], 0.01, f"that FGSM breaks but PGD-{steps} does not"
         ),
-        "more steps": converged(pgd & ~longer, f"that {2 * steps} steps break and {steps} do not"),
+        "more steps": converged(
+            pgd & ~longer, f"that {2 * steps} steps break but {steps} steps do not"
+        ),
         "more restarts": converged(
-            pgd & ~again, f"that {RESTARTS} restarts of PGD-{steps} break and 1 does not"
+            pgd & ~again, f"that {RESTARTS} random starts of PGD-{steps} break but one does not"
         ),
-        "epsilon 0": none_may(radii[0] != evidence["clean"], "with another verdict at epsilon 0"),
+        "epsilon 0": none_may(
+            radii[0] != evidence["clean"], "whose verdict at epsilon 0 differs from the clean one"
+        ),
         "larger epsilon": never_above(
             [(after, before) for before, after in pairwise(radii)],
-            "accuracy won from one radius to the next",
+            "accuracy gained from one radius to the next",
         ),
         "unbounded attack": at_most(
-            evidence["unbounded"], 1 / classes, "that withstand an attack without bound"
+            evidence["unbounded"], 1 / classes, "that withstand an unbounded attack"
         ),
         "random noise": rare(
-            white_box & ~evidence["noise"], "that random noise breaks and PGD does not"
+            white_box & ~evidence["noise"], "that random noise breaks but PGD does not"
         ),
         "Square": at_most(
-            white_box & ~evidence["square"], 0.002, "that Square breaks and PGD does not"
+            white_box & ~evidence["square"], 0.002, "that Square breaks but PGD does not"
         ),
     }
     if "scale" in evidence:
         findings["input scale"] = small(
             evidence["scale"],
             _SCALE,
-            "times the mean square that the first norm layer saw in training, or that much less",
+            "times larger or smaller than in training, the mean square of the first norm layer's "
+            "input",
         )
     if recorded is not None:
         findings["standard accuracy"] = not_below(
@@ -129,11 +134,11 @@ def judge(
         findings["transfer"] = at_most(
             white_box & ~torch.stack(transferred).all(0),
             0.002,
-            "that attacks on other branches break and PGD on this one does not",
+            "that attacks on other branches break but PGD on this one does not",
         )
         findings["own branch"] = never_above(
             [(longer, other) for other in transferred],
-            "accuracy under PGD on this branch less that under PGD on another",
+            "accuracy under PGD on this branch minus that under PGD on another",
         )
     if binarized is not None:
         findings["binarization test"] = at_most(
@@ -145,8 +150,8 @@ def judge(
     return findings
 
 
-def verdict_of(checks: Iterable[Check], answer: str) -> str:
-    """Returns the worst verdict of one branch's or serving rule's checks.
+def verdict_of(checks: Iterable[Check], branch: str) -> str:
+    """Returns the worst verdict among the checks of one branch or serving rule.
 
     Raises:
         ValueError: When it was not checked.
@@ -156,7 +161,7 @@ def verdict_of(checks: Iterable[Check], answer: str) -> str:
         >>> verdict_of(checks, "adv")
         'warn'
     """
-    found = [check.verdict for check in checks if check.answer == answer]
+    found = [check.verdict for check in checks if check.answer == branch]
     if not found:
-        raise ValueError(f"the checks hold none of '{answer}'; run them on it first")
+        raise ValueError(f"'{branch}' has not been checked; run the checks on it first")
     return min(found, key=_WORST_FIRST.index)

@@ -1,4 +1,4 @@
-"""Evidence for the checks: verdicts on images under many kinds of attack, per branch."""
+"""Collects the evidence for the checks: verdicts per branch under many kinds of attack."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.checks.forwards import (
     Evidence,
-    bounded,
-    changes,
-    difference,
-    has_gradient,
-    scale,
+    copy_difference,
+    in_unit_interval,
+    input_scale_evidence,
+    logit_changes,
+    usable_gradients,
 )
 from robustnorm.evaluation.search import Branch, Search
 from robustnorm.records.journal import Key
@@ -33,11 +33,11 @@ class Tier(NamedTuple):
 
     Args:
         images: Largest number of images.
-        radii: Radii of the curve, in 255ths on the [0, 1] scale; for L2 in eighths of epsilon.
-        draws: Random points of the ball around each image.
-        queries: Queries of torchattacks' Square; None runs the authors' code as AutoAttack does.
-        readouts: Images of the binarization test.
-        inner: Points around each of them that the test labels unperturbed.
+        radii: Radii of the curve in 255ths of the [0, 1] scale; for L2, in eighths of epsilon.
+        draws: Number of random points on the surface of the ball around each image.
+        queries: Number of queries for torchattacks' Square; None runs AutoAttack's Square.
+        readouts: Number of images in the binarization test.
+        inner: Number of points around each of them that the test labels as unperturbed.
     """
 
     images: int
@@ -62,7 +62,7 @@ TIERS = {
 
 
 class Watched(nn.Module):
-    """Scores like a branch, and records whether the images it receives are allowed.
+    """Scores like a branch and records whether the images it receives are valid perturbations.
 
     Args:
         score: Images to logits.
@@ -75,7 +75,7 @@ class Watched(nn.Module):
         self.valid: Tensor | None = None
 
     def watch(self, images: Tensor, search: Search) -> None:
-        """Starts comparing scored images with these, (N,) of ``valid``."""
+        """Starts comparing the images to be scored with these."""
         self._watched, self.valid = (images, search), None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -84,26 +84,26 @@ class Watched(nn.Module):
             ball = find_threat_model(search.threat_model)
             # Whole chunks are scored: the last image is repeated.
             if len(images) < len(around):
-                raise MemoryError("a chunk in parts cannot be compared with the images")
+                raise MemoryError("a split chunk cannot be compared with the images")
             valid = ball.contains(images[: len(around)], around, search.epsilon)
             self.valid = valid if self.valid is None else self.valid & valid
         logits: Tensor = self.score(images)
         return logits
 
     def stop(self) -> Tensor:
-        """Stops watching; returns whether each image was always allowed, bool (N,)."""
-        assert self.valid is not None  # an attack that scores nothing has no verdicts
+        """Stops watching; returns whether each image was always valid, bool (N,)."""
+        assert self.valid is not None  # every attack scores its images
         self._watched = None
         return self.valid
 
 
 def prepare(branch: Branch) -> tuple[Branch, Watched]:
-    """Returns the branch with a watched score and with gradients, of zero if it has none."""
+    """Returns the branch with a watched score and with zeros in place of missing gradients."""
     score = Watched(branch.score)
-    return Branch(branch.name, score, _tied(branch.standin)), score
+    return Branch(branch.name, score, _finite_gradients(branch.standin)), score
 
 
-def _tied(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _finite_gradients(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Replaces missing gradients, and those that are not finite, by zero."""
 
     def tied(images: Tensor) -> Tensor:
@@ -120,16 +120,16 @@ def _zero_unless_finite(gradient: Tensor) -> Tensor:
     return torch.where(finite.view(-1, *[1] * (gradient.dim() - 1)), gradient, 0.0)
 
 
-def radius(place: int, search: Search) -> float:
+def radius(entry: int, search: Search) -> float:
     """Returns the attack radius of an entry of ``Tier.radii``."""
-    return place / 255 if search.threat_model == "linf" else place / 8 * search.epsilon
+    return entry / 255 if search.threat_model == "linf" else entry / 8 * search.epsilon
 
 
-def written(place: int, search: Search) -> str:
-    """Returns the radius as written in ``CurvePoint``."""
-    if not place:
+def radius_text(entry: int, search: Search) -> str:
+    """Returns the radius as ``CurvePoint.epsilon`` writes it."""
+    if not entry:
         return "0"
-    return f"{place}/255" if search.threat_model == "linf" else f"{radius(place, search):.4g}"
+    return f"{entry}/255" if search.threat_model == "linf" else f"{radius(entry, search):.4g}"
 
 
 def measure(
@@ -140,7 +140,7 @@ def measure(
     search: Search,
     tier: Tier,
     generator: torch.Generator,
-    done: Callable[[], object],
+    on_attack: Callable[[], object],
 ) -> dict[str, Evidence]:
     """Returns the evidence on each branch from one chunk of images.
 
@@ -149,18 +149,18 @@ def measure(
         images: (N, C, H, W), floating point in [0, 1], on the network's device.
         labels: int64 (N,), on the network's device.
         image_ids: int64 (N,), on the CPU.
-        search: The attack to check, with one number of steps. Each branch is measured in its ball,
-            in which the other branches are attacked for transfer.
+        search: The attack to check, with one number of steps. Each branch is measured in the ball
+            of its own attack; for transfer the other branches are attacked in the same ball.
         tier: How much to measure.
-        generator: Draws the random points and Square's, on the CPU.
-        done: Called after each of ``attacks_of`` attacks.
+        generator: Draws the random points and seeds Square, on the CPU.
+        on_attack: Called after each of the ``count_attacks`` attacks.
     """
     searches = [search.for_branch(branch.name) for branch, _ in attacked]
     evidence: dict[str, Evidence] = {}
-    for own in _distinct(searches):
-        alike = [of for of, its in zip(attacked, searches, strict=True) if its == own]
+    for shared in _distinct(searches):
+        measured = [pair for pair, its in zip(attacked, searches, strict=True) if its == shared]
         evidence |= _measure_within(
-            own, alike, attacked, images, labels, image_ids, tier, generator, done
+            shared, measured, attacked, images, labels, image_ids, tier, generator, on_attack
         )
     return evidence
 
@@ -174,9 +174,9 @@ def _measure_within(
     image_ids: Tensor,
     tier: Tier,
     generator: torch.Generator,
-    done: Callable[[], object],
+    on_attack: Callable[[], object],
 ) -> dict[str, Evidence]:
-    """Returns the evidence on the branches of one ball, in which all are attacked."""
+    """Returns the evidence on the branches that share one ball; all branches are attacked in it."""
     everyone, (steps,) = [branch for branch, _ in attacked], search.steps
     branches = [branch for branch, _ in measured]
     evidence: dict[str, Evidence] = {branch.name: {} for branch in branches}
@@ -191,7 +191,7 @@ def _measure_within(
         for branch in branches:
             key = Key(f"pgd-{max(changed.steps)}", rule, branch.name, branch.name)
             evidence[branch.name][name] = outcomes[key].correct
-        done()
+        on_attack()
         return {key: outcome.correct for key, outcome in outcomes.items()}
 
     for _, watched in measured:
@@ -205,35 +205,35 @@ def _measure_within(
         attack(f"restart {restart}", search._replace(seed=search.seed + restart))
     for branch, watched in measured:
         evidence[branch.name]["valid"] = watched.stop()
-    for place in tier.radii:
-        if place:
-            attack(f"radius {place}", _scaled(search, radius(place, search)))
+    for entry in tier.radii:
+        if entry:
+            attack(f"radius {entry}", _scaled(search, radius(entry, search)))
         else:
             attack("radius 0", search._replace(epsilon=0.0, steps=(1,)), "final")
-    whole = 1.0 if search.threat_model == "linf" else images[0].numel() ** 0.5
-    attack("unbounded", _scaled(search, whole))
+    everything = 1.0 if search.threat_model == "linf" else images[0].numel() ** 0.5
+    attack("unbounded", _scaled(search, everything))
     (by_margin,) = parse_attacks([f"pgd-{2 * steps}-margin"])
     margins = attack_chunk(branches, images, labels, image_ids, search, attack=by_margin)
-    done()
+    on_attack()
 
     for branch in branches:
         found = evidence[branch.name]
         found["clean"] = first[Key("none", "final", branch.name, branch.name)]
         key = Key(by_margin.name, "final", branch.name, branch.name)
         found["margin"] = margins[key].correct
-        found["copy"] = difference(branch, torch.cat([images, attacked_images[branch.name]]))
+        found["copy"] = copy_difference(branch, torch.cat([images, attacked_images[branch.name]]))
         found["pgd"] = first[Key(f"pgd-{steps}", "any", branch.name, branch.name)]
         for other in everyone:
             if other is not branch:
                 key = Key(f"pgd-{2 * steps}", "final", other.name, branch.name)
                 found[f"from {other.name}"] = first[key]
         found |= _without_pgd(branch, images, labels, search, tier, generator)
-        done()
+        on_attack()
     return evidence
 
 
-def attacks_of(tier: Tier, search: Search, branches: Sequence[str]) -> int:
-    """Returns the number of attacks that ``measure`` runs on a chunk, over balls and branches."""
+def count_attacks(tier: Tier, search: Search, branches: Sequence[str]) -> int:
+    """Returns the number of attacks that ``measure`` runs on a chunk."""
     balls = len(_distinct([search.for_branch(branch) for branch in branches]))
     return balls * (2 + RESTARTS + len(tier.radii)) + len(branches)
 
@@ -270,17 +270,17 @@ def _without_pgd(
         "fgsm": _correct(branch, fast, labels),
         "noise": noise,
         "square": _correct(branch, square, labels),
-        # The copy used by PGD may have gradients where the network that AutoAttack uses has none.
-        "gradient": has_gradient(branch.standin, images, labels)
-        & has_gradient(_tied(branch.score), images, labels),
-        "bounded": bounded(branch, images),
-        **scale(branch, images),
-        **changes(branch, images),
+        # PGD's copy may have gradients where the network itself, which AutoAttack uses, has none.
+        "gradient": usable_gradients(branch.standin, images, labels)
+        & usable_gradients(_finite_gradients(branch.score), images, labels),
+        "bounded": in_unit_interval(branch, images),
+        **input_scale_evidence(branch, images),
+        **logit_changes(branch, images),
     }
 
 
 def surface(images: Tensor, search: Search, generator: torch.Generator) -> Tensor:
-    """Draws a point at the largest allowed distance from each image; in Linf a corner."""
+    """Draws a random point on the surface of the ball around each image; for Linf, a corner."""
     ball = find_threat_model(search.threat_model)
     noise = torch.randn(images.shape, generator=generator, dtype=images.dtype).to(images.device)
     return ball.project(images + ball.ascend(noise, search.epsilon), images, search.epsilon)
@@ -294,7 +294,7 @@ def _square(
     tier: Tier,
     generator: torch.Generator,
 ) -> Tensor:
-    """Attacks without gradients images that are all classified correctly."""
+    """Attacks images that are all classified correctly, without gradients."""
 
     def score(images: Tensor) -> Tensor:
         logits: Tensor = branch.score(images)

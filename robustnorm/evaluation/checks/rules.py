@@ -1,8 +1,8 @@
-"""From counts of images to verdicts: each rule returns one, with the figure behind it.
+"""Rules that turn counts of images into verdicts, each with the figure behind it.
 
-On a hundred images one image is already more than a limit of 0.2 %. A count therefore exceeds a
-limit only if it is larger and chance would reach it with probability below ``LEVEL`` at the limit:
-for many images this is the limit itself, for few it is what the images can tell.
+Of a hundred images, a single one already exceeds a limit of 0.2 %. A count therefore counts as
+above a limit only if chance would produce it with a probability below ``LEVEL`` at that limit. For
+many images the threshold approaches the limit itself.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-# More than a dozen checks run on each branch: at 5 % each, sound ones would often be flagged.
+# More than a dozen checks run on each branch: at 5 % each, sound branches would often be flagged.
 LEVEL = 0.01
 
 
 class Finding(NamedTuple):
-    """Verdict, value, figure and n as in ``Check``."""
+    """Verdict, value, figure and n, as in ``Check``."""
 
     verdict: str
     value: float
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
 
 
 def allowed(n: int, limit: float) -> int:
-    """Returns how many of n images may fail under a limit, a fraction in (0, 1).
+    """Returns how many of n images may fail under a limit, which is a fraction in (0, 1).
 
     Examples:
         >>> allowed(100, 0.002), allowed(1000, 0.002), allowed(10_000, 0.002)
@@ -39,7 +39,7 @@ def allowed(n: int, limit: float) -> int:
 
 
 def none_may(failing: Tensor, what: str) -> Finding:
-    """Unreliable if any image fails; ``failing`` is bool (n,), here and below."""
+    """Unreliable if any image fails; ``failing`` is bool (n,), as in the functions below."""
     return _share("unreliable" if failing.any() else "reliable", failing, f"{what}; none may be")
 
 
@@ -59,7 +59,7 @@ def at_most(failing: Tensor, limit: float, what: str) -> Finding:
 
 
 def converged(failing: Tensor, what: str) -> Finding:
-    """Warns if a stronger attack takes more than 1 point of accuracy, unreliable beyond 5.
+    """Warns if a stronger attack lowers accuracy by more than 1 point; unreliable beyond 5 points.
 
     The aim is half a point; a warning also requires that chance does not explain the difference.
     """

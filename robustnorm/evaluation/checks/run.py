@@ -17,10 +17,10 @@ from robustnorm.evaluation.checks.judge import judge
 from robustnorm.evaluation.checks.measure import (
     TIERS,
     TierName,
-    attacks_of,
+    count_attacks,
     measure,
     prepare,
-    written,
+    radius_text,
 )
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.search import Precision, Search, branches
@@ -46,34 +46,35 @@ def run_checks(
 ) -> tuple[list[Check], list[CurvePoint]]:
     """Checks whether a PGD evaluation of each branch can be trusted.
 
-    Defences have looked robust because an attack found no gradient, stopped early, or attacked
-    another network than the one that scored it. Each check names one such fault. The checks use
-    ``branches`` and ``attack_chunk``, which also give the reported verdicts.
+    Defences have appeared robust because an attack found no gradient, stopped too early, or
+    attacked a different network from the one that scored it. Each check detects one such fault.
+    The checks use ``branches`` and ``attack_chunk``, which also give the reported verdicts.
 
     Args:
         model: In evaluation mode; images in [0, 1] to logits. Left unchanged.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
         labels: int64 (N,).
         image_ids: int64 (N,), indices of the images in their data set.
-        search: The attack whose results are reported; its largest number of steps is checked, for
-            each branch in that branch's ball.
-        tier: ``"quick"``, at most 100 images and a few attacks each, or ``"full"``, at most 1,000
+        search: The attack whose results are reported. Its largest number of steps is checked, with
+            each branch's own threat model and radius.
+        tier: ``"quick"``: at most 100 images and a few attacks on each; ``"full"``: at most 1,000
             images, the whole curve, and Square with AutoAttack's 5,000 queries.
         serving: Also check each serving rule.
         precision: Precision of the gradients, as in the evaluation.
         compile: Whether the copies that give the gradients are compiled, as in the evaluation.
         recorded: Standard accuracies recorded in training, by branch; not compared by default.
         progress: Text of a progress bar; none by default.
-        should_stop: Called after each attack; only a signal counts.
+        should_stop: Called after each attack; only a signal stops the checks.
 
     Returns:
-        The checks, named as in ``CHECKS``, and the accuracy over the attack's radius. Checks that
-        do not apply are omitted: those that need other branches, and the binarization test on
-        serving rules and on networks that do not end in a linear layer.
+        The checks, named as in ``CHECKS``, and the accuracy as a function of the attack's radius.
+        Checks that do not apply are omitted: those that need several branches on a network with
+        one, and the binarization test on serving rules and on networks without a final linear
+        layer.
 
     Raises:
-        ImportError: When the library of Square is not installed.
-        Stopped: When a signal came.
+        ImportError: When the library that provides Square is not installed.
+        Stopped: When a signal arrives.
         ValueError: On an unknown tier, no images, or a radius of 0.
 
     References:
@@ -94,10 +95,10 @@ def run_checks(
         prepare(branch) for branch in branches(model, precision, serving=serving, compile=compile)
     ]
     n = min(len(images), size.images)
-    places = torch.arange(n) * len(images) // n  # spread evenly: images may be sorted by class
+    rows = torch.arange(n) * len(images) // n  # spread evenly: images may be sorted by class
     device = next(model.parameters(), images).device
-    images = to_float(images[places.to(images.device)].to(device))
-    labels, ids = labels[places.to(labels.device)].to(device), image_ids.cpu()[places]
+    images = to_float(images[rows.to(images.device)].to(device))
+    labels, ids = labels[rows.to(labels.device)].to(device), image_ids.cpu()[rows]
     with torch.no_grad():
         classes = attacked[0][0].score(images[:2]).shape[1]
     names, steps = [branch.name for branch, _ in attacked], max(search.steps)
@@ -108,7 +109,7 @@ def run_checks(
     checks: list[Check] = []
     curve: list[CurvePoint] = []
     with tqdm(
-        total=len(parts) * attacks_of(size, search, names) + len(names),
+        total=len(parts) * count_attacks(size, search, names) + len(names),
         desc=progress,
         unit="attack",
         disable=None if progress else True,
@@ -118,14 +119,13 @@ def run_checks(
         def on_attack() -> None:
             bar.update()
             if interrupted(should_stop):
-                raise Stopped("stopped in the checks of an evaluation")
+                raise Stopped("stopped during the checks of an evaluation")
 
         chunks = [
             measure(attacked, images[p], labels[p], ids[p], search, size, generator, on_attack)
             for p in parts
         ]
         for name in names:
-            own = search.for_branch(name)
             seen = [chunk[name] for chunk in chunks]
             evidence = {key: torch.cat([part[key] for part in seen]).cpu() for key in seen[0]}
             binarized, own = None, search.for_branch(name)
@@ -143,14 +143,14 @@ def run_checks(
             )
             checks += [Check(check, name, *finding) for check, finding in findings.items()]
             curve += [
-                CurvePoint(name, written(place, own), int(evidence[f"radius {place}"].sum()), n)
-                for place in size.radii
+                CurvePoint(name, radius_text(entry, own), int(evidence[f"radius {entry}"].sum()), n)
+                for entry in size.radii
             ]
     return checks, curve
 
 
 def check_installed(tier: TierName) -> None:
-    """Raises an ImportError when the library that brings a tier's Square is not installed."""
+    """Raises an ImportError when the library that provides a tier's Square is not installed."""
     if TIERS[tier].queries is None:
         installed()
     else:

@@ -87,7 +87,12 @@ def test_examples_of_a_branch_with_its_own_attack_lie_in_its_ball(case):
     model, images, labels, ids, verdicts, _ = case
     own = {"adv": BranchAttack("linf", Fraction(4, 255), Fraction(1, 255))}
     examples = make_examples(
-        model, images[ids], labels[ids], verdicts, image_ids=ids, search=SEARCH._replace(own=own)
+        model,
+        images[ids],
+        labels[ids],
+        verdicts,
+        image_ids=ids,
+        search=SEARCH._replace(branch_attacks=own),
     )
     largest = {"clean": 0, "adv": 0}
     for example in examples:

@@ -94,5 +94,5 @@ def test_code_of_others_is_not_given_smaller_chunks(model, data, shrink, monkeyp
     monkeypatch.setitem(ATTACKS, "autoattack", lambda model, images, *_, **__: model(images))
     evaluated = branches(model)
     shrink(50)
-    with pytest.raises(OutOfMemoryError, match="smaller ones would change its verdicts"):
+    with pytest.raises(OutOfMemoryError, match="smaller batches would change its verdicts"):
         attack_chunk(evaluated, *data, torch.arange(N), SEARCH, attack=parse_attacks(["square"])[0])

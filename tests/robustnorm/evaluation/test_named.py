@@ -242,7 +242,7 @@ def test_batches_are_of_few_sizes_and_an_image_is_never_alone():
         sizes.append(len(images))
         return images * 2
 
-    filled = chunks.in_few_sizes(network, 100)
+    filled = chunks.in_few_batch_sizes(network, 100)
     for count in range(1, 101):
         images = torch.rand(count, 3, requires_grad=True)
         logits = filled(images)
@@ -316,7 +316,7 @@ def test_worst_attacks_each_branch_in_its_own_ball_and_each_rule(channels, class
     images = torch.rand(12, channels, 8, 8)
     with torch.no_grad():
         labels = bind(network, "adv")(images).argmax(1)
-    search = SEARCH._replace(own={"adv": BranchAttack("l2", 0.5, 0.1)})
+    search = SEARCH._replace(branch_attacks={"adv": BranchAttack("l2", 0.5, 0.1)})
     (attack,) = parse_attacks(["worst"])
     adv_images = {}
     attacked = branches(network, serving=True)

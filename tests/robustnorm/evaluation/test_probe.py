@@ -68,9 +68,15 @@ def no_attack(monkeypatch):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: Noisy(make_model()), "must give equal images equal logits, branch 'single' gave"),
-        (batch_normalized, "must not depend on the others in its batch.*use running statistics"),
-        (lambda: Leaky(make_model()), "must not depend on the others in its batch"),
+        (
+            lambda: Noisy(make_model()),
+            "must give equal images equal logits, but those of branch 'single'",
+        ),
+        (
+            batch_normalized,
+            "must not depend on the other images in its batch.*use running statistics",
+        ),
+        (lambda: Leaky(make_model()), "must not depend on the other images in its batch"),
     ],
 )
 def test_network_whose_answer_is_not_the_image_s_is_refused(model, message):
@@ -108,7 +114,7 @@ def test_missing_package_is_named(attack, packages, monkeypatch):
 
 @pytest.mark.usefixtures("no_attack")
 def test_images_are_not_kept_under_rule_any_alone(tmp_path):
-    with pytest.raises(EvaluationError, match='images are kept with rules="all" only'):
+    with pytest.raises(EvaluationError, match='images can be kept only with rules="all"'):
         run(make_model(), rules="any", keep=tmp_path)
 
 
@@ -207,4 +213,4 @@ def test_network_without_a_gradient_needs_an_attack_without(attacks, caplog):
     assert torch.equal(torch.from_numpy(verdicts["worst"].correct), gaps > 0.04)
     assert 0 < verdicts["worst"].accuracy < verdicts["pgd-3"].accuracy
     assert {v.searched for v in verdicts.values()} == {"nothing"}
-    assert "the logits have no gradient in the images: PGD leaves these" in caplog.text
+    assert "the logits have no gradient with respect to the images: PGD leaves these" in caplog.text

@@ -215,7 +215,7 @@ def test_diagnose_attacks_each_branch_in_its_own_ball():
     images, labels = make_images(12, torch.float32)
     ball = BranchAttack("l2", Fraction(1, 2), Fraction(1, 8))
     search = SEARCH._replace(
-        own={"linf": BranchAttack("linf", *[Fraction(2, 255)] * 2), "l2": ball}
+        branch_attacks={"linf": BranchAttack("linf", *[Fraction(2, 255)] * 2), "l2": ball}
     )
     found = diagnose(model, images, labels, num_classes=3, search=search, batches=1)
     assert list(found.classes) == ["clean", "linf", "l2"]

@@ -188,7 +188,7 @@ def test_signalled_checks_stop_after_the_attack(signal_at, capfd):
     assert cli.main(("train", *words, "--norm", "bn", "--epochs", "1")) == 0
     signal_at(measure, "attack_chunk", (2,))
     assert cli.main(("eval", *words, "--checks", "quick")) == 143
-    assert "stopped in the checks of an evaluation" in capfd.readouterr().err
+    assert "stopped during the checks of an evaluation" in capfd.readouterr().err
     assert list(Path("reports/small/records").glob("*.journal"))
 
 

@@ -132,5 +132,5 @@ def test_verdict_of_a_branch_is_its_worst():
     ]
     assert verdict_of(checks, "clean") == "unreliable"
     assert verdict_of(checks, "adv") == "reliable"
-    with pytest.raises(ValueError, match="none of 'single'"):
+    with pytest.raises(ValueError, match="'single' has not been checked"):
         verdict_of(checks, "single")

@@ -8,10 +8,10 @@ from robustnorm import resnet18
 from robustnorm.evaluation import search as search_module
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.checks import measure as measure_module
-from robustnorm.evaluation.checks.forwards import changes
+from robustnorm.evaluation.checks.forwards import logit_changes
 from robustnorm.evaluation.checks.measure import (
     TIERS,
-    attacks_of,
+    count_attacks,
     measure,
     prepare,
     surface,
@@ -49,7 +49,7 @@ def evidence(search=SEARCH, model=None):
         generator(),
         lambda: calls.append(1),
     )
-    assert len(calls) == attacks_of(TIERS["quick"], search, ["single"])
+    assert len(calls) == count_attacks(TIERS["quick"], search, ["single"])
     return found["single"]
 
 
@@ -119,14 +119,16 @@ def test_other_branches_are_attacked_in_the_ball_of_the_one_measured(monkeypatch
     _, images, labels = setting()
     names = ("clean", "linf", "l2")
     model = resnet18("auxbn", width=4, num_classes=3, in_channels=1, branches=names).eval()
-    search = SEARCH._replace(own={"l2": BranchAttack("l2", Fraction(1, 2), Fraction(1, 8))})
+    search = SEARCH._replace(
+        branch_attacks={"l2": BranchAttack("l2", Fraction(1, 2), Fraction(1, 8))}
+    )
     attacked = [prepare(branch) for branch in branches(model)]
     done = []
     found = measure(
         attacked, images, labels, torch.arange(N), search, TIERS["quick"], generator(),
         lambda: done.append(1),
     )  # fmt: skip
-    assert len(done) == attacks_of(TIERS["quick"], search, names)
+    assert len(done) == count_attacks(TIERS["quick"], search, names)
     assert [call for call in asked if call[2] == (2, 4)] == [
         (list(names), "linf", (2, 4)),
         (list(names), "l2", (2, 4)),
@@ -169,5 +171,5 @@ def test_gradient_that_is_not_finite_is_none():
 def test_independent_network_changes_by_rounding_only(dtype):
     model, images, _ = setting()
     branch, _ = prepare(branches(model.to(dtype))[0])
-    for values in changes(branch, images.to(dtype)).values():
+    for values in logit_changes(branch, images.to(dtype)).values():
         assert values.max() < 100 * torch.finfo(dtype).eps
