@@ -160,7 +160,7 @@ def test_run_is_evaluated_on_test_images_of_another_data_set(folder, tmp_path):
     np.save(corrupted / "fog.npy", images.permute(0, 2, 3, 1).numpy() // 2)
     np.save(corrupted / "labels.npy", np.array([0, 0, 0, 1, 1, 1]))
     other = replace(config, data=str(corrupted / "fog.npy"), resize=None)
-    with pytest.raises(UsageError, match=r"is the evaluation on pets at 16x16; choose another"):
+    with pytest.raises(UsageError, match=r"holds the evaluation on pets at 16x16; choose another"):
         evaluate_records(other)
     [found] = evaluate_records(replace(other, reports=str(tmp_path / "fog")))
     assert (found.n, found.dataset["name"]) == (6, "PETS-C fog")

@@ -289,7 +289,7 @@ def test_evaluate_refuses_a_model_in_train_mode(model, data):
 
 def test_evaluate_refuses_a_bound_network(model, data):
     """Its inner route would win, and every branch would be reported with one branch's numbers."""
-    with pytest.raises(ValueError, match=r"give it the model, not bind\(model, \.\.\.\)"):
+    with pytest.raises(ValueError, match=r"pass it the model, not bind\(model, \.\.\.\)"):
         run(bind(model, "adv"), data)
 
 

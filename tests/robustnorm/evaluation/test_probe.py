@@ -88,7 +88,7 @@ def test_network_whose_answer_is_not_the_image_s_is_refused(model, message):
 @pytest.mark.parametrize(
     ("attack", "message"),
     [
-        ("autoattack", "attack 'autoattack' needs at least 4 classes, the network has 3"),
+        ("autoattack", "attack 'autoattack' needs at least 4 classes, but the network has 3"),
         ("apgd-t", "needs at least 4 classes"),
         ("pgd-2-dlr-targeted", "needs at least 4 classes"),
         ("torchattacks:APDG", "unknown attack 'torchattacks.APDG'; did you mean 'APGD'"),

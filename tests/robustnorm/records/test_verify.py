@@ -313,5 +313,5 @@ def test_transfer_refuses_images_of_another_evaluation(kept):
     record, folder = kept
     ids = torch.tensor([140, 3])
     options = {"source": record, "source_images": folder, "run": "x", "attack": "pgd-3"}
-    with pytest.raises(RecordError, match="has no images of 1 of 2 test images"):
+    with pytest.raises(RecordError, match="lacks 1 of 2 test images"):
         transfer(make_model(), torch.zeros(2, dtype=torch.int64), image_ids=ids, **options)
