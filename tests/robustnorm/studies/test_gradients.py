@@ -303,10 +303,10 @@ def test_gradient_that_is_zero_or_not_a_number_has_no_direction():
     model = linear_model()
     dark = Group("clean", torch.zeros(1, 1, 2, 2, dtype=torch.float64), torch.tensor([0]))
     light = Group("clean", torch.ones(1, 1, 2, 2, dtype=torch.float64), torch.tensor([0]))
-    with pytest.raises(ValueError, match="gradient of 1 for group 1 .* has norm 0"):
+    with pytest.raises(ValueError, match=r"gradient of 1 for group 1 .* has norm 0"):
         gradient_diversity(model, [[light, dark]])
     model[1].weight.data.fill_(math.nan)
-    with pytest.raises(ValueError, match="gradient of 1 for group 0 .* has norm nan"):
+    with pytest.raises(ValueError, match=r"gradient of 1 for group 0 .* has norm nan"):
         gradient_diversity(model, [[light, light]])
 
 
