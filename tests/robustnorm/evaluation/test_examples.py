@@ -28,7 +28,7 @@ def case(trained):
     model, images, labels = trained("auxbn")
     ids = torch.arange(120, 60, -1)  # not from 0, not ascending
     settings = SEARCH._asdict()
-    del settings["own"]
+    del settings["branch_attacks"]
     verdicts = evaluate(model, images[ids], labels[ids], image_ids=ids, **settings)
     examples = make_examples(
         model, images[ids], labels[ids], verdicts, image_ids=ids, search=SEARCH
