@@ -1,4 +1,4 @@
-"""AdvProp's training loop: each epoch runs its steps, then evaluates held-out images."""
+"""AdvProp's training loop: each epoch takes its steps, then evaluates held-out images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from robustnorm.training.progress import (
 )
 from robustnorm.training.schedule import learning_rate
 
-# Minimum seconds between updates of the progress line, which reads losses and waits for the device.
+# Minimum seconds between updates of the progress line: reading the losses waits for the device.
 _REFRESH = 0.5
 
 
@@ -59,8 +59,8 @@ def train(
     step or image), so a run continued from ``position`` with the same model and optimizer state
     repeats the uninterrupted one.
 
-    In a process group each process trains on its part of every batch and averages gradients with
-    the others; records, losses and positions are the same in all of them.
+    In a process group each process trains on its share of every batch and averages its gradients
+    with the others; records, losses and positions are the same in all processes.
 
     Args:
         model: On the training device.
@@ -69,25 +69,25 @@ def train(
         config: The settings.
         augmentation: Augments the training images.
         optimizer: For the model's parameters; its learning rate is set at each step.
-        test: Test images to evaluate each epoch besides the held-out ones, on the same device.
+        test: Test images to evaluate after each epoch, like the held-out ones, on the same device.
         position: Where to continue; the beginning by default.
-        bar: Progress bar in images to update.
-        should_stop: Called after each step, before the first one, and between two chunks of a
-            validation; before the first and within a validation only a signal counts. An
+        bar: Progress bar to update, in images.
+        should_stop: Called before the first step, after each step, and between two chunks of a
+            validation. Only a signal stops before the first step or within a validation; an
             interrupted validation is repeated when the run continues.
         save_is_due: Called after each step.
         save: Called after a step when a save is due, with the position to continue from.
 
     Raises:
-        TrainingStopped: When ``should_stop`` asks for it, with the position to continue from.
+        TrainingStopped: When ``should_stop`` asks for it; carries the position to continue from.
         NonFiniteLossError: When a loss or the gradient is not finite; model and optimizer are then
             in their state before that step.
-        Stopped: When a signal came before the first step.
+        Stopped: When a signal arrives before the first step.
     """
     distributed.per_process(config.batch_size)  # raises when it cannot be divided
     if config.sync_norm and distributed.world_size() > 1:
         synchronize(model)
-    # It is an nn.Module too, although torch's annotations do not say so.
+    # The compiled model is an nn.Module too, although torch's annotations do not say so.
     forward = cast(nn.Module, torch.compile(model)) if config.compile else model
     advprop = AdvProp(forward, config)
     step_losses = distributed.data_parallel(advprop)
@@ -111,7 +111,7 @@ def train(
         if reading_waits(losses.device):
             finite = FiniteSteps(model, optimizer, epoch, take_again=partial(take, finite))
         for step in take(finite, here.step, bar=bar):
-            # The last step is followed by a validation, which no budget interrupts.
+            # The last step is followed by a validation, which a time budget cannot interrupt.
             stop, due = distributed.any_process(
                 should_stop(validation_seconds if step == steps else 0.0), save_is_due()
             )
@@ -149,7 +149,7 @@ def train(
 
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """Returns the generator of the attack's random start at a step of the run."""
+    """Returns the generator for the attack's random start at a step, counted over the whole run."""
     state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1
     return torch.Generator(device).manual_seed(int(state))
 
@@ -167,9 +167,9 @@ def _train_epoch(
     stop_step: int | None = None,
     bar: tqdm[Any] | None = None,
 ) -> Iterator[int]:
-    """Runs the steps of an epoch from ``first_step`` to before ``stop_step``; stores losses.
+    """Takes the steps of an epoch from ``first_step`` to before ``stop_step``; stores their losses.
 
-    Yields the number of steps done after each one.
+    Yields after each step how many steps of the epoch are done.
     """
     config, device, steps = advprop.config, split.images.device, len(losses)
     batches = epoch_batches(
@@ -226,26 +226,26 @@ def validate(
         model: In evaluation mode.
         split: The images.
         search: The attack of each branch, with one number of PGD steps.
-        should_stop: Called before each chunk; only a signal counts.
+        should_stop: Called before each chunk; only a signal stops the validation.
 
     Raises:
-        Stopped: When a signal came.
+        Stopped: When a signal arrives.
     """
     sums: list[dict[Key, tuple[float, float]]] = []  # per chunk: correct, loss
     attacked = branches(model)
     everything = (split.images, split.labels, torch.arange(len(split)))
-    processes, own = distributed.world_size(), distributed.rank()
-    # Equal in all processes, and small enough that each has memory for it.
+    processes, rank = distributed.world_size(), distributed.rank()
+    # The same in all processes, and small enough for the memory of each.
     at_once = min(distributed.gather(images_at_once(attacked, *everything, search)))
     at_once = min(at_once, whole_chunks(math.ceil(len(split) / processes)))
     chunks = torch.split(torch.arange(len(split)), at_once)
     for first in range(0, len(chunks), processes):  # one chunk per process
         if distributed.any_process(interrupted(should_stop))[0]:
-            raise Stopped("stopped in a validation")
+            raise Stopped("stopped during a validation")
         outcomes: Mapping[Key, Outcome] = {}
-        if first + own < len(chunks):
-            part = chunks[first + own]
-            outcomes = attack_chunk(attacked, split.images[part], split.labels[part], part, search)
+        if first + rank < len(chunks):
+            ids = chunks[first + rank]
+            outcomes = attack_chunk(attacked, split.images[ids], split.labels[ids], ids, search)
         sums += distributed.gather(
             {key: (o.correct.sum().item(), o.loss.sum().item()) for key, o in outcomes.items()}
         )

@@ -1,7 +1,7 @@
-"""Training one network with many processes: their group, and what they average.
+"""Training one network with many processes: the process group, and what its members average.
 
-Every function also works in a single process, where it does nothing. In a group all processes must
-call it at the same point, since each call exchanges messages.
+Every function also works in a single process without a group. In a group, all processes must call a
+function at the same point if it exchanges messages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from robustnorm.system.errors import UsageError
 
 _T = TypeVar("_T")
 
-# A process that receives nothing for this long fails; a peer that died is noticed at once.
+# A process that waits for a message for this long fails; a peer that died is noticed at once.
 _TIMEOUT = timedelta(minutes=30)
 
 
@@ -32,7 +32,7 @@ def launched_processes() -> int:
 
 
 def own_device(name: str) -> str:
-    """Returns the name of this process's device; with many processes each gets a different GPU.
+    """Returns the name of this process's device; with several processes each gets its own GPU.
 
     Args:
         name: ``"auto"``, ``"cuda"`` or another device.
@@ -44,8 +44,8 @@ def own_device(name: str) -> str:
         return name
     if name.startswith("cuda:"):
         raise UsageError(
-            f"each of {launched_processes()} processes takes a GPU of its own, got --device {name};"
-            " use --device cuda, and CUDA_VISIBLE_DEVICES to choose among GPUs"
+            f"each of {launched_processes()} processes needs its own GPU, got --device {name}; use "
+            "--device cuda, with CUDA_VISIBLE_DEVICES to choose among GPUs"
         )
     if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
         return f"cuda:{os.environ['LOCAL_RANK']}"
@@ -54,10 +54,10 @@ def own_device(name: str) -> str:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Joins the group of the processes that torchrun started, for the block.
+    """Joins, for the block, the group of the processes that torchrun started.
 
-    Tensors on a GPU are sent by NCCL, those on the CPU by Gloo. Without torchrun there is no group;
-    a group that is already open is used and left open.
+    Tensors on a GPU are sent through NCCL, those on the CPU through Gloo. Without torchrun there is
+    no group; a group that is already open is used and left open.
 
     Args:
         device: Device of this process.
@@ -70,12 +70,12 @@ def process_group(device: torch.device) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=_TIMEOUT)
     yield
-    # Not after an error, when the others may never reach this point.
+    # Not after an error: the other processes may never reach this point.
     dist.destroy_process_group()
 
 
 def world_size() -> int:
-    """Returns the number of processes in the group, 1 without one."""
+    """Returns the number of processes in the group; 1 without a group."""
     return dist.get_world_size() if _in_group() else 1
 
 
@@ -93,19 +93,19 @@ def per_process(batch_size: int) -> int:
     if batch_size % world_size():
         nearest = max(batch_size - batch_size % world_size(), world_size())
         raise UsageError(
-            f"--batch_size counts the images of all processes and must divide by their number, got "
-            f"{batch_size} for {world_size()}; try {nearest}"
+            "--batch_size counts the images of all processes and must be a multiple of their "
+            f"number, got {batch_size} for {world_size()} processes; try {nearest}"
         )
     return batch_size // world_size()
 
 
 def share_of_process(batch: Tensor) -> Tensor:
-    """Returns this process's share of a batch (N, ...), (N / world size, ...)."""
+    """Returns this process's share of a batch: of (N, ...), (N / world size, ...)."""
     return batch.chunk(world_size())[rank()]
 
 
 def any_process(*flags: bool) -> list[bool]:
-    """Returns for each flag whether any process sets it."""
+    """Returns for each flag whether it is set in any process."""
     if not _in_group():
         return list(flags)
     together = torch.tensor(flags, dtype=torch.int32)
@@ -119,8 +119,8 @@ def wait_for_all() -> None:
 
 
 @contextmanager
-def one_a_node_first() -> Iterator[None]:
-    """Lets one process per node run the block first, so that the others can read what it writes."""
+def one_per_node_first() -> Iterator[None]:
+    """Lets one process per node run the block first; the others can then read what it wrote."""
     first = not _in_group() or os.environ.get("LOCAL_RANK", "0") == "0"
     if not first:
         wait_for_all()
@@ -141,7 +141,7 @@ def gather(value: _T) -> list[_T]:
 
 
 def average(values: Tensor) -> None:
-    """Replaces ``values`` by their mean over the processes, in place, without waiting."""
+    """Replaces ``values`` by their mean over the processes, in place."""
     if _in_group():
         dist.all_reduce(values)
         values /= world_size()
@@ -151,8 +151,8 @@ def average(values: Tensor) -> None:
 def average_statistics(model: nn.Module) -> None:
     """Replaces running statistics by their means over the processes, in place.
 
-    Running means, variances and second moments are averaged per branch, which gives the running
-    averages over all processes' batches. Counters are equal already.
+    Averaging running means, variances and second moments gives the running averages over the
+    batches of all processes. Counters are already equal.
 
     Args:
         model: Its floating-point buffers named ``running_...`` are averaged.
@@ -173,11 +173,11 @@ def average_statistics(model: nn.Module) -> None:
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """Returns ``module`` with gradients averaged over the processes, or itself in a single process.
+    """Returns ``module`` with gradients averaged over the processes; itself without a group.
 
     For one forward followed by one backward. Buffers are not synchronized: broadcasting them before
-    a forward would overwrite what an earlier one saved for its backward (pytorch/pytorch#175024)
-    and copy rank 0's statistics to all.
+    a forward would overwrite what an earlier forward saved for its backward
+    (pytorch/pytorch#175024) and copy rank 0's statistics to all processes.
     """
     if not _in_group():
         return module

@@ -1,4 +1,4 @@
-"""Finds the first step whose loss or gradient is not finite and restores the state before it."""
+"""Finds the first step whose loss or gradient is not finite, and restores the state before it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def reading_waits(device: torch.device) -> bool:
 def gradient_norm(model: nn.Module) -> Tensor:
     """Returns the Euclidean norm of the gradient, a scalar.
 
-    Overflow of a square makes it infinite, as does a value of the gradient that is not finite.
+    It is not finite if a value of the gradient is not, or if the sum of squares overflows.
     """
     return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
 def non_finite(clean_loss: Tensor, adv_loss: Tensor | None, gradient: Tensor) -> str:
-    """Returns what is not finite, "loss", "gradient" or "" for neither; waits for the device.
+    """Returns what is not finite: "loss", "gradient", or "" for neither. Waits for the device.
 
     Args:
         clean_loss: Scalar.
@@ -44,17 +44,17 @@ def non_finite(clean_loss: Tensor, adv_loss: Tensor | None, gradient: Tensor) ->
 class FiniteSteps:
     """Checks the steps of an epoch and undoes the first one that is not finite.
 
-    On the CPU each step is checked before its update. Checking on a GPU means waiting for it, so
-    several steps are checked together; if one was not finite, the state before them is restored and
-    they are repeated one by one.
+    On the CPU each step is checked before its update. On a GPU a check has to wait for the device,
+    so several steps are checked together; if one was not finite, the state before them is restored
+    and they are repeated one by one.
 
     Args:
         model: The network.
         optimizer: For its parameters.
         epoch: From 0.
         take_again: Repeats the steps from the first number to before the second, one per
-            iteration, under a ``FiniteSteps`` without ``take_again``. None checks each step before
-            its update.
+            iteration, under a ``FiniteSteps`` without ``take_again``. If None, each step is checked
+            before its update.
         every: Number of steps that are checked together.
     """
 
@@ -77,7 +77,7 @@ class FiniteSteps:
         self._before: list[tuple[Tensor, Tensor]] = []  # tensors of the state, and their old values
 
     def begin(self, step: int) -> None:
-        """Called before a step, counted from 0."""
+        """Must be called before each step, counted from 0."""
         if self._take_again is None:
             self._buffers = [buffer.clone() for buffer in self._model.buffers()]
         elif not self._flags:
@@ -87,10 +87,10 @@ class FiniteSteps:
     def inspect(
         self, step: int, batch: Batch, clean_loss: Tensor, adv_loss: Tensor | None, gradient: Tensor
     ) -> None:
-        """Called between the backward and the update.
+        """Must be called between the backward pass and the update.
 
         Raises:
-            NonFiniteLossError: When each step is checked and this one is not finite.
+            NonFiniteLossError: When steps are checked one by one and this one is not finite.
         """
         if self._take_again is not None:
             losses = clean_loss if adv_loss is None else clean_loss + adv_loss
@@ -104,7 +104,7 @@ class FiniteSteps:
             raise NonFiniteLossError(self._epoch + 1, step + 1, what, batch)
 
     def end(self) -> None:
-        """Called after the update; checks the steps so far if enough are pending."""
+        """Must be called after the update; checks the pending steps once there are enough."""
         if len(self._flags) >= self._every:
             self.check()
 
@@ -125,7 +125,7 @@ class FiniteSteps:
             momentum = state.get("momentum_buffer")
             if momentum is not None and id(momentum) not in known:  # did not exist before
                 del state["momentum_buffer"]
-        # A GPU may sum in another order and be finite now; then training simply continues.
+        # A GPU may sum in another order, so that all is finite now; then training simply continues.
         for _ in self._take_again(self._first, self._first + len(flags)):
             pass
 

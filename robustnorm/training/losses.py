@@ -1,4 +1,4 @@
-"""AdvProp's step: clean and adversarial images, each through their branch."""
+"""AdvProp's step: clean and adversarial images, each through its own branch."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from robustnorm.training.finite import gradient_norm
 
 
 class AdvProp(nn.Module):
-    """AdvProp's step on a batch, with all losses in one forward, as DistributedDataParallel needs.
+    """AdvProp's step on a batch; one forward gives all losses, as DistributedDataParallel requires.
 
-    Each adversarial branch ("adv" by default) is attacked with its attack, using the statistics
-    named by ``config.attack_norm_mode``. Then follow one clean forward and one forward per
-    adversarial branch, each normalized by its batch. In a network without branches all of them go
-    through the same layers.
+    Each adversarial branch ("adv" by default) is attacked with its own attack, using the statistics
+    that ``config.attack_norm_mode`` names. Then follow one clean forward and one forward per
+    adversarial branch, each normalized with its batch statistics. In a network without branches all
+    of them go through the same layers.
 
     Args:
         model: In train mode.
-        config: The settings of loss, attack, precision and clipping.
+        config: Gives the loss, the attacks, the precision and the gradient clipping.
 
     Shape:
         images (N, C, H, W), labels (N,), and the images (N, C, H, W) of each adversarial branch,
@@ -46,7 +46,7 @@ class AdvProp(nn.Module):
     def losses(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns the clean and the adversarial loss of one batch, ready for one backward.
+        """Returns the clean and the adversarial loss of one batch.
 
         Args:
             images: Float (N, C, H, W) in [0, 1].
@@ -94,7 +94,7 @@ class AdvProp(nn.Module):
                 route(self.model, branch),
                 self._autocast(images.device),
             ):
-                # Equal to ``pgd``, without its checks, which wait for the device.
+                # Computes what ``pgd`` does, without its checks, which wait for the device.
                 epsilon = float(attack.epsilon)
                 adv_images = _random_start(ball, images, epsilon, require_generator(generator))
                 for _ in range(self.config.train_steps):
@@ -107,7 +107,7 @@ class AdvProp(nn.Module):
     def backward(
         self, clean_loss: Tensor, adv_loss: Tensor | None, optimizer: torch.optim.Optimizer
     ) -> Tensor:
-        """Computes the gradient of a step, clipped if so configured, and returns its norm.
+        """Computes a step's gradient, clips it if so configured, and returns its norm.
 
         Args:
             clean_loss: From ``losses``.
@@ -115,7 +115,7 @@ class AdvProp(nn.Module):
             optimizer: For the model's parameters.
 
         Returns:
-            The norm before clipping, a scalar; does not wait for the device.
+            The norm before clipping, a scalar. Does not wait for the device.
         """
         loss = clean_loss if adv_loss is None else clean_loss + adv_loss
         if self.config.loss == "mean" and adv_loss is not None:
@@ -128,7 +128,7 @@ class AdvProp(nn.Module):
         return gradient_norm(self.model)
 
     def _autocast(self, device: torch.device) -> torch.autocast:
-        """Returns the precision of a training forward: bfloat16 if configured, else float32."""
+        """Returns the context of a training forward: bfloat16 if so configured, else float32."""
         low = self.config.precision == "bf16"
         return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
@@ -148,7 +148,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 def _random_start(
     ball: ThreatModel, images: Tensor, epsilon: float, generator: torch.Generator
 ) -> Tensor:
-    """Draws for the batch of all processes, so that the start does not depend on their number."""
+    """Draws the starts of all processes' images, so that they do not depend on their number."""
     processes = distributed.world_size()
     if processes == 1:
         return ball.random_start(images, epsilon, generator)

@@ -1,3 +1,5 @@
+"""Training curves for TensorBoard."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,8 +13,9 @@ class TensorBoard:
 
     Args:
         folder: Folder of the event files.
-        enabled: False makes every call do nothing.
-        first_epoch: Records of later epochs, from an earlier attempt, are hidden.
+        enabled: If False, no call does anything.
+        first_epoch: Number of epochs already done; records of later epochs, left by an interrupted
+            attempt, are hidden.
 
     Raises:
         ImportError: When enabled and TensorBoard is not installed.

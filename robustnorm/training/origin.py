@@ -1,4 +1,4 @@
-"""Repeats a training step tensor by tensor to find where it stops being finite."""
+"""Repeats a training step to find the first tensor that is not finite."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ def origin(
     config: Config,
     step_of_run: int,
 ) -> str:
-    """Repeats a step without its update and reports where it stops being finite.
+    """Repeats a step without its update and describes the first tensor that is not finite.
 
-    In a process group every process must call it with its part of the batch; all return the same.
+    In a process group every process must call it with its share of the batch; all return the same.
 
     Args:
-        model: In its state before the step; gradient and running statistics are changed.
+        model: In its state before the step; its gradients and running statistics are changed.
         optimizer: For its parameters; left unchanged.
         batch: The batch of the step.
         config: Settings of the run.
-        step_of_run: Number of steps before it, over all epochs.
+        step_of_run: Number of steps before this one, over all epochs.
 
     Returns:
-        A description: "it begins with the output of conv1, step 2 of the attack on branch adv".
+        A description such as "it begins with the output of conv1, step 2 of the attack on branch
+        adv".
     """
     generator = step_generator(config.seed, step_of_run, batch.images.device)
-    with _followed(model.train(), config, batch.images) as found:
+    with _non_finite_tensors(model.train(), config, batch.images) as found:
         advprop = AdvProp(model, config)
         losses = advprop.losses(batch.images, batch.labels, generator)
         gradient = advprop.backward(*losses, optimizer)
@@ -50,12 +51,12 @@ def origin(
             return f"it begins with {first[0]}"
     if any(what for _, what in everywhere):
         return "the norm of the gradient, or the sum of the losses, is too large for float32"
-    return "the repeated step is finite, since sums vary on this device"
+    return "the repeated step is finite, since sums on this device vary in their last bits"
 
 
 @contextmanager
-def _followed(model: nn.Module, config: Config, images: Tensor) -> Iterator[list[str]]:
-    """Collects what is not finite within the block, in order of appearance."""
+def _non_finite_tensors(model: nn.Module, config: Config, images: Tensor) -> Iterator[list[str]]:
+    """Collects descriptions of the tensors that are not finite in the block, in order."""
     found: list[str] = []
     passes = iter(_passes(config))
     now = ["images of the batch"]
@@ -66,7 +67,7 @@ def _followed(model: nn.Module, config: Config, images: Tensor) -> Iterator[list
 
     def before_pass(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         now[0] = next(passes)
-        note(inputs[0], f"the images given to the network, {now[0]}")
+        note(inputs[0], f"the images passed to the network, {now[0]}")
 
     def after(name: str, _module: nn.Module, _inputs: Any, output: object) -> None:
         note(output, f"the output of {name}, {now[0]}")
@@ -79,7 +80,7 @@ def _followed(model: nn.Module, config: Config, images: Tensor) -> Iterator[list
         note(tensor, f"{name}, before the step")
     handles = [model.register_forward_pre_hook(before_pass)]
     for name, module in model.named_modules():
-        if name:  # hooks of inner modules run first
+        if name:  # not the whole network; hooks of inner modules run before those of outer ones
             handles.append(module.register_forward_hook(partial(after, name)))
     for name, parameter in model.named_parameters():
         hook = partial(gradient, name)

@@ -1,4 +1,4 @@
-"""What training reports: a record per epoch, its position, and why it ended early."""
+"""What training reports: a record per epoch, its position, and why it stopped early."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Position:
-    """Position between two steps; with weights and momentum, all that is needed to continue.
+    """A point between two training steps; with weights and momentum, all that it takes to continue.
 
     Args:
-        epoch: Epochs done.
-        losses: Clean and adversarial loss of each step done in the next epoch.
+        epoch: Number of epochs done.
+        losses: Clean and adversarial loss of each step done in the epoch that follows.
         seconds: Time spent on those steps.
     """
 
@@ -53,7 +53,7 @@ class Position:
 
     @property
     def step(self) -> int:
-        """Steps done in the next epoch."""
+        """Number of steps done in the epoch that follows."""
         return len(self.losses)
 
 
@@ -66,17 +66,17 @@ class TrainingStopped(Stopped):
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss or the gradient became infinite or not a number.
+    """A loss or the gradient became infinite or NaN.
 
     Args:
-        epoch: Epoch of the step, from 1.
-        step: First such step of that epoch, from 1.
+        epoch: Epoch of the step, counted from 1.
+        step: The first such step of that epoch, counted from 1.
         what: ``"loss"`` or ``"gradient"``.
         batch: The batch of the step.
     """
 
     def __init__(self, epoch: int, step: int, what: str, batch: Batch) -> None:
-        super().__init__(f"the {what} is not finite since step {step} of epoch {epoch}")
+        super().__init__(f"the {what} is not finite from step {step} of epoch {epoch} on")
         self.epoch = epoch
         self.step = step
         self.what = what

@@ -1,4 +1,4 @@
-"""What a run saves in its folder, when, and how many bytes it needs."""
+"""What a run saves in its folder, when, and how many bytes that takes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from robustnorm.training.progress import EpochRecord, Position
 
 # Bytes of an epoch's entry in a manifest and in metrics.jsonl, with test images and three branches.
 _ENTRY = 4096
-# Bytes of a tensor's entry in a file's header, and of the global random states.
+# Bytes of a tensor's entry in a file's header, and of the states of the global generators.
 _NAME = 200
 _RANDOM_STATES = 25_000
 
@@ -36,7 +36,7 @@ class Saver:
     With several processes only rank 0 writes.
 
     Args:
-        folder: The run's folder, which exists.
+        folder: The run's folder, which must exist.
         config: Settings of the run.
         data: From ``describe_dataset``.
         model: On the training device.
@@ -64,7 +64,7 @@ class Saver:
         write_atomically(self.folder / "config.yaml", seal_lines(settings))
 
     def restore(self, run: Run) -> Position:
-        """Loads a run's state into model, optimizer and random states.
+        """Loads a run's state into the model, the optimizer and the global random generators.
 
         Returns:
             The position to continue from.
@@ -87,7 +87,7 @@ class Saver:
         if distributed.rank():
             return
         content = self._manifest() | {"score": score}
-        # "last" is saved last: a run killed before that repeats the epoch, with the same result.
+        # "last" comes last: a run killed before that repeats the epoch, with the same result.
         if record.epoch in self.config.keep_epochs:
             save_checkpoint(self.folder, f"epoch{record.epoch}", self.model, content)
         if improved:
@@ -109,10 +109,11 @@ class Saver:
         return distributed.rank() == 0 and since >= 60 * self.config.save_minutes
 
     def bytes_needed(self) -> int:
-        """Returns the most bytes that the run's files will take, minus what is there already."""
+        """Returns an upper bound on the bytes that the run's files will take beyond the present."""
         weights = sum(map(_bytes, self.model.state_dict().values()))
         momentum = sum(map(_bytes, self.model.parameters()))
-        # Two "last" and a third while it is written; "best"; an entry per epoch in each manifest.
+        # "last" twice, and a third time while it is written; "best"; an entry per epoch in each
+        # manifest.
         last = weights + (momentum if self.config.momentum else 0) + _RANDOM_STATES
         files = 3 * last + (1 + len(self.config.keep_epochs)) * weights
         files += (5 + len(self.config.keep_epochs)) * _ENTRY * self.config.epochs
@@ -150,8 +151,8 @@ def _bytes(tensor: Tensor) -> int:
 def _selection_score(config: Config, record: EpochRecord) -> float:
     """Returns the score on held-out images that selects "best".
 
-    The worst robust accuracy over the adversarial branches, or that of the only branch; for a
-    control, trained without attacks, the standard accuracy of "clean".
+    It is the lowest robust accuracy of any adversarial branch, or that of the only branch; for a
+    control trained without attacks, the standard accuracy of "clean".
     """
     validation = record.validation
     only = next(iter(validation.values()))

@@ -1,3 +1,5 @@
+"""Learning rate schedules."""
+
 from __future__ import annotations
 
 from bisect import bisect_right
@@ -6,15 +8,16 @@ from robustnorm.settings.config import Config
 
 
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
-    """Returns the learning rate of a step, a pure function of the step and the settings.
+    """Returns the learning rate of a step, which depends only on the step and the settings.
 
     ``milestones``: linear warm-up from ``warmup_from`` over ``warmup_steps`` steps, then
     ``learning_rate``, multiplied by ``decay`` at each milestone (in epochs). ``one-cycle``: linear
-    from zero to ``learning_rate`` at the fraction ``peak`` of the run, then linear to zero.
+    rise from zero to ``learning_rate`` at the fraction ``peak`` of the run, then linear fall to
+    zero.
 
     Args:
         config: The settings.
-        step: From 0, over the whole run.
+        step: Counted from 0 over the whole run.
         steps_per_epoch: Number of steps per epoch.
 
     References:

@@ -1,1 +1,1 @@
-"""Training and evaluating runs: one, many, in slices of time, on many machines."""
+"""Trains and evaluates runs: one or many, in slices of time, on one machine or many."""

@@ -15,21 +15,22 @@ from robustnorm.system.errors import UserError
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 from robustnorm.work.jobs import Job
 
-# Number of attempts at a job whose process died, before it counts as failed.
+# Number of attempts at a job whose process dies, before the job counts as failed.
 ATTEMPTS = 6
 LOST = (
-    f"its process died {ATTEMPTS} times, out of memory or killed; give it more memory, or fewer "
-    "workers"
+    f"its process died {ATTEMPTS} times: it was killed, or ran out of memory; free some memory, or "
+    "use fewer workers"
 )
 
 
 class Place(NamedTuple):
-    """Working folder and threads of a job.
+    """Where and how a job's process runs it.
 
     Args:
-        folder: Absolute; paths in the settings are relative to it.
-        threads: CPU threads of torch; torch's default if None.
-        networks: Names of networks in modules that count as typed.
+        folder: Absolute path of the working folder; paths in the settings are relative to it.
+        threads: Number of CPU threads for torch; torch's default if None.
+        networks: Names of networks in modules, such as ``module:function``, that the user typed and
+            whose modules may therefore be imported.
     """
 
     folder: str

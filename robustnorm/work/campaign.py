@@ -1,4 +1,4 @@
-"""Works on a campaign within its budget; what is already done follows from the folders alone."""
+"""Works on a campaign within its time budget; the folders alone tell what is already done."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def run_campaign(
 ) -> str:
     """Trains and evaluates until everything is done or the budget is spent; returns what is left.
 
-    Plans are carried out in order, and so are the seeds of a plan: all norms are trained with a
-    seed and evaluated before the next seed begins. Reports are written from whatever is evaluated.
+    Plans are carried out in order, as are the seeds of a plan: all norms are trained with one seed
+    and evaluated before the next seed begins. Reports are written from all evaluations so far.
 
     Args:
         campaign: The settings.
-        config_path: Path of the campaign's file, for the command that continues.
-        should_stop: Called besides the budget; a signal also skips the reports.
+        config_path: Path of the campaign's file, for the command that continues it.
+        should_stop: Called in addition to the budget; a signal also skips the reports.
 
     Raises:
         UsageError: When a folder holds a run with other settings or data, or a loss diverges.
-        DataError, CheckpointError, RecordError: From data, checkpoints and records.
-        Stopped: When a signal came.
+        DataError, CheckpointError, RecordError: When data, a checkpoint or a record is unusable.
+        Stopped: When a signal arrives.
     """
     if campaign.budget is not None:
         should_stop = either(should_stop, Budget(campaign.budget))
@@ -52,18 +52,18 @@ def run_campaign(
     except Stopped as stop:
         if interrupted(should_stop):
             raise
-        log.info("the time is up: %s", stop)
+        log.info("the time budget is spent: %s", stop)
     command = f"robustnorm campaign --config {config_path}"
     evaluated = {plan.name: report_found(plan, command) for plan in plans}
     for plan in plans:
-        _write_page(plan, evaluated[plan.name])
-        _write_pages(plan, evaluated[plan.name])
+        _write_plan_page(plan, evaluated[plan.name])
+        _write_reports(plan, evaluated[plan.name])
     if campaign.readme is not None:
         _show_best(Path(campaign.readme), plans, evaluated)
     return remaining(plans, evaluated, device_name(device), command)
 
 
-def _write_page(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
+def _write_plan_page(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
     known = {title: records for title, records in evaluated.items() if records}
     if known:
         path = plan.reports("README.md")
@@ -71,23 +71,24 @@ def _write_page(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
         log.info("wrote %s", path)
 
 
-def _write_pages(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
-    """Writes the HTML page of each complete evaluation that has none yet."""
+def _write_reports(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
+    """Writes the HTML report of each complete evaluation that has none yet."""
     for title, records in evaluated.items():
         folder = plan.reports(title)
         if len(records) == len(list(plan.all_runs())) and not (folder / "report.html").exists():
             try:
                 report(ReportSettings(name=title, reports=str(folder.parent)))
-            except ImportError as error:  # the numbers do not depend on the page
+            except ImportError as error:  # the results do not depend on the page
                 log.warning("%s", error)
 
 
 def _show_best(
     readme: Path, plans: Sequence[Plan], evaluated: dict[str, dict[str, list[Record]]]
 ) -> None:
-    """Shows the paper's protocol in the README once a seed of it is finished, else the first plan.
+    """Shows a plan's first evaluation in the README.
 
-    The first evaluation of the plan is shown.
+    Of the plans for which all norms have been evaluated with some seed, one of the paper's protocol
+    is preferred, and otherwise the first.
     """
     finished = []
     for plan in plans:
@@ -96,7 +97,7 @@ def _show_best(
         if len({(record.norm, record.adversarial) for record in records}) == len(plan.runs):
             finished.append((plan, title, records))
     if not finished:
-        log.warning("no plan has all its norms evaluated yet; %s is left as it is", readme)
+        log.warning("no plan has evaluated all its norms yet; %s is left unchanged", readme)
         return
     finished.sort(key=lambda item: item[0].runs[0].protocol != "paper")
     plan, title, records = finished[0]

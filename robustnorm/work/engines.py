@@ -21,11 +21,11 @@ from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import ShouldStop, Stopped
 from robustnorm.work.attempt import ATTEMPTS, LOST, Place, attempt
 from robustnorm.work.jobs import Job
-from robustnorm.work.workers import ASKED_EVERY, Workers
+from robustnorm.work.workers import POLL_SECONDS, Workers
 
 
 class EngineSettings(Protocol):
-    """Settings of an engine, documented in ``SweepSettings``."""
+    """Settings of an engine; ``SweepSettings`` documents them."""
 
     @property
     def engine(self) -> Literal["local", "ray", "submitit"]: ...
@@ -43,14 +43,14 @@ class EngineSettings(Protocol):
     def reports(self) -> str: ...
 
 
-# Runs jobs in any order; yields each with None when it is done, or with the reason when it failed.
-# Raises Stopped when asked to stop.
+# An engine runs jobs in any order and yields each with None once it is done, or with the reason for
+# its failure. It raises Stopped when asked to stop.
 Results = Generator[tuple[Job, str | None], None, None]
 Engine = Callable[[Sequence[Job], ShouldStop], Results]
 
 
 def check_engine(settings: EngineSettings) -> None:
-    """Raises an error, before any work, if the engine cannot be used here.
+    """Checks before any work that the engine can be used here.
 
     Raises:
         ImportError: When its package is not installed.
@@ -63,14 +63,14 @@ def check_engine(settings: EngineSettings) -> None:
         )
     if settings.engine == "submitit" and shutil.which("srun") is None:
         raise UsageError(
-            "engine submitit needs Slurm, whose srun is not found on this machine; start the sweep "
-            "where jobs are submitted, or take --engine local --workers N"
+            "engine submitit needs Slurm, but there is no srun on this machine; start the sweep "
+            "where jobs are submitted, or use --engine local --workers N"
         )
 
 
 @contextmanager
 def open_engine(settings: EngineSettings) -> Iterator[Engine]:
-    """Opens the engine that the settings name, and ends everything it started after the block."""
+    """Opens the engine that the settings name; after the block, ends everything that it started."""
     folder, typed = str(Path.cwd()), NETWORKS.typed_names
     if settings.engine == "ray":
         with _ray(settings, Place(folder, settings.threads or 1, typed)) as engine:
@@ -79,7 +79,7 @@ def open_engine(settings: EngineSettings) -> Iterator[Engine]:
         yield _submitit(settings, Place(folder, settings.threads or 1, typed))
     elif settings.workers == 0:
         place = Place(folder, settings.threads, typed)
-        yield partial(_here, place)
+        yield partial(_run_here, place)
     else:
         share = max(1, torch.get_num_threads() // settings.workers)
         workers = Workers(settings.workers, Place(folder, settings.threads or share, typed))
@@ -89,7 +89,7 @@ def open_engine(settings: EngineSettings) -> Iterator[Engine]:
             workers.close()
 
 
-def _here(place: Place, jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
+def _run_here(place: Place, jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
     for number, job in enumerate(jobs):
         if should_stop(0.0):
             raise Stopped(f"{len(jobs) - number} jobs are left")
@@ -101,8 +101,8 @@ def _ray(settings: EngineSettings, place: Place) -> Iterator[Engine]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends nothing to Ray's developers
     import ray
 
-    begun = not ray.is_initialized()
-    if begun:
+    starts_ray = not ray.is_initialized()
+    if starts_ray:
         handler = signal.getsignal(signal.SIGTERM)  # ray.init replaces it
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
         signal.signal(signal.SIGTERM, handler)
@@ -122,7 +122,7 @@ def _ray(settings: EngineSettings, place: Place) -> Iterator[Engine]:
                 for running in waiting:
                     ray.cancel(running, force=True)
                 raise Stopped(f"{len(waiting)} jobs are left")
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=ASKED_EVERY)
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_SECONDS)
             for result in ready:
                 try:
                     failure = ray.get(result)
@@ -135,7 +135,7 @@ def _ray(settings: EngineSettings, place: Place) -> Iterator[Engine]:
     try:
         yield run
     finally:
-        if begun:
+        if starts_ray:
             ray.shutdown()
 
 
@@ -144,7 +144,7 @@ def _submitit(settings: EngineSettings, place: Place) -> Engine:
     from submitit.helpers import DelayedSubmission
 
     class Share:
-        """Runs its share of the jobs; when its time is over, it is queued again for the rest."""
+        """Runs a share of the jobs; when its time limit ends, it is queued again for the rest."""
 
         def __call__(self, jobs: Sequence[Job]) -> list[str | None]:
             return [attempt(job, place) for job in jobs]
@@ -158,7 +158,7 @@ def _submitit(settings: EngineSettings, place: Place) -> Engine:
     )
 
     def run(jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
-        # One Slurm job per worker: schedulers take hundreds of jobs, sweeps have thousands.
+        # One Slurm job per worker: schedulers accept hundreds of jobs, sweeps have thousands.
         shares = [jobs[number :: settings.workers] for number in range(settings.workers)]
         with executor.batch():
             submitted = {executor.submit(Share(), share): share for share in shares if share}
@@ -171,9 +171,9 @@ def _submitit(settings: EngineSettings, place: Place) -> Engine:
                 share = submitted.pop(slurm_job)
                 try:
                     failures = slurm_job.result()
-                except Exception as error:  # from Slurm or submitit: the share has died
+                except Exception as error:  # from Slurm or submitit: the Slurm job has died
                     failures = [None if job.done() else str(error) for job in share]
                 yield from zip(share, failures, strict=True)
-            time.sleep(ASKED_EVERY)
+            time.sleep(POLL_SECONDS)
 
     return run

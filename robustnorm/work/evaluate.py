@@ -56,7 +56,7 @@ def evaluate_runs(
 ) -> str:
     """Evaluates every checkpoint that fits ``config``, writes reports, returns the tables as text.
 
-    Checkpoints already evaluated under the same protocol are not evaluated again.
+    Checkpoints that were already evaluated under the same protocol are not evaluated again.
 
     Args:
         config: The settings; norm and seed are ignored.
@@ -65,7 +65,7 @@ def evaluate_runs(
 
     Raises:
         UsageError: When no checkpoint fits, or one was trained on other data.
-        Unreliable: With ``config.strict``, when a check found an evaluation unreliable.
+        Unreliable: When a check finds an evaluation unreliable and ``config.strict`` is set.
         Stopped: When ``should_stop`` asks for it; the next call continues.
     """
     records = evaluate_records(config, config_path, should_stop=should_stop)
@@ -73,7 +73,7 @@ def evaluate_runs(
 
 
 def require_reliable(text: str, records: list[Record], config: Config) -> str:
-    """Returns the text, or with ``config.strict`` raises ``Unreliable`` if a check failed."""
+    """Returns the text; raises ``Unreliable`` if ``config.strict`` is set and a check failed."""
     if config.strict and any(
         check.verdict == "unreliable" for record in records for check in record.checks
     ):
@@ -82,7 +82,7 @@ def require_reliable(text: str, records: list[Record], config: Config) -> str:
 
 
 def report_tables(records: list[Record], config: Config, config_path: str | None = None) -> str:
-    """Writes the tables of ``records`` into the config's reports; returns them as text."""
+    """Writes the tables of ``records`` into the config's report folder; returns them as text."""
     train_command = _train_command(config_path)
     for path in write_tables(records, config.reports_folder, train_command=train_command):
         log.info("wrote %s", path)
@@ -117,12 +117,12 @@ def evaluate_records(
 
 
 def fitting_runs(config: Config) -> list[Run]:
-    """Returns the runs that ``config`` evaluates; warns about those left out."""
+    """Returns the runs that ``config`` evaluates; warns about those that it leaves out."""
     fitting = []
     for run in find_runs(config):
         difference = misfit(config, run)
         if difference:
-            log.warning("%s is left out, its settings differ: %s", run.folder, difference)
+            log.warning("%s is left out because its settings differ: %s", run.folder, difference)
         else:
             fitting.append(run)
     return fitting
@@ -146,11 +146,11 @@ def evaluate_run(
     Args:
         run: Opened at the checkpoint ``config.checkpoint``.
         config: Settings of the evaluation; norm and seed are ignored.
-        dataset: Its test images are attacked.
+        dataset: The data set whose test images are attacked.
         device: Device to use.
-        reports: Folder whose ``records`` contain the record.
+        reports: Folder of the reports; the record lies in its subfolder ``records``.
         should_stop: Called as in ``evaluate``.
-        journal: Parts that others have finished; by default those of an earlier call.
+        journal: Parts that other jobs have finished; by default those of an earlier call.
 
     Raises:
         CheckpointError, RecordError: When a file is damaged.
@@ -161,7 +161,7 @@ def evaluate_run(
     found = find_record(run, config, dataset, reports)
     if found is not None:
         _remove(jobs_folder(path) / wanted)
-        log.info("%s: evaluated before, in %s", name, path)
+        log.info("%s: already evaluated, in %s", name, path)
         return found
     if config.checks != "none":
         check_installed(config.checks)  # before minutes of attacks
@@ -173,7 +173,11 @@ def evaluate_run(
     journal = journal or Journal(journal_path(path), wanted, made_by(device))
     devices = sorted(journal.devices | {device_name(device)})
     if len(devices) > 1:
-        log.warning("%s: last bits may differ between its devices: %s", name, "; ".join(devices))
+        log.warning(
+            "%s: evaluated on several devices, whose last bits may differ: %s",
+            name,
+            "; ".join(devices),
+        )
     verdicts = evaluate(
         model,
         test.images,
@@ -204,7 +208,7 @@ def evaluate_run(
     )
     checks, curve = _checks(name, model, test, ids, search, config, _recorded(run), should_stop)
     seconds = journal.seconds + time.perf_counter() - clock
-    # Without paths and devices, which do not matter, since a record may be published.
+    # Without paths and devices: they do not affect the results, and a record may be published.
     settings = {key: value for key, value in trained.to_dict().items() if key not in names(Where)}
     if run.imported:
         settings = {key: settings[key] for key in sorted(names(Compared, Network))}
@@ -248,15 +252,15 @@ def evaluate_run(
 
 
 def _remove(jobs: Path) -> None:
-    """Removes a folder of jobs' results, and the two above it if they are then empty."""
+    """Removes a folder of job results, and the two folders above it if they are then empty."""
     shutil.rmtree(jobs, ignore_errors=True)
-    with suppress(OSError):  # other evaluations may have results there
+    with suppress(OSError):  # not empty: other evaluations have results there
         jobs.parent.rmdir()
         jobs.parent.parent.rmdir()
 
 
 def _recorded(run: Run) -> dict[str, float]:
-    """Returns each branch's standard accuracy on validation images recorded in training."""
+    """Returns each branch's standard accuracy on validation images, as recorded in training."""
     of_epoch = [entry for entry in run.whole_history if entry.get("epoch") == run.epoch]
     measured = of_epoch[-1].get("validation", {}) if of_epoch else {}
     return {branch: float(values["sa"]) for branch, values in measured.items()}
@@ -294,8 +298,8 @@ def _checks(
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"out of memory: the checks need {CHUNK} images at a time; go on with the same command "
-            "on a --device with more memory, or evaluate anew with --checks none"
+            f"out of memory: the checks need {CHUNK} images at once; continue with the same "
+            "command on a --device with more memory, or evaluate again with --checks none"
         ) from error
 
 
@@ -307,7 +311,7 @@ def _transfer(
     reports: Path,
     should_stop: ShouldStop,
 ) -> list[Record]:
-    """Scores the images of each run with every other run; returns records with these verdicts."""
+    """Scores the images of each run with every other run; returns the records with the verdicts."""
     ids, test = subset(dataset.test, config.test_limit)
     done: list[Record] = []
     for run, record in records.items():
@@ -318,7 +322,7 @@ def _transfer(
             verdicts = [v for v in record.verdicts if not v.attack.startswith(TRANSFER)]
             for other, source in others.items():
                 if interrupted(should_stop):
-                    raise Stopped(f"{len(done)} of {len(records)} runs have their transfers")
+                    raise Stopped(f"{len(done)} of {len(records)} runs have their transfer attacks")
                 verdicts += transfer(
                     model,
                     test.labels,

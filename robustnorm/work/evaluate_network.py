@@ -1,4 +1,4 @@
-"""Evaluates a network given in Python; its results can be printed, saved and put on a page."""
+"""Evaluates a network from Python; the results can be printed, saved and shown on a page."""
 
 from __future__ import annotations
 
@@ -57,23 +57,25 @@ def evaluate(
     """Attacks each branch of ``model`` with PGD; returns a verdict per image, attack and branch.
 
     The result is a sequence of ``Verdict``. It prints as a table, and has ``to_dataframe()``,
-    ``save(path)`` for a result record, and ``report(path)`` for an HTML page. How images are
-    attacked, and how verdicts come about, ``robustnorm.evaluation.evaluate.evaluate`` describes,
-    which gives them.
+    ``save(path)`` for a result record, and ``report(path)`` for an HTML page. The docstring of
+    ``robustnorm.evaluation.evaluate.evaluate``, which computes the verdicts, describes how images
+    are attacked and scored.
 
     Args:
         model: In evaluation mode; images in [0, 1] to logits. Left unchanged.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
-        labels: (N,), integers; (N, 1) and one-hot rows are accepted, too.
-        name: Name of the network in tables; that of its class by default.
-        data: Name of the data set in tables. Or a data set of ``robustnorm.data.load_dataset``,
-            whose test images these are: the results can then be compared with those of commands.
+        labels: (N,), integers; (N, 1) and one-hot rows are also accepted.
+        name: Name of the network in tables; by default that of its class.
+        data: Name of the data set in tables; or the data set itself, from
+            ``robustnorm.data.load_dataset``, if these are its test images. The results can then be
+            compared with those of the commands.
         epsilon: Attack radius on the [0, 1] scale.
-        step_size: Size of one step on that scale; with Linf the change of a pixel.
+        step_size: Size of one step on that scale; for Linf, the change of a pixel.
         steps: Numbers of steps after which verdicts are taken.
         threat_model: ``"linf"`` or ``"l2"``.
-        branch_attacks: Threat model, radius and step of branches attacked differently, by name.
-        rules: ``"all"``, or ``"any"`` for the verdict of that rule alone, in a fraction of the
+        branch_attacks: Threat model, radius and step size of the branches that are attacked
+            differently, by name.
+        rules: ``"all"``, or ``"any"`` for the verdicts of that rule alone, in a fraction of the
             time.
         precision: Precision of the gradients, ``"fp32"`` or ``"bf16"``; verdicts are in fp32.
         serving: Also attack and score each serving rule over all branches.
@@ -81,13 +83,13 @@ def evaluate(
             ``"pgd-50x5-margin"`` or ``"autoattack"``.
         seed: Seed of the random starts.
         image_ids: int64 (N,), indices of the images in their data set; 0..N-1 by default.
-        keep: Folder for the adversarial images, which ``Results.verify`` then checks, too.
-        **others: ``journal``, ``fingerprint``, ``compile``, ``progress`` and
-            ``should_stop`` of the function named above.
+        keep: Folder for the adversarial images, which ``Results.verify`` can then check.
+        **others: ``journal``, ``fingerprint``, ``compile``, ``progress`` and ``should_stop`` of
+            ``robustnorm.evaluation.evaluate.evaluate``.
 
     Raises:
         ValueError: Before any attack, when network, images, labels or settings are unsuitable;
-            during it, when a logit or a gradient is not finite.
+            during an attack, when a logit or a gradient is not finite.
         ImportError: When the package of an attack is not installed.
         Stopped: When ``should_stop`` asks for it.
 
@@ -105,7 +107,7 @@ def evaluate(
     name = type(model).__name__ if name is None else name
     try:
         check_name("name", name)
-        check_text(data)  # what no record could hold, before minutes of attacks
+        check_text(data)  # before minutes of attacks: not every text fits into a record
     except ValueError as error:
         raise EvaluationError(str(error)) from None
     if isinstance(data, Dataset):
@@ -202,7 +204,7 @@ def _describe(
         "sha256": digest,
         "classes": [str(label) for label in range(classes)],
         "train_images": 0,
-        "test_images": max(ids) + 1,  # as far as is known
+        "test_images": max(ids) + 1,  # at least
         "images": digest,
     }
 
@@ -219,24 +221,24 @@ def _check_part_of(data: Dataset, images: Tensor, labels: Tensor, image_ids: Ten
         ):
             return
     raise EvaluationError(
-        f"images and labels are not test images of {data.name}: give its test.images and "
-        "test.labels, with image_ids if they are a part of them, or the data set's name alone"
+        f"images and labels are not test images of {data.name}: pass its test.images and "
+        "test.labels, with image_ids for a subset, or pass only a name as data"
     )
 
 
 def _ball(attack: BranchAttack) -> dict[str, str]:
     return {
         "threat_model": attack.threat_model,
-        "epsilon": as_people_write(attack.epsilon),
-        "step_size": as_people_write(attack.step_size),
+        "epsilon": fraction_text(attack.epsilon),
+        "step_size": fraction_text(attack.step_size),
     }
 
 
-def as_people_write(size: float | Fraction) -> str:
-    """Returns a radius as the fraction that it is, or its digits.
+def fraction_text(size: float | Fraction) -> str:
+    """Returns a radius as a fraction if it is a simple one, else in decimal digits.
 
     Examples:
-        >>> as_people_write(8 / 255), as_people_write(0.0123456789)
+        >>> fraction_text(8 / 255), fraction_text(0.0123456789)
         ('8/255', '0.0123456789')
     """
     near = Fraction(size).limit_denominator(1024)

@@ -1,6 +1,6 @@
 """Jobs of a sweep: train a run, attack one chunk of images through one branch, write a record.
 
-Whether a job is done follows from the files on disk; a job may run twice, even at the same time.
+The files on disk tell whether a job is done; a job may run twice, even at the same time.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from robustnorm.system.stopping import ShouldStop, Stopped, never
 from robustnorm.work.evaluate import evaluate_run
 from robustnorm.work.train import train_run
 
-# Name of PGD, whose verdicts are those on clean images and after each number of steps.
-SEARCH = "pgd"
+# Name of the PGD jobs, which give the verdicts on clean images and after each number of steps.
+PGD = "pgd"
 
 
 class Job(Protocol):
@@ -69,7 +69,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Trains a run, or the rest of it."""
+    """Trains a run, or finishes training it."""
 
     config: Config
 
@@ -96,7 +96,7 @@ class AttackJob:
         config: Settings of the evaluation.
         checkpoint: The checkpoint's sha256.
         dataset: The data's sha256.
-        attack: ``SEARCH``, or the name of a further attack.
+        attack: ``PGD``, or the name of a further attack.
         branch: Branch or serving rule.
         number: Number of the chunk.
         image_ids: Indices of the images in the test set, ascending, at most ``CHUNK``.
@@ -122,7 +122,7 @@ class AttackJob:
 
     @cached_property
     def key(self) -> str:
-        """Hash of everything that is asked for; the result holds the versions and the device."""
+        """Hash of everything that determines the result, except versions and device."""
         return fingerprint(
             {
                 "checkpoint": self.checkpoint,
@@ -137,7 +137,7 @@ class AttackJob:
 
     @property
     def path(self) -> Path:
-        """Path of the journal that is the result; kept images are beside it."""
+        """Path of the journal that is the result; kept images lie beside it."""
         return self.results / f"{self.key}.journal"
 
     @property
@@ -146,14 +146,18 @@ class AttackJob:
 
     @property
     def journal(self) -> Journal:
-        """Journal of this chunk; empty until the job is done; a UsageError on other versions."""
+        """Journal of this chunk; empty until the job is done.
+
+        Raises:
+            UsageError: When it was made by other versions.
+        """
         try:
             return Journal(self.path, self.key, versions())
         except UsageError as error:
-            raise UsageError(f"{error}, with all others in {self.results}") from error
+            raise UsageError(f"{error}; the same holds for all files in {self.results}") from error
 
     def done(self) -> bool:
-        """Returns whether the verdicts, and the images to be kept, are there undamaged."""
+        """Returns whether the verdicts and the images to be kept are there, undamaged."""
         sha256 = self.journal.images.get(self.number)
         return sha256 is not None and (not sha256 or is_kept(self.images_path, sha256))
 
@@ -163,8 +167,9 @@ class AttackJob:
         dataset = _dataset(self.config)
         if dataset.sha256 != self.dataset:
             raise UsageError(
-                f"the data here are not those of the sweep (content {dataset.sha256[:12]}, "
-                f"required {self.dataset[:12]}); give every machine the same data"
+                f"the data on this machine are not those of the sweep (SHA-256 "
+                f"{dataset.sha256[:12]}, required {self.dataset[:12]}); give every machine the "
+                "same data"
             )
         ids = torch.tensor(self.image_ids)
         test = dataset.test.take(ids)
@@ -178,7 +183,7 @@ class AttackJob:
             ids,
             Search.of(self.config),
             adv_images,
-            None if self.attack == SEARCH else named[self.attack],
+            None if self.attack == PGD else named[self.attack],
             scored_by=attacked,
             passes=passes,
         )
@@ -187,17 +192,17 @@ class AttackJob:
             for key, o in outcomes.items()
         }
         images = "" if adv_images is None else write_chunk(self.images_path, ids, adv_images)
-        # Last: if the journal is there, everything is.
-        by = made_by(resolve_device(self.config.device))  # of another machine's jobs, others
+        # The journal is written last: where it exists, everything does.
+        by = made_by(resolve_device(self.config.device))  # other machines may have other devices
         journal = Journal(self.path, self.key, by, required=versions())
         journal.add(self.number, verdicts, time.perf_counter() - clock, images)
 
 
 @dataclass(frozen=True)
 class RecordJob:
-    """Combines the journals of a checkpoint, checks the evaluation and writes the record.
+    """Combines the journals of a checkpoint's attack jobs, runs the checks and writes the record.
 
-    Uses ``evaluate_run``, which finds every part in the combined journal.
+    ``evaluate_run`` does this: it finds every part in the combined journal.
 
     Args:
         folder: The run's folder.
@@ -235,24 +240,24 @@ class RecordJob:
         """Returns the verdicts of all attacks, chunk by chunk.
 
         Raises:
-            UsageError: When some are missing; names them.
+            UsageError: When results are missing; names their jobs.
         """
         missing = {job.name for job in self.attacks if not job.done()}
         if missing:
             raise UsageError(
-                f"{len(missing)} results are missing ({some(missing)}); give the same command again"
+                f"{len(missing)} results are missing ({some(missing)}); run the same command again"
             )
-        together = Journal(None, "")
+        combined = Journal(None, "")
         for job in self.attacks:
-            own = job.journal
-            together.parts.setdefault(job.number, {}).update(own.parts[job.number])
-            together.images[job.number] = ""
-            together.seconds += own.seconds
-            together.devices |= own.devices
-        return together
+            journal = job.journal
+            combined.parts.setdefault(job.number, {}).update(journal.parts[job.number])
+            combined.images[job.number] = ""
+            combined.seconds += journal.seconds
+            combined.devices |= journal.devices
+        return combined
 
     def _collect_images(self, folder: Path) -> dict[int, str]:
-        """Writes the images of each chunk like an evaluation in one process; returns hashes."""
+        """Writes the images of each chunk as an evaluation in one process does; returns hashes."""
         sha256: dict[int, str] = {}
         for stale in folder.glob("*.safetensors"):
             stale.unlink()
@@ -270,7 +275,7 @@ class RecordJob:
 
 
 def digest(record: Record) -> str:
-    """Returns 16 hex digits that depend only on the images and every verdict on them."""
+    """Returns 16 hex digits that depend only on the image ids and the verdicts."""
     verdicts = [
         [v.attack, v.rule, v.attack_branch, v.score_branch, pack(v.correct), v.disagreements]
         for v in record.verdicts
@@ -279,7 +284,7 @@ def digest(record: Record) -> str:
 
 
 def record_job(run: Run, config: Config) -> RecordJob:
-    """Returns the job that writes a run's record, including the jobs that it depends on.
+    """Returns the job that writes a run's record, with the attack jobs that it depends on.
 
     Args:
         run: Opened at the checkpoint ``config.checkpoint``.
@@ -303,7 +308,7 @@ def record_job(run: Run, config: Config) -> RecordJob:
             config,
             run.sha256,
             dataset.sha256,
-            SEARCH if attack is None else attack.name,
+            PGD if attack is None else attack.name,
             branch,
             number,
             chunk,
@@ -342,5 +347,5 @@ def _attacked(folder: Path, config: Config, sha256: str) -> list[Branch]:
 def _changed(folder: Path, config: Config) -> UsageError:
     return UsageError(
         f"checkpoint '{config.checkpoint}' of {folder} changed during the sweep; wait until its "
-        "training has ended and give the same command again"
+        "training has ended, and run the same command again"
     )

@@ -1,4 +1,4 @@
-"""Carries out a plan; what is already done follows from the folders alone."""
+"""Carries out a plan; the folders alone tell what is already done."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from robustnorm.work.train import train_run
 
 
 def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
-    """Trains and evaluates everything that is missing, one seed after the other.
+    """Trains and evaluates everything that is missing, one seed after another.
 
     Raises:
         UsageError: When a folder holds a run with other settings or data, or a loss diverges.
-        DataError, CheckpointError, RecordError: From data, checkpoints and records.
+        DataError, CheckpointError, RecordError: When data, a checkpoint or a record is unusable.
         Stopped: When ``should_stop`` asks for it; the next call continues.
     """
     device, dataset = resolve_device(plan.runs[0].device), load_data(plan.runs[0])
@@ -40,7 +40,7 @@ def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
 
 
 def report_found(plan: Plan, train_command: str) -> dict[str, list[Record]]:
-    """Writes the tables of finished evaluations; returns records by name of the evaluation."""
+    """Writes the tables of finished evaluations; returns the records by evaluation."""
     found: dict[str, list[Record]] = {title: [] for title in plan.evaluations}
     dataset = load_data(plan.runs[0])
     for title, evaluation in plan.evaluations.items():

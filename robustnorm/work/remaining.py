@@ -1,4 +1,4 @@
-"""The remaining work of a campaign, with its time estimated from measurements."""
+"""The remaining work of a campaign, and an estimate of how long it takes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def remaining(
     Args:
         plans: Plans of the campaign.
         evaluated: Existing records by plan and evaluation.
-        device: Only times measured on this device count.
+        device: Device for the estimate; only times measured on it count.
         command: The command that continues.
     """
     rows, complete = [], True
@@ -50,11 +50,11 @@ def remaining(
             )
         )
     table = tabulate(rows, headers=("Plan", "Epochs", "Evaluations", f"Left on {device}"))
-    return f"{table}\n\n" + ("All is done." if complete else f"To continue: {command}")
+    return f"{table}\n\n" + ("Everything is done." if complete else f"To continue: {command}")
 
 
 def epochs_done(run: Run | None) -> float:
-    """Returns the number of epochs that a run has done, including a fraction."""
+    """Returns the number of epochs that a run has done, including a fraction of the current one."""
     if run is None:
         return 0.0
     steps = steps_per_epoch(run.dataset["train_images"], run.config.batch_size)
@@ -64,7 +64,7 @@ def epochs_done(run: Run | None) -> float:
 def _training(
     done: Mapping[Config, float], saved: Mapping[Config, Run | None], device: str
 ) -> list[float | None]:
-    """Returns the remaining seconds of each run, None without a measured epoch of its kind."""
+    """Returns the remaining seconds of each unfinished run; None if no such run was measured."""
     measured: dict[tuple[str, bool], list[float]] = {}
     for run, last in saved.items():
         for entry in last.history if last else ():
@@ -83,7 +83,7 @@ def _training(
 def _evaluating(
     plan: Plan, evaluated: Mapping[str, Sequence[Record]], device: str
 ) -> list[float | None]:
-    """Returns the remaining seconds of each evaluation, None without a measured one."""
+    """Returns the seconds of each missing evaluation; None if no such evaluation was measured."""
     times: list[float | None] = []
     for title in plan.evaluations:
         measured = {

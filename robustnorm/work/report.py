@@ -1,4 +1,4 @@
-"""Makes an HTML page from result records."""
+"""Writes an HTML report from result records."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def report(config: ReportSettings, config_path: str | None = None) -> None:
     """Writes ``report.html``, and its figures as files, into the config's folder of reports.
 
     Args:
-        config: Where to read and write; ``config.records`` names records or folders of them, by
+        config: Where to read and write. ``config.records`` names records or folders of records; by
             default those that the config's evaluation wrote.
-        config_path: Of the config file, for the commands that the page names.
+        config_path: Path of the config file, for the commands that the page names.
 
     Raises:
         UsageError: When there are no records.
-        RecordError: When one is damaged, or they are not of one evaluation.
-        ImportError: Without the packages of the extra "report".
+        RecordError: When a record is damaged, or the records are not of one evaluation.
+        ImportError: When the packages of the extra "report" are not installed.
     """
     with extra("report", "a report needs matplotlib and jinja2"):
         from robustnorm.reporting.page import write_page
@@ -47,12 +47,12 @@ def report(config: ReportSettings, config_path: str | None = None) -> None:
 
 
 def record_files(given: list[Path]) -> list[Path]:
-    """Returns the record files that the paths name, each once."""
+    """Returns the record files that are among the paths or in the folders they name, each once."""
     found: dict[Path, Path] = {}
     for path in given:
         inside = path / "records" if (path / "records").is_dir() else path
         files = sorted(inside.glob("*.json")) if inside.is_dir() else [path]
         if not files or not files[0].is_file():
-            raise UsageError(f"no result records in {path}; make some with robustnorm eval")
+            raise UsageError(f"there are no result records in {path}; run robustnorm eval first")
         found |= {file.resolve(): file for file in files}
     return list(found.values())

@@ -31,7 +31,7 @@ from robustnorm.work.jobs import Job, RecordJob, TrainJob, digest, record_job
 
 log = logging.getLogger("robustnorm")
 
-# The reason of each job that is not done.
+# The reason for each job's failure.
 Failures = dict[Job, str]
 
 
@@ -55,10 +55,10 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
 
     Raises:
         ImportError: When the package of the engine, of an attack or of a check is not installed.
-        SweepError: When jobs failed, with the name and error of each, after all others are done.
+        SweepError: When jobs failed, after all others are done; names each with its error.
         Stopped: When ``should_stop`` asks for it; the next call continues.
-        Unreliable: When a check found an evaluation unreliable whose config is strict.
-        UsageError, DataError: From engine and data, before any work.
+        Unreliable: When a check finds an evaluation unreliable and its config is strict.
+        UsageError, DataError: Before any work, when the engine or the data cannot be used.
     """
     check_engine(settings)
     plans = sweep_plans(settings)
@@ -82,7 +82,7 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
     if failures:
         for plan in plans:
             _report_found(plan)
-        raise SweepError(told(failures))
+        raise SweepError(failure_text(failures))
     texts, evaluated = [], []
     for plan in plans:
         evaluation = plan.evaluations[""]
@@ -124,7 +124,7 @@ def do_jobs(
 
 
 def _record_jobs(plan: Plan, untrained: set[Path]) -> list[RecordJob]:
-    """Returns the jobs of all runs that the config evaluates and that have no record yet."""
+    """Returns the jobs for all runs that the plan evaluates and that have no record yet."""
     evaluation = plan.evaluations[""]
     jobs = [
         record_job(run, evaluation)
@@ -144,8 +144,8 @@ def _report_found(plan: Plan) -> None:
         report_tables(records, config, plan.name)
 
 
-def told(failures: Failures) -> str:
-    """Returns each error once, with the names of the jobs that it stopped."""
+def failure_text(failures: Failures) -> str:
+    """Returns each error once, with the names of the jobs that failed with it."""
     jobs: dict[str, list[str]] = {}
     for job, reason in failures.items():
         jobs.setdefault(reason, []).append(job.name)
@@ -153,6 +153,6 @@ def told(failures: Failures) -> str:
         "\n".join([*(f"- {name}" for name in names), reason]) for reason, names in jobs.items()
     ]
     return (
-        f"failed jobs: {len(failures)}; the others are done, and the same command tries these "
+        f"{len(failures)} jobs failed; the others are done, and the same command tries these "
         "again:\n" + "\n".join(lines)
     )

@@ -58,10 +58,11 @@ def train_run(config: Config, *, should_stop: ShouldStop = never) -> None:
         UsageError: When the folder holds imported weights or a run with other settings or data,
             another process trains there, the loss diverges (the last good checkpoint is kept), or
             the processes that torchrun started cannot share the work.
-        DiskError: When there is too little space, before training or later; saved files are kept.
+        DiskError: When there is too little disk space, before or during training; saved files are
+            kept.
         OutOfMemoryError: When memory does not suffice for a step; saved files are kept.
-        DataError, CheckpointError: From data and checkpoint.
-        Stopped: When a signal came; the state is saved, and the next call continues.
+        DataError, CheckpointError: When the data or the checkpoint is unusable.
+        Stopped: When a signal arrives; the state is saved, and the next call continues.
     """
     device = resolve_device(distributed.own_device(config.device))
     folder = config.folder
@@ -77,11 +78,11 @@ def train_run(config: Config, *, should_stop: ShouldStop = never) -> None:
                 return
         elif (best := Run.find(folder, "best")) is not None and best.imported:
             raise UsageError(f"{folder} holds imported weights; choose another --name or --seed")
-        # Random numbers of a user's layers depend on the seed, too.
+        # Random numbers drawn by a user's layers then depend on the seed too.
         generator = torch.Generator().manual_seed(config.seed)
         with nullcontext() if distributed.rank() else exclusive(folder):
             # Before seeding: importing a package that reads data may draw random numbers.
-            with distributed.one_a_node_first():
+            with distributed.one_per_node_first():
                 dataset = load_data(config)
             splits = split_validation(dataset.train, config.validation, config.train_limit)
             with seeded(generator, device):
@@ -95,19 +96,19 @@ def train_run(config: Config, *, should_stop: ShouldStop = never) -> None:
 
 
 def _check_trainable(dataset: Dataset, normalization: str) -> None:
-    """Raises a UsageError on data from which a network would learn nothing, at full accuracy."""
+    """Raises a UsageError when a network could not learn anything from the data."""
     classes = len(set(dataset.train.labels.tolist()))
     if classes < 2:
         raise UsageError(
-            f"training needs images of at least 2 classes, {dataset.name} has {classes}: every "
-            "answer would be right; add a folder for each further class"
+            f"training needs images of at least 2 classes, but {dataset.name} has {classes}, so "
+            "that every prediction would be right; add a folder for each further class"
         )
     if normalization == "dataset" and min(dataset.std) < LEAST_STD:
         channel = dataset.std.index(min(dataset.std))
         raise UsageError(
-            f"channel {channel} of the training images of {dataset.name} is constant (deviation "
-            f"{dataset.std[channel]:.1g}): dividing by that turns a change of one grey level into "
-            "thousands; leave the channel out, or set --input_normalization none"
+            f"channel {channel} of the training images of {dataset.name} is constant (standard "
+            f"deviation {dataset.std[channel]:.1g}); dividing by that would turn a change of one "
+            "grey level into thousands; leave the channel out, or set --input_normalization none"
         )
 
 
@@ -139,13 +140,13 @@ def _start(
         position = saver.restore(run)
         if run.processes != distributed.world_size():
             log.warning(
-                "continued with %d process(es) after %d; without --sync_norm true each normalizes "
-                "another number of images",
+                "continued with %d process(es) after %d; without --sync_norm true each now "
+                "normalizes over a different number of images",
                 distributed.world_size(), run.processes,
             )  # fmt: skip
-        here = {} if "versions" not in run.manifest else versions()  # former runs name none
-        if odd := differences(run.manifest.get("versions", {}), here):
-            log.warning("continued by others (%s): last bits may differ from those of one", odd)
+        here = versions() if "versions" in run.manifest else {}  # old runs name none
+        if changed := differences(run.manifest.get("versions", {}), here):
+            log.warning("continued by other versions (%s): the last bits may differ", changed)
     check_free_space(folder, saver.bytes_needed())
     saver.save_settings()
     starts = distributed.gather((dataset.sha256[:12], position.epoch, position.step))
@@ -153,7 +154,7 @@ def _start(
         raise UsageError(
             "all processes must read the same data and continue from the same state, got (data, "
             f"epochs, steps) {', '.join(map(str, sorted(set(starts))))}; every node needs the same "
-            f"--data, and {folder} on a disk that all of them share"
+            f"--data, and all of them must share the disk of {folder}"
         )
     return saver, position
 
@@ -211,9 +212,9 @@ def _train(
                 log.info("%s: %s", config.run, _epoch_line(record, config.epochs))
         except TrainingStopped as stop:
             saver.save_within(stop.position)
-            # Not before saving: torchrun ends all processes when the first one ends.
+            # Only after saving: torchrun ends all processes when the first one ends.
             if distributed.any_process(interrupted(should_stop))[0]:
-                raise  # ends the caller, too
+                raise  # a signal ends the caller too
             log.info("%s: %s; the same command continues", config.run, stop)
         except NonFiniteLossError as error:
             step_of_run = (error.epoch - 1) * steps + error.step - 1
@@ -237,7 +238,7 @@ def _epoch_line(record: EpochRecord, epochs: int) -> str:
 
 def _diverged(error: NonFiniteLossError, begin: str, folder: Path, epochs_done: int) -> str:
     kept = (
-        f"the checkpoint of epoch {epochs_done} in {folder} is good"
+        f"the checkpoint of epoch {epochs_done} in {folder} is intact"
         if epochs_done
         else "no epoch was finished, so there is no checkpoint"
     )
@@ -254,7 +255,7 @@ def _too_large(config: Config, device: torch.device) -> str:
     if config.width > 1:
         smaller.append(f"--width {config.width // 2}")
     return (
-        f"out of memory in training, at the most {peak_memory(device)} were held; what was "
-        f"saved in {config.folder} is good. Try {' or '.join(smaller[:2])} under another --name: a "
-        "smaller batch has other statistics, so this is not done unasked"
+        f"out of memory during training, at a peak of {peak_memory(device)}; what was saved in "
+        f"{config.folder} is intact. Try {' or '.join(smaller[:2])} under another --name: these "
+        "change the results, so they are not applied automatically"
     )

@@ -1,8 +1,8 @@
-"""Local processes that run jobs; one that dies is replaced, and its job run again.
+"""Local processes that run jobs; if one dies, it is replaced and its job is run again.
 
-The standard library's pool ends with its first dead process. Pebble's survives one, but leaves its
-job undone, ends processes three seconds after asking, too early for a training that saves a state,
-and is under the LGPL.
+The standard library's pool breaks when a process dies. Pebble's pool survives this but does not
+retry the job; it also kills processes three seconds after asking them to end, which is too soon for
+a training that saves its state, and it is under the LGPL.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from robustnorm.work.attempt import ATTEMPTS, LOST, Place, attempt
 from robustnorm.work.jobs import Job
 
 # Seconds between two calls of ``should_stop``.
-ASKED_EVERY = 1.0
-# Seconds that a process has to save its state when it is ended.
+POLL_SECONDS = 1.0
+# Seconds that a process has to save its state when it is asked to end.
 _GRACE = 10.0
-# Processes are not forked from this one, whose threads and GPU would not survive, but from one that
-# has only imported what jobs need: a worker then starts at once and shares that memory.
+# Workers are not forked from this process, whose threads and GPU would not survive that, but from a
+# server that has only imported what jobs need: they start at once and share its memory.
 _SERVER = "forkserver" in multiprocessing.get_all_start_methods()
 _CONTEXT = (
     multiprocessing.get_context("forkserver") if _SERVER else multiprocessing.get_context("spawn")
@@ -52,7 +52,7 @@ class Workers:
     def run(
         self, jobs: Sequence[Job], should_stop: ShouldStop = never
     ) -> Generator[tuple[Job, str | None], None, None]:
-        """Yields each job with None when it is done, or with the reason when it failed.
+        """Yields each job with None once it is done, or with the reason for its failure.
 
         Raises:
             Stopped: When ``should_stop`` asks for it; running jobs are abandoned.
@@ -75,9 +75,9 @@ class Workers:
                 while waiting:
                     if should_stop(0.0):
                         raise Stopped(f"{len(waiting)} jobs are left")
-                    done, waiting = wait(waiting, ASKED_EVERY, FIRST_COMPLETED)
+                    done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
                     yield from ((futures[future], future.result()) for future in done)
-            finally:  # nothing is left to cancel unless the sweep is abandoned
+            finally:  # there is something left to cancel only when the sweep is abandoned
                 threads.shutdown(wait=False, cancel_futures=True)
                 if not all(future.done() for future in futures):
                     self._give_up()
@@ -99,7 +99,7 @@ class Workers:
 def _start_server() -> None:
     """Starts the server with this process's import path, which it does not inherit.
 
-    Without "safe path" it would import a ``torch.py`` of the working folder instead of torch.
+    Without PYTHONSAFEPATH it would import a ``torch.py`` in the working folder instead of torch.
     """
     wanted = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
     before = {name: os.environ.get(name) for name in wanted}
@@ -144,8 +144,8 @@ class _Worker:
         here, there = _CONTEXT.Pipe()
         process = _CONTEXT.Process(target=_serve, args=(there, self._place), daemon=True)
         process.start()
-        self._process = process  # only now: Ctrl-C may have ended the server that starts it
-        there.close()  # only the process holds it: when it dies, receiving ends
+        self._process = process  # only once started: Ctrl-C may have ended the server
+        there.close()  # now only the worker holds this end: when it dies, receiving ends
         return here
 
     def close(self) -> None:
@@ -171,8 +171,9 @@ def _serve(connection: Connection, place: Place) -> None:
     log = logging.getLogger("robustnorm")
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())
-    sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # the parent has the one bar
-    stop = SignalStop()  # when the parent ends this process, training first saves its state
+    # Only the parent shows a progress bar.
+    sys.stderr.isatty = lambda: False  # type: ignore[method-assign]
+    stop = SignalStop()  # when the parent ends this process, training saves its state first
     with stop.installed(), contextlib.suppress(EOFError, OSError, Stopped):
         while not stop.received:
             connection.send(attempt(connection.recv(), place, stop))

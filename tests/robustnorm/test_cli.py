@@ -308,7 +308,7 @@ def test_eval_without_a_checkpoint_says_how_to_train_one(capsys):
 def test_eval_leaves_out_a_checkpoint_that_does_not_fit(capsys):
     run("train", "--config", "small.yaml", "--norm", "bn")
     error = refused(capsys, "eval", "--config", "small.yaml", "--width", "8")
-    assert "bn-seed0 is left out, its settings differ: width: 4 there, 8 here" in error
+    assert "bn-seed0 is left out because its settings differ: width: 4 there, 8 here" in error
 
 
 def test_eval_takes_a_shortened_run_and_says_so(capsys):
@@ -346,7 +346,7 @@ def test_device_that_is_not_there_is_refused(capsys):
 def test_diverging_run_names_the_step_the_good_checkpoint_and_what_to_try(capsys):
     words = ("train", "--config", "small.yaml", "--norm", "bn", "--learning_rate", "1e38")
     error = refused(capsys, *words)
-    assert "the loss is not finite since step" in error
+    assert "the loss is not finite from step" in error
     assert "--learning_rate" in error
 
 

@@ -18,7 +18,7 @@ from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.system.extras import extra
 from robustnorm.system.stopping import ShouldStop, never
 from robustnorm.work.engines import check_engine, open_engine
-from robustnorm.work.sweep import SweepError, do_jobs, job_bar, told
+from robustnorm.work.sweep import SweepError, do_jobs, failure_text, job_bar
 
 log = logging.getLogger("robustnorm")
 
@@ -57,7 +57,7 @@ def search_all(settings: Table2Settings, *, should_stop: ShouldStop = never) -> 
     with open_engine(settings) as engine, logging_redirect_tqdm([log]), job_bar() as bar:
         failures = do_jobs(jobs, engine, should_stop, bar)
     if failures:
-        raise SweepError(told(failures))
+        raise SweepError(failure_text(failures))
     found = [find_record(job.settings) for job in jobs]
     return [record for record in found if record is not None]
 

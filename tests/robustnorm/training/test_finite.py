@@ -75,7 +75,7 @@ def diverged(capsys, *words):
 def test_gradient_that_is_not_finite_is_caught_before_the_update(capsys, gradient_breaks):
     gradient_breaks(6)  # the second step of the second epoch
     error = diverged(capsys)
-    assert "the gradient is not finite since step 2 of epoch 2" in error
+    assert "the gradient is not finite from step 2 of epoch 2" in error
     assert f"the checkpoint of epoch 1 in {RUN} is good" in error
     manifest = json.loads((RUN / "last.json").read_text())
     assert manifest["epoch"] == 1
@@ -107,7 +107,7 @@ def test_step_is_taken_back_and_what_was_not_finite_is_named(capsys, monkeypatch
 
     monkeypatch.setattr(train_module, "origin", told)
     error = diverged(capsys)
-    assert "the loss is not finite since step 3 of epoch 1" in error
+    assert "the loss is not finite from step 3 of epoch 1" in error
     assert "; it begins with the images, before the step;" in error
     assert all(torch.equal(reached[name], before[name]) for name in before if "random" not in name)
 

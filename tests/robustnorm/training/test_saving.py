@@ -209,4 +209,4 @@ def test_training_continued_by_another_version_says_so(monkeypatch, caplog):
         older.setattr(saving, "versions", lambda: versions() | {"torch": "2.9.1"})
         killed_after(3, OFTEN)
     train_run(OFTEN)
-    assert "continued by others (torch 2.9.1, here " in caplog.text
+    assert "continued by other versions (torch 2.9.1, here " in caplog.text

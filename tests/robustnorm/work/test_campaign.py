@@ -120,7 +120,7 @@ def test_campaign_in_slices_on_machine_after_machine_ends_as_the_uninterrupted_o
     for number, question in enumerate(itertools.cycle((2, 3, 5))):
         monkeypatch.setattr(slices, "Budget", lambda _, question=question: StopsAt(question))
         campaign("--budget", "60")
-        if "All is done." in capsys.readouterr().out:
+        if "Everything is done." in capsys.readouterr().out:
             break
         there = place / f"machine-{number}"
         there.mkdir()
@@ -151,7 +151,7 @@ def test_finished_campaign_does_nothing_and_says_so(whole, monkeypatch, capsys):
     monkeypatch.setattr(module, "evaluate_run", None)
     campaign()
     shown = capsys.readouterr().out
-    assert "All is done." in shown
+    assert "Everything is done." in shown
     assert shown.splitlines()[2].split() == ["small", "2.0", "of", "2", "4", "of", "4", "done"]
 
 
@@ -177,7 +177,7 @@ def test_readme_is_left_as_it_is_while_no_plan_is_finished(place, monkeypatch, c
     monkeypatch.setattr(slices, "Budget", lambda _: StopsAt(1))
     Path("README.md").write_text("<!-- reports/old -->\nold\n<!-- end -->\n")
     campaign("--readme", "README.md", "--budget", "60")
-    assert "no plan has all its norms evaluated yet" in capsys.readouterr().err
+    assert "no plan has evaluated all its norms yet" in capsys.readouterr().err
     assert "old" in Path("README.md").read_text()
 
 

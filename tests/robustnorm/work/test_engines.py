@@ -184,4 +184,4 @@ def test_sweep_names_the_extra_when_the_engine_is_not_installed(engine, marks, c
 def test_sweep_asks_for_slurm_when_there_is_none(marks, capsys, monkeypatch):
     monkeypatch.setattr(engines.shutil, "which", lambda _: None)
     assert cli.main(["sweep", "digits", "--engine=submitit", "--workers=2"]) == 2
-    assert "srun is not found" in capsys.readouterr().err
+    assert "there is no srun on this machine" in capsys.readouterr().err

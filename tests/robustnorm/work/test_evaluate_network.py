@@ -19,7 +19,7 @@ from robustnorm.records.record import Record
 from robustnorm.reporting.results import Results
 from robustnorm.reporting.tables import tables
 from robustnorm.system.errors import CheckFailed, Status, UsageError
-from robustnorm.work.evaluate_network import as_people_write
+from robustnorm.work.evaluate_network import fraction_text
 
 SIZE, N = 4, 12
 
@@ -64,7 +64,7 @@ def test_results_are_the_verdicts_and_everything_made_of_them(
     low, high = wilson(8, N)
     assert f"66.67   [{100 * low:.2f}, {100 * high:.2f}]" in text
     assert f"n = {N} of {N} test images of made." in text
-    assert f"{threat_model.capitalize()}, epsilon {as_people_write(epsilon)}" in text
+    assert f"{threat_model.capitalize()}, epsilon {fraction_text(epsilon)}" in text
     assert "its training is not known; seed not known; protocol not known" in text
     assert repr(results) == text
 
@@ -200,6 +200,6 @@ def test_missing_package_is_named_with_the_extra(module, ask, extra, monkeypatch
 
 def test_radii_are_written_as_people_do():
     sizes = (8 / 255, 3 / 16, 0.5, 128 / 255, 0.03)
-    assert [as_people_write(size) for size in sizes] == [
+    assert [fraction_text(size) for size in sizes] == [
         "8/255", "3/16", "1/2", "128/255", "3/100",
     ]  # fmt: skip

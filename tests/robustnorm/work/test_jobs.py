@@ -99,7 +99,9 @@ def test_job_of_other_versions_is_refused_and_what_to_remove_is_told(trained):
     job, bits = record.attacks[0], np.ones(100, bool)
     older = Journal(job.path, job.key, versions() | {"torch": "2.9.1"})
     older.add(0, {Key("none", "final", "clean", "clean"): Part(bits, bits)})
-    with pytest.raises(UsageError, match=r"torch 2\.9\.1, here .*, with all others in ") as caught:
+    with pytest.raises(
+        UsageError, match=r"torch 2\.9\.1, here .*; the same holds for all files in "
+    ) as caught:
         record.run()
     assert str(caught.value).endswith(str(job.results))
     shutil.rmtree(job.results)
@@ -118,7 +120,7 @@ def test_record_names_the_devices_of_its_jobs_and_ends_all_of_them(trained, capl
     finish([record], trained)
     here = device_name(torch.device("cpu"))
     assert load_record(record.config).device == f"{here}; a GPU"
-    assert f"last bits may differ between its devices: {here}; a GPU" in caplog.text
+    assert f"evaluated on several devices, whose last bits may differ: {here}; a GPU" in caplog.text
     assert not Path("reports/digits/jobs").exists()
 
 
@@ -145,7 +147,7 @@ def test_record_names_what_is_missing_when_a_result_is_lost(trained):
     finish(job.attacks, trained)
     lost = job.attacks[1]
     lost.path.unlink()
-    missing = rf"1 results are missing \({lost.name}\); give the same command again"
+    missing = rf"1 results are missing \({lost.name}\); run the same command again"
     with pytest.raises(UsageError, match=missing):
         job.run()
     assert not job.done()

@@ -44,7 +44,7 @@ def test_records_given_by_place_are_compared_each_once(place):
 
 def test_report_without_records_says_how_to_make_some(capsys):
     message = refused(capsys, "report", "--config", "digits")
-    assert "no result records in reports/digits; make some with robustnorm eval" in message
+    assert "no result records in reports/digits; run robustnorm eval first" in message
 
 
 def test_report_refuses_a_damaged_record(capsys, place):
