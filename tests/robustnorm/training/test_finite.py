@@ -76,7 +76,7 @@ def test_gradient_that_is_not_finite_is_caught_before_the_update(capsys, gradien
     gradient_breaks(6)  # the second step of the second epoch
     error = diverged(capsys)
     assert "the gradient is not finite from step 2 of epoch 2" in error
-    assert f"the checkpoint of epoch 1 in {RUN} is good" in error
+    assert f"the checkpoint of epoch 1 in {RUN} is intact" in error
     manifest = json.loads((RUN / "last.json").read_text())
     assert manifest["epoch"] == 1
     assert all(value.isfinite().all() for value in state().values() if value.is_floating_point())

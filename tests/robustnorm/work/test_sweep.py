@@ -78,7 +78,7 @@ def test_sweep_tells_failed_jobs_by_name_and_does_the_others(monkeypatch, capsys
     monkeypatch.setattr(jobs, "attack_chunk", fails_on_adv)
     assert cli.main(["sweep", *WORDS, settings()]) == 1
     error = capsys.readouterr().err
-    assert "failed jobs: 2;" in error
+    assert "2 jobs failed;" in error
     for attack in ("pgd", "worst"):
         assert f"- {attack} on adv of digits auxbn-seed0, images " in error
     assert "nobody foresaw this" in error

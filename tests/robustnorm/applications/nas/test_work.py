@@ -39,7 +39,7 @@ def test_searches_that_were_stopped_go_on_to_the_same_records(table2, tmp_path):
 
 
 def test_failed_searches_are_told_after_all_were_tried(table2):
-    with pytest.raises(SweepError, match=r"failed jobs: 4; (?s:.*)search tiny bn-seed0") as raised:
+    with pytest.raises(SweepError, match=r"4 jobs failed; (?s:.*)search tiny bn-seed0") as raised:
         search_all(replace(table2, learning_rate=1e38))
     assert "no longer finite" in str(raised.value)
 
