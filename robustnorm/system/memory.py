@@ -90,7 +90,7 @@ def peak_memory(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB on {device}"
     if not _HAS_LIMITS:
-        return "an unknown amount of this process"
+        return "an unknown amount"
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return f"{peak / 2**30:.1f} GiB of this process"
+    return f"{peak / 2**30:.1f} GiB in this process"

@@ -255,7 +255,7 @@ def _too_large(config: Config, device: torch.device) -> str:
     if config.width > 1:
         smaller.append(f"--width {config.width // 2}")
     return (
-        f"out of memory during training, at a peak of {peak_memory(device)}; what was saved in "
+        f"out of memory during training, which used up to {peak_memory(device)}; what was saved in "
         f"{config.folder} is intact. Try {' or '.join(smaller[:2])} under another --name: these "
         "change the results, so they are not applied automatically"
     )

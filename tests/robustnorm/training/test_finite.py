@@ -157,7 +157,7 @@ def test_training_without_memory_stops_with_what_to_try(capsys, monkeypatch):
     monkeypatch.setattr(AdvProp, "adversarial_images", without_memory)
     assert cli.main((*TRAIN, "--output", "other")) == 3
     error = capsys.readouterr().err
-    assert "GiB of this process were held" in error
+    assert "GiB in this process" in error
     assert "Try --batch_size 16 or --precision bf16" in error
     model, _ = load_model(RUN, "last")
     assert all(parameter.isfinite().all() for parameter in model.parameters())
