@@ -176,8 +176,9 @@ class _Search:
             return
         aims = torch.zeros_like(wrong[:, :others], dtype=torch.int64)
         aims[rows] = self._nearest(rows, wrong[rows], others)
-        for aim in aims.unbind(1):
-            self._climb(self._rows(), aim, self._images)
+        for done, aim in enumerate(aims.unbind(1), start=1):
+            near = self._rows(self._leads > self._start / done)
+            self._climb(near, aim, self._images)
 
     def misled(self) -> Tensor:
         """Returns whether gradients led an image nowhere, bool (N,)."""
