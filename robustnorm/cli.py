@@ -98,7 +98,7 @@ COMMANDS = {
     "demo": Command(
         "Reproduce on scikit-learn's digits, in minutes and without a download.",
         Config,
-        "robustnorm.commands.reproduce:reproduce",
+        "robustnorm.commands.demo:demo",
     ),
     "diagnose": Command(
         "Compare the gradients of branches and classes, stage by stage, of one or more runs.",

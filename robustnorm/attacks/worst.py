@@ -43,7 +43,7 @@ def worst_case(
     generator: torch.Generator | None = None,
     steps: int = 12,
     targets: int = 5,
-    restarts: int = 36,
+    restarts: int = 42,
     queries: int = 5000,
 ) -> Tensor:
     """Attacks each image with a portfolio of attacks until one breaks it.
@@ -54,7 +54,8 @@ def worst_case(
 
     1. from the image, towards the most likely wrong class;
     2. from the image, towards other wrong classes, first those whose difference is small relative
-       to its slope;
+       to its slope; from the second such class on only images to which a wrong class has come
+       nearer than a half, a third, ... of its first distance;
     3. from other points of the ball, the same for all images, mostly corners, and mostly towards
        the nearest wrong class, with a first step of twice epsilon; only images that came near to
        another class, ever nearer ones;
@@ -176,9 +177,9 @@ class _Search:
             return
         aims = torch.zeros_like(wrong[:, :others], dtype=torch.int64)
         aims[rows] = self._nearest(rows, wrong[rows], others)
-        for done, aim in enumerate(aims.unbind(1), start=1):
-            near = self._rows(self._leads > self._start / done)
-            self._climb(near, aim, self._images)
+        for number, aim in enumerate(aims.unbind(1), start=1):
+            near = self._leads >= self._start / number
+            self._climb(self._rows(near), aim, self._images)
 
     def misled(self) -> Tensor:
         """Returns whether gradients led an image nowhere, bool (N,)."""

@@ -20,7 +20,7 @@ from robustnorm.settings.plan import Plan
 from robustnorm.settings.sweep import SweepSettings, sweep_plans
 from robustnorm.system.errors import Status, UserError
 from robustnorm.system.stopping import ShouldStop, never
-from robustnorm.work.engines import Engine, check_engine, open_engine
+from robustnorm.work.engines import Engine, EngineSettings, check_engine, open_engine
 from robustnorm.work.evaluate import (
     evaluate_records,
     fitting_runs,
@@ -68,17 +68,7 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
         if evaluation.checks != "none":
             check_installed(evaluation.checks)
         load_data(evaluation)
-    failures: Failures = {}
-    with open_engine(settings) as engine, logging_redirect_tqdm([log]), job_bar() as bar:
-
-        def do(jobs: Sequence[Job]) -> None:
-            failures.update(do_jobs(jobs, engine, should_stop, bar))
-
-        do([TrainJob(run) for plan in plans for run in plan.all_runs()])
-        untrained = {job.config.folder for job in failures if isinstance(job, TrainJob)}
-        records = [job for plan in plans for job in _record_jobs(plan, untrained)]
-        do([attack for record in records for attack in record.attacks])
-        do([record for record in records if not failures.keys() & set(record.attacks)])
+    failures = do_plans(plans, settings, should_stop)
     if failures:
         for plan in plans:
             _report_found(plan)
@@ -95,6 +85,28 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
     for plan, found in zip(plans, evaluated, strict=True):
         require_reliable(text, found, plan.evaluations[""])
     return text
+
+
+def do_plans(
+    plans: Sequence[Plan], settings: EngineSettings, should_stop: ShouldStop
+) -> Failures:
+    """Trains and evaluates what is missing of each plan's one evaluation; returns the failures.
+
+    Raises:
+        Stopped: When ``should_stop`` asks for it.
+    """
+    failures: Failures = {}
+    with open_engine(settings) as engine, logging_redirect_tqdm([log]), job_bar() as bar:
+
+        def do(jobs: Sequence[Job]) -> None:
+            failures.update(do_jobs(jobs, engine, should_stop, bar))
+
+        do([TrainJob(run) for plan in plans for run in plan.all_runs()])
+        untrained = {job.config.folder for job in failures if isinstance(job, TrainJob)}
+        records = [job for plan in plans for job in _record_jobs(plan, untrained)]
+        do([attack for record in records for attack in record.attacks])
+        do([record for record in records if not failures.keys() & set(record.attacks)])
+    return failures
 
 
 def job_bar() -> tqdm[Any]:

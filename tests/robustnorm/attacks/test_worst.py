@@ -110,10 +110,10 @@ def test_network_with_a_gradient_of_zero_gives_the_images_that_it_was_given():
 @pytest.mark.parametrize(
     ("options", "got"),
     [
-        ({"steps": 0}, "0, 5, 36 and 5000"),
-        ({"targets": 0}, "12, 0, 36 and 5000"),
+        ({"steps": 0}, "0, 5, 42 and 5000"),
+        ({"targets": 0}, "12, 0, 42 and 5000"),
         ({"restarts": -1}, "12, 5, -1 and 5000"),
-        ({"queries": -1}, "12, 5, 36 and -1"),
+        ({"queries": -1}, "12, 5, 42 and -1"),
     ],
 )
 def test_worst_case_refuses_numbers_that_are_none(options, got):
@@ -135,6 +135,18 @@ def test_classes_near_beside_their_slope_are_targets_before_likely_ones():
     for targets, broken in ((1, False), (2, True)):
         adv_images = worst_case(model, images, labels, targets=targets, **options)
         assert bool((model(adv_images).argmax(1) != 0).item()) is broken
+
+
+@pytest.mark.parametrize(("reach", "climbs"), [(0.4, 0), (0.6, 1), (0.7, 2), (0.9, 3)])
+def test_further_classes_are_targets_only_of_images_that_came_near(reach, climbs):
+    """Within a half, a third and a quarter of the distance to the nearest class."""
+    model, images, labels = linear_setting(6)
+    epsilon = reach * radii(model, images, labels, "linf")[0].item()
+    counted = Counted(model)
+    worst_case(counted, images[:1], labels[:1], epsilon=epsilon, restarts=0, queries=0)
+    # One pass before all others and one for the order of the classes; the first of 12 steps is
+    # known, each other run looks 13 times.
+    assert counted.passes.forward == 1 + 12 + 1 + 13 * (1 + climbs)
 
 
 def test_restart_breaks_what_no_climb_from_the_image_does():
