@@ -13,7 +13,14 @@ from robustnorm.settings.config import Config
 @pytest.mark.slow
 def test_demo_on_two_cores_prints_what_one_core_computes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = {"width": 4, "epochs": 1, "train_limit": 64, "validation": 20, "test_limit": 20}
+    small = {
+        "width": 4,
+        "epochs": 1,
+        "train_limit": 64,
+        "validation": 20,
+        "test_limit": 20,
+        "batch_size": 32,
+    }
     config = Config(name="small", data="digits", device="cpu", checks="none", worst=False, **small)
     threads = torch.get_num_threads()
     try:
