@@ -87,9 +87,7 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
     return text
 
 
-def do_plans(
-    plans: Sequence[Plan], settings: EngineSettings, should_stop: ShouldStop
-) -> Failures:
+def do_plans(plans: Sequence[Plan], settings: EngineSettings, should_stop: ShouldStop) -> Failures:
     """Trains and evaluates what is missing of each plan's one evaluation; returns the failures.
 
     Raises:
