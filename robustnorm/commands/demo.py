@@ -16,7 +16,7 @@ from robustnorm.work.sweep import do_plans
 
 
 def demo(config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never) -> str:
-    """Reproduces on small images: a network of that size keeps one core busy, so each core gets one.
+    """Trains and evaluates small networks, one on each CPU core at a time.
 
     Args:
         config: The settings.
