@@ -115,7 +115,7 @@ def _compare(
     """Returns for both attacks the verdicts, the seconds and the passes."""
     own = search.for_branch(branch.name)
     if isinstance(branch.standin, Standin):
-        branch.standin.prove(images[: CHUNK // 2])  # on as many images as an evaluation does
+        branch.standin.choose(images[: CHUNK // 2])  # on as many images as an evaluation does
 
     def worst() -> tuple[Tensor, Passes]:
         key, passes = Key("worst", "final", branch.name, branch.name), dict[Key, Passes]()

@@ -14,8 +14,8 @@ from robustnorm.system.registry import Registry, unknown
 if TYPE_CHECKING:
     from robustnorm.data.dataset import Dataset
 
-# An entry may take root (folder of downloads), download, and how (to read images). Adding one takes
-# one file, one line here and one test.
+# An entry may take root (the folder of downloads), download, and options (``ReadOptions``).
+# Adding one takes one file, one line here and one test.
 DATASETS = Registry(
     "dataset",
     {
@@ -32,7 +32,7 @@ DATASETS = Registry(
     },
 )
 
-# Data sets chosen by their path. An entry takes path, and how if its images are encoded;
+# Data sets chosen by their path. An entry takes path, and options if its images are encoded;
 # ``format_of`` chooses the entry for a path.
 FORMATS = Registry(
     "format",
@@ -56,7 +56,7 @@ _SUFFIXES = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
-# Folders and archives of named data sets, whose parent is the root.
+# Folders and archives of named data sets; the folder that holds them is their root.
 _NAMED = {
     "cifar-10-batches-py": "cifar10",
     "cifar-10-batches-bin": "cifar10",
@@ -72,7 +72,7 @@ _NAMED = {
     "stl10_binary.tar.gz": "stl10",
 }
 # Files that identify the format of a folder.
-_SIGNS = {
+_TELLTALE_FILES = {
     "data_batch_1": "cifar10",
     "data_batch_1.bin": "cifar10",
     "fine_label_names.txt": "cifar100",
@@ -95,9 +95,9 @@ def check_data(data: str) -> None:
     if data in DATASETS or exists(Path(data)):
         return
     raise DataError(
-        f"{unknown('dataset', data, list(DATASETS))} A path must exist, of a folder with "
-        "train/<class>/ and test/<class>/, of an archive of one, or of another format in "
-        f"docs/data.md; '{data}' does not."
+        f"{unknown('dataset', data, list(DATASETS))} A path must lead to a folder with "
+        "train/<class>/ and test/<class>/, an archive of one, or data in another format of "
+        f"docs/data.md; '{data}' does not exist."
     )
 
 
@@ -105,7 +105,7 @@ def format_of(path: Path) -> str:
     """Returns the entry of ``FORMATS`` for a path."""
     if path.is_file():
         return _SUFFIXES.get(path.suffix.lower(), "images")
-    for file, kind in _SIGNS.items():
+    for file, kind in _TELLTALE_FILES.items():
         if (path / file).is_file():
             return kind
     parquet = any(any(path.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet"))
@@ -134,19 +134,19 @@ def load_dataset(
     Raises:
         DataError: When the data are missing or damaged, with the file and what to do.
     """
-    from robustnorm.data.listing import How
+    from robustnorm.data.listing import ReadOptions
 
     check_data(data)
-    how = How(root, resize, stream, _usable_cores() if workers is None else workers)
+    options = ReadOptions(root, resize, stream, _usable_cores() if workers is None else workers)
     named = data if data in DATASETS else _NAMED.get(Path(data).name)
     if named is not None:
-        place = root if data in DATASETS else Path(data).resolve().parent
-        load, offered = DATASETS[named], {"root": place, "download": download, "how": how}
+        parent = root if data in DATASETS else Path(data).resolve().parent
+        load, offered = DATASETS[named], {"root": parent, "download": download, "options": options}
     else:
-        load, offered = FORMATS[format_of(Path(data))], {"path": Path(data), "how": how}
+        load, offered = FORMATS[format_of(Path(data))], {"path": Path(data), "options": options}
     wanted = signature(load).parameters
-    if resize is not None and "how" not in wanted:
-        raise DataError(f"--resize is for encoded images; those of {data} have the size they have")
+    if resize is not None and "options" not in wanted:
+        raise DataError(f"--resize is for encoded images; those of {data} have a fixed size")
     dataset: Dataset = load(**{name: offered[name] for name in offered if name in wanted})
     return dataset
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.data.errors import DataError
 
-# Accepted names of images and labels, in lower case; "{}" stands for train or test.
+# Accepted names of images and labels, in lower case; "{}" is train or test.
 _PAIRS = (
     *(("x_{}", "y_{}"), ("{}_x", "{}_y"), ("{}_images", "{}_labels"), ("images_{}", "labels_{}")),
     *(("{}_data", "{}_labels"), ("{}_data", "{}_targets"), ("data_{}", "labels_{}")),
@@ -23,9 +23,9 @@ _ALONE = (
     *(("images", "labels"), ("x", "y"), ("data", "labels"), ("data", "targets")),
     *(("images", "targets"), ("image", "label"), ("arr_0", "arr_1")),
 )
-# Accepted distance of values times 255 from whole numbers: float16 rounds so in [0, 1].
+# Accepted distance of values times 255 from whole numbers, as float16 rounds in [0, 1].
 _ROUNDING = 0.07
-# ImageNet has 21,843 classes at most; labels far above them are damage.
+# ImageNet has 21,843 classes at most; labels far above that are damage.
 MOST_CLASSES = 100_000
 
 
@@ -39,7 +39,7 @@ def pair_up(names: list[str], where: str) -> dict[str, tuple[str, str]]:
         where: The file, for errors.
 
     Raises:
-        DataError: When there are no such names.
+        DataError: When no test images and labels are among them.
 
     Examples:
         >>> pair_up(["x_train", "y_train", "X_test", "Y_test"], "a.npz")
@@ -47,15 +47,16 @@ def pair_up(names: list[str], where: str) -> dict[str, tuple[str, str]]:
     """
     given = {name.lower(): name for name in names}
     found = dict[str, tuple[str, str]]()
-    for part, spellings in {"test": ("test", "val"), "train": ("train",)}.items():
+    for split, spellings in {"test": ("test", "val"), "train": ("train",)}.items():
         pairs = [(a.format(s), b.format(s)) for s in spellings for a, b in _PAIRS]
-        for images, labels in (*pairs, *(_ALONE if part == "test" else ())):
-            if part not in found and images in given and labels in given:
-                found[part] = given[images], given[labels]
+        for images, labels in (*pairs, *(_ALONE if split == "test" else ())):
+            if split not in found and images in given and labels in given:
+                found[split] = given[images], given[labels]
     if "test" not in found:
         raise DataError(
-            f"{where} must hold x_test and y_test, or test_images and test_labels, and the same of "
-            f"train to train on; it holds {', '.join(sorted(names)[:8]) or 'nothing'}"
+            f"{where} must hold x_test and y_test, or test_images and test_labels, and for "
+            "training the same with train; it holds "
+            f"{', '.join(sorted(names)[:8]) or 'nothing'}"
         )
     return found
 
@@ -82,8 +83,8 @@ def dataset_of(
         DataError: When an array does not hold images or labels.
     """
     splits = {
-        part: Split(as_images(images, where), as_labels(labels, len(images), where))
-        for part, (images, labels) in arrays.items()
+        split: Split(as_images(images, where), as_labels(labels, len(images), where))
+        for split, (images, labels) in arrays.items()
     }
     test = splits["test"]
     shape = test.images.shape[1:]
@@ -92,7 +93,7 @@ def dataset_of(
     if train.images.shape[1:] != shape:
         raise DataError(
             f"{where} has training images of {tuple(train.images.shape[1:])} and test images of "
-            f"{tuple(shape)} (channels, height, width); both must be of one size"
+            f"{tuple(shape)} (channels, height, width); both must have the same size"
         )
     content = hashlib.sha256()
     for split in (train, test):
@@ -138,7 +139,7 @@ def as_images(values: Any, where: str) -> Tensor:
     if not (low >= 0 and high <= 255 and (scaled - scaled.round()).abs().max() <= _ROUNDING):
         raise DataError(
             f"{where} must hold images of 8 bits: whole numbers from 0 to 255, or these divided by "
-            f"255; got values from {low:.4g} to {high:.4g}. Undo a normalization and save them so"
+            f"255; got values from {low:.4g} to {high:.4g}. Save them without normalization"
         )
     return scaled.round().to(torch.uint8)
 

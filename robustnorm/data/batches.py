@@ -56,9 +56,9 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """Yields the shuffled, augmented batches of one epoch, on the device of the images.
 
-    Order and augmentation depend on (seed, epoch); an image's crop and flip on (seed, epoch, image
-    id), not on its batch. The last incomplete batch is dropped: its statistics would be those of a
-    few images. Nothing waits for the device.
+    The order depends on (seed, epoch); an image's crop and flip on (seed, epoch, image id), not on
+    its batch. An incomplete last batch is dropped: its statistics would be those of a few images.
+    Nothing synchronizes with the device.
 
     Args:
         split: Training images.
@@ -86,7 +86,7 @@ def epoch_batches(
         augmented = load(cast(StoredImages, split.images), changes, map(share_of_process, rows))
     else:
         if augmentation.crop_area is not None:
-            raise DataError("crop_area needs images that stay on disk, with --stream and --resize")
+            raise DataError("crop_area needs images that stay on disk; give --stream and --resize")
         changes = changes.to(device)
         augmented = (
             (changes.apply(split.images[ids], ids), ids)

@@ -50,30 +50,30 @@ def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]
 def identity(root: Path, names: Sequence[str], titles: Sequence[str] | None = None) -> str:
     """Returns a hash of the names and content of files.
 
-    Above 4 GB in total it uses size, inode and times instead of the content. One of these, the time
-    of the inode's change, cannot be set by programs.
+    Above 4 GB in total, it uses sizes, inodes and times instead of the content; programs cannot set
+    one of these, the time of the inode's change.
 
     Args:
         root: Folder of the files.
         names: Their names in it.
-        titles: What they are called instead, one each.
+        titles: Names to hash instead, one per file.
     """
-    together = hashlib.sha256()
+    total = hashlib.sha256()
     small = sum((root / name).stat().st_size for name in names) <= _MOST_HASHED
     for name, title in zip(names, names if titles is None else titles, strict=True):
         path = root / name
         s = path.stat()
-        together.update(f"{title}\0{s.st_size}\0".encode(errors="surrogateescape"))
+        total.update(f"{title}\0{s.st_size}\0".encode(errors="surrogateescape"))
         if small:
             with path.open("rb") as file:
-                together.update(hashlib.file_digest(file, "sha256").digest())
+                total.update(hashlib.file_digest(file, "sha256").digest())
         else:
-            together.update(f"{s.st_dev} {s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns}\0".encode())
-    return together.hexdigest()[:16]
+            total.update(f"{s.st_dev} {s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns}\0".encode())
+    return total.hexdigest()[:16]
 
 
 def in_bytes(name: str, most: int = 80) -> str:
-    """Returns the beginning of a name that has at most so many bytes."""
+    """Shortens a name to at most ``most`` bytes."""
     return os.fsencode(name)[:most].decode(errors="ignore")
 
 
@@ -86,7 +86,7 @@ def locked(path: Path) -> Iterator[None]:
         try:
             lock = acquire(file, timeout=0.1)
         except Timeout:
-            log.info("waiting for another process, which makes %s", path)
+            log.info("waiting for another process that is creating %s", path)
             lock = acquire(file)
     try:
         yield
@@ -106,9 +106,9 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError) as error:
-        log.warning("%s is damaged (%s) and is made again", path, error)
+        log.warning("%s is damaged (%s) and is computed again", path, error)
         return None
     if claimed != hash_tensors(tensors):
-        log.warning("%s is damaged and is made again", path)
+        log.warning("%s is damaged and is computed again", path)
         return None
     return tensors

@@ -1,4 +1,4 @@
-"""Random augmentations of training images; each image's is independent of all others."""
+"""Random augmentations of training images; each image's is independent of the others'."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Changes:
         augmentation: The kinds of augmentation.
         offsets: Corner (row, column) of each image's crop in its padded version, (N, 2).
         flips: Which images are mirrored, (N,).
-        crops: Area, ratio, left and top of the crop to decode, (N, 4); None for the whole image.
+        crops: Area, ratio, left and top of the crop to decode, (N, 4); None for whole images.
     """
 
     augmentation: Augmentation

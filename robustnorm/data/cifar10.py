@@ -53,39 +53,40 @@ def load_cifar10(root: Path, *, download: bool = False) -> Dataset:
     References:
         Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    if download and not _there(root):
+    if download and not _existing_versions(root):
         unpacking.download(_URL, root / "cifar-10-python.tar.gz", _MD5)
-    there = _there(root)
-    if not there:
+    existing = _existing_versions(root)
+    if not existing:
         raise DataError(
             f"CIFAR-10 is not in {root}. Download it with --download true, put one of "
             f"{', '.join(_FOLDERS.values())} there, or give a folder of images: --data PATH"
         )
-    return read_cifar10(unpacking.unpacked_folder(root, *there[0]))
+    return read_cifar10(unpacking.unpacked_folder(root, *existing[0]))
 
 
 def read_cifar10(path: Path) -> Dataset:
     """Reads a folder of either version; raises errors like ``load_cifar10``."""
     python = (path / "data_batch_1").is_file()
-    parts, note = _read_python(path) if python else _read_binary(path)
+    batches, note = _read_python(path) if python else _read_binary(path)
     train = Split(
-        torch.cat([part.images for part in parts[:-1]]),
-        torch.cat([part.labels for part in parts[:-1]]),
+        torch.cat([batch.images for batch in batches[:-1]]),
+        torch.cat([batch.labels for batch in batches[:-1]]),
     )
     content = hashlib.sha256()
-    for split in (train, parts[-1]):
+    for split in (train, batches[-1]):
         content.update(split.images.numpy().tobytes() + split.labels.numpy().tobytes())
     return Dataset(
         name=f"CIFAR-10{note}",
         classes=_CLASSES,
         train=train,
-        test=parts[-1],
+        test=batches[-1],
         augmentation=Augmentation(padding=4, flip=True),
         sha256=content.hexdigest(),
     )
 
 
-def _there(root: Path) -> list[tuple[str, str]]:
+def _existing_versions(root: Path) -> list[tuple[str, str]]:
+    """Returns the (folder, archive) pairs of which one exists."""
     return [
         (folder, archive)
         for folder, archive in _FOLDERS.items()
@@ -94,25 +95,22 @@ def _there(root: Path) -> list[tuple[str, str]]:
 
 
 def _read_python(folder: Path) -> tuple[list[Split], str]:
-    """Returns the parts, test images last, and a note for reports."""
-    parts, published = [], True
+    """Returns the batches, test images last, and a note for reports."""
+    batches, published = [], True
     for name, md5 in _PYTHON.items():
-        path = _existing(folder / name)
-        parts.append(as_split(path, read_pickle(path), "labels", 32))
+        path = _require(folder / name)
+        batches.append(as_split(path, read_pickle(path), "labels", 32))
         published &= unpacking.is_published(path, md5)
-    return parts, "" if published else " (not the published files)"
+    return batches, "" if published else " (not the published files)"
 
 
 def _read_binary(folder: Path) -> tuple[list[Split], str]:
-    """Returns the parts of the binary files, test images last, and a note for reports."""
-    parts = []
-    for name in _PYTHON:
-        path = _existing(folder / f"{name}.bin")
-        parts.append(split_of_bytes(path, labels=1))
-    return parts, " (binary files, unverified)"
+    """Returns the batches, test images last, and a note for reports."""
+    paths = [_require(folder / f"{name}.bin") for name in _PYTHON]
+    return [split_of_bytes(path, labels=1) for path in paths], " (binary files, unverified)"
 
 
-def _existing(path: Path) -> Path:
+def _require(path: Path) -> Path:
     if not path.is_file():
-        raise DataError(f"{path} is missing; fetch the archive again into {path.parents[1]}")
+        raise DataError(f"{path} is missing; download the archive again into {path.parents[1]}")
     return path

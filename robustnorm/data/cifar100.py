@@ -43,36 +43,37 @@ def load_cifar100(root: Path, *, download: bool = False) -> Dataset:
     References:
         Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    there = [
+    existing = [
         (folder, archive)
         for folder, archive in _FOLDERS.items()
         if (root / folder).is_dir() or (root / archive).is_file()
     ]
-    if download and not there:
+    if download and not existing:
         unpacking.download(_URL, root / "cifar-100-python.tar.gz", _MD5)
-    return read_cifar100(unpacking.unpacked_folder(root, *(there or list(_FOLDERS.items()))[0]))
+    return read_cifar100(unpacking.unpacked_folder(root, *(existing or list(_FOLDERS.items()))[0]))
 
 
 def read_cifar100(path: Path) -> Dataset:
     """Reads a folder of either version; raises errors like ``load_cifar100``."""
     binary = (path / "train.bin").is_file()
-    parts, content, published = {}, hashlib.sha256(), not binary
-    for part, md5 in _PUBLISHED.items():
-        file = path / (f"{part}.bin" if binary else part)
+    splits, content, published = {}, hashlib.sha256(), not binary
+    for split, md5 in _PUBLISHED.items():
+        file = path / (f"{split}.bin" if binary else split)
         if not file.is_file():
-            raise DataError(f"{file} is missing; fetch the archive again into {path.parent}")
+            raise DataError(f"{file} is missing; download the archive again into {path.parent}")
         if binary:
-            parts[part] = split_of_bytes(file, labels=2)
+            splits[split] = split_of_bytes(file, labels=2)
         else:
-            parts[part] = as_split(file, read_pickle(file), "fine_labels", 32)
+            splits[split] = as_split(file, read_pickle(file), "fine_labels", 32)
             published &= unpacking.is_published(file, md5)
-        content.update(parts[part].images.numpy().tobytes() + parts[part].labels.numpy().tobytes())
+        images, labels = splits[split].images, splits[split].labels
+        content.update(images.numpy().tobytes() + labels.numpy().tobytes())
     note = " (binary files, unverified)" if binary else " (not the published files)"
     return Dataset(
         name="CIFAR-100" + ("" if published else note),
         classes=tuple(map(str, range(_CLASSES))),
-        train=parts["train"],
-        test=parts["test"],
+        train=splits["train"],
+        test=splits["test"],
         augmentation=Augmentation(padding=4, flip=True),
         sha256=content.hexdigest(),
     )
@@ -91,7 +92,7 @@ def split_of_bytes(path: Path, labels: int) -> Split:
     rows, size = np.fromfile(path, np.uint8), labels + 3072
     if not len(rows) or len(rows) % size:
         raise RefusedDataError(
-            f"{path} must hold {size} bytes for each image, it has {len(rows)}; download it again"
+            f"{path} must hold {size} bytes per image, it has {len(rows)}; download it again"
         )
     rows = rows.reshape(-1, size)
     images = torch.from_numpy(rows[:, labels:].reshape(-1, 3, 32, 32).copy())
@@ -119,10 +120,10 @@ def as_split(path: Path, values: dict[str, Any], labels: str, size: int) -> Spli
         raise RefusedDataError(
             f"{path} must hold 'data', bytes of (N, {3 * size * size}); download it again"
         )
-    whole = isinstance(found, np.ndarray) or (
+    are_integers = isinstance(found, np.ndarray) or (
         isinstance(found, list) and all(type(label) is int for label in found)
     )
-    if found is None or not whole or len(found) != len(data):
+    if found is None or not are_integers or len(found) != len(data):
         raise RefusedDataError(
             f"{path} must hold '{labels}', a whole number for each of its {len(data)} images; "
             "download it again"

@@ -12,27 +12,27 @@ import numpy as np
 from robustnorm.data.cache import identity
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import DataError, RefusedDataError
-from robustnorm.data.listing import How, Part, read_listing
+from robustnorm.data.listing import EncodedSplit, ReadOptions, read_listing
 from robustnorm.data.stored import Encoded
 from robustnorm.system.files import exists
 from robustnorm.system.untrusted import is_inside
 
 _PATHS = ("path", "file", "filename", "file_name", "image", "filepath")
 _LABELS = ("label", "class", "target", "category")
-_PARTS = ("split", "part", "set", "subset")
+_SPLITS = ("split", "part", "set", "subset")
 _TRAIN, _TEST = ("train", "training"), ("test", "val", "valid", "validation", "testing")
 
 
-def load_csv(path: Path, how: How) -> Dataset:
+def load_csv(path: Path, options: ReadOptions) -> Dataset:
     """Returns the images that a CSV file lists.
 
-    The first line names the columns: path, label and split ("train" or "test"). Without split all
-    images are test images. Paths are relative to the file's folder and must stay below it. Labels
-    are numbers from 0, or names, whose classes are sorted alphabetically.
+    The first line names the columns: path, label and split ("train" or "test"). Without a split,
+    all images are test images. Paths are relative to the file's folder and must stay in it. Labels
+    are numbers from 0, or class names, which are sorted alphabetically.
 
     Args:
         path: The file.
-        how: How to read the images.
+        options: How to read the images.
 
     Raises:
         DataError: When columns or images are missing; a RefusedDataError when a path leads outside
@@ -42,11 +42,11 @@ def load_csv(path: Path, how: How) -> Dataset:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
-            columns = [_column(header, names) for names in (_PATHS, _LABELS, _PARTS)]
+            columns = [_column(header, names) for names in (_PATHS, _LABELS, _SPLITS)]
             if columns[0] is None or columns[1] is None:
                 raise DataError(
-                    f"{path} must begin with a line that names the columns path, label and, to "
-                    f"train on, split; it has {', '.join(header)[:80] or 'nothing'}"
+                    f"{path} must begin with a line that names the columns path, label and, for "
+                    f"training, split; it has {', '.join(header)[:80] or 'nothing'}"
                 )
             rows = [row for row in reader if row]
     except (csv.Error, UnicodeDecodeError) as error:
@@ -54,11 +54,11 @@ def load_csv(path: Path, how: How) -> Dataset:
     short = [row for row in rows if len(row) != len(header)]
     if short or not rows:
         shown = f"a line has {', '.join(short[0])[:80]}" if short else "there is none"
-        raise DataError(f"{path} must have lines of {len(header)} values, {shown}")
+        raise DataError(f"{path} must have lines with {len(header)} values each, {shown}")
     paths, labels = ([row[c].strip() for row in rows] for c in columns[:2] if c is not None)
     outside = [each for each in paths if not is_inside(each)]
     if outside:
-        raise RefusedDataError(f"{path} names {outside[0][:80]}, which is not below its folder")
+        raise RefusedDataError(f"{path} names {outside[0][:80]}, which is not in its folder")
     if len(set(paths)) < len(paths):
         twice = next(each for each, count in Counter(paths).items() if count > 1)
         raise DataError(f"{path} names {twice[:80]} more than once; list each image once")
@@ -66,25 +66,27 @@ def load_csv(path: Path, how: How) -> Dataset:
     if missing:
         raise DataError(f"{path} names {missing[0][:80]}, which is not in {path.parent}")
     classes, numbers = _classes(labels)
-    parts = [_part(row[columns[2]], path) for row in rows] if columns[2] is not None else []
+    splits = [_split(row[columns[2]], path) for row in rows] if columns[2] is not None else []
     encoded = Encoded(path.parent, np.array([os.fsencode(each) for each in paths], np.bytes_))
-    found = dict[str, Part]()
-    for part in ("train", "test"):
-        chosen = np.array([i for i in range(len(rows)) if (parts[i] if parts else "test") == part])
+    found = dict[str, EncodedSplit]()
+    for split in ("train", "test"):
+        chosen = np.array(
+            [i for i in range(len(rows)) if (splits[i] if splits else "test") == split]
+        )
         if len(chosen):
-            titles = [f"{part}/{classes[numbers[row]]}/{paths[row]}" for row in chosen]
-            found[part] = Part(encoded.take(chosen), numbers[chosen], titles)
+            titles = [f"{split}/{classes[numbers[row]]}/{paths[row]}" for row in chosen]
+            found[split] = EncodedSplit(encoded.take(chosen), numbers[chosen], titles)
     if "test" not in found:
-        raise DataError(f"{path} has no test images; give some the split test")
+        raise DataError(f"{path} has no test images; give some rows the split test")
     key = identity(path.parent, [path.name, *paths])
-    return read_listing(path.stem, key, classes, found, how)
+    return read_listing(path.stem, key, classes, found, options)
 
 
 def _column(header: list[str], names: tuple[str, ...]) -> int | None:
     return next((header.index(name) for name in names if name in header), None)
 
 
-def _part(word: str, path: Path) -> str:
+def _split(word: str, path: Path) -> str:
     word = word.strip().lower()
     if word not in _TRAIN + _TEST:
         raise DataError(f"{path} has the split '{word[:40]}'; train or test is required")
@@ -99,5 +101,5 @@ def _classes(
         numbers = np.array([int(label) for label in labels], np.int64)
         return tuple(map(str, range(int(numbers.max()) + 1))), numbers
     classes = sorted(set(labels))
-    place = {name: label for label, name in enumerate(classes)}
-    return tuple(classes), np.array([place[label] for label in labels], np.int64)
+    numbers_by_name = {name: number for number, name in enumerate(classes)}
+    return tuple(classes), np.array([numbers_by_name[label] for label in labels], np.int64)

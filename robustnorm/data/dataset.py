@@ -14,7 +14,7 @@ from robustnorm.data.stored import StoredImages, is_stored
 
 # Which images are held out or sampled is fixed, the same for every run.
 _DIVISION_SEED = 2102_11382
-# Number of images on disk whose mean and standard deviation stand for all.
+# Number of images on disk from which the mean and standard deviation of all are estimated.
 _MEASURED = 1_000
 
 
@@ -53,7 +53,7 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def take(self, ids: Tensor) -> Split:
-        if is_stored(self.images):  # a tensor has another take
+        if is_stored(self.images):  # Tensor.take does something else
             stored = cast(StoredImages, self.images)
             return Split(cast(Tensor, stored.take(ids)), self.labels[ids])
         return Split(self.images[ids], self.labels[ids])
@@ -82,7 +82,7 @@ class Dataset:
     Args:
         name: Name in reports.
         classes: Names of the classes, by label.
-        train: Training images; empty for data that serve only evaluation.
+        train: Training images; empty for data that only serve evaluation.
         test: Test images.
         augmentation: Default augmentation of the training images.
         sha256: Hash of the content.
@@ -102,12 +102,12 @@ class Dataset:
         for title, split in (("training", self.train), ("test", self.test)):
             if not len(split) and split is self.test:
                 raise DataError(f"{self.name} has no {title} images; add some")
-            odd = ((split.labels < 0) | (split.labels >= len(self.classes))).nonzero()
-            if len(odd):
-                index = int(odd[0])
+            invalid = ((split.labels < 0) | (split.labels >= len(self.classes))).nonzero()
+            if len(invalid):
+                index = int(invalid[0])
                 raise DataError(
                     f"{self.name}: label {int(split.labels[index])} of {title} image {index} "
-                    f"is none of 0..{len(self.classes) - 1}; correct the labels"
+                    f"is not in 0..{len(self.classes) - 1}; correct the labels"
                 )
 
     @cached_property
@@ -117,7 +117,7 @@ class Dataset:
 
     @cached_property
     def std(self) -> tuple[float, ...]:
-        """Their standard deviation, never 0; 1 without training images."""
+        """Standard deviation of the same values, never 0; 1 without training images."""
         return self._moments[1]
 
     @cached_property
@@ -154,12 +154,11 @@ def split_validation(
         DataError: When there are not enough images.
     """
     if not len(split):
-        raise DataError("the data have no training images, they serve evaluations only")
-    wanted = validation + (limit or 1)
-    if wanted > len(split):
+        raise DataError("the data have no training images and only serve evaluations")
+    if validation + (limit or 1) > len(split):
         raise DataError(
-            f"{validation} validation and {limit or 'some'} training images are asked for, "
-            f"the data have {len(split)}; lower --validation or --train_limit"
+            f"{validation} validation and {limit or 'some'} training images are required, but the "
+            f"data have {len(split)}; lower --validation or --train_limit"
         )
     order = _permutation(len(split))
     end = None if limit is None else validation + limit
@@ -167,9 +166,9 @@ def split_validation(
 
 
 def subset(split: Split, limit: int | None) -> tuple[Tensor, Split]:
-    """Returns the ids, ascending, and the images of a fixed sample, or all without a limit.
+    """Returns the ids, ascending, and the images of a fixed sample, or of all without a limit.
 
-    The first ``limit`` images would not do, since images are sorted by class.
+    The sample is random, since images are sorted by class.
 
     Raises:
         DataError: When there are not enough images.
@@ -177,7 +176,7 @@ def subset(split: Split, limit: int | None) -> tuple[Tensor, Split]:
     if limit is None:
         return torch.arange(len(split)), split
     if limit > len(split):
-        raise DataError(f"{limit} images are asked for, the data have {len(split)}")
+        raise DataError(f"{limit} images are required, but the data have {len(split)}")
     ids = _permutation(len(split))[:limit].sort().values
     return ids, split.take(ids)
 

@@ -1,4 +1,4 @@
-"""Decodes an image correctly, or refuses it in one sentence."""
+"""Decodes images as a viewer would show them, or refuses them with the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TRANSPARENT = frozenset({"RGBA", "LA", "PA", "RGBX"})
 # EXIF orientations that swap width and height.
 _ORIENTATION, _TURNED = 0x0112, range(5, 9)
 _WITH_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # chunks of a PNG
-# Marker of a scan of a JPEG. A progressive one has about 10; each goes over all pixels.
+# Marker of a JPEG's scan. Progressive images have about 10; each goes over all pixels.
 _SCAN, _MOST_SCANS = b"\xff\xda", 16
 # PNG: samples per pixel by colour type, and the passes of an interlaced image.
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -82,8 +82,8 @@ def shape_of(data: bytes, where: str) -> Shape:
     with _opened(data, where) as image:
         width, height = image.size
         # In a PNG the orientation is at the end, and Pillow decodes everything to find it.
-        told = image.format != "PNG" or any(name in data for name in _WITH_ORIENTATION)
-        if told and image.getexif().get(_ORIENTATION) in _TURNED:
+        may_turn = image.format != "PNG" or any(name in data for name in _WITH_ORIENTATION)
+        if may_turn and image.getexif().get(_ORIENTATION) in _TURNED:
             width, height = height, width
         return Shape(1 if image.mode in _GREY else 3, height, width)
 
@@ -98,25 +98,25 @@ def decode(
 ) -> NDArray[np.uint8]:
     """Decodes an image (channels, height, width) as a viewer would show it.
 
-    Applies EXIF's orientation, and a white background behind transparent pixels.
+    Applies EXIF's orientation and puts transparent pixels on a white background.
 
     Args:
         data: Content of the file.
         where: Name of the file, for errors.
-        channels: 3 for RGB, also for grey images; 1 for a grey image.
+        channels: 3 for RGB, to which grey images are converted, or 1 for grey.
         size: Scale the shorter side to this and crop the center; unchanged by default.
-        crop: The crop to scale to ``size`` instead.
+        crop: A crop to scale to ``size`` instead.
 
     Raises:
-        DataError: On more than 8 bits per value, several pictures in one file and unsupported
-            modes; a RefusedDataError on more than ``MOST_PIXELS`` and on damage.
+        DataError: On more than 8 bits per value, several pictures in one file or an unsupported
+            mode; a RefusedDataError on damage or more than ``MOST_PIXELS`` pixels.
     """
     with _opened(data, where) as image:
         if image.format == "PNG":
             _check_png(data)
         if size and image.format == "JPEG" and crop is None:
             image.draft(None, (2 * size, 2 * size))  # decodes at a lower resolution
-        pixels = _plain(ImageOps.exif_transpose(image), channels)
+        pixels = _without_alpha(ImageOps.exif_transpose(image), channels)
         if size and crop:
             box = crop.box(*pixels.size)
             pixels = pixels.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
@@ -126,7 +126,7 @@ def decode(
     return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
-def _plain(image: Image.Image, channels: int) -> Image.Image:
+def _without_alpha(image: Image.Image, channels: int) -> Image.Image:
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -139,7 +139,7 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
     """Opens an image after checking its header; turns errors within the block into a DataError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what is refused below, and metadata
+            warnings.simplefilter("ignore")  # about metadata, and what is refused below
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _check(image, where)
                 _check_scans(image, data, where)
@@ -158,15 +158,15 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
 def _check(image: Image.Image, where: str) -> None:
     if image.width * image.height > MOST_PIXELS:
         raise RefusedDataError(
-            f"{where} has {image.width}x{image.height} pixels, of at most {MOST_PIXELS:,}; make it "
-            "smaller or remove it"
+            f"{where} has {image.width}x{image.height} pixels, more than {MOST_PIXELS:,}; scale it "
+            "down or remove it"
         )
     if image.mode.startswith(("I", "F")) or _is_wide(image):
-        raise DataError(f"{where} has more than 8 bits a value; convert it to 8")
+        raise DataError(f"{where} has more than 8 bits per value; convert it to 8")
     if image.mode not in _GREY | _COLOUR | _TRANSPARENT:
-        raise DataError(f"{where} is of mode {image.mode}; convert it to RGB or to grey (L)")
+        raise DataError(f"{where} has the mode {image.mode}; convert it to RGB or to grey (L)")
     if _has_several(image):
-        raise DataError(f"{where} holds several pictures; save the one that is meant by itself")
+        raise DataError(f"{where} holds several pictures; save the right one by itself")
 
 
 def _has_several(image: Image.Image) -> bool:
@@ -174,27 +174,27 @@ def _has_several(image: Image.Image) -> bool:
     if image.format != "TIFF":
         return getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
     try:
-        image.seek(1)  # counting them would read all
+        image.seek(1)  # counting pages would read all of them
     except EOFError:
         return False
     return True
 
 
 def _check_scans(image: Image.Image, data: bytes, where: str) -> None:
-    """Raises a RefusedDataError on a JPEG that describes all pixels again and again."""
+    """Raises a RefusedDataError on a JPEG whose many scans would take long to decode."""
     scans = data.count(_SCAN) if image.format in ("JPEG", "MPO") else 0
     if scans * image.width * image.height > _MOST_SCANS * MOST_PIXELS:
-        raise RefusedDataError(f"{where} has {scans} scans; save it anew, or remove it")
+        raise RefusedDataError(f"{where} has {scans} scans; save it again, or remove it")
 
 
 def _is_wide(image: Image.Image) -> bool:
     """Returns whether values have more than 8 bits although the mode says RGB."""
     for tile in getattr(image, "tile", ()):
-        stored = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if image.format == "PPM":  # the largest value is among them
-            if any(isinstance(part, int) and part > 255 for part in stored):
+            if any(isinstance(each, int) and each > 255 for each in arguments):
                 return True
-        elif any(isinstance(part, str) and ";16" in part for part in stored):
+        elif any(isinstance(each, str) and ";16" in each for each in arguments):
             return True
     return False
 
@@ -208,14 +208,14 @@ def _check_png(data: bytes) -> None:
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)
         if columns > 0 and rows > 0:
             needed += rows * (1 + -(-columns * bits * _SAMPLES[colour] // 8))
-    unpacked, place = zlib.decompressobj(), 8
-    while place + 8 <= len(data) and needed > 0:
-        length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+    decompressor, offset = zlib.decompressobj(), 8
+    while offset + 8 <= len(data) and needed > 0:
+        length, kind = int.from_bytes(data[offset : offset + 4]), data[offset + 4 : offset + 8]
         if kind == b"IDAT":
-            packed = data[place + 8 : place + 8 + length]
-            while packed and needed > 0 and not unpacked.eof:
-                needed -= len(unpacked.decompress(packed, 2**16))
-                packed = unpacked.unconsumed_tail
-        place += 12 + length
+            compressed = data[offset + 8 : offset + 8 + length]
+            while compressed and needed > 0 and not decompressor.eof:
+                needed -= len(decompressor.decompress(compressed, 2**16))
+                compressed = decompressor.unconsumed_tail
+        offset += 12 + length
     if needed > 0:
         raise ValueError(f"{needed} bytes of its pixels are missing")

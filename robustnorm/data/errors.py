@@ -6,4 +6,4 @@ class DataError(UserError):
 
 
 class RefusedDataError(DataError, RefusedFileError):
-    """A file of images is damaged or not to be trusted."""
+    """A file of images is damaged or unsafe to read."""

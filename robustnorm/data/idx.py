@@ -15,7 +15,7 @@ from robustnorm.data.dataset import Augmentation, Dataset
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.system.untrusted import most_bytes
 
-_PARTS = {"train": "train", "test": "t10k"}
+_PREFIXES = {"train": "train", "test": "t10k"}
 
 
 def has_idx(folder: Path) -> bool:
@@ -26,7 +26,7 @@ def has_idx(folder: Path) -> bool:
 def load_idx(
     path: Path, name: str | None = None, classes: tuple[str, ...] | None = None
 ) -> Dataset:
-    """Returns the content of the four files of MNIST or a similar set; test images need only two.
+    """Returns the data in MNIST's four files, or in the two files of test images.
 
     Images are not mirrored: a mirrored 2 is not a 2.
 
@@ -39,11 +39,11 @@ def load_idx(
         DataError: When a file is missing; a RefusedDataError when one is damaged.
     """
     arrays = dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]()
-    for part, start in _PARTS.items():
+    for split, start in _PREFIXES.items():
         images, labels = (_find(path, start, kind) for kind in ("images-idx3", "labels-idx1"))
         if images is not None and labels is not None:
-            arrays[part] = _read(images, 3), _read(labels, 1)
-        elif part == "test" or images is not None:
+            arrays[split] = _read(images, 3), _read(labels, 1)
+        elif split == "test" or images is not None:
             raise DataError(
                 f"{path} must hold {start}-images-idx3-ubyte and {start}-labels-idx1-ubyte"
             )
@@ -66,7 +66,7 @@ def _find(folder: Path, start: str, kind: str) -> Path | None:
 
 
 def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Reads an array; four header bytes end with its type and number of dimensions."""
+    """Reads an array; its header begins with 0, 0, its type (8: bytes) and its dimensions."""
     try:
         most = most_bytes(path.stat().st_size)
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

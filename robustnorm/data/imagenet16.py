@@ -10,6 +10,7 @@ from robustnorm.data.cifar100 import as_split
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.data.errors import DataError
 from robustnorm.data.pickles import read_pickle
+from robustnorm.data.unpacking import is_published
 
 _FOLDER = "ImageNet16"
 _CLASSES = 120
@@ -51,17 +52,18 @@ def load_imagenet16_120(root: Path) -> Dataset:
             f"ImageNet16-120 needs {', '.join(missing)} in {folder}: put the files of "
             "NAS-Bench-201's ImageNet16 there, or give another --data_root"
         )
-    content, published, splits = hashlib.sha256(), True, []
-    for part in (_TRAIN, _TEST):
+    content, published, splits = hashlib.sha256(), True, list[Split]()
+    for files in (_TRAIN, _TEST):
         found = []
-        for name, md5 in tqdm(part.items(), "reading ImageNet16", unit="file", disable=None):
+        for name, md5 in tqdm(files.items(), "reading ImageNet16", unit="file", disable=None):
             path = folder / name
             split = as_split(path, read_pickle(path), "labels", 16)
             # Labels start at 1; the files also contain classes above 120.
             kept = ((split.labels >= 1) & (split.labels <= _CLASSES)).nonzero().flatten()
             found.append(Split(split.images[kept], split.labels[kept] - 1))
-            published &= hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
-        images, labels = (torch.cat(each) for each in zip(*map(_pair, found), strict=True))
+            published &= is_published(path, md5)
+        images = torch.cat([split.images for split in found])
+        labels = torch.cat([split.labels for split in found])
         content.update(images.numpy().tobytes() + labels.numpy().tobytes())
         splits.append(Split(images, labels))
     return Dataset(
@@ -72,7 +74,3 @@ def load_imagenet16_120(root: Path) -> Dataset:
         augmentation=Augmentation(padding=2, flip=True),
         sha256=content.hexdigest(),
     )
-
-
-def _pair(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-    return split.images, split.labels

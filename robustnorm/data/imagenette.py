@@ -6,7 +6,7 @@ from pathlib import Path
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import DataError
 from robustnorm.data.image_folder import load_image_folder
-from robustnorm.data.listing import How
+from robustnorm.data.listing import ReadOptions
 from robustnorm.data.unpacking import download as fetch
 
 _NAME = "imagenette2-160"
@@ -15,13 +15,13 @@ _MD5 = "e793b78cc4c9e9a4ccc0c1155377a412"
 _SIZE = 160
 
 
-def load_imagenette(root: Path, how: How, *, download: bool = False) -> Dataset:
+def load_imagenette(root: Path, options: ReadOptions, *, download: bool = False) -> Dataset:
     """Returns Imagenette: ten classes of ImageNet, 9,469 training and 3,925 test images.
 
     Args:
         root: Folder of ``imagenette2-160`` or ``imagenette2-160.tgz``.
-        how: How to read the images; by default resized to 160 x 160, the length of the shorter
-            side.
+        options: How to read the images; resized to 160 x 160, the length of the shorter side,
+            unless another size is given.
         download: Download the archive if neither exists.
 
     Raises:
@@ -38,5 +38,5 @@ def load_imagenette(root: Path, how: How, *, download: bool = False) -> Dataset:
                 f"{archive.name} there"
             )
         fetch(_URL, archive, _MD5)
-    how = how if how.resize is not None else replace(how, resize=_SIZE)
-    return load_image_folder(folder if folder.is_dir() else archive, how)
+    options = options if options.resize is not None else replace(options, resize=_SIZE)
+    return load_image_folder(folder if folder.is_dir() else archive, options)

@@ -33,14 +33,14 @@ _KNOWN_NAMES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class EncodedSplit:
     """Encoded training or test images, in the order of their ids.
 
     Args:
         encoded: The images.
         labels: int64 (N,).
-        titles: Names that enter the hash of the content, "train/cat/1.png"; the file names by
-            default.
+        titles: Names that enter the hash of the content, such as "train/cat/1.png"; by default
+            the file names.
     """
 
     encoded: Encoded
@@ -52,14 +52,14 @@ class Part:
 
 
 @dataclass(frozen=True)
-class How:
+class ReadOptions:
     """How to read encoded images.
 
     Args:
         cache: Folder for cached results.
-        resize: Height and width of every image; unchanged by default.
+        resize: Height and width to which images are scaled and cropped; None leaves their size.
         stream: Leave images encoded on disk; by default if they would take more than 2 GiB.
-        workers: Processes that then decode and augment them in training; 0 for this process.
+        workers: Processes that decode and augment streamed images in training; 0 for this process.
     """
 
     cache: Path
@@ -72,8 +72,8 @@ def read_listing(
     name: str,
     identity: str,
     classes: tuple[str, ...],
-    parts: dict[str, Part],
-    how: How,
+    splits: dict[str, EncodedSplit],
+    options: ReadOptions,
 ) -> Dataset:
     """Returns a data set of encoded images, decoded into memory or left on disk.
 
@@ -81,96 +81,98 @@ def read_listing(
         name: Name in reports, unless the content is a known copy.
         identity: Identity of the files, from ``cache.identity``.
         classes: Names of the classes, by label.
-        parts: "train" and "test", or only "test".
-        how: How to read them.
+        splits: "train" and "test", or only "test".
+        options: How to read them.
 
     Raises:
-        DataError: With the file and what to do; a RefusedDataError when a file is at fault.
+        DataError: When images cannot be used; a RefusedDataError when a file is damaged.
     """
     stem = f"{in_bytes(name)}-{identity}"
-    looked = kept(how.cache / f"looked-{stem}.safetensors", lambda: _look(name, parts))
+    facts = kept(options.cache / f"looked-{stem}.safetensors", lambda: _inspect(name, splits))
     try:
-        return _read_looked(name, stem, looked, classes, parts, how)
+        return _read_inspected(name, stem, facts, classes, splits, options)
     except RefusedDataError:
-        (how.cache / f"looked-{stem}.safetensors").unlink(missing_ok=True)
+        (options.cache / f"looked-{stem}.safetensors").unlink(missing_ok=True)
         raise
 
 
-def _read_looked(
+def _read_inspected(
     name: str,
     stem: str,
-    looked: dict[str, Tensor],
+    facts: dict[str, Tensor],
     classes: tuple[str, ...],
-    parts: dict[str, Part],
-    how: How,
+    splits: dict[str, EncodedSplit],
+    options: ReadOptions,
 ) -> Dataset:
-    """Returns the data set from files that have been checked, cached under ``stem``."""
-    checksums = {part: looked[f"{part}.checksums"].numpy().view(np.uint32) for part in parts}
-    shape = Shape(*looked["shape"].tolist())
-    if how.resize is not None:
-        shape = Shape(shape.channels, how.resize, how.resize)
-    elif len(looked["odd"]):
-        _refuse_sizes(parts, looked)
-    count = sum(len(part.encoded) for part in parts.values())
+    """Returns the data set from files that ``_inspect`` found ``facts`` about."""
+    checksums = {split: facts[f"{split}.checksums"].numpy().view(np.uint32) for split in splits}
+    shape = Shape(*facts["shape"].tolist())
+    if options.resize is not None:
+        shape = Shape(shape.channels, options.resize, options.resize)
+    elif len(facts["odd"]):
+        _refuse_sizes(splits, facts)
+    count = sum(len(each.encoded) for each in splits.values())
     needed = count * shape.channels * shape.height * shape.width
-    if needed > most_decoded(int(looked["bytes"])):
+    most = most_decoded(int(facts["bytes"]))
+    if needed > most:
         raise RefusedDataError(
-            f"the images of {name} decode to {needed:,} bytes, of at most "
-            f"{most_decoded(int(looked['bytes'])):,} for files of that size; choose a smaller "
-            "--resize, or remove those images"
+            f"the images of {name} decode to {needed:,} bytes, more than the {most:,} allowed for "
+            "files of that size; choose a smaller --resize, or remove those images"
         )
     stored = {
-        part: StoredImages(each.encoded, checksums[part], shape, how.resize, how.workers)
-        for part, each in parts.items()
+        split: StoredImages(each.encoded, checksums[split], shape, options.resize, options.workers)
+        for split, each in splits.items()
     }
     images = cast(dict[str, Tensor], stored)
-    if not (needed > MOST_IN_MEMORY if how.stream is None else how.stream):
-        size = "" if how.resize is None else f"-{how.resize}"
+    if not (needed > MOST_IN_MEMORY if options.stream is None else options.stream):
+        size = "" if options.resize is None else f"-{options.resize}"
         images = kept(
-            how.cache / f"decoded-{stem}{size}.safetensors", lambda: _decode(name, stored)
+            options.cache / f"decoded-{stem}{size}.safetensors", lambda: _decode(name, stored)
         )
-    splits = {
-        part: Split(images[part], torch.from_numpy(each.labels)) for part, each in parts.items()
+    loaded = {
+        split: Split(images[split], torch.from_numpy(each.labels)) for split, each in splits.items()
     }
-    content = bytes(looked["sha256"].tolist())
-    if how.resize is not None:
-        content = hashlib.sha256(content + f"resized to {how.resize}".encode()).digest()
+    content = bytes(facts["sha256"].tolist())
+    if options.resize is not None:
+        content = hashlib.sha256(content + f"resized to {options.resize}".encode()).digest()
     nothing = Split(torch.empty((0, *shape), dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
     return Dataset(
         name=_KNOWN_NAMES.get(content.hex(), name)
-        + ("" if how.resize is None else f" at {how.resize}x{how.resize}"),
+        + ("" if options.resize is None else f" at {options.resize}x{options.resize}"),
         classes=classes,
-        train=splits.get("train", nothing),
-        test=splits["test"],
+        train=loaded.get("train", nothing),
+        test=loaded["test"],
         augmentation=Augmentation(padding=shape.height // 8, flip=True),
         sha256=content.hex(),
     )
 
 
-def _look(name: str, parts: dict[str, Part]) -> dict[str, Tensor]:
-    """Reads every file once: its checksum, its shape, and the hash of all files."""
+def _inspect(name: str, splits: dict[str, EncodedSplit]) -> dict[str, Tensor]:
+    """Reads every file once; returns their checksums, shape, total size and hash."""
     content, size, grey = hashlib.sha256(), 0, True
     first: tuple[int, int] | None = None
     found = dict[str, Tensor]()
-    odd = list[int]()  # first image of another size: its index over all parts, height and width
+    odd = list[
+        int
+    ]()  # the first image of another size: its index over all splits, height and width
     before = 0
-    total = sum(len(part.encoded) for part in parts.values())
-    with tqdm(total=total, desc=f"looking at {name}", unit="img", disable=None) as bar:
-        for title, part in parts.items():
-            checksums = np.empty(len(part.encoded), np.uint32)
-            for row in range(len(part.encoded)):
-                data = part.encoded.read(row)
-                content.update(os.fsencode(f"{part.title(row)}\0{len(data)}\0") + data)
+    total = sum(len(each.encoded) for each in splits.values())
+    with tqdm(total=total, desc=f"inspecting {name}", unit="img", disable=None) as bar:
+        for split, files in splits.items():
+            checksums = np.empty(len(files.encoded), np.uint32)
+            for row in range(len(files.encoded)):
+                data = files.encoded.read(row)
+                content.update(os.fsencode(f"{files.title(row)}\0{len(data)}\0") + data)
                 checksums[row] = zlib.crc32(data)
-                channels, *shape = shape_of(data, str(part.encoded.path(row)))
+                channels, *shape = shape_of(data, str(files.encoded.path(row)))
                 first = first or (shape[0], shape[1])
                 if tuple(shape) != first and not odd:
                     odd = [before + row, *shape]
                 grey = grey and channels == 1
                 size += len(data)
                 bar.update()
-            before += len(part.encoded)
-            found[f"{title}.checksums"] = torch.from_numpy(checksums.view(np.int32))
+            before += len(files.encoded)
+            found[f"{split}.checksums"] = torch.from_numpy(checksums.view(np.int32))
     assert first is not None
     return found | {
         "shape": torch.tensor([1 if grey else 3, *first]),
@@ -180,24 +182,24 @@ def _look(name: str, parts: dict[str, Part]) -> dict[str, Tensor]:
     }
 
 
-def _refuse_sizes(parts: dict[str, Part], looked: dict[str, Tensor]) -> None:
-    place, height, width = looked["odd"].tolist()
-    paths = [(part, row) for part in parts.values() for row in range(len(part.encoded))]
-    part, row = paths[place]
-    first = Shape(*looked["shape"].tolist())
+def _refuse_sizes(splits: dict[str, EncodedSplit], facts: dict[str, Tensor]) -> None:
+    index, height, width = facts["odd"].tolist()
+    rows = [(each, row) for each in splits.values() for row in range(len(each.encoded))]
+    split, row = rows[index]
+    first = Shape(*facts["shape"].tolist())
     raise DataError(
-        f"{part.encoded.path(row)} is {width}x{height}, the images before it are "
-        f"{first.width}x{first.height}; bring all to one size with --resize {first.height}"
+        f"{split.encoded.path(row)} is {width}x{height}, but the images before it are "
+        f"{first.width}x{first.height}; scale all to one size with --resize {first.height}"
     )
 
 
 def _decode(name: str, stored: dict[str, StoredImages]) -> dict[str, Tensor]:
-    """Returns the images (N, C, H, W) of each part."""
-    decoded = {part: np.empty(images.shape, np.uint8) for part, images in stored.items()}
+    """Returns the images (N, C, H, W) of each split."""
+    decoded = {split: np.empty(images.shape, np.uint8) for split, images in stored.items()}
     total = sum(map(len, stored.values()))
     with tqdm(total=total, desc=f"decoding {name}", unit="img", disable=None) as bar:
-        for part, images in stored.items():
+        for split, images in stored.items():
             for row in range(len(images)):
-                decoded[part][row] = images.decode([row], [None])[0]
+                decoded[split][row] = images.decode([row], [None])[0]
                 bar.update()
-    return {part: torch.from_numpy(images) for part, images in decoded.items()}
+    return {split: torch.from_numpy(images) for split, images in decoded.items()}

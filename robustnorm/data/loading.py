@@ -26,22 +26,22 @@ def load(
     The result depends only on ``changes``, not on the number of processes.
 
     Args:
-        images: Training images; decoded by ``workers`` processes, or by this one.
+        images: Training images, decoded by their ``workers`` processes, or by this one if 0.
         changes: Augmentation of each image.
         batches: Ids of each batch, int64 (B,).
 
     Raises:
-        DataError: When an image cannot be read or used, or a process died.
+        DataError: When an image cannot be read or used, or a process ended.
     """
     if changes.crops is not None and images.size is None:
-        raise DataError("crop_area needs the size of the images; give it with --resize")
+        raise DataError("crop_area needs a size for the images; give --resize")
     ids = list(batches)
     loader = data.DataLoader(
         _Augmented(images, changes),
-        batch_sampler=ids,  # type: ignore[arg-type] # rows of a tensor serve, too
+        batch_sampler=ids,  # type: ignore[arg-type] # rows of a tensor work, too
         num_workers=images.workers,
-        collate_fn=_same,
-        worker_init_fn=_leave_signals,
+        collate_fn=_as_is,
+        worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # leaves the global one unchanged
     )
     try:
@@ -53,8 +53,8 @@ def load(
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(
-            f"a process that decodes images ended ({str(error).partition(chr(10))[0]}); where "
-            "memory is short, give fewer with --data_workers 1"
+            f"a process that decodes images ended ({str(error).partition(chr(10))[0]}); if "
+            "memory is short, use fewer with --data_workers 1"
         ) from error
 
 
@@ -70,12 +70,12 @@ class _Augmented(data.Dataset[Tensor]):
             return error
 
 
-def _same(found: _T) -> _T:
-    return found
+def _as_is(batch: _T) -> _T:
+    return batch
 
 
-def _leave_signals(_: int) -> None:
-    """Ignores signals that tell all processes to end: the training process saves its state."""
+def _ignore_signals(_: int) -> None:
+    """Ignores signals that tell all processes to end; the training process handles them."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)

@@ -65,24 +65,24 @@ def load_fashion_mnist(root: Path, *, download: bool = False) -> Dataset:
 
 
 def _load(folder: str, name: str, classes: tuple[str, ...], root: Path, download: bool) -> Dataset:
-    places = [place for place in (root / folder, root / folder / "raw") if has_idx(place)]
-    if not places and not download:
+    folders = [each for each in (root / folder, root / folder / "raw") if has_idx(each)]
+    if not folders and not download:
         raise DataError(
             f"{name} is not in {root / folder}. Download it with --download true, or put its "
             f"four files there, {_FILES[0]}-ubyte.gz and so on"
         )
-    if not places:
-        places = [root / folder]
+    if not folders:
+        folders = [root / folder]
         for file, md5 in zip(_FILES, _MD5[folder], strict=True):
-            packed = f"{file}-ubyte.gz"
-            fetch(f"{_URLS[folder]}/{packed}", places[0] / packed, md5)
-    return load_idx(places[0], name + _note(places[0], folder), classes)
+            compressed = f"{file}-ubyte.gz"
+            fetch(f"{_URLS[folder]}/{compressed}", folders[0] / compressed, md5)
+    return load_idx(folders[0], name + _note(folders[0], _MD5[folder]), classes)
 
 
-def _note(place: Path, folder: str) -> str:
+def _note(folder: Path, hashes: tuple[str, ...]) -> str:
     """Returns a note for reports on files that are not known to be the published ones."""
-    packed = [place / f"{file}-ubyte.gz" for file in _FILES]
-    if not all(file.is_file() for file in packed):
+    compressed = [folder / f"{file}-ubyte.gz" for file in _FILES]
+    if not all(file.is_file() for file in compressed):
         return " (unpacked files, unverified)"
-    published = all(map(is_published, packed, _MD5[folder]))
+    published = all(map(is_published, compressed, hashes))
     return "" if published else " (not the published files)"

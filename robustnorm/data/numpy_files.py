@@ -27,19 +27,19 @@ def load_npz(path: Path) -> Dataset:
         DataError: When arrays are missing or do not hold images; a RefusedDataError on pickled or
             damaged ones, or more than both 16 MB and 100 times the file's size.
     """
-    with _sound(path):
+    with _readable(path):
         with zipfile.ZipFile(path) as archive:
             size, most = sum(m.file_size for m in archive.infolist()), path.stat().st_size
         if size > most_bytes(most):
             raise ValueError(f"it holds more than {most_bytes(most) / 1e6:.0f} MB")
         with np.load(path, allow_pickle=False) as arrays:
-            parts = pair_up(list(arrays.files), str(path))
-            found = {part: tuple(arrays[name] for name in names) for part, names in parts.items()}
-    return dataset_of(path.stem, {part: (x, y) for part, (x, y) in found.items()}, str(path))
+            pairs = pair_up(list(arrays.files), str(path))
+            found = {split: tuple(arrays[name] for name in names) for split, names in pairs.items()}
+    return dataset_of(path.stem, {split: (x, y) for split, (x, y) in found.items()}, str(path))
 
 
 def load_npy(path: Path) -> Dataset:
-    """Returns the images in an ``.npy`` with the labels beside it; images stay on disk.
+    """Returns the images in an ``.npy`` with the labels beside it; images stay in the file.
 
     ``x_test.npy`` needs ``y_test.npy`` and, for training, ``x_train.npy`` and ``y_train.npy``; any
     other file, such as those of CIFAR-10-C, needs ``labels.npy`` with the same number of rows.
@@ -58,23 +58,23 @@ def load_npy(path: Path) -> Dataset:
             raise DataError(
                 f"{path} holds several sets of images; choose one with --data {path}/{first}.npy"
             )
-        parts, name = pair_up(names, str(folder)), folder.resolve().name
+        pairs, name = pair_up(names, str(folder)), folder.resolve().name
     else:
-        parts, name = {"test": (path.stem, _LABELS)}, f"{folder.resolve().name} {path.stem}"
-    arrays = {part: (_map(folder, x), _map(folder, y)) for part, (x, y) in parts.items()}
+        pairs, name = {"test": (path.stem, _LABELS)}, f"{folder.resolve().name} {path.stem}"
+    arrays = {split: (_map(folder, x), _map(folder, y)) for split, (x, y) in pairs.items()}
     return dataset_of(name, arrays, str(path))
 
 
 def _map(folder: Path, name: str) -> NDArray[Any]:
     path = folder / f"{name}.npy"
-    with _sound(path):
+    with _readable(path):
         # Copy on write, since torch warns about read-only arrays; nothing is written.
         array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     return array
 
 
 @contextmanager
-def _sound(path: Path) -> Iterator[None]:
+def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (UserError, MemoryError):

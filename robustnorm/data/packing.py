@@ -1,4 +1,4 @@
-"""Concatenates files into one that can be read at any place."""
+"""Concatenates files into one, of which any of them can be read without the others."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from robustnorm.system.files import disk_errors
 
 
 class Pack:
-    """The concatenated files, for example of an archive, in their order.
+    """Concatenated files, for example those of an archive, in their order.
 
     Args:
         name: Name of the concatenated file.
         identity: Identity of the source, from ``cache.identity``.
         cache: Folder of the concatenated file, which is written once.
         members: Yields name and content of each file.
-        check: Called with the names before anything is kept; if it raises, nothing is left behind.
+        check: Called with the names; if it raises an error, nothing is left behind.
 
     Raises:
-        RefusedFileError: When the source cannot be trusted; nothing is left behind.
+        RefusedFileError: When the source is damaged or unsafe to read; nothing is left behind.
         DiskError: When the folder is not writable.
     """
 

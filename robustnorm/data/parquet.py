@@ -14,25 +14,25 @@ from robustnorm.data.arrays import MOST_CLASSES
 from robustnorm.data.cache import identity
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import DataError, RefusedDataError
-from robustnorm.data.listing import How, Part, read_listing
+from robustnorm.data.listing import EncodedSplit, ReadOptions, read_listing
 from robustnorm.data.packing import Pack
 from robustnorm.system.errors import UserError
 from robustnorm.system.untrusted import most_bytes
 
 _IMAGES = ("image", "img", "pixel_values", "images")
 _LABELS = ("label", "labels", "fine_label", "target", "class")
-_PARTS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
-_ROWS = 4  # read at a time: one encoded image may stand for many
+_SPELLINGS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
+_ROWS = 4  # read at a time: dictionary encoding may repeat one image many times
 
 
-def load_parquet(path: Path, how: How) -> Dataset:
+def load_parquet(path: Path, options: ReadOptions) -> Dataset:
     """Returns the images in parquet files, ``train-*.parquet`` and ``test-*`` or ``validation-*``.
 
-    Files may be in subfolders, or be called 0000.parquet in a folder named after the part.
+    Files may be in subfolders, or be called 0000.parquet in a folder named after the split.
 
     Args:
         path: The folder, or a single file, whose images are test images.
-        how: How to read the images.
+        options: How to read the images.
 
     Raises:
         DataError: When pyarrow is not installed, or columns or files are missing; a
@@ -44,22 +44,22 @@ def load_parquet(path: Path, how: How) -> Dataset:
         raise DataError(
             f'{path} needs pyarrow, which is not installed: pip install "robustnorm[parquet]"'
         ) from error
-    parts = {"test": [path]} if path.is_file() else _files(path)
-    files = [file for part in parts.values() for file in part]
+    splits = {"test": [path]} if path.is_file() else _files(path)
+    files = [file for each in splits.values() for file in each]
     key = identity(path.parent, [str(file.relative_to(path.parent)) for file in files])
     name = path.resolve().name.split(".")[0]
-    pack = Pack(name, key, how.cache, partial(_members, parts))
-    # An image's name holds its part, label and number; the first file holds the class names.
-    split = [each.split("/") for each in pack.names]
-    labels = np.array([int(label) for _, label, _ in split], np.int64)
-    classes = _classes(parts["test"][0], int(labels.max()))
-    found = dict[str, Part]()
-    for part in parts:
-        rows = np.array([row for row, each in enumerate(split) if each[0] == part])
+    pack = Pack(name, key, options.cache, partial(_members, splits))
+    # An image's name holds its split, label and number; the first file holds the class names.
+    words = [each.split("/") for each in pack.names]
+    labels = np.array([int(label) for _, label, _ in words], np.int64)
+    classes = _classes(splits["test"][0], int(labels.max()))
+    found = dict[str, EncodedSplit]()
+    for split in splits:
+        rows = np.array([row for row, each in enumerate(words) if each[0] == split])
         titles = [pack.names[row] for row in rows]
-        found[part] = Part(pack.encoded.take(rows), labels[rows], titles)
+        found[split] = EncodedSplit(pack.encoded.take(rows), labels[rows], titles)
     try:
-        return read_listing(name, key, classes, found, how)
+        return read_listing(name, key, classes, found, options)
     except RefusedDataError:
         pack.remove()
         raise
@@ -68,32 +68,32 @@ def load_parquet(path: Path, how: How) -> Dataset:
 def _files(folder: Path) -> dict[str, list[Path]]:
     files = sorted(folder.rglob("*.parquet"))
     found = dict[str, list[Path]]()
-    for part, spellings in _PARTS.items():
+    for split, spellings in _SPELLINGS.items():
         for spelling in spellings:
-            of_part = [
+            of_split = [
                 file
                 for file in files
                 if file.name.startswith(spelling)
                 or spelling in file.relative_to(folder).parent.parts
             ]
-            if of_part and part not in found:
-                found[part] = of_part
+            if of_split and split not in found:
+                found[split] = of_split
     if "test" not in found:
         raise DataError(
-            f"{folder} must hold parquet files called test-... or validation-..., and train-... to "
-            "train on"
+            f"{folder} must hold parquet files called test-... or validation-..., and for training "
+            "train-..."
         )
     return found
 
 
-def _members(parts: dict[str, list[Path]]) -> Iterator[tuple[str, bytes]]:
+def _members(splits: dict[str, list[Path]]) -> Iterator[tuple[str, bytes]]:
     """Yields a name and the encoded image of each row."""
-    for part, files in parts.items():
+    for split, files in splits.items():
         count = 0
         for path in files:
             try:
                 for label, image in _rows(path):
-                    yield f"{part}/{label}/{count:08d}", image
+                    yield f"{split}/{label}/{count:08d}", image
                     count += 1
             except (UserError, MemoryError):
                 raise
@@ -114,7 +114,7 @@ def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
         if sum(group.total_byte_size for group in groups) > left:
             raise ValueError("it holds more than 16 MB and 100 times its size")
         names = file.schema_arrow.names
-        images, labels = (_column(names, some) for some in (_IMAGES, _LABELS))
+        images, labels = (_column(names, wanted) for wanted in (_IMAGES, _LABELS))
         if images is None or labels is None:
             raise DataError(
                 f"{path} must have the columns image and label, it has {', '.join(names)[:80]}"
@@ -123,8 +123,8 @@ def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
             for row in batch.to_pylist():
                 image, label = row[images], row[labels]
                 data = image.get("bytes") if isinstance(image, dict) else image
-                right = isinstance(label, int) and 0 <= label < MOST_CLASSES
-                if not isinstance(data, bytes) or not right:
+                is_label = isinstance(label, int) and 0 <= label < MOST_CLASSES
+                if not isinstance(data, bytes) or not is_label:
                     raise DataError(
                         f"{path} must hold encoded images and labels from 0 up, got "
                         f"{type(data).__name__} and {str(label)[:40]}"
@@ -145,9 +145,9 @@ def _classes(path: Path, most: int) -> tuple[str, ...]:
 
     try:
         schema = read_schema(path)
-        told: Any = json.loads((schema.metadata or {})[b"huggingface"])
+        info: Any = json.loads((schema.metadata or {})[b"huggingface"])
         label = _column(schema.names, _LABELS)
-        names = tuple(map(str, told["info"]["features"][label]["names"]))
+        names = tuple(map(str, info["info"]["features"][label]["names"]))
     except (KeyError, TypeError, ValueError, RecursionError):
         names = ()
     return names if len(names) > most else tuple(map(str, range(most + 1)))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from robustnorm.data.errors import RefusedDataError
 
-# The largest pickle that is read, a tenth of ImageNet16, has 99 MB.
+# The largest known pickle, a tenth of ImageNet16, has 99 MB.
 _MOST_BYTES = 400_000_000
 _TYPES = {"u1": np.uint8, "i4": np.int32, "i8": np.int64}
 # Opcodes that reach objects other than by name, or memory outside the pickle.
@@ -23,7 +23,7 @@ _REFUSED = frozenset({"EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "INST", "OB
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """Returns the dictionary in a pickle, of Python 2 or 3, whose values may be numpy arrays.
+    """Returns the dictionary in a pickle of Python 2 or 3; its values may be numpy arrays.
 
     numpy's functions, which such a pickle names, are replaced by functions of this module; a pickle
     that names anything else is refused.
@@ -61,7 +61,7 @@ def _check(data: bytes) -> None:
             raise ValueError(f"it uses {opcode.name}")
         # Python allocates memory for all smaller indices.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > 2 * count + 256:
-            raise ValueError(f"it remembers place {argument}")
+            raise ValueError(f"it uses the memo index {argument}")
 
 
 class _Dtype:
@@ -89,7 +89,7 @@ class _Array:
 
     def fill(self, data: str | bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> None:
         if order != "C":
-            raise ValueError("an array in Fortran's order")
+            raise ValueError("an array in Fortran order")
         self._state = shape, dtype, data.encode("latin1") if isinstance(data, str) else data
 
     def array(self) -> NDArray[Any]:

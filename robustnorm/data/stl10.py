@@ -44,13 +44,13 @@ def load_stl10(root: Path, *, download: bool = False) -> Dataset:
         fetch(_URL, root / _ARCHIVE, _MD5)
     folder = unpacked_folder(root, _FOLDER, _ARCHIVE, lambda name: "unlabeled" not in name)
     arrays, published = {}, True
-    for part, md5 in _IMAGES.items():
-        images, labels = folder / f"{part}_X.bin", folder / f"{part}_y.bin"
+    for split, md5 in _IMAGES.items():
+        images, labels = folder / f"{split}_X.bin", folder / f"{split}_y.bin"
         if not images.is_file() or not labels.is_file():
             raise DataError(
-                f"{folder} lacks {images.name} or {labels.name}; fetch {_ARCHIVE} again"
+                f"{folder} lacks {images.name} or {labels.name}; download {_ARCHIVE} again"
             )
-        arrays[part] = _pixels(images), np.fromfile(labels, np.uint8).astype(np.int64) - 1
+        arrays[split] = _pixels(images), np.fromfile(labels, np.uint8).astype(np.int64) - 1
         published &= is_published(images, md5)
     return dataset_of(
         "STL-10" if published else "STL-10 (not the published files)",
@@ -62,7 +62,7 @@ def load_stl10(root: Path, *, download: bool = False) -> Dataset:
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
-    """Returns images (N, 3, 96, 96), which the file stores by columns."""
+    """Returns images (N, 3, 96, 96), which the file stores column by column."""
     values = np.fromfile(path, np.uint8)
     if not len(values) or len(values) % _SIZE:
         raise RefusedDataError(

@@ -1,4 +1,4 @@
-"""Images that stay encoded on disk; only those requested are in memory."""
+"""Images that stay encoded on disk and are decoded when they are needed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Encoded:
         return os.fsdecode(bytes(self.names[row]))
 
     def path(self, row: int) -> Path:
-        """Returns the file of an image, or, for messages, its place in the single file."""
+        """Returns the file of an image, or, for messages, a path in the single file."""
         return self.root / self.name(row)
 
     def read(self, row: int) -> bytes:
@@ -83,7 +83,7 @@ class StoredImages:
         encoded: The images on disk.
         checksums: CRC-32 of each encoded image when it was first checked, (N,).
         image_shape: Shape of each decoded image.
-        size: Height and width to which images are scaled; None if they have one size.
+        size: Height and width to which images are scaled; None if they have the same size already.
         workers: Processes that decode and augment them in training; 0 for this process.
         device: Device of the tensors.
     """
@@ -129,13 +129,13 @@ class StoredImages:
         for value, row, crop in zip(values, rows, crops, strict=True):
             where, data = str(self.encoded.path(row)), self.encoded.read(row)
             if zlib.crc32(data) != self.checksums[row]:
-                repair = (
-                    "run the command again, and keep the files as they are meanwhile"
+                remedy = (
+                    "run the command again, and do not change the files while it runs"
                     if self.encoded.places is None
-                    else f"remove {self.encoded.root}, which is then made again"
+                    else f"remove {self.encoded.root}, and it will be made again"
                 )
                 raise RefusedDataError(
-                    f"{where} has changed since the data were first read; {repair}"
+                    f"{where} has changed since the data were first read; {remedy}"
                 )
             channels = self.image_shape.channels
             value[...] = decode(data, where, channels=channels, size=self.size, crop=crop)

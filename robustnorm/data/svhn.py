@@ -36,7 +36,7 @@ def load_svhn(root: Path, *, download: bool = False) -> Dataset:
     """
     folder = root / "svhn" if (root / "svhn").is_dir() else root
     arrays = {}
-    for part, (name, md5) in _FILES.items():
+    for split, (name, md5) in _FILES.items():
         path = folder / name
         if download:
             fetch(f"{_URL}/{name}", path, md5)
@@ -44,9 +44,9 @@ def load_svhn(root: Path, *, download: bool = False) -> Dataset:
             raise DataError(
                 f"SVHN needs {name} in {folder}; put it there, or download it with --download true"
             )
-        if not is_published(path, md5):  # scipy's reader is not safe with any other
+        if not is_published(path, md5):  # scipy's reader is unsafe with others
             raise RefusedDataError(f"{path} is not the published file of SVHN; download it again")
-        arrays[part] = _read(path)
+        arrays[split] = _read(path)
     return dataset_of(
         "SVHN",
         arrays,

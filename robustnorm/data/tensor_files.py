@@ -42,7 +42,7 @@ def load_tensors(path: Path) -> Dataset:
             f"{path} is not a file of plain tensors ({reason}); write it again with "
             "torch.save({'x_test': images, 'y_test': labels}, ...)"
         ) from error
-    parts = pair_up(list(tensors), str(path))
+    pairs = pair_up(list(tensors), str(path))
     return dataset_of(
-        path.stem, {part: (tensors[x], tensors[y]) for part, (x, y) in parts.items()}, str(path)
+        path.stem, {split: (tensors[x], tensors[y]) for split, (x, y) in pairs.items()}, str(path)
     )

@@ -10,7 +10,7 @@ from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.data.image_folder import identity_of
 from robustnorm.data.layout import arrange, walk
-from robustnorm.data.listing import How, Part, read_listing
+from robustnorm.data.listing import EncodedSplit, ReadOptions, read_listing
 from robustnorm.data.packing import Pack
 from robustnorm.data.stored import Encoded
 from robustnorm.data.unpacking import download as fetch
@@ -21,14 +21,14 @@ _MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 _ANNOTATIONS = "val_annotations.txt"
 
 
-def load_tiny_imagenet(root: Path, how: How, *, download: bool = False) -> Dataset:
+def load_tiny_imagenet(root: Path, options: ReadOptions, *, download: bool = False) -> Dataset:
     """Returns Tiny ImageNet: 200 classes at 64 x 64, 100,000 training and 10,000 test images.
 
     The test images are those of ``val``: those of ``test`` have no published labels.
 
     Args:
         root: Folder of ``tiny-imagenet-200`` or its zip archive.
-        how: How to read the images.
+        options: How to read the images.
         download: Download the archive if neither exists.
 
     Raises:
@@ -50,33 +50,33 @@ def load_tiny_imagenet(root: Path, how: How, *, download: bool = False) -> Datas
                 f"Tiny ImageNet is not in {root}. Download it with --download true, or put "
                 f"{_ARCHIVE} there"
             )
-        pack = Pack.of_archive(archive, how.cache)
+        pack = Pack.of_archive(archive, options.cache)
         names, encoded = pack.names, pack.encoded
-    classes, found = arrange(_usual(names, encoded.read), folder)
+    classes, found = arrange(_standard_names(names, encoded.read), folder)
     key = identity_of(folder, names, found) if pack is None else pack.identity
-    parts = {
-        part: Part(encoded.take(each.rows), each.labels, each.titles)
-        for part, each in found.items()
+    splits = {
+        split: EncodedSplit(encoded.take(each.rows), each.labels, each.titles)
+        for split, each in found.items()
     }
-    return read_listing("Tiny ImageNet", key, classes, parts, how)
+    return read_listing("Tiny ImageNet", key, classes, splits, options)
 
 
-def _usual(names: list[str], read: Callable[[int], bytes]) -> list[str]:
-    """Returns names as train/<class>/<image> and val/<class>/<image>; others become hidden ones."""
-    told = next((row for row, name in enumerate(names) if name.endswith(_ANNOTATIONS)), None)
-    if told is None:
-        raise DataError(f"Tiny ImageNet lacks val/{_ANNOTATIONS}; fetch {_ARCHIVE} again")
-    lines = [line.split("\t") for line in read(told).decode("ascii", "replace").splitlines()]
+def _standard_names(names: list[str], read: Callable[[int], bytes]) -> list[str]:
+    """Returns names as <split>/<class>/<image>; other files get names that ``arrange`` skips."""
+    annotations = next((i for i, name in enumerate(names) if name.endswith(_ANNOTATIONS)), None)
+    if annotations is None:
+        raise DataError(f"Tiny ImageNet lacks val/{_ANNOTATIONS}; download {_ARCHIVE} again")
+    lines = [line.split("\t") for line in read(annotations).decode("ascii", "replace").splitlines()]
     label = {line[0]: line[1] for line in lines if len(line) > 1}
-    usual = []
+    standard = []
     for name in names:
         *folders, file = name.removeprefix(f"{_FOLDER}/").split("/")
         if folders[:1] == ["val"] and file != _ANNOTATIONS:
             if file not in label:
-                raise RefusedDataError(f"val/{_ANNOTATIONS} does not tell the class of {file[:80]}")
-            usual.append(f"val/{label[file]}/{file}")
+                raise RefusedDataError(f"val/{_ANNOTATIONS} has no class for {file[:80]}")
+            standard.append(f"val/{label[file]}/{file}")
         elif folders[:1] == ["train"] and folders[-1:] == ["images"]:
-            usual.append("/".join((*folders, file)))
+            standard.append("/".join((*folders, file)))
         else:
-            usual.append(file)  # not in the folder of a part
-    return usual
+            standard.append(file)  # in no split's folder
+    return standard

@@ -24,8 +24,8 @@ def unpacked_folder(
 ) -> Path:
     """Returns ``root / folder``, unpacked from ``root / archive`` if it does not exist yet.
 
-    Only files of ``folder`` are unpacked that are named as data sets name theirs: an archive brings
-    no program into ``data_root``.
+    Unpacks only files of ``folder`` with the suffixes of data sets, so that an archive brings no
+    program into ``data_root``.
 
     Args:
         root: Folder of both.
@@ -34,15 +34,16 @@ def unpacked_folder(
         wanted: Selects among these files.
 
     Raises:
-        DataError: When neither exists; a RefusedDataError when the archive cannot be trusted.
+        DataError: When neither exists; a RefusedDataError when the archive is damaged or unsafe to
+            read.
     """
     if (root / folder).is_dir():
         return root / folder
     path = root / archive
     if not path.is_file():
         raise DataError(
-            f"put {archive} or the folder {folder} into {root}, where neither is, or give another "
-            "--data_root"
+            f"neither {archive} nor the folder {folder} is in {root}; put one there, or give "
+            "another --data_root"
         )
     with locked(root / folder):
         temporary = root / f".{folder}.tmp"
@@ -74,7 +75,7 @@ def download(url: str, path: Path, md5: str) -> None:
         md5: Published hash of its content.
 
     Raises:
-        DataError: When it cannot be downloaded or is another file; nothing is left then.
+        DataError: When it cannot be downloaded or has another hash; nothing is left behind.
     """
     if path.is_file():
         return
@@ -91,8 +92,8 @@ def download(url: str, path: Path, md5: str) -> None:
                 move(temporary, path)
         except OSError as error:
             raise DataError(
-                f"{url} could not be fetched ({error}); fetch it by other means and put it into "
-                f"{path.parent}"
+                f"{url} could not be downloaded ({error}); download it by other means and put it "
+                f"into {path.parent}"
             ) from error
         finally:
             temporary.unlink(missing_ok=True)

@@ -145,7 +145,7 @@ def _check_logits(
                 "running statistics, not those of the batch"
             )
         if isinstance(branch.standin, Standin):
-            branch.standin.prove(some)  # always on these images, also when an evaluation continues
+            branch.standin.choose(some)  # always on these images, also when an evaluation continues
         _warn_of_likely_mistakes(branch.name, logits[: len(some)], classes)
     return int(logits.shape[1])
 

@@ -24,7 +24,7 @@ from robustnorm.exchange.foreign import read_weights
 from robustnorm.models import NETWORKS
 from robustnorm.models.building import NetworkError, build_network
 from robustnorm.models.surgery import fold, folded_state
-from robustnorm.models.weights import alone, check_weights
+from robustnorm.models.weights import check_weights, without_shared_memory
 from robustnorm.norms.routing import bind
 from robustnorm.system.errors import RefusedFileError, UserError
 from robustnorm.system.files import disk_errors, move, write_atomically
@@ -284,7 +284,7 @@ def _onnxruntime() -> Any:
 def _make_safetensors(
     model: nn.Module, branch: str, images: Tensor, description: Description
 ) -> dict[str, bytes]:
-    state = alone(folded_state(fold(model, branch)))
+    state = without_shared_memory(folded_state(fold(model, branch)))
     config = json.dumps(seal(description.config))
     metadata = {"format": "pt", "config": config, "sha256": hash_tensors(state)}
     return {"": save(state, metadata=metadata)}

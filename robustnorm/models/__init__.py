@@ -2,8 +2,8 @@
 
 A factory in ``NETWORKS`` takes whichever of ``norm``, ``num_classes``, ``width``, ``in_channels``,
 ``mean``, ``std``, ``branches`` and ``final_norm`` it needs, as ``resnet18`` does, and returns a
-module, images in [0, 1] to logits. Adding a network takes one file, one line here and one test.
-``building.build_network`` also takes factories that know nothing of these.
+module, images in [0, 1] to logits. A new network takes one file, one line here and one test.
+``building.build_network`` also accepts factories with none of these arguments.
 """
 
 from robustnorm.models.naming import Networks

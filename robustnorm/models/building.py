@@ -1,4 +1,4 @@
-"""Building any network by name: what its factory does not do itself is done to its result."""
+"""Building any network by name; what its factory does not do is done to the network it returns."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from robustnorm.system.errors import UsageError, UserError
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.registry import did_you_mean, some
 
-# Names under which other code stores the mean and deviation that it normalizes its input with.
+# Names under which other code stores the mean and standard deviation of its input.
 _MEAN = re.compile(r"(new_)?(means?|mu)")
 _STDS = [new + std for new in ("", "new_") for std in ("std", "stds", "sds", "sigma")]
-# What a factory that is not registered may mean by a name like "width" is not known.
+# Arguments for unregistered factories, whose "width", say, may mean something else.
 _OFFERED = ("norm", "branches", "num_classes", "in_channels", "mean", "std")
-# Annotations of a parameter that takes a norm's name.
+# Annotations of a parameter that takes the name of a norm.
 _NAMES = (str, "str", Norm, "Norm")
 
 
 class NetworkError(UsageError):
-    """A network cannot be built; the message names it, what is required and what to do."""
+    """A network cannot be built."""
 
 
 def usable(name: str, offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns which arguments of those offered decide how ``build_network`` builds a network.
+    """Returns those of the offered arguments on which the network from ``build_network`` depends.
 
     Raises:
-        ValueError, ImportError: As ``NETWORKS.check``, and from importing a module.
+        ValueError, ImportError: As ``NETWORKS.check``, and from importing its module.
     """
     if name not in NETWORKS:
         return {key: offered[key] for key in _OFFERED}
@@ -46,22 +46,22 @@ def usable(name: str, offered: Mapping[str, Any]) -> dict[str, Any]:
 def build_network(
     name: str, offered: Mapping[str, Any], args: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """Builds a network with the norm and for the data that the arguments describe.
+    """Builds a network with the given norm, for the given data.
 
-    A factory gets what it takes of them. If it takes no ``norm``, the batch norms of its network
-    are replaced (``robustnorm.models.surgery.with_norm``); if it takes no ``mean``, and its network
-    holds none, the input is normalized before the network.
+    The factory gets the arguments that it accepts. If it has no parameter ``norm``, the batch norms
+    of its network are replaced (``robustnorm.models.surgery.with_norm``); if it has no parameter
+    ``mean``, and its network stores none, the input is normalized before the network.
 
     Args:
-        name: A key of ``NETWORKS``, ``timm:NAME``, or ``module:factory`` that counts as typed.
+        name: A key of ``NETWORKS``, ``timm:NAME``, or a ``module:factory`` that the user typed.
         offered: ``norm`` (a name), ``branches``, ``num_classes``, ``in_channels``, ``mean``,
             ``std``; for registered networks also ``width`` and ``final_norm``. A parameter ``norm``
             annotated ``str`` gets the name, any other a function num_features -> layer.
-        args: Further arguments of the factory, which precede those offered.
+        args: Further arguments of the factory, which override those offered.
 
     Raises:
-        NetworkError: When the factory fails, or does not return a network with that norm, or one
-            on the meta device.
+        NetworkError: When the factory fails, or returns no network with that norm, or one on the
+            meta device.
         ValueError, ImportError: As ``NETWORKS.check``.
     """
     factory = NETWORKS[NETWORKS.check(name)]
@@ -73,20 +73,20 @@ def build_network(
         arguments["norm"] = _layers(norm, branches)
     network = _call(name, factory, arguments, {} if args is None else args)
     if norm != "bn":
-        network = _with_norm(name, network, norm, branches, taken="norm" in parameters)
+        network = _with_norm(name, network, norm, branches, has_norm="norm" in parameters)
     if "mean" not in parameters:
         network = _normalized(network, offered)
     empty = [key for key, value in network.state_dict().items() if value.is_meta]
     if empty and torch.get_default_device().type != "meta":
         raise NetworkError(
-            f"network {name} has weights on the meta device, which hold no values ({some(empty)}); "
-            "build it without torch.device('meta') and without init_empty_weights"
+            f"network {name} has weights on the meta device, where they have no values "
+            f"({some(empty)}); build it without torch.device('meta') and without init_empty_weights"
         )
     return network
 
 
 def normalizations(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """Returns the names of a layer's mean and deviation of the input, for each such layer."""
+    """Returns the names of the input's mean and standard deviation in each layer that has both."""
     found = []
     for name in state:
         layer, dot, last = name.rpartition(".")
@@ -97,7 +97,7 @@ def normalizations(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
 
 
 def normalizes_itself(name: str) -> bool:
-    """Returns whether a network's factory takes the mean and deviation of its input."""
+    """Returns whether a network's factory takes the mean and standard deviation of its input."""
     return "mean" in _parameters(name, NETWORKS[NETWORKS.check(name)])
 
 
@@ -110,8 +110,8 @@ def check_output(
         network: As built; its mode and state are left as they are.
         name: Its name, for the message.
         data: ``channels``, ``image_size`` and ``classes`` of the images.
-        alone: Whether it must give the logits alone, as in training; an evaluation finds them in a
-            tuple, a dictionary or an object.
+        alone: Whether it must return the logits alone, as in training; an evaluation also finds
+            them in a tuple, a dictionary or an object.
     """
     from robustnorm.norms.routing import bind, branches_of  # see _with_norm
 
@@ -125,22 +125,22 @@ def check_output(
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             logits = Asked(bound)(images)
-            answer = bound(images) if alone else logits
+            output = bound(images) if alone else logits
     except InputError as error:
         raise NetworkError(f"network {name}: {error}") from error
     finally:
         for module, training in modes.items():
             module.training = training
-    begin = f"network {name} must give logits of shape (images, {classes} classes)"
-    if not isinstance(answer, Tensor):
+    begin = f"network {name} must return logits of shape (images, {classes} classes)"
+    if not isinstance(output, Tensor):
         raise NetworkError(
-            f"{begin} to be trained, it returns a {type(answer).__name__}: return the logits alone"
+            f"{begin} to be trained, it returns a {type(output).__name__}: return the logits alone"
         )
     if logits.shape != (len(images), classes):
         raise NetworkError(
-            f"{begin}, it gives {tuple(logits.shape)} for {len(images)} images: take data with as "
-            f"many classes, or build it for these, as with --network_args '{{num_classes: "
-            f"{classes}}}' where its factory calls their number so"
+            f"{begin}, it returns {tuple(logits.shape)} for {len(images)} images: use data with as "
+            f"many classes, or build it for these, such as with --network_args '{{num_classes: "
+            f"{classes}}}' if its factory has that argument"
         )
 
 
@@ -175,7 +175,7 @@ def _call(
         ) from error
     if not isinstance(network, nn.Module):
         raise NetworkError(
-            f"network {name} must return a torch.nn.Module, got a {type(network).__name__}"
+            f"network {name} must be a torch.nn.Module, got a {type(network).__name__}"
         )
     return network
 
@@ -186,18 +186,18 @@ def _parameters(name: str, factory: Callable[..., Any]) -> Mapping[str, Paramete
             raise TypeError("it is a network; give the function that returns one")
         return signature(factory).parameters
     except (TypeError, ValueError) as error:
-        raise NetworkError(f"network {name} is no factory ({error})") from error
+        raise NetworkError(f"network {name} is not a factory ({error})") from error
 
 
 def _with_norm(
-    name: str, network: nn.Module, norm: str, branches: Sequence[str], *, taken: bool
+    name: str, network: nn.Module, norm: str, branches: Sequence[str], *, has_norm: bool
 ) -> nn.Module:
-    """Returns the network with the norm, which its factory has taken or not."""
+    """Returns the network with the norm; its factory may have put it in."""
     # Routing loads torch's compiler, 70 MB, which a network with plain batch norms does not need.
     from robustnorm.models.surgery import with_norm
     from robustnorm.norms.routing import branches_of
 
-    if not taken:
+    if not has_norm:
         try:
             return with_norm(network, norm, branches)
         except ValueError as error:
@@ -206,33 +206,33 @@ def _with_norm(
     if found != wanted:
         raise NetworkError(
             f"network {name} takes norm, but its layers have the branches {found}, not {wanted}: "
-            "its factory must make them with norm(num_features)"
+            "its factory must create them with norm(num_features)"
         )
     return network
 
 
 def _layers(norm: str, branches: Sequence[str]) -> Callable[..., nn.Module]:
-    """Returns what factories call like ``torch.nn.BatchNorm2d``."""
+    """Returns a function with the arguments of ``torch.nn.BatchNorm2d``."""
 
     def layer(
         num_features: int, eps: float | None = None, momentum: float | None = None
     ) -> nn.Module:
-        made: nn.Module = NORMS[NORMS.check(norm)](num_features, branches)
+        module: nn.Module = NORMS[NORMS.check(norm)](num_features, branches)
         for key, value in (("eps", eps), ("momentum", momentum)):
             if value is not None:
-                setattr(made, key, value)
-        return made
+                setattr(module, key, value)
+        return module
 
     return layer
 
 
 def _normalized(network: nn.Module, offered: Mapping[str, Any]) -> nn.Module:
-    """Returns the network behind the normalization of its input, if it does not have its own."""
+    """Returns the network after a normalization of its input, unless it has one itself."""
     mean, std = offered.get("mean", ()), offered.get("std", ())
     state = network.state_dict()
-    own = any(state[name].numel() == len(mean) for name, _ in normalizations(state))
+    has_one = any(state[name].numel() == len(mean) for name, _ in normalizations(state))
     identity = not any(mean) and all(value == 1 for value in std)
-    return network if own or identity else Normalized(network, mean, std)
+    return network if has_one or identity else Normalized(network, mean, std)
 
 
 def _listed(arguments: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Replaces a network by a faster copy only where both are shown to compute the same."""
+"""Replaces a network with a faster copy only after checking that both compute the same."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Tolerance(NamedTuple):
     gradients: float
 
 
-# Folding rounds to 1e-5 in float32 and to 1e-3 in TF32, and a ReLU's gradient jumps where its input
-# rounds to 0. In bf16 the logits of a ResNet-18 round to 1e-2, its gradients to 0.2. A layer that a
-# copy lacks changes the logits by a tenth or more.
+# Folding causes errors of 1e-5 in float32 and 1e-3 in TF32, and a ReLU's gradient jumps where its
+# input rounds to 0. In bf16 a ResNet-18's logits have errors of 1e-2 and its gradients of 0.2. A
+# copy that lacks a layer changes the logits by a tenth or more.
 TOLERANCE = {"fp32": Tolerance(5e-3, 5e-2), "bf16": Tolerance(5e-2, 0.5)}
 
 _AT_ONCE = 100
@@ -40,13 +40,13 @@ def difference(
     """Describes how a copy differs from its network; "" when they agree up to rounding.
 
     Compares the logits and the gradients, with respect to the images, of a fixed mixture of the
-    logits, on the images and on noisy ones (8-bit images hide what a quantization does).
+    logits, on the images and on noisy ones (8-bit images would hide a quantization).
 
     Args:
         copy: Images (N, C, H, W) to logits (N, K), in evaluation mode.
         network: The same, in evaluation mode.
         images: Floating point in [0, 1].
-        tolerance: Differences that are rounding.
+        tolerance: Differences that count as rounding.
 
     Examples:
         >>> images = torch.rand(4, 3)
@@ -61,18 +61,16 @@ def difference(
     noisy = (images + _NOISE * wave).clamp(0, 1).to(images.dtype)
     # Largest difference and largest logit; squared lengths of the difference and the gradient.
     logits_off, logits_size, grads_off, grads_size = torch.zeros(4, dtype=torch.float64)
-    for part in torch.split(torch.cat([images, noisy]), _AT_ONCE):
-        (logits, grads), (others, other_grads) = (
-            _logits_and_gradients(network, part),
-            _logits_and_gradients(copy, part),
-        )
-        # torch.maximum propagates NaN, which then is not a small difference.
+    for batch in torch.split(torch.cat([images, noisy]), _AT_ONCE):
+        logits, grads = _logits_and_gradients(network, batch)
+        others, other_grads = _logits_and_gradients(copy, batch)
+        # torch.maximum propagates NaN, which fails the comparison below.
         logits_off = torch.maximum(logits_off, (others - logits).abs().max())
         logits_size = torch.maximum(logits_size, logits.abs().max())
         grads_off += (other_grads - grads).square().sum()
         grads_size += grads.square().sum()
     if not logits_off <= tolerance.logits * logits_size:
-        return f"logits that differ by {logits_off:.3g}, the largest is {logits_size:.3g}"
+        return f"logits that differ by {logits_off:.3g}, where the largest is {logits_size:.3g}"
     if not grads_off.sqrt() <= tolerance.gradients * grads_size.sqrt():
         return f"gradients that differ by {(grads_off / grads_size).sqrt():.3g} of their length"
     return ""
@@ -91,16 +89,16 @@ def _logits_and_gradients(network: Network, images: Tensor) -> tuple[Tensor, Ten
 class Standin:
     """Calls a fast copy if it agrees with the network on the first images, else the network.
 
-    Where the network's logits have no gradient, they get one of zero: an attack that follows
-    gradients then leaves images where they are.
+    If the network's logits have no gradient, they get one of zero, so that an attack that follows
+    gradients does not move the images.
 
     Args:
         copy: The copy to compare, in float32.
         network: The network that the copy should agree with.
-        quick: What is called in place of the copy, such as the copy compiled or in bfloat16. Where
-            it does not agree with the network, the copy itself is called.
+        quick: A still faster version of the copy, such as compiled or in bfloat16, called instead
+            of the copy if it, too, agrees with the network.
         name: Name of the branch, for the log.
-        tolerance: What is rounding of ``quick``.
+        tolerance: Differences of ``quick`` that count as rounding.
     """
 
     def __init__(
@@ -117,7 +115,7 @@ class Standin:
         self.is_blind = False  # whether the network has no gradient
 
     def __call__(self, images: Tensor) -> Tensor:
-        self.prove(images)
+        self.choose(images)
         assert self._chosen is not None
         logits = self._chosen(images)
         return tie(logits, images) if self.is_blind else logits
@@ -127,14 +125,14 @@ class Standin:
         """Whether the network itself is called."""
         return self._chosen is self._network
 
-    def prove(self, images: Tensor) -> None:
-        """Compares copy and network, once, and logs why the copy is not used."""
+    def choose(self, images: Tensor) -> None:
+        """Chooses what to call, once; logs why if it is not the fastest."""
         if self._chosen is not None:
             return
         self._chosen = self._network
         if self._agrees(self._copy, images, TOLERANCE["fp32"], "the network itself", "folded"):
             self._chosen = self._copy
-            # Compiled code is made for the number of images of an attack.
+            # At a batch size like that of an attack, for which the code is then compiled.
             filled = images[torch.arange(max(len(images), _AT_ONCE // 2)) % len(images)]
             if self._quick is not self._copy and self._agrees(
                 self._quick, filled, self._tolerance, "the folded copy", "quicker"
@@ -147,7 +145,10 @@ class Standin:
     ) -> bool:
         try:
             found = difference(copy, self._network, images, tolerance)
-        except (RuntimeError, InputError) as error:  # no gradient, as where a forward is detached
+        except (
+            RuntimeError,
+            InputError,
+        ) as error:  # no gradient, such as in a detached forward pass
             if is_out_of_memory(error):
                 raise
             self.is_blind = not has_gradient(self._network, images)
@@ -171,9 +172,9 @@ def has_gradient(network: Network, images: Tensor) -> bool:
 
 
 def followed(search: Network) -> str:
-    """Returns what gives an attack its gradients: "copy", "network" or "nothing".
+    """Returns where an attack's gradients come from: "copy", "network" or "nothing".
 
-    Behind a serving rule the last of these that a branch has.
+    For a serving rule, returns the last of these that any branch has.
     """
     if isinstance(search, Served):
         return max(map(followed, search.branches), key=("copy", "network", "nothing").index)

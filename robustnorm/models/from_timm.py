@@ -1,4 +1,4 @@
-"""Networks of the package timm, with new weights."""
+"""Networks of the package timm, newly initialized."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from robustnorm.system.errors import UsageError
 from robustnorm.system.registry import did_you_mean
 
-# These read weights from files or from the network; imported weights are inspected first.
+# These load weights from files or the internet, unchecked; ``robustnorm import`` checks them.
 _WEIGHTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
 _REFUSED = (*_WEIGHTS, "cache_dir", "features_only")
 
@@ -19,10 +19,10 @@ def timm_factory(name: str) -> Callable[..., nn.Module]:
     """Returns a factory of timm's network of that name.
 
     Args:
-        name: As ``timm.list_models()`` gives it; not a place on a hub or a disk.
+        name: As in ``timm.list_models()``; not one of a model hub or a folder.
 
     Raises:
-        UsageError: On an unknown name, or where timm cannot be imported.
+        UsageError: On an unknown name, or when timm cannot be imported.
     """
     try:
         import timm
@@ -35,15 +35,15 @@ def timm_factory(name: str) -> Callable[..., nn.Module]:
     if not timm.is_model(name):
         raise UsageError(
             f"timm {timm.__version__} has no network '{name}'"
-            f"{did_you_mean(name, timm.list_models())} timm.list_models() gives all names"
+            f"{did_you_mean(name, timm.list_models())} timm.list_models() lists all names"
         )
 
     def factory(num_classes: int, in_channels: int, **arguments: Any) -> nn.Module:
         for refused in _REFUSED:
             if refused in arguments:
                 raise UsageError(
-                    f"network_args of timm:{name} cannot have {refused}: a run begins with new "
-                    "weights; 'robustnorm import FILE' makes one of weights that you have"
+                    f"network_args of timm:{name} cannot have {refused}: a run starts from new "
+                    "weights; 'robustnorm import FILE' makes a run of existing ones"
                 )
         network: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **arguments

@@ -45,25 +45,25 @@ _DEVICES = ("cpu", "cuda")
 
 @contextmanager
 def _proxies_are_tensors() -> Iterator[None]:
-    """Lets ``isinstance(x, Tensor)`` hold in a traced forward, as it does of what x stands for.
+    """Makes ``isinstance(x, Tensor)`` true for proxies in a traced forward, as for their tensors.
 
-    Python's own function is replaced for the block. A proxy of class Tensor would do for Python,
-    but torch's C++ code then reads it as one, and the process ends.
+    Replaces Python's own function for the block. Proxies of class Tensor would do in Python, but
+    torch's C++ code would read them as tensors and crash.
     """
-    asks = builtins.isinstance
+    original = builtins.isinstance
 
     def isinstance_or_proxy(value: Any, kinds: Any) -> bool:
         if type(value) is fx.Proxy:
             alternatives = kinds if type(kinds) is tuple else getattr(kinds, "__args__", (kinds,))
             if Tensor in alternatives:
                 return True
-        return asks(value, kinds)
+        return original(value, kinds)
 
     builtins.isinstance = isinstance_or_proxy
     try:
         yield
     finally:
-        builtins.isinstance = asks
+        builtins.isinstance = original
 
 
 class _Tracer(fx.Tracer):
@@ -74,7 +74,7 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         if not torch.is_grad_enabled() or any(map(torch.is_autocast_enabled, _DEVICES)):
-            raise RuntimeError("the forward switches gradients off or autocast on")
+            raise RuntimeError("the forward disables gradients or enables autocast")
         return fx.Proxy(node, self)
 
     def create_arg(self, a: Any) -> Any:
@@ -93,13 +93,13 @@ def _no_autocast() -> Iterator[None]:
 
 
 def fuse_convolutions(model: nn.Module) -> nn.Module:
-    """Merges each batch normalization into the convolution of which it is the only reader.
+    """Merges each batch normalization into the convolution before it, if nothing else uses that.
 
-    A ReLU that is the only reader of a convolution, batch norm or sum then works in place.
+    A ReLU that alone uses a convolution, batch norm or sum then works in place.
 
     Args:
-        model: In evaluation mode; it is modified. Returned unchanged where ``torch.fx`` cannot
-            follow its forward.
+        model: In evaluation mode; it is modified. It is returned unchanged if ``torch.fx`` cannot
+            trace its forward.
     """
     if has_hooks(model):  # tracing would drop them
         return model
@@ -137,7 +137,7 @@ def _relu_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
 
 
 def _owns_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Returns whether the node's input is a new tensor that no other node reads."""
+    """Returns whether the node's input is a new tensor that no other node uses."""
     source = node.args[0]
     if not isinstance(source, fx.Node) or len(source.users) > 1:
         return False

@@ -1,10 +1,10 @@
-"""Where the channels-last memory format ends the process: a fault of oneDNN on AVX-512.
+"""Finding networks that the channels-last memory format crashes: a bug of oneDNN on AVX-512.
 
-The backward of a convolution of kernel 1 and stride 2 with fewer than 16 input channels writes past
-its memory (oneDNN of torch 2.13, ``brgconv_strided`` and its weights' gradient) once its input is
-about 46 pixels or more wide: "double free" or a segmentation fault. Such are the shortcuts of
-ResNets of width below 16. Contiguous tensors take other kernels, as do wider layers, smaller images
-and processors without AVX-512.
+The backward pass of a convolution with kernel 1, stride 2 and fewer than 16 input channels writes
+past its memory (oneDNN of torch 2.13, ``brgconv_strided`` and its weights' gradient) once its input
+is about 46 pixels wide or wider: "double free" or a segmentation fault. The shortcuts of ResNets of
+width below 16 are such convolutions. Contiguous tensors use other kernels, as do wider layers,
+smaller images and processors without AVX-512.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import torch
 from torch import Tensor, nn
 
 FRAGILE = (
-    "on this processor channels-last weights end the process in the backward of convolutions of "
-    "kernel 1, stride 2 and fewer than 16 input channels on images above 32 pixels, a fault of "
-    "oneDNN: "
+    "on this processor channels-last weights crash the backward pass of convolutions with kernel "
+    "1, stride 2 and fewer than 16 input channels on images above 32 pixels, a bug of oneDNN: "
 )
 
-# Input channels from which the kernel is right; image sides up to which it was never seen wrong.
+# Input channels from which the kernel is correct; image sides up to which it never failed.
 _CHANNELS, _SIDE = 16, 32
 
 
 def is_fragile(model: nn.Module) -> bool:
-    """Returns whether a network has a convolution of which this processor's kernel is at fault."""
+    """Returns whether a network has a convolution whose kernel has the bug on this processor."""
     weight = next(model.parameters(), None)
     if weight is None or weight.device.type != "cpu":
         return False
@@ -42,7 +41,7 @@ def is_too_large(images: Tensor) -> bool:
 
 
 def must_be_contiguous(model: nn.Module, images: Tensor) -> bool:
-    """Returns whether channels-last images would end the process in the network's backward."""
+    """Returns whether channels-last images could crash the network's backward pass."""
     return is_too_large(images) and is_fragile(model)
 
 

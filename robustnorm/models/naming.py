@@ -19,28 +19,28 @@ from robustnorm.system.registry import Registry, did_you_mean, some, unknown
 
 TIMM = "timm:"
 _WORD = r"[A-Za-z_]\w*"
-_PLACE = rf"{_WORD}(\.{_WORD})*:{_WORD}(\.{_WORD})*"
+_FACTORY = rf"{_WORD}(\.{_WORD})*:{_WORD}(\.{_WORD})*"
 
 
-def is_place(name: object) -> bool:
-    """Returns whether a name is that of a factory in a module, such as ``mypkg.nets:wrn``.
+def names_factory(name: object) -> bool:
+    """Returns whether a name has the form of a factory in a module, such as ``mypkg.nets:wrn``.
 
     Examples:
-        >>> is_place("mypkg.nets:wrn"), is_place("timm:resnet18"), is_place("resnet18")
-        (True, False, False)
+        >>> [names_factory(name) for name in ("mypkg.nets:wrn", "timm:resnet18", "resnet18")]
+        [True, False, False]
     """
     text = str(name)
-    return re.fullmatch(_PLACE, text) is not None and not text.startswith(TIMM)
+    return re.fullmatch(_FACTORY, text) is not None and not text.startswith(TIMM)
 
 
 def is_registered(name: str) -> bool:
-    """Returns whether a name is of the form of registered ones, which have a width.
+    """Returns whether a name has the form of registered ones, which have a width.
 
     Examples:
         >>> is_registered("resnet18"), is_registered("timm:resnet18")
         (True, False)
     """
-    return not name.startswith(TIMM) and not is_place(name)
+    return not name.startswith(TIMM) and not names_factory(name)
 
 
 def in_words(source: Mapping[str, str]) -> str:
@@ -58,11 +58,11 @@ def in_words(source: Mapping[str, str]) -> str:
 class Networks(Registry):
     """A registry that also takes ``timm:NAME`` and ``module:factory``.
 
-    A module can do anything when it is imported, so this happens only while its name counts as
-    typed: the command line says so of what stands after ``--network``, never of what a file names.
+    A module can do anything when it is imported, so it is imported only inside ``typed`` with its
+    name: the command line enters that for names after ``--network``, never for names in files.
 
     Args:
-        places: Name to ``"module:attribute"``, for the registered networks.
+        entries: Name to ``"module:attribute"``, for the registered networks.
 
     Examples:
         >>> networks = Networks({})
@@ -74,21 +74,21 @@ class Networks(Registry):
         'ZipFile'
     """
 
-    def __init__(self, places: dict[str, str]) -> None:
-        super().__init__("network", places)
+    def __init__(self, entries: dict[str, str]) -> None:
+        super().__init__("network", entries)
         self._typed: tuple[str, ...] = ()
         self._sources: dict[str, dict[str, str]] = {}
 
     @property
     def typed_names(self) -> tuple[str, ...]:
-        """Names that count as typed, so that a worker process can be told."""
+        """Names that the user typed, to be passed on to worker processes."""
         return self._typed
 
     @contextmanager
     def typed(self, *names: str) -> Iterator[None]:
-        """Lets modules be imported for these names within the block; other names change nothing."""
+        """Allows importing the modules of these names within the block; ignores other names."""
         before = self._typed
-        self._typed = (*before, *filter(is_place, names))
+        self._typed = (*before, *filter(names_factory, names))
         try:
             yield
         finally:
@@ -98,8 +98,9 @@ class Networks(Registry):
         """Returns ``name``, or raises an error without importing anything.
 
         Raises:
-            ValueError: On an unknown name, with the nearest known one.
-            UsageError: On a module's factory whose name was not typed, with the words to type.
+            ValueError: On an unknown name; the message suggests the nearest known one.
+            UsageError: On a module's factory whose name was not typed; the message says what to
+                type.
             ImportError: When timm is not installed.
         """
         if name in self:
@@ -108,7 +109,7 @@ class Networks(Registry):
             if find_spec("timm") is None:
                 raise ImportError(f'network {name} needs timm: pip install "robustnorm[timm]"')
             return name
-        if not is_place(name):
+        if not names_factory(name):
             more = " Or timm:NAME, or a function in a module, such as mypkg.nets:wrn."
             raise ValueError(unknown(self.subject, name, list(self)) + more)
         if name not in self._typed:
@@ -119,8 +120,8 @@ class Networks(Registry):
         return name
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        if name in self or not (name.startswith(TIMM) or is_place(name)):
-            return super().__getitem__(name)  # raises a KeyError, as of any mapping
+        if name in self or not (name.startswith(TIMM) or names_factory(name)):
+            return super().__getitem__(name)  # raises a KeyError, as any mapping does
         self.check(name)
         if name.startswith(TIMM):
             from_timm = importlib.import_module("robustnorm.models.from_timm")  # imports torch
@@ -129,9 +130,9 @@ class Networks(Registry):
         return self._import(name)
 
     def source(self, name: str) -> dict[str, str]:
-        """Returns what a network's code was, once it was built; {} for a registered one.
+        """Returns the source of a network that was built; {} for a registered one.
 
-        The version of timm, or the module's file name and sha256.
+        This is the version of timm, or the file name and sha256 of the factory's module.
         """
         if name in self:
             return {}
@@ -139,9 +140,9 @@ class Networks(Registry):
             return {"timm": version("timm")}
         return self._sources.get(name, {})
 
-    def _import(self, place: str) -> Callable[..., Any]:
-        name, _, attribute = place.partition(":")
-        begin = f"network {place}: "
+    def _import(self, factory: str) -> Callable[..., Any]:
+        name, _, attribute = factory.partition(":")
+        begin = f"network {factory}: "
         try:
             with _importable(Path.cwd()):
                 module = importlib.import_module(name)
@@ -159,10 +160,10 @@ class Networks(Registry):
         found: Any = module
         for word in attribute.split("."):
             if not hasattr(found, word):
-                own = [key for key, value in vars(found).items() if _is_own(value, name)]
+                defined = [k for k, value in vars(found).items() if _is_defined_in(value, name)]
                 raise UsageError(
-                    f"{begin}{name} has no '{word}'{did_you_mean(word, own) or '.'} It defines: "
-                    f"{some(own, 5) or 'nothing that can be called'}"
+                    f"{begin}{name} has no '{word}'{did_you_mean(word, defined) or '.'} It "
+                    f"defines: {some(defined, 5) or 'nothing that can be called'}"
                 )
             found = getattr(found, word)
         if not callable(found):
@@ -170,9 +171,9 @@ class Networks(Registry):
                 f"{begin}{attribute} is a {type(found).__name__}; give a function or class that "
                 "returns the network"
             )
-        if place not in self._sources:
+        if factory not in self._sources:
             file = inspect.getsourcefile(module) if hasattr(module, "__file__") else None
-            self._sources[place] = {} if file is None else _hash(Path(file))
+            self._sources[factory] = {} if file is None else _hash(Path(file))
         return found  # type: ignore[no-any-return]
 
 
@@ -184,11 +185,11 @@ def _importable(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(ValueError):  # the module may have taken it away
+        with suppress(ValueError):  # the module may have removed it
             sys.path.remove(str(folder))
 
 
-def _is_own(value: object, module: str) -> bool:
+def _is_defined_in(value: object, module: str) -> bool:
     return callable(value) and getattr(value, "__module__", None) == module
 
 

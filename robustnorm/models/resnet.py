@@ -24,7 +24,7 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 
-# A fourth of a grey level. Dividing by less turns rounding into the whole input.
+# A quarter of a grey level. A smaller one would turn rounding errors into the whole input.
 LEAST_STD = 1e-3
 
 
@@ -54,7 +54,7 @@ class InputNormalization(nn.Module):
 
 
 class Normalized(nn.Sequential):
-    """A network of other code, which takes normalized images, after an ``InputNormalization``."""
+    """An ``InputNormalization``, then a network of other code that takes normalized images."""
 
     network: nn.Module
 
@@ -277,7 +277,7 @@ def preact_resnet18(
 
 
 def norm_factory(norm: Norm, branches: Sequence[str]) -> Callable[[int], nn.Module]:
-    """Returns what makes a norm of so many channels, from a name or itself."""
+    """Returns a function num_features -> layer, from a norm's name or from such a function."""
     if not isinstance(norm, str):
         return norm
     factory = NORMS[NORMS.check(norm)]
@@ -315,5 +315,5 @@ def _stage(
 
 
 def conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
-    """Returns a convolution that keeps the size, without bias."""
+    """Returns a 3x3 convolution with padding 1 and without bias."""
     return nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)

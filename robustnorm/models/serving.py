@@ -14,8 +14,8 @@ RULES = ("mean logits", "more confident branch")
 class Served(nn.Module):
     """All branches of a network behind one rule; attacks differentiate through the rule.
 
-    ``"mean logits"`` averages the branches' logits; ``"more confident branch"`` gives for each
-    image the logits of the branch whose largest softmax probability is the highest.
+    ``"mean logits"`` averages the branches' logits; ``"more confident branch"`` takes, for each
+    image, the logits of the branch whose largest softmax probability is higher.
 
     Args:
         branches: Callables, images (N, C, H, W) to logits (N, K).
@@ -29,10 +29,10 @@ class Served(nn.Module):
 
     Examples:
         >>> sure, unsure = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-        >>> answers = [lambda images: sure, lambda images: unsure]
-        >>> Served(answers, "mean logits")(torch.rand(1, 3, 8, 8))
+        >>> branches = [lambda images: sure, lambda images: unsure]
+        >>> Served(branches, "mean logits")(torch.rand(1, 3, 8, 8))
         tensor([[2.0000, 0.5000]])
-        >>> Served(answers, "more confident branch")(torch.rand(1, 3, 8, 8))
+        >>> Served(branches, "more confident branch")(torch.rand(1, 3, 8, 8))
         tensor([[4., 0.]])
     """
 
@@ -43,7 +43,7 @@ class Served(nn.Module):
         self.rule = rule
         self.branches = tuple(branches)
         self.modules_served = nn.ModuleList(b for b in branches if isinstance(b, nn.Module))
-        # The mode of the networks served: tools that save and restore it must not change it.
+        # Evaluation mode, so that tools that save and restore it do not change the networks' mode.
         self.training = self.modules_served.training = False
 
     def forward(self, images: Tensor) -> Tensor:

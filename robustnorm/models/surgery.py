@@ -39,20 +39,20 @@ def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
 
     The copy shares nothing with ``model``, keeps its mode, and in evaluation computes what
     ``model`` computes through ``branch``, up to rounding. A RoutedBatchNorm1d, 2d or 3d becomes an
-    ``nn.BatchNorm1d``, 2d or 3d; any other routed layer, and one with hooks, is bound to the
+    ``nn.BatchNorm1d``, 2d or 3d; other routed layers, and those with hooks, are bound to the
     branch.
 
     Args:
         model: Any module tree; without routed layers it is copied unchanged.
         branch: A branch that every routed layer of ``model`` has.
-        fuse: Also merge each batch norm into the convolution of which it is the only reader, where
-            ``torch.fx`` can follow the forward and no hook, ``no_grad`` or autocast would be lost.
+        fuse: Also merge each batch norm into the convolution before it, if nothing else uses that,
+            ``torch.fx`` can trace the forward, and no hook, ``no_grad`` or autocast would be lost.
             For evaluation only; ``robustnorm.models.faithful.difference`` compares the copy with
             the network on your images.
 
     Raises:
         RoutingError: When a routed layer lacks the branch.
-        ValueError: When ``fuse`` is asked for and ``model`` is in train mode.
+        ValueError: When ``fuse`` is true and ``model`` is in train mode.
 
     Examples:
         >>> from robustnorm import resnet18
@@ -73,11 +73,11 @@ class _BatchNormAct2d(nn.Sequential):
 
 
 def folded_state(folded: nn.Module) -> dict[str, Tensor]:
-    """Returns the state of a network from ``fold`` under the names of its plain network."""
-    inside = [f"{n}." for n, m in folded.named_modules() if isinstance(m, _BatchNormAct2d)]
+    """Returns the state of a network from ``fold``, under the names without branches."""
+    prefixes = [f"{n}." for n, m in folded.named_modules() if isinstance(m, _BatchNormAct2d)]
     state = dict[str, Tensor]()
     for name, value in folded.state_dict().items():
-        layer = next((each for each in inside if name.startswith(each)), None)
+        layer = next((each for each in prefixes if name.startswith(each)), None)
         plain = name if layer is None else layer + name.removeprefix(f"{layer}bn.")
         state[plain] = value
     return state
@@ -106,9 +106,9 @@ def convert(
 ) -> nn.Module:
     """Replaces the batch norms of ``model`` by a routed norm, in place.
 
-    Each branch starts with the running statistics and the affine of the layer that it replaces (a
-    sandwich starts with an identity as its shared affine, a layer without affine with an identity),
-    so in evaluation every branch computes what the model computed. A layer without running
+    Each branch starts with the running statistics and the affine of the layer that it replaces, so
+    in evaluation every branch computes what the model computed. (The shared affine of a sandwich,
+    and the affine for a layer without one, start as an identity.) A layer without running
     statistics (track_running_stats=False) is converted to one without. Layers shared by several
     modules stay shared. Mode, device, dtype, eps, momentum and requires_grad are kept, and the
     weights of other layers are not copied. timm's BatchNormAct2d keeps its dropout and activation.
@@ -144,8 +144,8 @@ def convert(
     cell = NORMS[NORMS.check(norm)](1, branches)
     if not isinstance(cell, RoutedBatchNorm):
         raise ValueError(
-            f"convert needs a norm with branches, got '{norm}', which cannot keep what a trained "
-            "batch norm computes on each of them; try 'auxbn' or 'saauxbn'"
+            f"convert needs a norm with branches, got '{norm}', which cannot compute what a "
+            "trained batch norm does; try 'auxbn' or 'saauxbn'"
         )
     chosen = _choose(model, layers, keep)
     obstacles = {
@@ -169,9 +169,9 @@ def convert(
 def with_norm(model: nn.Module, norm: str, branches: Sequence[str] = ("clean", "adv")) -> nn.Module:
     """Replaces the batch norms of a network, in place, so that it can be trained with any norm.
 
-    A routed norm is put in as by ``convert``; one without branches, such as ModeNorm, is newly
+    A routed norm starts as in ``convert``; one without branches, such as ModeNorm, is newly
     initialized; "bn" leaves the network as it is. Layers without batch statistics, such as
-    LayerNorm, stay.
+    LayerNorm, are kept.
 
     Args:
         model: Any module tree.
@@ -196,23 +196,23 @@ def with_norm(model: nn.Module, norm: str, branches: Sequence[str] = ("clean", "
     obstacles = {name: reason for m, name in chosen.items() if (reason := _obstacle(m, ()))}
     for layer, name in chosen.items():
         if not isinstance(layer, nn.BatchNorm2d):
-            obstacles[name] = f"{type(layer).__name__}: '{norm}' takes features of images alone"
+            obstacles[name] = f"{type(layer).__name__}: '{norm}' takes only features of images"
     if obstacles:
         raise ValueError("it has " + ", ".join(f"'{n}' ({r})" for n, r in obstacles.items()))
 
-    def fresh(layer: nn.BatchNorm2d) -> nn.Module:
+    def new_layer(layer: nn.BatchNorm2d) -> nn.Module:
         new: nn.Module = make(layer.num_features, branches)
         new.to(layer.weight.device).train(layer.training)
         if _is_batch_norm_act(layer):
-            together = nn.Sequential(OrderedDict(bn=new, **dict(layer.named_children())))
-            together.training = layer.training
-            return together
+            replaced = nn.Sequential(OrderedDict(bn=new, **dict(layer.named_children())))
+            replaced.training = layer.training
+            return replaced
         return new
 
     def is_chosen(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
         return module in chosen
 
-    return _replace(model, is_chosen, fresh)
+    return _replace(model, is_chosen, new_layer)
 
 
 class _RoutedBatchNormAct2d(RoutedBatchNorm2d):
@@ -239,7 +239,7 @@ def _replace(
         return replacement(model)
     replaced: dict[nn.Module, nn.Module] = {}
     for parent in list(model.modules()):
-        # Not named_children(), which skips the second name of a layer.
+        # Not named_children(), which skips a layer's second name.
         for name, child in parent._modules.items():
             if child is not None and matches(child):
                 if child not in replaced:
@@ -256,7 +256,7 @@ def _choose(model: nn.Module, layers: Sequence[str], keep: Sequence[str]) -> dic
     """Returns the normalization layers to convert, each with one of its names."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        # Whatever has running statistics is a batch norm, from any library.
+        # Whatever has running statistics counts as a batch norm, from any library.
         if isinstance(module, (_NormBase, *_NO_BATCH_STATISTICS)) or hasattr(
             module, "running_mean"
         ):
@@ -279,15 +279,15 @@ def _choose(model: nn.Module, layers: Sequence[str], keep: Sequence[str]) -> dic
 
 
 def _obstacle(module: nn.Module, branches: tuple[str, ...]) -> str | None:
-    """Returns why a normalization layer cannot be converted, or None when it can."""
+    """Returns why a normalization layer cannot be converted, or None if it can."""
     kind = type(module).__name__
     if isinstance(module, RoutedLayer):
         same = module.branches == branches
-        return None if same else f"{kind}: it has branches already, {module.branches}"
+        return None if same else f"{kind}: it already has branches, {module.branches}"
     if isinstance(module, _NO_BATCH_STATISTICS):
         return f"{kind}: it has no batch statistics"
     if isinstance(module, nn.SyncBatchNorm):
-        return f"{kind}: its statistics are those of a process group"
+        return f"{kind}: its statistics span a process group"
     if not (is_batch_norm(module) or _is_batch_norm_act(module)):
         return f"{kind}: it is not torch's BatchNorm1d, 2d or 3d"
     if has_hooks(module):
@@ -314,9 +314,9 @@ def _fold_layer(layer: RoutedLayer, branch: str) -> nn.Module:
     for target, source in zip((*folded.parameters(), *folded.buffers()), state, strict=True):
         target.copy_(source)
     if isinstance(layer, _RoutedBatchNormAct2d):
-        together = _BatchNormAct2d(OrderedDict(bn=folded, drop=layer.drop, act=layer.act))
-        together.training = layer.training
-        return together
+        wrapped = _BatchNormAct2d(OrderedDict(bn=folded, drop=layer.drop, act=layer.act))
+        wrapped.training = layer.training
+        return wrapped
     return folded
 
 
@@ -337,7 +337,7 @@ def _convert_layer(layer: BatchNorm, cell: RoutedBatchNorm) -> RoutedBatchNorm:
     nn.init.ones_(routed.weight)
     if routed.affine == "sandwich":
         nn.init.ones_(routed.shared_weight)
-    # Each assignment broadcasts over the rows of the branches.
+    # Each copy broadcasts over the branches' rows.
     if layer.affine:
         routed.weight.copy_(layer.weight)
         routed.bias.copy_(layer.bias)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustnorm.models.resnet import Norm, input_normalization, norm_factory
 
-# Channels of the convolutions between two poolings.
+# Channels of the convolutions before each pooling, in units of ``width``.
 _STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 
 
@@ -49,7 +49,8 @@ class VGG(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if min(images.shape[-2:]) < 32:
             raise ValueError(
-                f"vgg16 halves images five times and needs 32 pixels, got {tuple(images.shape)}"
+                "vgg16 halves images five times and needs at least 32 pixels, got "
+                f"{tuple(images.shape)}"
             )
         logits: Tensor = self.classifier(self.features(self.normalize(images)).mean((2, 3)))
         return logits

@@ -12,9 +12,9 @@ from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.registry import some
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# Relative to the second moment: float32 rounding of it and of the squared mean.
+# Accepted excess of the squared mean over the second moment, from float32 rounding.
 _ROUNDING = 1e-5
-# Pairs of similar names in a message; names compared with each, of at most so many characters.
+# Pairs of similar names in a message; names compared with each; their largest length.
 _PAIRS, _MOST_COMPARED, _LONGEST = 5, 500, 200
 
 
@@ -22,8 +22,8 @@ def check_weights(weights: Mapping[str, Tensor], model: nn.Module, source: str) 
     """Raises a RefusedFileError unless ``model`` can load the weights unchanged; copies nothing.
 
     Names and shapes must be the network's. Values must be floating point where the network's are,
-    int64 where it counts batches, and finite in the network's precision; no variance or count may
-    be negative, and no second moment below the square of its mean (``ModeNorm``).
+    int64 for batch counts, and finite in the network's precision. Variances and counts must not be
+    negative, nor a second moment less than its squared mean (``ModeNorm``).
 
     Args:
         weights: Tensors by name.
@@ -41,7 +41,9 @@ def check_weights(weights: Mapping[str, Tensor], model: nn.Module, source: str) 
         "not in the network": weights.keys() - state.keys(),
         "of another shape": shapes,
     }
-    faults["alike"] = _alike(faults["missing"], faults["not in the network"], weights, state)
+    faults["alike"] = _similar_names(
+        faults["missing"], faults["not in the network"], weights, state
+    )
     # Values are read only once names and shapes fit: reading them may be expensive.
     if not any(faults.values()):
         faults = {"unfit": {text for name in state if (text := _unfit(name, weights, state))}}
@@ -51,11 +53,11 @@ def check_weights(weights: Mapping[str, Tensor], model: nn.Module, source: str) 
         )
         raise RefusedFileError(
             f"{source} does not fit the network ({found}); nothing was loaded. Build the network "
-            "with the settings of its training, or take other weights"
+            "with the settings of its training, or use other weights"
         )
 
 
-def _alike(
+def _similar_names(
     missing: Collection[str],
     others: Collection[str],
     weights: Mapping[str, Tensor],
@@ -94,21 +96,21 @@ def _unfit(name: str, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]
     return ""
 
 
-def alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns contiguous tensors, copied where one shares its memory with an earlier one.
+def without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns contiguous tensors; those that share memory with an earlier one are copied.
 
-    A network that holds a module twice has such tensors, which a file of safetensors may not hold.
+    A network that contains a module twice has such tensors, which safetensors cannot store.
 
     Examples:
         >>> one = torch.zeros(4)
-        >>> kept = alone({"a": one, "b": one[:2]})
+        >>> kept = without_shared_memory({"a": one, "b": one[:2]})
         >>> kept["a"] is one, kept["b"].untyped_storage().nbytes()
         (True, 8)
     """
     kept, seen = dict[str, Tensor](), set[int]()
     for name, value in tensors.items():
         value = value.contiguous()
-        place = value.untyped_storage().data_ptr()
-        kept[name] = value.clone() if place in seen else value
-        seen.add(place)
+        address = value.untyped_storage().data_ptr()
+        kept[name] = value.clone() if address in seen else value
+        seen.add(address)
     return kept

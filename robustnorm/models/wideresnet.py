@@ -67,7 +67,7 @@ class WideResNet(nn.Module):
 
     Args:
         depth: Convolutions on the longest path, 6 n + 4.
-        widen: Factor of the channels 16, 32 and 64 of the groups.
+        widen: Multiplies the groups' channels 16, 32 and 64.
         norm: As in ``resnet18``, like all further arguments.
         num_classes: Number of logits.
         in_channels: Channels of an image.

@@ -1,6 +1,6 @@
 """Normalization layers and the names under which a network is built with them.
 
-A factory in ``NORMS`` takes ``num_features`` and ``branches`` and returns one layer. Adding a norm
+A factory in ``NORMS`` takes ``num_features`` and ``branches`` and returns one layer. A new norm
 takes one file, one line here and one test.
 
 Examples:

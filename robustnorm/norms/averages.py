@@ -1,4 +1,4 @@
-"""Running statistics as averages over batches, where ``momentum`` means what it does in torch."""
+"""Running statistics as averages over batches, with torch's meaning of ``momentum``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def newest_weight(momentum: float | None, num_batches_tracked: Tensor) -> float:
     return 1 / num_batches_tracked.item() if momentum is None else momentum
 
 
-def complete_count(state: MutableMapping[str, Tensor], prefix: str, own: Tensor | None) -> None:
-    """Fills in the batch count that states saved by old versions of torch lack, as torch does."""
-    if own is not None and f"{prefix}running_mean" in state:
-        state.setdefault(f"{prefix}num_batches_tracked", own.clone())
+def add_missing_count(
+    state: MutableMapping[str, Tensor], prefix: str, count: Tensor | None
+) -> None:
+    """Adds the batch count that the state of an old torch version lacks, as torch does."""
+    if count is not None and f"{prefix}running_mean" in state:
+        state.setdefault(f"{prefix}num_batches_tracked", count.clone())

@@ -7,30 +7,30 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from robustnorm.norms.averages import check_momentum, complete_count, newest_weight
+from robustnorm.norms.averages import add_missing_count, check_momentum, newest_weight
 from robustnorm.norms.synchronized import sum_over_processes
 
 # The backward passes below use differentiable operations on what was saved, so that derivatives of
 # any order exist; ``once_differentiable`` would return zeros wherever the incoming gradient is
-# constant. A small layer's time is the number of its operations: each pass is written with few.
+# constant. A small layer's time depends on the number of operations, so each pass has few.
 
-# So many values make a float32 copy of 1 MB, which fits the second-level cache of a core.
+# Values whose float32 copy, 1 MB, fits the second-level cache of a core.
 _CACHED = 1 << 18
-# So many values in the innermost loop hide the cost of entering it.
+# Values in the innermost loop that hide the cost of entering it.
 _ROW = 128
 
 
 class _Moments(torch.autograd.Function):
     """Means of x, then of x^2, over (H, W): (N, 2C), at least float32; and x itself.
 
-    The layer goes on with that x, so that one pass adds both of its gradients.
+    The layer uses the returned x from then on, so that one pass adds both of its gradients.
     """
 
     @staticmethod
     def plain(input: Tensor) -> tuple[Tensor, Tensor]:
-        wide = (part.to(_at_least_float32(input)) for (part,) in _parts(input))
+        wide = (x.to(_at_least_float32(input)) for (x,) in _sample_groups(input))
         moments = [torch.cat([x.mean((2, 3)), x.square().mean((2, 3))], 1) for x in wide]
-        return _together(moments), input
+        return _concatenated(moments), input
 
     @staticmethod
     def forward(ctx: Any, input: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ class _Moments(torch.autograd.Function):
 
 
 class _BatchAffines(torch.autograd.Function):
-    """Scale and shift of each mode, side by side (K, 2C), by the statistics of a batch."""
+    """Scale and shift of each mode, side by side (K, 2C), from the statistics of a batch."""
 
     @staticmethod
     def plain(moments: Tensor, gates: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -84,7 +84,7 @@ class _BatchAffines(torch.autograd.Function):
 
 
 class _Mixture(torch.autograd.Function):
-    """Each sample scaled and shifted by the mixture of the modes' affines that its gates weigh."""
+    """Each sample, scaled and shifted by its gates' mixture of the modes' affines."""
 
     @staticmethod
     def plain(input: Tensor, gates: Tensor, affines: Tensor) -> Tensor:
@@ -100,13 +100,13 @@ class _Mixture(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         input, gates, affines = ctx.saved_tensors
         (scale,) = _maps(input, gates @ affines[:, : input.shape[1]])
-        wide = ((g.to(gates.dtype), x.to(gates.dtype)) for g, x in _parts(grad, input))
-        sums = _together([torch.cat([(g * x).sum((2, 3)), g.sum((2, 3))], 1) for g, x in wide])
+        wide = ((g.to(gates.dtype), x.to(gates.dtype)) for g, x in _sample_groups(grad, input))
+        sums = _concatenated([torch.cat([(g * x).sum((2, 3)), g.sum((2, 3))], 1) for g, x in wide])
         return grad * scale, sums @ affines.T, gates.T @ sums
 
 
 def _apply(function: Any, *inputs: Any) -> Any:
-    """Runs ``function``, or its plain operations under vmap and forward-mode derivatives."""
+    """Runs ``function``, or its plain operations under vmap and forward-mode differentiation."""
     if not torch.compiler.is_compiling() and (
         torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     ):
@@ -115,13 +115,13 @@ def _apply(function: Any, *inputs: Any) -> Any:
 
 
 def _affines(sums: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Returns scale and shift (K, 2C) that follow from the means of x and x^2 (K, 2C)."""
+    """Returns scale and shift (K, 2C), given the means of x and x^2 (K, 2C)."""
     mean, second_moment = sums.chunk(2, 1)
     scale = weight * ((second_moment - mean.square()).clamp_min(0) + eps).rsqrt()
     return torch.cat([scale, bias - scale * mean], 1)
 
 
-def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _sample_groups(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yields groups of samples; on a CPU a float32 copy of a group fits the cache."""
     first = tensors[0]
     samples = max(1, _CACHED // max(1, first[:1].numel()))
@@ -130,15 +130,15 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(torch.split(t, samples) for t in tensors), strict=True)
 
 
-def _together(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _concatenated(groups: list[Tensor]) -> Tensor:
+    return groups[0] if len(groups) == 1 else torch.cat(groups)
 
 
 def _maps(input: Tensor, values: Tensor) -> tuple[Tensor, ...]:
     """Returns coefficients (N, m C) as m tensors that broadcast over ``input``, in its dtype."""
     channels, width = input.shape[1], input.shape[3]
     each = values.to(input.dtype).reshape(values.shape[0], values.shape[1] // channels, channels)
-    # vmap cannot ask for the memory format.
+    # Under vmap a tensor's memory format is unknown.
     vmapped = torch._C._are_functorch_transforms_active()
     if channels >= _ROW or vmapped or not input.is_contiguous(memory_format=torch.channels_last):
         return each[..., None, None].unbind(1)
@@ -263,8 +263,8 @@ class ModeNorm(nn.Module):
         """Updates the running statistics.
 
         Returns:
-            The batch's means of x and x^2 in each mode, (K, 2C), over all processes; None without
-            processes to share with.
+            The batch's means of x and x^2 in each mode, (K, 2C), over all processes; None unless
+            the layer is synchronized.
         """
         if not (self.synchronized or self.track_running_stats):
             return None
@@ -284,7 +284,7 @@ class ModeNorm(nn.Module):
         return sum_over_processes(sums) if self.synchronized else sums
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        complete_count(state_dict, prefix, self.num_batches_tracked)
+        add_missing_count(state_dict, prefix, self.num_batches_tracked)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnorm.norms.averages import check_momentum, complete_count, newest_weight
+from robustnorm.norms.averages import add_missing_count, check_momentum, newest_weight
 from robustnorm.norms.routing import RoutedLayer
 from robustnorm.norms.synchronized import batch_norm, sum_over_processes
 
@@ -24,7 +24,7 @@ log = logging.getLogger("robustnorm")
 Statistics = Literal["shared", "split"]
 Affine = Literal["shared", "split", "sandwich"]
 
-# The release draws every scale of the sandwich from N(1, 0.02) and initializes AuxBN as BN.
+# The authors' release draws all scales of the sandwich from N(1, 0.02), and leaves AuxBN's at 1.
 _SANDWICH_STD = 0.02
 
 
@@ -49,8 +49,8 @@ class RoutedBatchNorm(RoutedLayer):
     A branch without images in a step gets a gradient of 0, rather than none, in its rows of the
     affine, so weight decay and momentum still move them; ``freeze`` prevents that.
 
-    A state_dict of a batch norm without branches can be loaded: every branch starts from it, and a
-    log message says so. torch's ``swa_utils.update_bn`` handles only torch's own layers and skips
+    The state_dict of a batch norm without branches can be loaded: every branch starts from it, and
+    a log message says so. torch's ``swa_utils.update_bn`` handles only torch's own layers and skips
     this one; ``robustnorm.studies.reestimate.reestimate`` measures a branch's statistics again.
 
     Args:
@@ -195,16 +195,16 @@ class RoutedBatchNorm(RoutedLayer):
             shape = (*weight.shape, *(1,) * (input.dim() - 2))
             return (output * weight.view(shape) + bias.view(shape)).to(input.dtype)
         if isinstance(selected, tuple):
-            parts = zip(input.chunk(len(selected)), selected, strict=True)
-            return torch.cat([self._normalize(x, i, *self.effective_affine(i)) for x, i in parts])
+            chunks = zip(input.chunk(len(selected)), selected, strict=True)
+            return torch.cat([self._normalize(x, i, *self.effective_affine(i)) for x, i in chunks])
         order = rows.argsort(stable=True)
         counts = torch.bincount(rows, minlength=len(self.branches))
-        # A branch that has images in any process takes part in all of them.
+        # A branch with images in any process runs in all of them.
         total = sum_over_processes(counts) if self._over_processes else counts
         images: list[int] = total.tolist()
         outputs = [
-            self._normalize(part, i, *self.effective_affine(i))
-            for i, part in enumerate(torch.split(input[order], counts.tolist()))
+            self._normalize(x, i, *self.effective_affine(i))
+            for i, x in enumerate(torch.split(input[order], counts.tolist()))
             if images[i]
         ]
         return torch.cat(outputs)[order.argsort()] if outputs else input
@@ -240,16 +240,16 @@ class RoutedBatchNorm(RoutedLayer):
         )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        complete_count(state_dict, prefix, self._buffers["num_batches_tracked"])
-        self._spread_plain(state_dict, prefix)
+        add_missing_count(state_dict, prefix, self._buffers["num_batches_tracked"])
+        self._copy_to_branches(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _spread_plain(self, state: MutableMapping[str, Tensor], prefix: str) -> None:
-        """Copies a batch norm without branches to each branch, if ``state`` is of one."""
-        own = {**self._parameters, **self._buffers}
+    def _copy_to_branches(self, state: MutableMapping[str, Tensor], prefix: str) -> None:
+        """Copies the state of a batch norm without branches, if it is one, to every branch."""
+        tensors = {**self._parameters, **self._buffers}
         plain = {
             name: state[prefix + name]
-            for name, tensor in own.items()
+            for name, tensor in tensors.items()
             if tensor is not None and prefix + name in state
             if state[prefix + name].shape == tensor.shape[1:] != tensor.shape
         }
@@ -257,12 +257,12 @@ class RoutedBatchNorm(RoutedLayer):
             return
         identity = {"weight": 1.0, "bias": 0.0, "shared_weight": 1.0, "shared_bias": 0.0}
         for name, number in identity.items():
-            if name in own and prefix + name not in state:
+            if name in tensors and prefix + name not in state:
                 state[prefix + name] = torch.full_like(getattr(self, name), number)
         for name, value in plain.items():
             state[prefix + name] = value.expand(getattr(self, name).shape).clone()
         log.warning(
-            "%s: every branch starts as the batch norm without branches that is loaded",
+            "%s: every branch starts from the batch norm without branches that is loaded",
             prefix.rstrip(".") or type(self).__name__,
         )
 

@@ -52,26 +52,26 @@ class RoutedLayer(nn.Module):
 
     def selection(self, batch_size: int) -> Selection:
         """Returns what the active route selects for a batch of ``batch_size`` samples."""
-        found = active(self)
-        if found is None:
+        selection = active(self)
+        if selection is None:
             raise RoutingError(
                 f"{type(self).__name__} has branches {_names(self)} and no default: run the model "
                 "inside `with route(model, branch):`, opened in this thread, task or generator, or "
                 "use `bind(model, branch)`"
             )
-        selected, graph_task = found
-        # Activation checkpointing runs a forward again inside backward, when the route open around
-        # backward() need not be that of the first forward.
+        selected, graph_task = selection
+        # Activation checkpointing repeats a forward pass inside backward, when the open route may
+        # not be that of the first forward pass.
         if not torch.compiler.is_compiling() and graph_task != torch._C._current_graph_task_id():
             raise RoutingError(
-                "a routed layer was recomputed during backward, where the route of its first "
-                "forward is over: put the route inside the checkpointed function, for example "
+                "a routed layer was recomputed during backward, after the route of its first "
+                "forward had ended: put the route inside the checkpointed function, for example "
                 "`checkpoint(bind(model, branch), images, use_reentrant=False)`"
             )
         if isinstance(selected, Tensor):
             if len(selected) != batch_size:
                 raise RoutingError(
-                    f"route has a branch index for {len(selected)} samples, "
+                    f"route has branch indices for {len(selected)} samples, "
                     f"the batch has {batch_size}"
                 )
         elif isinstance(selected, tuple) and batch_size % len(selected):
@@ -87,10 +87,10 @@ def route(model: nn.Module, branch: str | Sequence[str] | Tensor) -> Iterator[No
     """Selects the branch of every routed layer of ``model`` for the block.
 
     Blocks nest, and leaving a block in any way restores the previous route. Other models, deep
-    copies and other threads are not affected: a thread that runs the model opens its own route, and
-    so does a task that a coroutine starts. While a generator or coroutine is suspended inside a
-    block, the block does not apply to other code. On a model without routed layers nothing happens,
-    so BN runs through the same code.
+    copies and other threads are not affected: a thread that runs the model must open a route of
+    its own, as must a task that a coroutine starts. While a generator or coroutine is suspended
+    inside a block, the block does not apply to other code. On a model without routed layers nothing
+    happens, so BN runs through the same code.
 
     Args:
         model: Any module tree.
@@ -129,8 +129,8 @@ class Bound(nn.Module):
         self.model = model
         self.branch = branch
 
-    # Forwarded to the model: tools read it, call eval(), and restore it with train(); a separate
-    # flag would put the model into train mode.
+    # Forwarded to the model: tools read the mode, call eval(), and restore it with train(); with a
+    # flag of its own, the wrapper would put the model into train mode.
     @property
     def training(self) -> bool:
         return "model" in self._modules and self.model.training

@@ -1,7 +1,7 @@
-"""Determines which open routes apply to the running code: those inside whose blocks it was called.
+"""Determines which open routes apply to the running code: those in whose blocks it was called.
 
 A context variable separates tasks and threads. A generator or coroutine that is suspended inside a
-block leaves that block open while its caller continues outside of it, so a route also remembers the
+block leaves that block open while its caller continues outside it, so a route also remembers the
 generator or coroutine that opened it and applies only while that one runs.
 """
 
@@ -18,7 +18,7 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
-# One branch for the whole batch, one per equal consecutive part of it, or one per sample.
+# A branch for the whole batch, for each of its equal consecutive parts, or for each sample.
 Selection = int | tuple[int, ...] | Tensor
 
 _CAN_SUSPEND = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -32,8 +32,8 @@ class OpenRoute:
         selections: The selection for each layer; empty once the block has ended.
         graph_task: The backward pass during which the block began, if any.
         opener: The innermost generator or coroutine in which the block began, or None.
-        can_be_left_open: Whether the block is in the body of that function itself.
-
+        thread: The thread in which the block began.
+        can_be_left_open: Whether the block is in the body of ``opener`` itself.
     """
 
     def __init__(self, selections: Mapping[nn.Module, Selection]) -> None:
@@ -52,8 +52,7 @@ _OPEN: ContextVar[tuple[OpenRoute, ...]] = ContextVar("open routes", default=())
 class _Traceable(threading.local):
     """The selections for compiled code, which can read a thread's attributes but not contexts.
 
-    A layer is missing where only the frames determine the selection; compiled code then calls
-    Python.
+    Layers whose selection only the frames can tell are missing; compiled code then calls Python.
     """
 
     def __init__(self) -> None:
@@ -61,12 +60,12 @@ class _Traceable(threading.local):
         self.active: dict[nn.Module, tuple[Selection, int]] = {}
 
     def refresh(self) -> None:
-        unsure = {layer for r in self.stack if r.can_be_left_open for layer in r.selections}
+        unknown = {layer for r in self.stack if r.can_be_left_open for layer in r.selections}
         self.active = {
             layer: (selected, route.graph_task)
             for route in self.stack
             for layer, selected in route.selections.items()
-            if layer not in unsure
+            if layer not in unknown
         }
 
 
@@ -75,7 +74,7 @@ _TRACEABLE = _Traceable()
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def open_route(selections: Mapping[nn.Module, Selection]) -> OpenRoute:
-    """Opens the block of a ``contextlib.contextmanager`` function on behalf of its caller."""
+    """Opens a block for the caller of a ``contextlib.contextmanager`` function."""
     route = OpenRoute(selections)
     _OPEN.set((*(other for other in _OPEN.get() if other.selections), route))
     _TRACEABLE.stack.append(route)
@@ -97,12 +96,12 @@ def active(layer: nn.Module) -> tuple[Selection, int] | None:
     """Returns the selection for ``layer`` and its backward pass, or None outside a block."""
     if torch.compiler.is_compiling() and layer in _TRACEABLE.active:
         return _TRACEABLE.active[layer]
-    route = _holding(layer)
+    route = _innermost(layer)
     return None if route is None else (route.selections[layer], route.graph_task)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _holding(layer: nn.Module) -> OpenRoute | None:
+def _innermost(layer: nn.Module) -> OpenRoute | None:
     thread = threading.get_ident()
     routes = [r for r in reversed(_OPEN.get()) if layer in r.selections and r.thread == thread]
     frame: FrameType | None = sys._getframe() if any(r.opener for r in routes) else None

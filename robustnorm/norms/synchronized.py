@@ -2,8 +2,8 @@
 
 torch's SyncBatchNorm supports only its own layer, on GPUs; this module also covers routed layers,
 ModeNorm and the CPU (Gloo). Every process must send the same number of batches through the same
-layers, since each batch is exchanged with the other processes in the forward and in the backward
-pass. torch.compile does not compile these functions.
+layers, since each batch's statistics are exchanged in the forward and in the backward pass.
+torch.compile does not compile these functions.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class _Standardize(torch.autograd.Function):
         # sums of squares would cancel.
         mean = values.sum(_dims(values)) / count.clamp_min(1)
         squares = (values - _per_channel(mean, values)).square().sum(_dims(values))
-        parts = _gather(torch.cat([count, mean, squares]))
-        counts, means, squares = torch.split(parts, [1, len(mean), len(mean)], 1)
+        gathered = _gather(torch.cat([count, mean, squares]))
+        counts, means, squares = torch.split(gathered, [1, len(mean), len(mean)], 1)
         count = counts.sum()
         mean = (counts * means).sum(0) / count
         variance = (squares + counts * (means - mean).square()).sum(0) / count
@@ -123,8 +123,8 @@ class _Standardize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None]:
         if torch.is_grad_enabled():  # ``once_differentiable`` is silent when ``grad`` is constant
             raise RuntimeError(
-                "batch statistics over all processes have first derivatives only, got "
-                "create_graph=True; train without sync_norm, or without the second derivative"
+                "batch statistics over all processes have only first derivatives, got "
+                "create_graph=True; train without sync_norm, or without second derivatives"
             )
         output, inverse, count = ctx.saved_tensors
         sums = torch.stack([grad.sum(_dims(grad)), (grad * output).sum(_dims(grad))])
@@ -149,9 +149,9 @@ class _Sum(torch.autograd.Function):
 
 def _gather(values: Tensor) -> Tensor:
     """Returns the ``values`` (D,) of all processes as rows."""
-    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, values)
-    return torch.stack(parts)
+    rows = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, values)
+    return torch.stack(rows)
 
 
 def _dims(input: Tensor) -> list[int]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from robustnorm.models.weights import alone, check_weights
+from robustnorm.models.weights import check_weights, without_shared_memory
 from robustnorm.runs.random_states import random_states, set_random_states
 from robustnorm.system.errors import RefusedFileError, UsageError, UserError
 from robustnorm.system.files import disk_errors, write_atomically
@@ -308,7 +308,7 @@ def state_tensors(
         tensors |= _optimizer_tensors(model, optimizer)
         states = random_states(_device(model))
         tensors |= {_RANDOM + name: value for name, value in states.items()}
-    return alone({name: value.detach().cpu() for name, value in tensors.items()})
+    return without_shared_memory({name: value.detach().cpu() for name, value in tensors.items()})
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -136,7 +136,7 @@ SHAPES = [
     Shape("two heads", "TwoHeads", "state_dict", "`.npz`, test images alone",
           refused="the network must return logits"),
     Shape("16-bit images", "ResNet", "state_dict", "16-bit images", **GREY,
-          refused="has more than 8 bits a value; convert it to 8"),
+          refused="has more than 8 bits per value; convert it to 8"),
 ]  # fmt: skip
 
 

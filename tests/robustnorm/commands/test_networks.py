@@ -125,7 +125,7 @@ def test_change_of_the_module_is_told_where_the_run_is_opened(module, caplog):
         ("nothing", [], "has no 'nothing'"),
         ("a_tuple", [], "it returns a tuple: return the logits alone"),
         ("on_meta", [], "meta device"),
-        ("plain", ["--network_args={num_classes: 3}"], "it gives (2, 3) for 2 images"),
+        ("plain", ["--network_args={num_classes: 3}"], "it returns (2, 3) for 2 images"),
         ("plain", ["--network_args={depth: 3}"], "network_args has 'depth'"),
         ("plain", ["--network_args=[3]"], "network_args must be a mapping"),
         ("bare", [], "cannot take the norm 'saauxbn': it has no batch norm"),
@@ -178,7 +178,7 @@ def test_network_of_timm_is_trained_evaluated_and_exported(
     for words, message in (
         (["--network=timm:resnet10tt"], "has no network 'resnet10tt'; did you mean 'resnet10t'?"),
         (["--network=timm:hf-hub:someone/net"], "has no network 'hf-hub:someone/net'"),
-        (["--network_args={pretrained: true}"], "cannot have pretrained: a run begins with new"),
+        (["--network_args={pretrained: true}"], "cannot have pretrained: a run starts from new"),
     ):
         capsys.readouterr()
         assert train(f"timm:{name}", *words, name="other") == Status.USAGE

@@ -39,7 +39,7 @@ def test_std_of_a_constant_channel_is_not_zero():
 def test_dataset_refuses_a_label_out_of_range(label):
     split = make_split()
     split.labels[17] = label
-    with pytest.raises(DataError, match=rf"label {label} of test image 17 is none of 0\.\.4"):
+    with pytest.raises(DataError, match=rf"label {label} of test image 17 is not in 0\.\.4"):
         make_dataset(test=split)
 
 
@@ -107,5 +107,5 @@ def test_subset_without_a_limit_is_everything():
 
 
 def test_subset_refuses_more_images_than_there_are():
-    with pytest.raises(DataError, match="51 images are asked for, the data have 50"):
+    with pytest.raises(DataError, match="51 images are required, but the data have 50"):
         subset(make_split(), 51)

@@ -65,11 +65,11 @@ def test_orientation_of_exif_is_followed():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (png(16, 2, bytes(4 * 25)), "more than 8 bits a value"),
-        (png(16, 0, bytes(4 * 9)), "more than 8 bits a value"),
-        (b"P6 2 2 65535\n" + bytes(24), "more than 8 bits a value"),
-        (encoded(mode="F", kind="TIFF"), "more than 8 bits a value"),
-        (encoded(mode="LAB", kind="TIFF"), "is of mode LAB"),
+        (png(16, 2, bytes(4 * 25)), "more than 8 bits per value"),
+        (png(16, 0, bytes(4 * 9)), "more than 8 bits per value"),
+        (b"P6 2 2 65535\n" + bytes(24), "more than 8 bits per value"),
+        (encoded(mode="F", kind="TIFF"), "more than 8 bits per value"),
+        (encoded(mode="LAB", kind="TIFF"), "has the mode LAB"),
         *(
             (encoded(kind=kind, save_all=True, append_images=[Image.new("RGB", (30, 20))]), "holds")
             for kind in ("PNG", "WEBP", "TIFF")

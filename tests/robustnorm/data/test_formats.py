@@ -77,12 +77,12 @@ def test_grey_arrays_have_one_channel(tmp_path):
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (TEST / 127.5 - 1, LABELS["test"], "must hold images of 8 bits.*Undo a normalization"),
+        (TEST / 127.5 - 1, LABELS["test"], "must hold images of 8 bits.*without normalization"),
         (TEST[..., :2], LABELS["test"], "1 or 3 channels, got"),
         (TEST, LABELS["test"][:3], "a label for each of its 4 images"),
         (TEST, LABELS["test"] + 0.5, "a label for each of its 4 images"),
         (TEST, LABELS["test"] + 2**40, "labels must be below 100,000"),
-        (TEST, LABELS["test"] - 1, "label -1 of test image 2 is none of"),
+        (TEST, LABELS["test"] - 1, "label -1 of test image 2 is not in"),
         (np.full((4, 8, 8), np.nan), LABELS["test"], "must hold images of 8 bits"),
         (TEST, np.array(["a"] * 4), "must hold arrays of numbers"),
         (np.array([{}] * 4, object), LABELS["test"], "not a valid file of plain numpy arrays"),
@@ -169,9 +169,9 @@ def test_csv(tmp_path, names):
     ("text", "message"),
     [
         ("a,b\n1,2\n", "must begin with a line that names the columns"),
-        ("path,label\n", "must have lines of 2 values"),
-        ("path,label\ntest/0.png\n", "must have lines of 2 values"),
-        ("path,label\n../0.png,1\n", "not below its folder"),
+        ("path,label\n", "must have lines with 2 values"),
+        ("path,label\ntest/0.png\n", "must have lines with 2 values"),
+        ("path,label\n../0.png,1\n", "not in its folder"),
         ("path,label\ntest/77.png,1\n", "which is not in"),
         ("path,label,split\ntest/0.png,1,other\n", "train or test is required"),
         ("path,label,split\ntest/0.png,1,train\n", "has no test images"),

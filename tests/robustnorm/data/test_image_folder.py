@@ -122,12 +122,14 @@ def refused(path, tmp_path, message):
 
 
 def test_missing_path_is_refused(tmp_path):
-    refused(tmp_path / "nowhere", tmp_path, "A path must exist.*nowhere' does not")
+    refused(tmp_path / "nowhere", tmp_path, "A path must lead to.*nowhere' does not exist")
 
 
 def test_folder_without_test_images_is_refused(folder, tmp_path):
     shutil.rmtree(folder / "test")
-    refused(folder, tmp_path, r"pets has no folder test/ or val/ of class folders: images are read")
+    refused(
+        folder, tmp_path, r"pets has no folder test/ or val/ with class folders: images are read"
+    )
 
 
 @pytest.mark.parametrize(("part", "other"), [("train", "test"), ("test", "train")])
@@ -163,13 +165,13 @@ def test_text_among_the_images_is_refused_by_name(folder, tmp_path):
 
 def test_image_of_another_size_is_refused_by_name(folder, tmp_path):
     write_image(folder / "train" / "dog" / "2.png", size=(9, 6))
-    refused(folder, tmp_path, r"dog/2\.png is 9x6, the images before it are 8x6; .* --resize 6")
+    refused(folder, tmp_path, r"dog/2\.png is 9x6, but the images before it are 8x6; .* --resize 6")
 
 
 def test_test_images_of_another_size_are_refused(folder, tmp_path):
     for file in (folder / "test").rglob("*.png"):
         write_image(file, size=(9, 6))
-    refused(folder, tmp_path, r"test/cat/0\.png is 9x6, the images before it are 8x6")
+    refused(folder, tmp_path, r"test/cat/0\.png is 9x6, but the images before it are 8x6")
 
 
 def test_grey_image_among_rgb_ones_is_made_rgb(folder, tmp_path):

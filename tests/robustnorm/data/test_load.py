@@ -48,7 +48,7 @@ def test_digits_name_the_extra_when_scikit_learn_is_missing(monkeypatch):
     [
         ("digit", "unknown dataset 'digit'; did you mean 'digits'"),
         ("cifar", "unknown dataset 'cifar'; did you mean 'cifar10'"),
-        ("image_folder", "A path must exist, of a folder with train/"),
+        ("image_folder", "A path must lead to a folder with train/"),
     ],
 )
 def test_unknown_data_is_refused_with_the_nearest_name(data, message):
@@ -158,7 +158,7 @@ def test_missing_cifar10_says_how_to_get_it(tmp_path):
         (
             cifar10_binary,
             "cifar-10-batches-bin/test_batch.bin",
-            "must hold 3073 bytes for each",
+            "must hold 3073 bytes per image",
         ),
     ],
 )

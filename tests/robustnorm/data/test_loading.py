@@ -84,7 +84,7 @@ def test_random_parts_follow_from_seed_epoch_and_id(folder):
     ("options", "message"),
     [
         ({"stream": False, "resize": 16}, "stay on disk"),
-        ({"stream": True}, "give it with --resize"),
+        ({"stream": True}, "give --resize"),
     ],
 )
 def test_parts_of_images_that_cannot_be_are_refused(folder, options, message):

@@ -177,14 +177,14 @@ def test_published_file_is_downloaded_once(tmp_path, monkeypatch):
 
 def test_another_file_than_the_published_one_is_refused_and_not_kept(tmp_path):
     (tmp_path / "other").write_bytes(b"other")
-    with pytest.raises(DataError, match=r"could not be fetched \(its md5 is .*by other means"):
+    with pytest.raises(DataError, match=r"could not be downloaded \(its md5 is .*by other means"):
         unpacking.download((tmp_path / "other").as_uri(), tmp_path / "root" / "file", "0" * 32)
     assert list((tmp_path / "root").iterdir()) == []
 
 
 def test_failed_download_is_one_message(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10, "_URL", (tmp_path / "nothing").as_uri())
-    with pytest.raises(DataError, match="nothing could not be fetched") as raised:
+    with pytest.raises(DataError, match="nothing could not be downloaded") as raised:
         read("cifar10", tmp_path, download=True)
     assert len(str(raised.value).splitlines()) == 1
 

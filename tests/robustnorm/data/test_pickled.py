@@ -81,7 +81,7 @@ def test_cifar100_is_read_from_its_archive_and_then_from_its_folder(cifar100):
 
 
 def test_missing_cifar100_says_where_it_should_be(tmp_path):
-    with pytest.raises(DataError, match=r"put cifar-100-python.tar.gz or the folder"):
+    with pytest.raises(DataError, match=r"neither cifar-100-python.tar.gz nor the folder"):
         load_dataset("cifar100", root=tmp_path)
 
 

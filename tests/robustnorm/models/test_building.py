@@ -109,7 +109,9 @@ def test_with_norm_leaves_layers_without_batch_statistics():
 
 def test_with_norm_refuses_vectors_where_a_norm_takes_images_alone():
     network = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm1d(4))
-    with pytest.raises(ValueError, match=r"'1' \(BatchNorm1d: 'modenorm' takes features of images"):
+    with pytest.raises(
+        ValueError, match=r"'1' \(BatchNorm1d: 'modenorm' takes only features of images"
+    ):
         with_norm(network, "modenorm")
     assert isinstance(network[0], nn.BatchNorm2d)
 
@@ -137,7 +139,7 @@ def test_with_norm_refuses_vectors_where_a_norm_takes_images_alone():
         ("net", {}, "bn", "is a Sequential|no factory .it is a network"),
         ("ignores", {}, "auxbn", r"takes norm, but its layers have the branches \(\), not"),
         ("bare", {}, "auxbn", "cannot take the norm 'auxbn': it has no batch norm"),
-        ("on_meta", {}, "bn", r"weights on the meta device, which hold no values \(network.0"),
+        ("on_meta", {}, "bn", r"weights on the meta device, where they have no values \(network.0"),
     ],
 )
 def test_wrong_factory_is_refused_in_one_sentence(name, args, norm, message):

@@ -172,14 +172,14 @@ def other_branches():
         (lambda: nn.GroupNorm(1, 3), "GroupNorm: it has no batch statistics"),
         (lambda: nn.LayerNorm(3), "LayerNorm: it has no batch statistics"),
         (lambda: nn.InstanceNorm2d(3), "InstanceNorm2d: it has no batch statistics"),
-        (lambda: nn.SyncBatchNorm(3), "SyncBatchNorm: its statistics are those of a process group"),
+        (lambda: nn.SyncBatchNorm(3), "SyncBatchNorm: its statistics span a process group"),
         (frozen, "FrozenBatchNorm2d: it is not torch's BatchNorm1d, 2d or 3d"),
         (quantized, "BatchNorm2d: it is not torch's BatchNorm1d, 2d or 3d"),
         (lambda: nn.LazyBatchNorm2d(), "LazyBatchNorm2d: it is not torch's"),
         (lambda: Renamed(3), "Renamed: it is not torch's BatchNorm1d, 2d or 3d"),
         (lambda: BatchNormAct2d(3), "BatchNormAct2d: it is not torch's"),  # not timm's own
         (hooked, "BatchNorm2d: it has hooks"),
-        (other_branches, r"it has branches already, \('clean', 'linf'\)"),
+        (other_branches, r"it already has branches, \('clean', 'linf'\)"),
     ],
 )
 def test_convert_names_what_it_cannot_convert_and_changes_nothing(

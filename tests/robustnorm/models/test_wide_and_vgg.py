@@ -75,5 +75,5 @@ def test_other_depths_are_refused(depth):
 
 
 def test_vgg16_refuses_images_that_it_cannot_halve():
-    with pytest.raises(ValueError, match="needs 32 pixels"):
+    with pytest.raises(ValueError, match="needs at least 32 pixels"):
         vgg16(width=2)(torch.rand(1, 3, 28, 28))

@@ -37,5 +37,5 @@ def test_second_derivative_over_processes_is_right_or_refused(process_group, nor
     if norm == "modenorm":
         torch.testing.assert_close(penalty(), expected, rtol=1e-12, atol=1e-12)
     else:
-        with pytest.raises(RuntimeError, match="first derivatives only, got create_graph=True"):
+        with pytest.raises(RuntimeError, match="only first derivatives, got create_graph=True"):
             penalty()
