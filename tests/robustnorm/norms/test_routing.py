@@ -164,7 +164,7 @@ def test_route_refuses_what_does_not_exist(branch, message):
     ("branch", "message"),
     [
         (("clean", "adv"), "a batch of 3 does not divide into 2 equal parts.*'clean', 'adv'"),
-        (torch.tensor([0, 1]), "a branch index for 2 samples, the batch has 3"),
+        (torch.tensor([0, 1]), "branch indices for 2 samples, the batch has 3"),
     ],
     ids=["parts", "index"],
 )
