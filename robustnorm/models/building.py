@@ -175,7 +175,7 @@ def _call(
         ) from error
     if not isinstance(network, nn.Module):
         raise NetworkError(
-            f"network {name} must be a torch.nn.Module, got a {type(network).__name__}"
+            f"network {name} must return a torch.nn.Module, got a {type(network).__name__}"
         )
     return network
 
