@@ -204,10 +204,10 @@ def test_what_nobody_added_is_refused_with_the_nearest_name(capsys):
 @pytest.fixture(autouse=True)
 def as_it_was():
     """Takes back what the examples add."""
-    before = [(registry, dict(registry._places)) for registry in REGISTRIES]
+    before = [(registry, dict(registry._entries)) for registry in REGISTRIES]
     yield
     for registry, places in before:
-        registry._places = places
+        registry._entries = places
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from robustnorm.system.registry import Registry, unknown
 if TYPE_CHECKING:
     from robustnorm.data.dataset import Dataset
 
-# An entry may take root (the folder of downloads), download, and options (``ReadOptions``).
+# An entry may take root (the folder of downloads), download, and how (to read encoded images).
 # Adding one takes one file, one line here and one test.
 DATASETS = Registry(
     "dataset",
@@ -32,7 +32,7 @@ DATASETS = Registry(
     },
 )
 
-# Data sets chosen by their path. An entry takes path, and options if its images are encoded;
+# Data sets chosen by their path. An entry takes path, and how if its images are encoded;
 # ``format_of`` chooses the entry for a path.
 FORMATS = Registry(
     "format",
@@ -137,15 +137,15 @@ def load_dataset(
     from robustnorm.data.listing import ReadOptions
 
     check_data(data)
-    options = ReadOptions(root, resize, stream, _usable_cores() if workers is None else workers)
+    how = ReadOptions(root, resize, stream, _usable_cores() if workers is None else workers)
     named = data if data in DATASETS else _NAMED.get(Path(data).name)
     if named is not None:
         parent = root if data in DATASETS else Path(data).resolve().parent
-        load, offered = DATASETS[named], {"root": parent, "download": download, "options": options}
+        load, offered = DATASETS[named], {"root": parent, "download": download, "how": how}
     else:
-        load, offered = FORMATS[format_of(Path(data))], {"path": Path(data), "options": options}
+        load, offered = FORMATS[format_of(Path(data))], {"path": Path(data), "how": how}
     wanted = signature(load).parameters
-    if resize is not None and "options" not in wanted:
+    if resize is not None and "how" not in wanted:
         raise DataError(f"--resize is for encoded images; those of {data} have a fixed size")
     dataset: Dataset = load(**{name: offered[name] for name in offered if name in wanted})
     return dataset

@@ -23,7 +23,7 @@ _SPLITS = ("split", "part", "set", "subset")
 _TRAIN, _TEST = ("train", "training"), ("test", "val", "valid", "validation", "testing")
 
 
-def load_csv(path: Path, options: ReadOptions) -> Dataset:
+def load_csv(path: Path, how: ReadOptions) -> Dataset:
     """Returns the images that a CSV file lists.
 
     The first line names the columns: path, label and split ("train" or "test"). Without a split,
@@ -32,7 +32,7 @@ def load_csv(path: Path, options: ReadOptions) -> Dataset:
 
     Args:
         path: The file.
-        options: How to read the images.
+        how: How to read the images.
 
     Raises:
         DataError: When columns or images are missing; a RefusedDataError when a path leads outside
@@ -79,7 +79,7 @@ def load_csv(path: Path, options: ReadOptions) -> Dataset:
     if "test" not in found:
         raise DataError(f"{path} has no test images; give some rows the split test")
     key = identity(path.parent, [path.name, *paths])
-    return read_listing(path.stem, key, classes, found, options)
+    return read_listing(path.stem, key, classes, found, how)
 
 
 def _column(header: list[str], names: tuple[str, ...]) -> int | None:

@@ -18,16 +18,16 @@ from robustnorm.data.packing import Pack
 from robustnorm.data.stored import Encoded
 
 
-def load_image_folder(path: Path, options: ReadOptions) -> Dataset:
+def load_image_folder(path: Path, how: ReadOptions) -> Dataset:
     """Returns the images of a folder or an archive, arranged by ``layout.arrange``.
 
     Images become grey if all of them are, otherwise RGB. Sizes may differ only with
-    ``options.resize``. Training images are mirrored, and randomly cropped after padding by an
+    ``how.resize``. Training images are mirrored, and randomly cropped after padding by an
     eighth of their height.
 
     Args:
         path: The folder, or a tar or zip archive of it.
-        options: How to read the images.
+        how: How to read the images.
 
     Raises:
         DataError: When images are missing or cannot be used; a RefusedDataError when a file is
@@ -35,11 +35,11 @@ def load_image_folder(path: Path, options: ReadOptions) -> Dataset:
     """
     name = path.name.split(".")[0]
     if path.is_file():
-        pack = Pack.of_archive(path, options.cache, check=partial(arrange, where=path))
+        pack = Pack.of_archive(path, how.cache, check=partial(arrange, where=path))
         classes, found = arrange(pack.names, path)
         try:
             return read_listing(
-                name, pack.identity, classes, _encoded_splits(pack.encoded, found), options
+                name, pack.identity, classes, _encoded_splits(pack.encoded, found), how
             )
         except RefusedDataError:
             pack.remove()
@@ -52,7 +52,7 @@ def load_image_folder(path: Path, options: ReadOptions) -> Dataset:
         identity_of(path, names, found),
         classes,
         _encoded_splits(listed, found),
-        options,
+        how,
     )
 
 

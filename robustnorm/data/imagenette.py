@@ -15,12 +15,12 @@ _MD5 = "e793b78cc4c9e9a4ccc0c1155377a412"
 _SIZE = 160
 
 
-def load_imagenette(root: Path, options: ReadOptions, *, download: bool = False) -> Dataset:
+def load_imagenette(root: Path, how: ReadOptions, *, download: bool = False) -> Dataset:
     """Returns Imagenette: ten classes of ImageNet, 9,469 training and 3,925 test images.
 
     Args:
         root: Folder of ``imagenette2-160`` or ``imagenette2-160.tgz``.
-        options: How to read the images; resized to 160 x 160, the length of the shorter side,
+        how: How to read the images; resized to 160 x 160, the length of the shorter side,
             unless another size is given.
         download: Download the archive if neither exists.
 
@@ -38,5 +38,5 @@ def load_imagenette(root: Path, options: ReadOptions, *, download: bool = False)
                 f"{archive.name} there"
             )
         fetch(_URL, archive, _MD5)
-    options = options if options.resize is not None else replace(options, resize=_SIZE)
-    return load_image_folder(folder if folder.is_dir() else archive, options)
+    how = how if how.resize is not None else replace(how, resize=_SIZE)
+    return load_image_folder(folder if folder.is_dir() else archive, how)

@@ -73,7 +73,7 @@ def read_listing(
     identity: str,
     classes: tuple[str, ...],
     splits: dict[str, EncodedSplit],
-    options: ReadOptions,
+    how: ReadOptions,
 ) -> Dataset:
     """Returns a data set of encoded images, decoded into memory or left on disk.
 
@@ -82,17 +82,17 @@ def read_listing(
         identity: Identity of the files, from ``cache.identity``.
         classes: Names of the classes, by label.
         splits: "train" and "test", or only "test".
-        options: How to read them.
+        how: How to read them.
 
     Raises:
         DataError: When images cannot be used; a RefusedDataError when a file is damaged.
     """
     stem = f"{in_bytes(name)}-{identity}"
-    facts = kept(options.cache / f"looked-{stem}.safetensors", lambda: _inspect(name, splits))
+    facts = kept(how.cache / f"looked-{stem}.safetensors", lambda: _inspect(name, splits))
     try:
-        return _read_inspected(name, stem, facts, classes, splits, options)
+        return _read_inspected(name, stem, facts, classes, splits, how)
     except RefusedDataError:
-        (options.cache / f"looked-{stem}.safetensors").unlink(missing_ok=True)
+        (how.cache / f"looked-{stem}.safetensors").unlink(missing_ok=True)
         raise
 
 
@@ -102,13 +102,13 @@ def _read_inspected(
     facts: dict[str, Tensor],
     classes: tuple[str, ...],
     splits: dict[str, EncodedSplit],
-    options: ReadOptions,
+    how: ReadOptions,
 ) -> Dataset:
     """Returns the data set from files that ``_inspect`` found ``facts`` about."""
     checksums = {split: facts[f"{split}.checksums"].numpy().view(np.uint32) for split in splits}
     shape = Shape(*facts["shape"].tolist())
-    if options.resize is not None:
-        shape = Shape(shape.channels, options.resize, options.resize)
+    if how.resize is not None:
+        shape = Shape(shape.channels, how.resize, how.resize)
     elif len(facts["odd"]):
         _refuse_sizes(splits, facts)
     count = sum(len(each.encoded) for each in splits.values())
@@ -120,25 +120,25 @@ def _read_inspected(
             "files of that size; choose a smaller --resize, or remove those images"
         )
     stored = {
-        split: StoredImages(each.encoded, checksums[split], shape, options.resize, options.workers)
+        split: StoredImages(each.encoded, checksums[split], shape, how.resize, how.workers)
         for split, each in splits.items()
     }
     images = cast(dict[str, Tensor], stored)
-    if not (needed > MOST_IN_MEMORY if options.stream is None else options.stream):
-        size = "" if options.resize is None else f"-{options.resize}"
+    if not (needed > MOST_IN_MEMORY if how.stream is None else how.stream):
+        size = "" if how.resize is None else f"-{how.resize}"
         images = kept(
-            options.cache / f"decoded-{stem}{size}.safetensors", lambda: _decode(name, stored)
+            how.cache / f"decoded-{stem}{size}.safetensors", lambda: _decode(name, stored)
         )
     loaded = {
         split: Split(images[split], torch.from_numpy(each.labels)) for split, each in splits.items()
     }
     content = bytes(facts["sha256"].tolist())
-    if options.resize is not None:
-        content = hashlib.sha256(content + f"resized to {options.resize}".encode()).digest()
+    if how.resize is not None:
+        content = hashlib.sha256(content + f"resized to {how.resize}".encode()).digest()
     nothing = Split(torch.empty((0, *shape), dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
     return Dataset(
         name=_KNOWN_NAMES.get(content.hex(), name)
-        + ("" if options.resize is None else f" at {options.resize}x{options.resize}"),
+        + ("" if how.resize is None else f" at {how.resize}x{how.resize}"),
         classes=classes,
         train=loaded.get("train", nothing),
         test=loaded["test"],

@@ -25,14 +25,14 @@ _SPELLINGS = {"train": ("train",), "test": ("test", "validation", "valid", "val"
 _ROWS = 4  # read at a time: dictionary encoding may repeat one image many times
 
 
-def load_parquet(path: Path, options: ReadOptions) -> Dataset:
+def load_parquet(path: Path, how: ReadOptions) -> Dataset:
     """Returns the images in parquet files, ``train-*.parquet`` and ``test-*`` or ``validation-*``.
 
     Files may be in subfolders, or be called 0000.parquet in a folder named after the split.
 
     Args:
         path: The folder, or a single file, whose images are test images.
-        options: How to read the images.
+        how: How to read the images.
 
     Raises:
         DataError: When pyarrow is not installed, or columns or files are missing; a
@@ -48,7 +48,7 @@ def load_parquet(path: Path, options: ReadOptions) -> Dataset:
     files = [file for each in splits.values() for file in each]
     key = identity(path.parent, [str(file.relative_to(path.parent)) for file in files])
     name = path.resolve().name.split(".")[0]
-    pack = Pack(name, key, options.cache, partial(_members, splits))
+    pack = Pack(name, key, how.cache, partial(_members, splits))
     # An image's name holds its split, label and number; the first file holds the class names.
     words = [each.split("/") for each in pack.names]
     labels = np.array([int(label) for _, label, _ in words], np.int64)
@@ -59,7 +59,7 @@ def load_parquet(path: Path, options: ReadOptions) -> Dataset:
         titles = [pack.names[row] for row in rows]
         found[split] = EncodedSplit(pack.encoded.take(rows), labels[rows], titles)
     try:
-        return read_listing(name, key, classes, found, options)
+        return read_listing(name, key, classes, found, how)
     except RefusedDataError:
         pack.remove()
         raise

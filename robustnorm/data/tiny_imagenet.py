@@ -21,14 +21,14 @@ _MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 _ANNOTATIONS = "val_annotations.txt"
 
 
-def load_tiny_imagenet(root: Path, options: ReadOptions, *, download: bool = False) -> Dataset:
+def load_tiny_imagenet(root: Path, how: ReadOptions, *, download: bool = False) -> Dataset:
     """Returns Tiny ImageNet: 200 classes at 64 x 64, 100,000 training and 10,000 test images.
 
     The test images are those of ``val``: those of ``test`` have no published labels.
 
     Args:
         root: Folder of ``tiny-imagenet-200`` or its zip archive.
-        options: How to read the images.
+        how: How to read the images.
         download: Download the archive if neither exists.
 
     Raises:
@@ -50,7 +50,7 @@ def load_tiny_imagenet(root: Path, options: ReadOptions, *, download: bool = Fal
                 f"Tiny ImageNet is not in {root}. Download it with --download true, or put "
                 f"{_ARCHIVE} there"
             )
-        pack = Pack.of_archive(archive, options.cache)
+        pack = Pack.of_archive(archive, how.cache)
         names, encoded = pack.names, pack.encoded
     classes, found = arrange(_standard_names(names, encoded.read), folder)
     key = identity_of(folder, names, found) if pack is None else pack.identity
@@ -58,7 +58,7 @@ def load_tiny_imagenet(root: Path, options: ReadOptions, *, download: bool = Fal
         split: EncodedSplit(encoded.take(each.rows), each.labels, each.titles)
         for split, each in found.items()
     }
-    return read_listing("Tiny ImageNet", key, classes, splits, options)
+    return read_listing("Tiny ImageNet", key, classes, splits, how)
 
 
 def _standard_names(names: list[str], read: Callable[[int], bytes]) -> list[str]:

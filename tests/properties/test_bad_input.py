@@ -58,18 +58,21 @@ IN_PYTHON = {
     "label too large": ({"labels": LABELS + 1}, "from 0 to 2, .* got 3; subtract 1 if they"),
     "negative label": ({"labels": LABELS - 1}, "classes from 0, got -1 for image 0; leave"),
     "too few labels": ({"labels": LABELS[:3]}, r"int64 of shape \(4,\), got .*; give the class of"),
-    "labels in a list": ({"labels": [0, 1, 2, 0]}, "labels must be int64 .*got a list; torch.as_t"),
+    "labels in a list": (
+        {"labels": [0, 1, 2, 0]},
+        "labels must be int64 .*got a list; call torch.as_t",
+    ),
     "another size": (
         {"images": torch.rand(4, 3, 10, 10)},
-        "fails on images of shape .*; give images of the channels, height and width",
+        "fails on images of shape .*; give images with the channels, height and width",
     ),
     "another number of channels": (
         {"images": torch.rand(4, 1, 8, 8)},
-        "fails on images of shape .*; give images of the channels",
+        "fails on images of shape .*; give images with the channels",
     ),
     "another number of channels, our network": (
         {"model": resnet18("bn", 3, 2), "images": torch.rand(4, 1, 8, 8)},
-        "must have the network's 3 channels, got 1 .*; give images of the channels",
+        "must have the network's 3 channels, got 1 .*; give images with the channels",
     ),
     "channels last": (
         {"model": ResNet(3), "images": torch.rand(4, 8, 8, 3)},
@@ -110,7 +113,7 @@ def test_keys_that_do_not_match_are_refused_with_the_nearest_five():
     with pytest.raises(UserError, match=NEAREST) as raised:
         load_released(ResNet(3), renamed(), "plain")
     assert len(str(raised.value).splitlines()) == 1
-    assert "take other weights" in str(raised.value)
+    assert "use other weights" in str(raised.value)
 
 
 def saved(content):
@@ -148,16 +151,16 @@ ON_THE_COMMAND_LINE = {
         "holds a network of 2 classes, set has 3 .*: give data of its classes with --data",
     ),
     "negative label": (
-        "flat", FLAT, npz(labels=LABELS - 1), "label -1 of test image 0 is none of .*; correct",
+        "flat", FLAT, npz(labels=LABELS - 1), "label -1 of test image 0 is not in .*; correct",
     ),
     "label far too large": (
         "flat", FLAT, npz(labels=LABELS + 10**6), "labels must be below 100,000",
     ),
     "another size": (
-        "flat", FLAT, npz(torch.rand(4, 3, 10, 10)), "; give images of the channels, height and",
+        "flat", FLAT, npz(torch.rand(4, 3, 10, 10)), "; give images with the channels, height and",
     ),
     "another number of channels": (
-        "flat", FLAT, npz(torch.rand(4, 1, 8, 8)), "; give images of the channels, height and",
+        "flat", FLAT, npz(torch.rand(4, 1, 8, 8)), "; give images with the channels, height and",
     ),
     "not enough memory": (
         "OutOfMemory", saved(OutOfMemory().state_dict()), npz(), "out of memory .*: free memory or",

@@ -84,7 +84,9 @@ def test_dlr_does_not_change_when_logits_are_scaled(targeted):
 @pytest.mark.parametrize(("targeted", "least"), [(False, 3), (True, 4)])
 def test_dlr_refuses_too_few_classes(targeted, least):
     logits, labels, targets = make_inputs(least - 1)
-    with pytest.raises(ValueError, match=rf"at least {least} classes, the model has {least - 1}"):
+    with pytest.raises(
+        ValueError, match=rf"at least {least} classes, but the model has {least - 1}"
+    ):
         find_loss("dlr")(logits, labels, targets if targeted else None)
     logits, labels, targets = make_inputs(least)
     assert find_loss("dlr")(logits, labels, targets if targeted else None).isfinite().all()

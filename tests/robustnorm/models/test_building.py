@@ -136,7 +136,7 @@ def test_with_norm_refuses_vectors_where_a_norm_takes_images_alone():
         ),
         ("fails", {}, "bn", r"cannot be built \(RuntimeError: no such luck\)"),
         ("layers", {}, "bn", "must return a torch.nn.Module, got a list"),
-        ("net", {}, "bn", "is a Sequential|no factory .it is a network"),
+        ("net", {}, "bn", "is a Sequential|not a factory .it is a network"),
         ("ignores", {}, "auxbn", r"takes norm, but its layers have the branches \(\), not"),
         ("bare", {}, "auxbn", "cannot take the norm 'auxbn': it has no batch norm"),
         ("on_meta", {}, "bn", r"weights on the meta device, where they have no values \(network.0"),
@@ -155,7 +155,7 @@ DATA = {"channels": 2, "image_size": [6, 6], "classes": list("abcdefg")}
     ("name", "args", "data", "message"),
     [
         ("a_tuple", {}, {}, "to be trained, it returns a tuple: return the logits alone"),
-        ("plain", {"num_classes": 3}, {}, r"gives \(2, 3\) for 2 images: .*'{num_classes: 7}'"),
+        ("plain", {"num_classes": 3}, {}, r"returns \(2, 3\) for 2 images: .*'{num_classes: 7}'"),
         ("plain", {}, {"channels": 3}, r"fails on images of shape \(2, 3, 6, 6\) .*; give images"),
     ],
 )
@@ -185,7 +185,7 @@ def test_registered_network_that_takes_no_norm_gets_it(monkeypatch):
     def own(num_classes):
         return nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4))
 
-    monkeypatch.setitem(NETWORKS._places, "own", own)
+    monkeypatch.setitem(NETWORKS._entries, "own", own)
     network = build_network("own", OFFERED | {"norm": "sabn"})
     expected = convert(own(7), "sabn")
     assert {n for n in network.state_dict() if n.startswith("network.")} == {

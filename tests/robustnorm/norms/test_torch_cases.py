@@ -224,7 +224,7 @@ def test_state_of_a_plain_batch_norm_starts_every_branch(norm, affine, branch, c
         return
     with caplog.at_level(logging.WARNING, "robustnorm"):
         routed.load_state_dict(state)
-    assert "0: every branch starts as the batch norm without branches" in caplog.text
+    assert "0: every branch starts from the batch norm without branches" in caplog.text
     assert state.keys() == plain.state_dict().keys()
     expected = plain.eval()(make_input())
     torch.testing.assert_close(bind(routed.eval(), branch)(make_input()), expected)
