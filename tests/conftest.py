@@ -18,6 +18,7 @@ import robustnorm.studies.diagnosis
 import robustnorm.studies.gradients
 import robustnorm.work.evaluate_network
 import robustnorm.work.jobs  # noqa: F401
+from robustnorm.attacks import worst_case
 from robustnorm.data.digits import load_digits
 from robustnorm.models import NETWORKS
 from robustnorm.reporting import drawing
@@ -54,13 +55,22 @@ def tiny():
 
 
 @pytest.fixture
-def blank_figures(monkeypatch):
-    """Figures are files without content, since drawing one takes half a second."""
+def short_worst(monkeypatch):
+    """The attack worst is a tenth as long, for tests whose subject is not its strength."""
+    monkeypatch.setitem(worst_case.__kwdefaults__, "restarts", 4)
+    monkeypatch.setitem(worst_case.__kwdefaults__, "queries", 500)
+
+
+@pytest.fixture(scope="module")
+def blank_figures():
+    """Figures are files without content for a whole file, since drawing one takes half a second."""
     content = {
         "svg": b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><g/></svg>',
         "png": b"",
     }
-    monkeypatch.setattr(drawing, "save", lambda _: content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "save", lambda _: content)
+        yield
 
 
 @pytest.fixture(scope="session")

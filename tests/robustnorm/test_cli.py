@@ -39,6 +39,7 @@ SMALL = {
     "test_limit": 60,
     "device": "cpu",
     "checks": "none",
+    "worst": False,
 }
 
 
@@ -200,11 +201,12 @@ def test_train_then_eval_prints_and_writes_the_tables(capsys, place):
     for norm in ("bn", "saauxbn"):
         run("train", "--config", "small.yaml", "--norm", norm)
     capsys.readouterr()
-    run("eval", "--config", "small.yaml")
+    run("eval", "--config", "small.yaml", "--worst", "true")
     shown = capsys.readouterr().out
     reports = place / "reports" / "small"
     assert "Table 3: standard accuracy, clean branch" in shown
     assert "Table 4" in shown
+    assert "RA, worst case" in shown
     assert "Branch matrix" in shown
     assert "n = 60 of 500 test images of scikit-learn digits" in shown
     assert "AuxBN is not trained yet: make train NORM=auxbn CONFIG=small.yaml" in shown
@@ -366,7 +368,8 @@ def test_load_model_gives_the_trained_network():
 
 @pytest.mark.parametrize("norm", ["saauxbn", "modenorm"])
 def test_killed_run_continues_to_the_same_end(place, norm):
-    words = ("train", "--config", "small.yaml", "--norm", norm, "--epochs", "10")
+    steps = ("--train_steps", "1", "--validation_steps", "1")
+    words = ("train", "--config", "small.yaml", "--norm", norm, "--epochs", "10", *steps)
     run(*words, "--output", "whole")
     process = command(*words, "--output", "killed")
     manifest = place / "killed" / "small" / f"{norm}-seed0" / "last.json"

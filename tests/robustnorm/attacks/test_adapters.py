@@ -184,7 +184,7 @@ def test_autoattack_refuses_fewer_classes_than_its_loss_needs(names):
     ],
 )
 def test_every_attack_takes_grey_and_rgb_images_in_any_layout(
-    name, threat_model, epsilon, channels, layout
+    name, threat_model, epsilon, channels, layout, short_autoattack
 ):
     """The packages call view, which a channels-last image of three channels refuses."""
     torch.manual_seed(0)

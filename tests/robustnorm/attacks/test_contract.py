@@ -17,7 +17,7 @@ OPTIONS = {
     "fgsm": {},
     "autoattack": {"attacks_to_run": ["apgd-ce"]},
     "torchattack": {"name": "PGD", "alpha": 0.02, "steps": 3},
-    "worst": {},
+    "worst": {"steps": 4, "restarts": 4},
 }
 RANDOM = ["pgd", "autoattack", "torchattack"]
 
@@ -36,7 +36,7 @@ def make_inputs(n=6):
 
 
 @pytest.fixture(params=ATTACKS)
-def attack(request):
+def attack(request, short_autoattack):
     options = OPTIONS[request.param]
 
     def run(model, images, labels, seed=0, **changes):

@@ -31,7 +31,7 @@ LABELS = torch.tensor([3, 0, 1, 2, 0, 3])
 
 
 @pytest.fixture(params=ATTACKS, scope="module")
-def attack(request):
+def attack(request, short_autoattack):
     def run(model=MODEL, images=IMAGES, labels=LABELS, **changes):
         options = {"epsilon": 0.1, "generator": torch.Generator().manual_seed(0)}
         options |= OPTIONS[request.param] | changes

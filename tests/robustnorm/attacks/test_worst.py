@@ -36,7 +36,7 @@ def radii(model, images, labels, threat_model):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-@pytest.mark.parametrize("classes", [2, 5, 1000])
+@pytest.mark.parametrize("classes", [2, 5, 100])
 @pytest.mark.parametrize("threat_model", ["linf", "l2"])
 def test_linear_network_is_broken_exactly_where_the_margin_says_so(threat_model, classes, scale):
     model, images, labels = linear_setting(classes, scale)
@@ -250,13 +250,15 @@ def test_honest_network_is_never_searched_without_gradients(trained):
     model, images, labels = trained("bn")
     asked = [Counted(model) for _ in range(2)]
     for counted, queries in zip(asked, (0, 5000), strict=True):
-        worst_case(counted, images[:20] / 255, labels[:20], epsilon=3 / 16, queries=queries)
+        # After fewer restarts more images stand, which a search would then be for.
+        options = {"epsilon": 3 / 16, "restarts": 2, "queries": queries}
+        worst_case(counted, images[:20] / 255, labels[:20], **options)
     assert asked[0].passes == asked[1].passes
 
 
 def test_worst_case_breaks_more_than_pgd_on_a_trained_network(trained):
     model, images, labels = trained("auxbn")
-    images, labels, network = images[:100] / 255, labels[:100], bind(model, "adv")
+    images, labels, network = images[:40] / 255, labels[:40], bind(model, "adv")
     ours = worst_case(network, images, labels, epsilon=3 / 16)
     theirs = pgd(
         network, images, labels, epsilon=3 / 16, step_size=3 / 64, steps=20,
@@ -269,9 +271,9 @@ def test_worst_case_breaks_more_than_pgd_on_a_trained_network(trained):
 
 
 def test_worst_case_is_an_attack_of_evaluate(trained, monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK", 30)  # no padding of 30 images to 100
+    monkeypatch.setattr(chunks, "CHUNK", 10)  # no padding of 10 images to 100
     model, images, labels = trained("auxbn")
-    images, labels = images[:30], labels[:30]
+    images, labels = images[:10], labels[:10]
     verdicts = evaluate(
         model, images, labels, epsilon=3 / 16, step_size=3 / 64, steps=(20,), attacks=["worst"]
     )

@@ -19,6 +19,7 @@ SMALL = {
     "validation_steps": 1,
     "test_limit": 20,
     "checks": "none",
+    "worst": False,
     "device": "cpu",
 }
 

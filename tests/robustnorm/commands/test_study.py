@@ -33,6 +33,7 @@ SMALL = {
     "study_images": 20,
     "device": "cpu",
     "checks": "none",
+    "worst": False,
 }
 
 

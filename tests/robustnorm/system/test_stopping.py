@@ -38,6 +38,7 @@ SMALL = {
     "test_limit": 200,
     "device": "cpu",
     "checks": "none",
+    "worst": False,
 }
 TRAIN = ("train", "--config", "small.yaml", "--norm", "saauxbn")
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -35,14 +34,15 @@ TRAINING = {
     "train_steps": 1,
     "validation_steps": 1,
 }
+QUICK = {"checks": "none", "worst": False}
 PLAN = {
     "config": "digits",
     "settings": TRAINING,
     "norms": ["bn", "auxbn"],
     "control": False,
     "evaluations": {
-        "best": {"checkpoint": "best", "test_limit": 101, "checks": "none"},
-        "last": {"checkpoint": "last", "test_limit": 50, "checks": "none"},
+        "best": {"checkpoint": "best", "test_limit": 101, **QUICK},
+        "last": {"checkpoint": "last", "test_limit": 50, **QUICK},
     },
 }
 RUNS = ("bn-seed0", "auxbn-seed0")
@@ -76,15 +76,13 @@ def place(tiny, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def whole(tiny, tmp_path_factory):
+def whole(tiny, blank_figures, tmp_path_factory):
     """The folder of an uninterrupted campaign."""
-    folder, before = tmp_path_factory.mktemp("whole"), Path.cwd()
-    os.chdir(folder)
-    try:
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         write_campaign()
         campaign()
-    finally:
-        os.chdir(before)
     return folder
 
 
