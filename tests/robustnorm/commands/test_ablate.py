@@ -19,12 +19,13 @@ SMALL = {
     "validation_steps": 1,
     "test_limit": 20,
     "checks": "none",
-    "worst": False,
     "device": "cpu",
 }
 
 
-def test_ablate_trains_the_grid_and_continues_where_it_was(tiny, tmp_path, monkeypatch, capsys):
+def test_ablate_trains_the_grid_and_continues_where_it_was(
+    tiny, short_worst, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(SMALL))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(chunks, "CHUNK", 20)  # no padding of 20 images to 100
