@@ -527,6 +527,7 @@ def test_interrupt_that_a_library_takes_for_another_error_ends_in_one_sentence(c
 
 INTERRUPTED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which nohup would have ignored
 class Interrupts:
     def find_spec(self, name, *_):
         if name == "robustnorm.settings.config":

@@ -33,7 +33,6 @@ SMALL = {
     "study_images": 20,
     "device": "cpu",
     "checks": "none",
-    "worst": False,
 }
 
 
