@@ -281,7 +281,7 @@ def test_second_eval_reads_the_records(capsys):
     run("eval", "--config", "small.yaml")
     second = capsys.readouterr()
     assert second.out == first.out
-    assert "bn-seed0: evaluated before" in second.err
+    assert "bn-seed0: already evaluated" in second.err
 
 
 @pytest.mark.parametrize("change", [("--test_limit", "40"), ("--eval_seed", "1")])
@@ -290,7 +290,7 @@ def test_eval_of_another_protocol_evaluates_again(capsys, change):
     run("eval", "--config", "small.yaml")
     capsys.readouterr()
     run("eval", "--config", "small.yaml", *change)
-    assert "evaluated before" not in capsys.readouterr().err
+    assert "already evaluated" not in capsys.readouterr().err
 
 
 def test_damaged_record_is_named(capsys, place):

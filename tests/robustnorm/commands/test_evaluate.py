@@ -96,7 +96,7 @@ def test_second_call_resumes_and_other_data_or_settings_have_their_own_folder(ca
     assert run() == Status.DONE
     again = capsys.readouterr()
     assert "holds these weights already" in again.err
-    assert "evaluated before" in again.err
+    assert "already evaluated" in again.err
     assert {file: file.read_bytes() for file in files} == files
 
     path.unlink()  # as after a kill before the record was written
