@@ -1,1 +1,1 @@
-"""Tables, figures and pages, made from records only, never from a model."""
+"""Tables, figures and pages, made only from records, never from a model."""

@@ -13,8 +13,8 @@ from robustnorm.reporting.model_records import WORST, ModelRecords, group, has_w
 from robustnorm.reporting.notes import GROUP_NOTE, setting_notes
 from robustnorm.reporting.render import Cell, Table
 
-# The norm of each cell, by statistics and affine; with both shared the branches are identical and
-# the cell is BN.
+# The norm of each cell, by statistics and affine. With both shared the branches are identical, so
+# that cell is BN.
 GRID = {
     ("shared", "shared"): "bn",
     ("shared", "split"): "ccbn",
@@ -26,10 +26,10 @@ GRID = {
 
 
 def ablation_table(records: Sequence[Record]) -> Table:
-    """Returns the grid's accuracies with their intervals, per metric.
+    """Returns the grid of accuracies with their intervals, for each metric.
 
     Args:
-        records: Records of one evaluation; norms outside the grid and controls are ignored. A cell
+        records: Records of one evaluation; controls and norms outside the grid are ignored. A cell
             without a record stays empty.
     """
     models = [m for m in group(records) if m.adversarial and m.norm in GRID.values()]
@@ -55,7 +55,7 @@ def ablation_table(records: Sequence[Record]) -> Table:
         rows,
         [
             *setting_notes(models),
-            f"Norms by statistics/affine: {names}. bn has no branches: one number fills all "
+            f"Norms by statistics/affine: {names}. bn has no branches, so one number fills all "
             "rows of an evaluation.",
             GROUP_NOTE,
         ],

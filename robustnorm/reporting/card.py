@@ -22,8 +22,8 @@ tags:
 # {network} with {norm}, branch "{branch}"
 
 {training}.
-This is one branch, folded: an ordinary network, from images (N, {channels}, H, W) in [0, 1] to
-logits; mean and deviation are applied inside. `config.json` describes the network,
+This is one branch, folded into an ordinary network: it maps images (N, {channels}, H, W) in [0, 1]
+to logits and normalizes its input itself. `config.json` describes the network,
 `model.safetensors` holds its weights.
 
 ```python
@@ -43,7 +43,7 @@ def model_card(content: dict[str, Any], run: Run, record: Record | None) -> str:
     Args:
         content: Content of config.json.
         run: The run whose checkpoint was exported.
-        record: The checkpoint's evaluation, whose tables the card shows, if any.
+        record: The checkpoint's evaluation, whose tables the card shows; None without one.
     """
     return _CARD.format(
         network=for_markdown(content["network"]),
@@ -53,7 +53,7 @@ def model_card(content: dict[str, Any], run: Run, record: Record | None) -> str:
         channels=run.dataset["channels"],
         results="\n".join(map(to_markdown, tables([record])))
         if record
-        else "This checkpoint has not been evaluated: nothing is known of its accuracy.\n",
+        else "This checkpoint has not been evaluated, so its accuracy is not known.\n",
     )
 
 
@@ -61,11 +61,12 @@ def _training(content: dict[str, Any], run: Run) -> str:
     data = f"{run.dataset['name']} ({len(content['classes'])} classes)"
     if run.imported:
         return (
-            f"Weights imported from {run.imported['file']} for {data}; their training is not known"
+            f"Weights imported from {run.imported['file']} for {data}; how they were trained is "
+            "not known"
         )
     config = run.config
     attacks = [
-        f"{attack.threat_model.capitalize()} attacks of epsilon {attack.epsilon}"
+        f"{attack.threat_model.capitalize()} attacks with epsilon {attack.epsilon}"
         + (f" (branch {branch})" if config.branches else "")
         for branch, attack in config.adversarial_branches.items()
     ]

@@ -1,4 +1,4 @@
-"""The paper's claims on norms, one by one, with several seeds: seeds are the sample."""
+"""Tests the paper's claims about norms, with the seeds as the sample."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from robustnorm.reporting.model_records import NAMES, WORST, ModelRecords, group
 from robustnorm.reporting.render import Cell, Table
 
 PGD = "RA, PGD-20"
-# Gong et al., Section 4.3: the order of the clean branch and that of robust accuracy, best first.
+# Gong et al., Section 4.3: the norms in order of accuracy, best first.
 CLEAN = ("saauxbn", "auxbn", "bn")
 ROBUST = ("saauxbn", "auxbn", "modenorm", "bn")
 CLAIMS = {("SA", "clean"): CLEAN, (PGD, "adv"): ROBUST, (WORST, "adv"): ROBUST}
 
 
 class Claim(NamedTuple):
-    """That one norm is more accurate than another, and what the seeds say of it.
+    """The claim that one norm is more accurate than another, and what the seeds say about it.
 
     Attributes:
         evaluation: "SA", ``PGD`` or ``WORST``.
-        higher: Norm that the paper has ahead.
-        lower: The other.
-        differences: Accuracy of ``higher`` minus that of ``lower``, for each seed of both.
-        p: Of Student's paired test over seeds, adjusted by Holm for all claims; 1 for one seed.
+        higher: The norm that is more accurate in the paper.
+        lower: The other norm.
+        differences: Accuracy of ``higher`` minus that of ``lower``, for each seed that both have.
+        p: p-value of Student's paired test over seeds, with Holm's adjustment for all claims; 1 for
+            one seed.
     """
 
     evaluation: str
@@ -41,22 +42,22 @@ class Claim(NamedTuple):
 
     @property
     def interval(self) -> Interval | None:
-        """Student's 95 % interval of the mean difference over seeds."""
+        """Student's 95 % interval for the mean difference over seeds."""
         return student(self.differences)
 
     @property
     def verdict(self) -> str:
-        """Returns holds, contradicted, or not distinguishable."""
+        """One of "holds", "contradicted" and "not distinguishable"."""
         if self.p > LEVEL:
             return "not distinguishable"
         return "holds" if mean(self.differences) > 0 else "contradicted"
 
 
 def claims(records: Sequence[Record]) -> list[Claim]:
-    """Returns the claims that the records can be asked about.
+    """Returns the claims that the records can test.
 
     Args:
-        records: Of one evaluation, on the same images; norms are paired by seed.
+        records: Records of one evaluation on the same images; norms are paired by seed.
     """
     models = {model.norm: model for model in group(records) if model.adversarial}
     found: list[tuple[str, str, str, tuple[float, ...]]] = []
@@ -65,23 +66,23 @@ def claims(records: Sequence[Record]) -> list[Claim]:
         if evaluation == WORST and not all(_has_worst(model) for model in known):
             continue
         for higher, lower in itertools.combinations(known, 2):
-            ours, theirs = (_accuracies(model, evaluation, branch) for model in (higher, lower))
-            both = tuple(ours[seed] - theirs[seed] for seed in ours if seed in theirs)
-            if both:
-                found.append((evaluation, higher.norm, lower.norm, both))
+            first, second = (_accuracies(model, evaluation, branch) for model in (higher, lower))
+            differences = tuple(first[seed] - second[seed] for seed in first if seed in second)
+            if differences:
+                found.append((evaluation, higher.norm, lower.norm, differences))
     adjusted = holm([_p(differences) for *_, differences in found])
-    return [Claim(*what, p) for what, p in zip(found, adjusted, strict=True)]
+    return [Claim(*claim, p) for claim, p in zip(found, adjusted, strict=True)]
 
 
 def claims_table(records: Sequence[Record]) -> Table | None:
-    """Returns a row per claim; None without two norms to compare."""
+    """Returns one row per claim; None if there are no two norms to compare."""
     found = claims(records)
     if not found:
         return None
-    under = {(c.evaluation, c.higher, c.lower): mean(c.differences) for c in found}
+    means = {(c.evaluation, c.higher, c.lower): mean(c.differences) for c in found}
     rows: list[tuple[Cell, ...]] = []
     for claim in found:
-        worst = under.get((WORST, claim.higher, claim.lower))
+        worst = means.get((WORST, claim.higher, claim.lower))
         flip = sign_flip(claim.differences)
         rows.append(
             (
@@ -114,13 +115,14 @@ def claims_table(records: Sequence[Record]) -> Table | None:
         ),
         rows,
         [
-            "SA: clean branch; RA: adversarial branch. Difference: points, paired by seed, mean "
-            "over seeds; interval and p: Student's over seeds, p adjusted by Holm for all rows. "
-            "A claim holds or is contradicted at the 5 % level; else no verdict is possible.",
+            "SA: clean branch; RA: adversarial branch. Difference: in points, paired by seed, mean "
+            "over seeds. Interval and p: Student's, over seeds, p with Holm's adjustment for all "
+            "rows. A claim holds or is contradicted at the 5 % level; otherwise there is no "
+            "verdict.",
             f"Sign flips: exact permutation test; with {len(found[0].differences)} seeds no p is "
             f"below {2 / 2 ** len(found[0].differences):.3g}.",
-            "Not in worst case: the part of PGD-20's difference that the worst case does not "
-            "show; PGD-20 depends on the scale of the logits.",
+            "Not in worst case: the part of the difference under PGD-20 that disappears in the "
+            "worst case; PGD-20 depends on the scale of the logits.",
         ],
     )
 
@@ -161,7 +163,7 @@ def _accuracies(model: ModelRecords, evaluation: str, branch: str) -> dict[int, 
 def _p(differences: Sequence[float]) -> float:
     if len(differences) < 2:
         return 1.0
-    if len(set(differences)) == 1:  # without any spread the test has no answer
+    if len(set(differences)) == 1:  # without any spread the test is undefined
         return 1.0
     return float(ttest_1samp(differences, 0.0).pvalue)
 

@@ -27,10 +27,10 @@ def comparison_page(
     Args:
         models: From ``name_models``.
         title: Title of the page.
-        command: What makes the page.
+        command: The command that makes the page.
 
     Raises:
-        RecordError: When the records share no PGD.
+        RecordError: When the records have no PGD attack in common.
     """
     record, deciding = models[0].records[0], under_attack(models)
     origin, tests = provenance(models), significance(models)
@@ -38,8 +38,8 @@ def comparison_page(
     classes = Drawing(
         "classes",
         f"SA and {deciding[-1]} of each class, through the adversarial branch or the only one. "
-        "Bars: 95 % Wilson intervals over its images. At most "
-        f"{figures.MOST_CLASSES} classes, those with the lowest RA.",
+        "Bars: 95 % Wilson intervals over the class's images. At most "
+        f"{figures.MOST_CLASSES} classes are shown, those with the lowest RA.",
         f"Accuracy of each class for {', '.join(model.name for model in models)}.",
         lambda: figures.per_class(models, looks, deciding[-1]),
     )

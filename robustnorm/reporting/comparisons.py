@@ -1,4 +1,4 @@
-"""Tests which differences between models, or between a model's branches, exceed chance."""
+"""Tests which differences between models, or between branches of a model, exceed chance."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Comparison:
     """Two sets of verdicts on the same images.
 
     Args:
-        first: Name of the model or branch with the first verdicts.
-        second: Name of the one with the second verdicts.
+        first: Name of the first model or branch.
+        second: Name of the second one.
         first_only: Number of images that only the first classifies correctly.
         second_only: Number of images that only the second classifies correctly.
         n: Number of images.
         p: p-value of the exact McNemar test.
-        adjusted: p after Holm's adjustment for the comparisons of its family.
+        adjusted: p after Holm's adjustment for all comparisons of the family.
     """
 
     first: str
@@ -43,7 +43,7 @@ class Comparison:
 
 
 def compare(pairs: Sequence[tuple[tuple[str, Bits], tuple[str, Bits]]]) -> list[Comparison]:
-    """Returns the comparisons of one family, whose p-values are adjusted together.
+    """Compares the pairs of one family, whose p-values are adjusted together.
 
     Args:
         pairs: Pairs of (name, verdicts (n,)).
@@ -66,10 +66,10 @@ def compare(pairs: Sequence[tuple[tuple[str, Bits], tuple[str, Bits]]]) -> list[
 
 
 def groups(verdicts: Sequence[Bits]) -> list[str]:
-    """Returns letters per row; rows that share one are not distinguishable at the 5 % level.
+    """Returns each row's letters; rows that share one are not distinguishable at the 5 % level.
 
     Args:
-        verdicts: Verdicts of each row, on the same images, (n,).
+        verdicts: Verdicts of each row on the same images, bool (n,) each.
     """
     pairs = list(itertools.combinations(range(len(verdicts)), 2))
     found = compare([((str(i), verdicts[i]), (str(j), verdicts[j])) for i, j in pairs])
@@ -82,25 +82,26 @@ def groups(verdicts: Sequence[Bits]) -> list[str]:
 def families(
     models: Sequence[ModelRecords], robust: Sequence[str] | None = None
 ) -> dict[str, list[Comparison]]:
-    """Returns the comparisons of a report, using the first seed of each model.
+    """Returns the comparisons of a report, based on the first seed of each model.
 
-    Models are compared in pairs by standard accuracy and each robust accuracy, and the branches
-    within each model; a family without pairs is omitted.
+    Models are compared in pairs by standard accuracy and by each robust accuracy, and so are the
+    branches of each model; a family without pairs is omitted.
 
     Args:
-        models: With verdicts on the same images.
-        robust: Evaluations under attack; by default PGD-20 and, where all have it, the worst case.
+        models: Models with verdicts on the same images.
+        robust: Evaluations under attack; by default PGD-20 and, if all models have it, the worst
+            case.
     """
     if robust is None:
         robust = ("RA, PGD-20", *[WORST] * has_worst(models))
-    asked = {
+    metrics = {
         "SA, clean branch": ("SA", "clean"),
         "SA, adversarial branch": ("SA", "adv"),
         **{f"{ra}, adversarial branch": (ra, "adv") for ra in robust},
     }
     pairs = {
-        name: list(itertools.combinations([_named(m, *wanted) for m in models], 2))
-        for name, wanted in asked.items()
+        name: list(itertools.combinations([_named(m, *metric) for m in models], 2))
+        for name, metric in metrics.items()
     }
     for evaluation in ("SA", *robust):
         pairs[f"{evaluation}, between branches"] = [
@@ -148,9 +149,9 @@ def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = 
         ),
         rows,
         [
-            "First only, Second only: images that only that one classifies correctly. Difference: "
-            "in points. p: exact McNemar test, two-sided, first seed of each. Holm: adjusted for "
-            "the pairs under one heading. Differ: at the 5 % level."
+            "First only, Second only: number of images that only that one classifies correctly. "
+            "Difference: in points. p: exact McNemar test, two-sided, first seed of each. Holm: "
+            "adjusted for all pairs of the same evaluation. Differ: at the 5 % level."
         ],
     )
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 INK, RULE = "#1c1e21", "#d5d7da"
-# Contrast of at least 3:1 on light and dark pages; distinguishable for color-blind readers with the
-# help of markers. The first four belong to the paper's norms; controls are grey.
+# Colors on light and on dark pages, with a contrast of at least 3:1. With the markers, color-blind
+# readers can tell them apart. The first four belong to the paper's norms; controls are grey.
 PALETTE = (
     ("#0067a5", "#62b4ee"),
     ("#b87400", "#e8a838"),
@@ -83,7 +83,7 @@ class Look(NamedTuple):
 
 
 def looks(models: Sequence[ModelRecords]) -> dict[str, Look]:
-    """Returns the look of each model by name, with its norm's color where that is still free."""
+    """Returns the look of each model by name; a norm has its own color if that is still free."""
     order = list(NAMES)
     free = list(range(len(PALETTE)))
     chosen: dict[str, Look] = {}
@@ -93,14 +93,14 @@ def looks(models: Sequence[ModelRecords]) -> dict[str, Look]:
             continue
         wanted = order.index(model.norm) if model.norm in order else number
         free = free or list(range(len(PALETTE)))
-        place = wanted if wanted in free else free[0]
-        free.remove(place)
-        chosen[model.name] = Look(*PALETTE[place], _MARKERS[place])
+        index = wanted if wanted in free else free[0]
+        free.remove(index)
+        chosen[model.name] = Look(*PALETTE[index], _MARKERS[index])
     return chosen
 
 
 def variables() -> dict[str, tuple[str, str]]:
-    """Returns the page's color variables for models: name to light and dark color."""
+    """Returns the page's color variables for models: light and dark color by name."""
     return {_VARIABLES[light]: (light, dark) for light, dark in (*PALETTE, CONTROL)}
 
 
@@ -119,7 +119,7 @@ def style() -> Iterator[None]:
 def panels(
     rows: int, columns: int, height: float, *, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """Returns a figure as wide as the page's text and its axes, row by row."""
+    """Returns a figure as wide as the page's text, and its axes, row by row."""
     engine = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
     figure = Figure(figsize=(7.4, 0.55 + height * rows), layout=engine)
     return figure, list(
@@ -128,7 +128,7 @@ def panels(
 
 
 def legend(figure: Figure, drawn: dict[str, Look], extra: Sequence[Line2D] = ()) -> None:
-    """Puts the models, and what else is to be explained, above the panels."""
+    """Puts a legend of the models, and of ``extra`` lines, above the panels."""
     handles = [
         Line2D([], [], color=look.color, marker=look.marker, label=name)
         for name, look in drawn.items()
@@ -137,7 +137,7 @@ def legend(figure: Figure, drawn: dict[str, Look], extra: Sequence[Line2D] = ())
     figure.legend(
         handles=[*handles, *extra],
         loc="outside upper left",
-        # One line if it holds all; about 120 letters fit.
+        # One line if all entries fit, which takes at most about 120 characters.
         ncols=len(lengths) if sum(lengths) <= 120 else max(1, 120 // max(lengths)),
         columnspacing=1.6,
         borderaxespad=0,
@@ -146,17 +146,17 @@ def legend(figure: Figure, drawn: dict[str, Look], extra: Sequence[Line2D] = ())
 
 
 def save(figure: Figure) -> dict[str, bytes]:
-    """Returns the figure as files, "svg" and "png", on white; the same bytes every time."""
-    # Without a date or a version.
+    """Returns the figure on white as an "svg" and a "png" file; the same bytes every time."""
+    # Fields to leave out, since they hold a date or a version.
     metadata = {"svg": ("Creator", "Date", "Format", "Type"), "png": ("Software",)}
     files: dict[str, bytes] = {}
-    for suffix, unsaid in metadata.items():
+    for suffix, omitted in metadata.items():
         file = io.BytesIO()
         with style():
             figure.savefig(
-                file, format=suffix, dpi=160, facecolor="white", metadata=dict.fromkeys(unsaid)
+                file, format=suffix, dpi=160, facecolor="white", metadata=dict.fromkeys(omitted)
             )
-        figure.set_layout_engine("none")  # it has found its places, and takes long
+        figure.set_layout_engine("none")  # the layout is done, and repeating it takes long
         files[suffix] = file.getvalue()
     return files
 
@@ -164,13 +164,13 @@ def save(figure: Figure) -> dict[str, bytes]:
 def inline(svg: bytes, name: str, alt: str) -> str:
     """Returns an SVG file as an element of a page.
 
-    Its colors become the page's variables, so that it follows light and dark, and its font the
-    page's; its identifiers begin with its name, so that figures do not share them.
+    Its colors become the page's variables, so that they follow the light or dark mode, and its font
+    the page's. Its identifiers begin with its name, so that those of two figures differ.
 
     Args:
         svg: From ``save``.
-        name: Of the figure, unique on the page.
-        alt: What it shows, for those who do not see it.
+        name: Name of the figure, unique on the page.
+        alt: Description for readers who cannot see it.
     """
     root = ElementTree.fromstring(svg)
     used = set(re.findall(rb'(?:href="|url\()#([\w.-]+)', svg))
@@ -193,5 +193,5 @@ def inline(svg: bytes, name: str, alt: str) -> str:
                 )
         element.attrib = attributes
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": alt}
-    root.remove(root[0])  # matplotlib's style sheet, which would hold for the whole page
+    root.remove(root[0])  # matplotlib's style sheet, which would apply to the whole page
     return ElementTree.tostring(root, encoding="unicode")

@@ -17,17 +17,17 @@ from robustnorm.records.record import Example, Record, RecordError
 from robustnorm.reporting.model_records import ModelRecords
 from robustnorm.system.untrusted import MOST_PIXELS
 
-# Most characters that the grid may add to a page; further rows are omitted.
+# Largest number of characters that the grid may add to a page; further rows are omitted.
 BUDGET = 700_000
 
 
 @dataclass(frozen=True)
-class Attacked:
-    """One image after the attack on one branch, as data URLs, with the branch's predictions.
+class AttackedImage:
+    """One image after the attack on one branch, with the branch's predictions.
 
     Args:
-        perturbation: The perturbation, amplified, around mid-grey.
-        adv_image: The adversarial image.
+        perturbation: Data URL of the amplified perturbation around mid-grey.
+        adv_image: Data URL of the adversarial image.
         clean_class: Class predicted for the clean image.
         adv_class: Class predicted for the adversarial image.
     """
@@ -40,11 +40,11 @@ class Attacked:
 
 @dataclass(frozen=True)
 class ExampleRow:
-    """One test image, its class, and each column's attack on it (None where not kept)."""
+    """A test image as a data URL, its class, and each column's attack on it (None if not kept)."""
 
     image: str
     label: str
-    attacked: list[Attacked | None]
+    attacked: list[AttackedImage | None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ExampleGrid:
     """Examples of all models.
 
     Args:
-        columns: Model and attacked branch, as text.
+        columns: Headings: model and attacked branch.
         rows: One per image.
         left_out: Number of images omitted for lack of space.
         amplification: Factor applied to the perturbations.
@@ -68,8 +68,8 @@ def example_grid(models: Sequence[ModelRecords], budget: int = BUDGET) -> Exampl
     """Returns the examples of the first seed of each model, or None if there are none.
 
     Args:
-        models: Their records may keep different images.
-        budget: Most characters of data URLs; at least one image is shown if it fits.
+        models: Models whose records may keep different images.
+        budget: Largest number of characters of data URLs.
 
     Raises:
         RecordError: When an example is not an image, or its two images differ in size.
@@ -103,7 +103,7 @@ def _row(
 ) -> ExampleRow:
     classes = record.dataset["classes"]
     clean = ""
-    attacked: list[Attacked | None] = []
+    attacked: list[AttackedImage | None] = []
     for examples in columns:
         example = examples.get(image_id)
         if example is None:
@@ -115,7 +115,7 @@ def _row(
         change = amplification * (adv_image.astype(int) - image)
         clean = clean or _data_url(image)
         attacked.append(
-            Attacked(
+            AttackedImage(
                 _data_url(np.clip(128 + change, 0, 255).astype(np.uint8)),
                 _data_url(adv_image),
                 classes[example.clean_prediction],
@@ -138,7 +138,7 @@ def _decode(png: str, image_id: int) -> NDArray[np.uint8]:
 
 
 def _data_url(pixels: NDArray[np.uint8]) -> str:
-    """Encodes pixels only: nothing else from a record reaches the page."""
+    """Encodes the pixels anew, so that nothing else from a record reaches the page."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

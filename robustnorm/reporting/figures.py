@@ -1,4 +1,4 @@
-"""Figures of a report, from records; each function returns None when the records lack its data."""
+"""Figures of a report, made from records; a function returns None when they lack its data."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from robustnorm.reporting.drawing import INK, Look, legend, panels
 from robustnorm.reporting.model_records import ModelRecords
 
 Looks = dict[str, Look]
-# Radius in 1/255, accuracy, interval.
+# Radius in 255ths, accuracy, interval.
 _Curve = list[tuple[float, float, Interval]]
-# Most rows of the per-class figure: the classes with the lowest robust accuracy.
+# Largest number of rows in the per-class figure: the classes with the lowest robust accuracy.
 MOST_CLASSES = 30
 
 
 def accuracy_over_epsilon(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
-    """Returns accuracy over the attack radius, with one panel per branch or serving rule."""
+    """Returns accuracy against the attack radius, with one panel per branch or serving rule."""
     curves: dict[str, dict[str, _Curve]] = {}
     for model in models:
         for answer in model.records[0].answers:
@@ -93,7 +93,7 @@ def _curve(model: ModelRecords, answer: str) -> _Curve:
 
 def test_losses(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
     """Returns the paper's Figure 6: losses on test images over the epochs, by branch."""
-    # The paper's figure shows AuxBN and SaAuxBN; the other models are drawn in the background.
+    # The paper's figure shows AuxBN and SaAuxBN; other models are drawn fainter, in the background.
     trained = [model for model in models if model.adversarial]
     first = [model for model in trained if model.norm in ("auxbn", "saauxbn")]
     shown = [*first, *(model for model in trained if model not in first)]
@@ -101,8 +101,8 @@ def test_losses(models: Sequence[ModelRecords], looks: Looks) -> Figure | None:
         shown,
         looks,
         {
-            "Clean loss, clean branch": _followed("test", "clean", "clean_loss"),
-            "Adversarial loss, adversarial branch": _followed("test", "adv", "adv_loss"),
+            "Clean loss, clean branch": _reader("test", "clean", "clean_loss"),
+            "Adversarial loss, adversarial branch": _reader("test", "adv", "adv_loss"),
         },
         columns=2,
         strong={model.name for model in first or trained},
@@ -117,10 +117,10 @@ def training_curves(models: Sequence[ModelRecords], looks: Looks) -> Figure | No
         {
             "Training loss, clean images": lambda entry: entry["clean_loss"],
             "Training loss, adversarial images": lambda entry: entry["adv_loss"],
-            "Validation SA %, clean branch": _followed("validation", "clean", "sa"),
-            "Validation SA %, adversarial branch": _followed("validation", "adv", "sa"),
-            "Validation RA %, clean branch": _followed("validation", "clean", "ra"),
-            "Validation RA %, adversarial branch": _followed("validation", "adv", "ra"),
+            "Validation SA %, clean branch": _reader("validation", "clean", "sa"),
+            "Validation SA %, adversarial branch": _reader("validation", "adv", "sa"),
+            "Validation RA %, clean branch": _reader("validation", "clean", "ra"),
+            "Validation RA %, adversarial branch": _reader("validation", "adv", "ra"),
         },
         columns=2,
         strong={model.name for model in models},
@@ -130,13 +130,13 @@ def training_curves(models: Sequence[ModelRecords], looks: Looks) -> Figure | No
 Reader = Callable[[dict[str, Any]], float | None]
 
 
-def _followed(part: str, branch: str, what: str) -> Reader:
+def _reader(split: str, branch: str, metric: str) -> Reader:
     """Returns a function that reads one value of an epoch, in percent if it is an accuracy."""
-    scale = 100 if what in ("sa", "ra") else 1
+    scale = 100 if metric in ("sa", "ra") else 1
 
     def read(entry: dict[str, Any]) -> float | None:
-        values = entry[part].get(branch) or entry[part].get(SINGLE)
-        return None if values is None else scale * float(values[what])
+        values = entry[split].get(branch) or entry[split].get(SINGLE)
+        return None if values is None else scale * float(values[metric])
 
     return read
 
@@ -240,19 +240,19 @@ def per_class(models: Sequence[ModelRecords], looks: Looks, robust: str = "RA, P
 
 
 def _in_class(model: ModelRecords, evaluation: str, members: Any) -> tuple[float, Interval]:
-    place, n = model.branch("adv"), int(members.sum())
-    accuracy = mean(float(correct[members].mean()) for correct in model.correct(evaluation, place))
+    branch, n = model.branch("adv"), int(members.sum())
+    accuracy = mean(float(correct[members].mean()) for correct in model.correct(evaluation, branch))
     return accuracy, wilson(accuracy * n, n)
 
 
 def gradients(content: dict[str, Any], looks: Looks) -> Figure:
-    """Returns the gradient diagnostics, one panel per metric, stages from input to output.
+    """Returns the gradient diagnostics: one panel per metric, over the stages from input to output.
 
     Bars are 95 % intervals. Branches of a run share its color and differ in line style.
 
     Args:
         content: Content of a file that ``robustnorm diagnose`` wrote.
-        looks: Looks of the report's models; other runs get new ones.
+        looks: Looks of the report's models; other runs get unused ones.
     """
     figure, axes = panels(1, 2, 2.4)
     metrics = {
@@ -270,7 +270,7 @@ def gradients(content: dict[str, Any], looks: Looks) -> Figure:
             rows = [row for row in content["rows"] if row["model"] == model]
             bounds = [row[interval] or (row[metric], row[metric]) for row in rows]
             look = drawn[rows[0]["run"]]
-            # Offset, so that the bars of a stage do not hide each other.
+            # Shifted, so that the bars of a stage do not hide each other.
             shift = 0.08 * (number - (len(models) - 1) / 2)
             panel.errorbar(
                 [stages.index(row["stage"]) + shift for row in rows],

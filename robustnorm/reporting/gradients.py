@@ -20,11 +20,12 @@ _TITLES = {
     "classes": "Gradients of the classes through each branch, stage by stage",
 }
 _NOTES = (
-    "Std of norms: standard deviation, over the groups compared, of the L2 norms of the gradients "
-    "of their mean cross-entropy in the stage's shared weights (convolutions and the classifier): "
-    "0 when all are equally long. Compare it with the mean norm, which has the same scale.",
-    "Mean cosine: of the pairs of those gradients (Gong et al., Eq. 4 and 5): 1 when all point the "
-    "same way, 0 at right angles; of n gradients never below -1 / (n - 1).",
+    "Std of norms: each group's gradient is that of its mean cross-entropy with respect to the "
+    "stage's shared weights (convolutions and the classifier); this is the standard deviation of "
+    "the gradients' L2 norms over the groups, 0 when all are equally long. Compare it with the "
+    "mean norm, which has the same scale.",
+    "Mean cosine: mean over the pairs of these gradients (Gong et al., Eq. 4 and 5): 1 when all "
+    "have the same direction, 0 at right angles; for n gradients at least -1 / (n - 1).",
     "Means over the batches, with Student's 95 % intervals over the choice of the batches, not "
     "over seeds. Small groups have noisy gradients: compare only numbers of one setting.",
 )
@@ -35,7 +36,7 @@ _SHAPE = {
     **dict.fromkeys(("title", "kind", "setting"), str),
     **{name: [str] for name in ("models", "stages")},
     "rows": [{"model": str, "run": str, "branch": (str, None), **STAGE}],
-    # Where the numbers come from, which pages do not show.
+    # Where the numbers come from; pages do not show this.
     **{f"{name}?": object for name in ("checkpoints", "dataset", "versions", "device")},
 }
 
@@ -45,12 +46,12 @@ def gradient_results(diagnoses: dict[str, Diagnosis], setting: str) -> list[dict
 
     Args:
         diagnoses: Diagnosis by name of the run; all with the same stages.
-        setting: Images, checkpoint and attack, as text.
+        setting: Description of images, checkpoint and attack.
 
     Returns:
         Two dictionaries with ``schema``, ``title``, ``kind``, ``models``, ``stages``, ``setting``
-        and ``rows``. A row per model and stage has ``model``, its ``run`` and ``branch`` (or None)
-        and the attributes of ``StageDiversity``.
+        and ``rows``. There is a row for each model and stage, with ``model``, its ``run``, its
+        ``branch`` (or None) and the attributes of ``StageDiversity``.
     """
     kinds: dict[str, list[tuple[str, str | None, list[StageDiversity]]]] = {
         "branches": [(run, None, found.branches) for run, found in diagnoses.items()],
@@ -79,7 +80,7 @@ def gradient_results(diagnoses: dict[str, Diagnosis], setting: str) -> list[dict
 
 
 def read_gradients(path: Path) -> dict[str, Any]:
-    """Reads one of the ``gradient_results`` from its file.
+    """Reads one result of ``gradient_results`` from its file.
 
     Raises:
         RecordError: When the file does not hold such a result.
@@ -95,12 +96,12 @@ def read_gradients(path: Path) -> dict[str, Any]:
             for name in ("std_interval", "cosine_interval"):
                 row[name] = row[name] and Interval(*map(float, row[name]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path} holds no gradient diagnostics: {error}; remove it") from error
+        raise RecordError(f"{path} is not a gradient diagnosis: {error}; remove it") from error
     return content
 
 
 def gradient_table(result: dict[str, Any]) -> Table:
-    """Returns the table of one of the ``gradient_results``."""
+    """Returns the table of one result of ``gradient_results``."""
     rows = [
         (
             row["model"],

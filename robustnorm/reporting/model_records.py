@@ -1,4 +1,4 @@
-"""Groups records by model: a norm trained in one way, over its seeds."""
+"""Groups records by model: a norm trained in one way, with one or more seeds."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ EVALUATIONS = {
     "RA, AutoAttack": "autoattack",
 }
 WORST = "RA, worst case"
-# Ends the name of an evaluation whose verdict counts every iterate.
+# Suffix of the name of an evaluation whose verdict counts every iterate.
 ANY = ", any iterate"
-LAST = "pgd-20"
+PGD_20 = "pgd-20"
 
 
 # Fields of a protocol that describe training; evaluations that differ in them are comparable.
@@ -45,8 +45,8 @@ class ModelRecords:
         norm: As ``Config.norm``.
         adversarial: False for a control trained without attacks.
         records: One per seed.
-        remark: Distinguishes models of one norm: config and checkpoint where they differ.
-        title: Name in reports, in place of that of norm and remark.
+        remark: Distinguishes models with the same norm: config and checkpoint where they differ.
+        title: Name in reports; by default made from norm and remark.
     """
 
     norm: str
@@ -65,10 +65,10 @@ class ModelRecords:
         )
 
     def branches(self, wanted: str) -> tuple[str, ...]:
-        """Returns the branches shown as "clean" or "adv" in a table.
+        """Returns the branches that a table shows as "clean" or "adv".
 
-        For "adv" these are all adversarial branches if none has that name; a network with one
-        branch has only that one to show.
+        If no branch is named "adv", these are all adversarial branches; a network with one branch
+        shows that one.
         """
         branches = self.records[0].branches
         if wanted in branches:
@@ -85,33 +85,33 @@ class ModelRecords:
     def verdicts(self, attack: str, rule: str, attacker: str, scorer: str) -> list[Verdict]:
         return [record.find(attack, rule, attacker, scorer) for record in self.records]
 
-    def margin(self, place: str) -> str | None:
-        """Returns the median logit margin of a branch, the mean over seeds; None in old records."""
-        margins = [record.margins[place] for record in self.records if place in record.margins]
+    def margin(self, branch: str) -> str | None:
+        """Returns a branch's median logit margin, averaged over seeds; None for old records."""
+        margins = [record.margins[branch] for record in self.records if branch in record.margins]
         return f"{mean(margins):.2f}" if len(margins) == len(self.records) else None
 
-    def correct(self, evaluation: str, place: str) -> list[Bits]:
-        """Returns each record's verdicts on the final images of an attack, or in the worst case.
+    def correct(self, evaluation: str, branch: str) -> list[Bits]:
+        """Returns each record's verdicts under an attack, or in the worst case.
 
         Args:
-            evaluation: ``WORST``, or as ``evaluation_of`` names an attack and a rule.
-            place: The branch that is attacked and that scores.
+            evaluation: ``WORST``, or an attack and a rule as ``evaluation_of`` names them.
+            branch: The branch that is attacked and that scores.
 
         Returns:
             bool (n,) per record.
         """
         if evaluation == WORST:
-            return [record.worst_case(place) for record in self.records]
+            return [record.worst_case(branch) for record in self.records]
         rule = "any" if evaluation.endswith(ANY) else "final"
         name = evaluation.removesuffix(ANY)
         attack = EVALUATIONS.get(name, re.sub("^PGD-", "pgd-", name.removeprefix("RA, ")))
-        return [verdict.correct for verdict in self.verdicts(attack, rule, place, place)]
+        return [verdict.correct for verdict in self.verdicts(attack, rule, branch, branch)]
 
-    def worst(self, place: str) -> float | None:
-        """Returns the mean accuracy of a branch in the worst case; None after PGD alone."""
+    def worst(self, branch: str) -> float | None:
+        """Returns a branch's mean accuracy in the worst case; None if only PGD was run."""
         if not has_worst([self]):
             return None
-        return mean(float(correct.mean()) for correct in self.correct(WORST, place))
+        return mean(float(correct.mean()) for correct in self.correct(WORST, branch))
 
 
 def evaluation_of(attack: str, rule: str = "final") -> str:
@@ -127,21 +127,22 @@ def evaluation_of(attack: str, rule: str = "final") -> str:
 
 
 def has_worst(models: Sequence[ModelRecords]) -> bool:
-    """Returns whether the worst case of every record is more than that of PGD."""
+    """Returns whether every record has attacks beyond the paper's PGD."""
     return all(named_attacks(record) for model in models for record in model.records)
 
 
 def named_attacks(record: Record) -> list[str]:
-    """Returns the attacks besides PGD-10 and PGD-20, without transfers."""
-    ran = dict.fromkeys(verdict.attack for verdict in record.verdicts)
-    usual = ("none", "pgd-10", LAST)
-    return [name for name in ran if name not in usual and not name.startswith(TRANSFER)]
+    """Returns the attacks besides PGD-10, PGD-20 and transfers."""
+    attacks = dict.fromkeys(verdict.attack for verdict in record.verdicts)
+    usual = ("none", "pgd-10", PGD_20)
+    return [name for name in attacks if name not in usual and not name.startswith(TRANSFER)]
 
 
-def further(record: Record) -> list[str]:
-    """Returns the evaluations beyond the paper's: named attacks, then the worst case.
+def further_evaluations(record: Record) -> list[str]:
+    """Returns the evaluations that the paper does not have: named attacks, then the worst case.
 
-    The attack ``worst`` is the end of the worst case, and has no row of its own.
+    The attack ``worst`` only attacks what the others left, so it counts in the worst case and has
+    no row of its own.
     """
     named = named_attacks(record)
     labels = {attack: evaluation for evaluation, attack in EVALUATIONS.items()}
@@ -157,11 +158,11 @@ def group(records: Sequence[Record]) -> list[ModelRecords]:
     several_tags = len({record.checkpoint["tag"] for record in records}) > 1
     groups: dict[tuple[bool, int, str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: record.seed):
-        place = order.index(record.norm) if record.norm in order else len(order)
+        rank = order.index(record.norm) if record.norm in order else len(order)
         remark = ", ".join(
             [record.name] * several_configs + [str(record.checkpoint["tag"])] * several_tags
         )
-        key = (not record.adversarial, place, record.norm, remark)
+        key = (not record.adversarial, rank, record.norm, remark)
         groups.setdefault(key, []).append(record)
     return [
         ModelRecords(norm, not control, groups[key], remark)
@@ -171,21 +172,21 @@ def group(records: Sequence[Record]) -> list[ModelRecords]:
 
 
 def check_comparable(records: Sequence[Record]) -> None:
-    """Raises a RecordError unless the records share one evaluation and come from different runs."""
+    """Raises a RecordError unless the records are of one evaluation and of different runs."""
     if not records:
         raise RecordError("tables need at least one result record; run an evaluation first")
     first = records[0]
     for record in records[1:]:
-        for what, mine, other in (
+        for what, one, other in (
             ("test images", first.image_ids, record.image_ids),
             ("data", first.dataset["sha256"], record.dataset["sha256"]),
             ("protocols", _attack(first), _attack(record)),
         ):
-            if mine != other:
+            if one != other:
                 raise RecordError(
-                    f"one table needs one evaluation, got different {what} for {first.norm} seed "
-                    f"{first.seed} and {record.norm} seed {record.seed}"
-                    f"{_settings(mine, other)}; evaluate them together"
+                    f"a table needs records of one evaluation, got different {what} for "
+                    f"{first.norm} seed {first.seed} and {record.norm} seed {record.seed}"
+                    f"{_differing_settings(one, other)}; evaluate them together"
                 )
     for model in group(records):
         for one, other in itertools.pairwise(model.records):
@@ -199,8 +200,8 @@ def _attack(record: Record) -> dict[str, Any]:
     return {key: value for key, value in record.protocol.items() if key not in _TRAINING}
 
 
-def _settings(mine: object, other: object) -> str:
-    if not isinstance(mine, dict) or not isinstance(other, dict):
+def _differing_settings(one: object, other: object) -> str:
+    if not isinstance(one, dict) or not isinstance(other, dict):
         return ""
-    differing = [key for key in mine | other if mine.get(key) != other.get(key)]
-    return f" ({', '.join(f'{key}: {mine.get(key)}, {other.get(key)}' for key in differing)})"
+    differing = [key for key in one | other if one.get(key) != other.get(key)]
+    return f" ({', '.join(f'{key}: {one.get(key)}, {other.get(key)}' for key in differing)})"

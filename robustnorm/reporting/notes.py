@@ -12,22 +12,22 @@ from robustnorm.reporting.paper import SETTING
 
 GROUP_NOTE = (
     "Group: rows of one evaluation that share a letter are not distinguishable at the 5 % level "
-    "(exact McNemar test on the same images, Holm's adjustment for the pairs of the evaluation, "
-    "first seed of each)."
+    "(exact McNemar test on the same images, with Holm's adjustment for all pairs of the "
+    "evaluation; first seed of each)."
 )
 
 MARGIN_NOTE = (
-    "Margin: median over the clean images of the label's logit less the largest other one. PGD on "
-    "the cross-entropy depends on this scale: between models whose margins differ, small "
-    "differences in RA may come from it."
+    "Margin: median over the clean images of the label's logit minus the largest other logit. PGD "
+    "on the cross-entropy depends on this scale: between models whose margins differ, it may "
+    "explain small differences in RA."
 )
 
 
 def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list[str]:
-    """Describes images, training and attack, the images first.
+    """Describes the images, then training and attack.
 
     Args:
-        models: With verdicts on the same images.
+        models: Models with verdicts on the same images.
         paper: Also name what differs from the paper's experiment.
     """
     records = [record for model in models for record in model.records]
@@ -42,24 +42,26 @@ def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list
         f"{_each(models, _seed)}; protocol {_each(models, _protocol)}. "
         f"Checkpoint {_each(models, _checkpoint)}.",
         f"Attack: PGD, {_attacks(protocol)}, uniform random start, through the branch that scores; "
-        "verdict at the last iterate ('any': no image or iterate up to it was misclassified).",
+        "verdict at the last iterate ('any': neither the clean image nor any iterate was "
+        "misclassified).",
         _search_note(records),
     ]
     if first.has("worst"):
         notes.append(
-            "Worst case, Worst %: images that withstand all that was run: PGD at every iterate, "
-            "and the attack worst, gradient attacks in turn on those that still withstand."
+            "Worst case, Worst %: images that withstand everything that was run: every iterate of "
+            "PGD, and the attack worst, a sequence of gradient attacks, each on the images that "
+            "have withstood the previous ones."
         )
     if first.has("autoattack"):
         notes.append(
-            "AutoAttack: the standard ensemble (apgd-ce, apgd-t, fab-t, square) by its authors' "
+            "AutoAttack: the standard ensemble (apgd-ce, apgd-t, fab-t, square) in its authors' "
             "code, on the branch that scores."
         )
     if paper and any(_differing(record) for record in records):
         differing = _each(models, lambda record: "; ".join(_differing(record)) or "the paper's")
         notes.append(
-            f"Not the paper's experiment: {differing}. A difference from its numbers compares "
-            "different experiments."
+            f"Not the paper's experiment: {differing}. A comparison with the paper's numbers is "
+            "one of different experiments."
         )
     return notes
 
@@ -71,32 +73,34 @@ def _attacks(protocol: dict[str, Any]) -> str:
             f"{attack['step_size']}"
         )
 
-    own = [f"{branch}: {describe(a)}" for branch, a in protocol.get("branches", {}).items()]
-    return "; ".join([describe(protocol), *(f"branch {attack}" for attack in own)])
+    branches = protocol.get("branches", {}).items()
+    return "; ".join([describe(protocol), *(f"branch {b}: {describe(a)}" for b, a in branches)])
 
 
 def _search_note(records: list[Record]) -> str:
     verdicts = [verdict for record in records for verdict in record.verdicts]
-    odd, total = sum(v.disagreements for v in verdicts), sum(v.correct.size for v in verdicts)
-    themselves, nothing = (
-        ", ".join(sorted({v.attack_branch for v in verdicts if v.searched == what}))
-        for what in ("network", "nothing")
+    disagreements = sum(v.disagreements for v in verdicts)
+    total = sum(v.correct.size for v in verdicts)
+    without_copy, without_gradient = (
+        ", ".join(sorted({v.attack_branch for v in verdicts if v.searched == source}))
+        for source in ("network", "nothing")
     )
-    attacked = (
-        f" Of {themselves} no copy has the network's logits and gradients: the network itself was "
-        "attacked."
-        if themselves
+    exceptions = (
+        f" For {without_copy} no copy has the network's logits and gradients, so the network "
+        "itself was attacked."
+        if without_copy
         else ""
     )
-    if nothing:
-        attacked += (
-            f" The logits of {nothing} have no gradient in the images: PGD leaves them at their "
-            "random start and measures no robustness; the attack worst searches without gradients."
+    if without_gradient:
+        exceptions += (
+            f" The logits of {without_gradient} have no gradient with respect to the images: PGD "
+            "leaves them at their random starts and does not measure robustness; the attack worst "
+            "searches without gradients."
         )
     return (
-        f"Gradients from a copy of each branch ({records[0].protocol['search']}), every verdict by "
-        f"the network itself in {records[0].protocol['precision']}; the copy disagreed on "
-        f"{odd:,} of {total:,}.{attacked}"
+        f"Gradients come from a copy of each branch ({records[0].protocol['search']}), every "
+        f"verdict from the network itself in {records[0].protocol['precision']}; the copy "
+        f"disagreed on {disagreements:,} of {total:,} verdicts.{exceptions}"
     )
 
 
@@ -118,17 +122,17 @@ def _training(record: Record) -> str:
 
 
 def _network(record: Record) -> str:
-    """Names the network with what determines it: its width, or its own arguments and source."""
+    """Names the network with what determines it: its width, or its arguments and its source."""
     config, source = record.config, record.checkpoint.get("network_source", {})
-    given = [f"{key}={value}" for key, value in config.get("network_args", {}).items()]
-    told = f"{config['network']}({', '.join(given)})" if given else str(config["network"])
+    arguments = [f"{key}={value}" for key, value in config.get("network_args", {}).items()]
+    call = f"{config['network']}({', '.join(arguments)})" if arguments else str(config["network"])
     if is_registered(config["network"]):
-        return f"{told} of width {config['width']}"
-    return f"{told} ({in_words(source)})" if source else told
+        return f"{call} of width {config['width']}"
+    return f"{call} ({in_words(source)})" if source else call
 
 
 def _sample(record: Record) -> str:
-    return "this one seed" if record.is_ours else "these very weights"
+    return "this one seed" if record.is_ours else "these weights"
 
 
 def _seed(record: Record) -> str:
@@ -148,7 +152,7 @@ def _checkpoint(record: Record) -> str:
 
 
 def _each(models: Sequence[ModelRecords], describe: Callable[[Record], str]) -> str:
-    """Returns what describes all records once, otherwise model by model."""
+    """Describes all models at once if they agree, otherwise one by one."""
     texts = {
         model.name: ", ".join(dict.fromkeys(describe(record) for record in model.records))
         for model in models

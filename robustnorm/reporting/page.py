@@ -47,35 +47,35 @@ def write_page(
 ) -> list[Path]:
     """Writes ``report.html`` and, under ``figures``, each figure as SVG and PNG.
 
-    The same records give the same bytes. The page loads nothing from elsewhere, and every name in
-    the records is escaped.
+    The same records give the same bytes. The page is self-contained, and every text from the
+    records is escaped.
 
     Args:
         records: Records of one data set, set of test images and attack.
-        folder: Output folder; the figures of an earlier report in it are removed.
+        folder: Output folder; figures of an earlier report in it are removed.
         gradients: Results of ``robustnorm diagnose``, one per file.
-        options: Options of the make commands on the page, such as " CONFIG=configs/digits.yaml".
+        options: Options for the make commands on the page, such as " CONFIG=configs/digits.yaml".
 
     Returns:
         The files written, the page first.
 
     Raises:
-        RecordError: When the records are not of one evaluation, or hold a damaged image.
+        RecordError: When the records are not of one evaluation, or an image in them is damaged.
     """
     page, pictures = render_page(records, gradients=gradients, options=options)
     return write_files(page, pictures, folder)
 
 
 def write_files(page: str, pictures: dict[str, bytes], folder: Path) -> list[Path]:
-    """Writes a page and its figure files (content by name) over an earlier report's."""
-    place = folder / "figures"
+    """Writes a page and its figure files (content by name); removes those of an earlier report."""
+    figures_folder = folder / "figures"
     files = {folder / "report.html": page.encode()} | {
-        place / name: data for name, data in pictures.items()
+        figures_folder / name: data for name, data in pictures.items()
     }
     for path, data in files.items():
         write_atomically(path, data)
-    with disk_errors(place, 0):
-        for old in {*place.glob("*.svg"), *place.glob("*.png")} - files.keys():
+    with disk_errors(figures_folder, 0):
+        for old in {*figures_folder.glob("*.svg"), *figures_folder.glob("*.png")} - files.keys():
             old.unlink()
     return list(files)
 
@@ -117,27 +117,29 @@ def render_page(
         "deployment": deployment,
         "deployment_summary": deployment_summary(deployment) if deployment else None,
         "branched": any(len(model.records[0].branches) > 1 for model in models),
-        "checks": _checks(models),
+        "checks": _check_verdicts(models),
         "curve": draw(
             "accuracy-over-epsilon",
             "Accuracy under PGD as the attack's radius grows. Bands: 95 % Wilson intervals; "
-            "dotted: the radius of the tables"
-            + (", the branch's." if first.protocol.get("branches") else f", {radius}."),
-            f"Accuracy over the attack radius for {names}; falling curves, one panel per branch.",
+            "dotted line: the radius of the tables"
+            + (" for that branch." if first.protocol.get("branches") else f", {radius}."),
+            f"Accuracy against the attack radius for {names}; falling curves, one panel per "
+            "branch.",
             lambda: figures.accuracy_over_epsilon(models, looks),
         ),
         "passes": draw(
             "accuracy-over-passes",
-            "What each attack leaves, through the adversarial branch or the only one, over what "
-            "it takes: passes of the network forward and back, in images, for each test image. "
-            "Attacks that stop at the images that they broke take fewer on a weak network.",
-            f"Robust accuracy over the passes of each attack for {names}.",
+            "Robust accuracy under each attack, through the adversarial branch or the only one, "
+            "against its cost: forward and backward passes per test image. Attacks that stop on "
+            "images that they have broken cost less on a weak network.",
+            f"Robust accuracy against the passes of each attack for {names}.",
             lambda: accuracy_over_passes(models, looks),
         ),
         "test_losses": draw(
             "test-losses",
-            "Losses on test images over the epochs, the paper's Figure 6. They select nothing. "
-            "Controls trained on clean images, far higher in adversarial loss, are omitted.",
+            "Losses on test images over the epochs, as in the paper's Figure 6. They are not used "
+            "to select anything. Controls trained on clean images, whose adversarial loss is far "
+            "higher, are omitted.",
             f"Clean and adversarial test loss over the epochs for {names}.",
             lambda: figures.test_losses(models, looks),
         ),
@@ -160,8 +162,7 @@ def render_page(
                 gradient_table(content),
                 draw(
                     f"gradients-{number}",
-                    f"{content['title']}, from the input's side to the output's. "
-                    "Bars: 95 % intervals.",
+                    f"{content['title']}, from input to output. Bars: 95 % intervals.",
                     f"{content['title']}: spread of norms and mean cosine by stage.",
                     partial(figures.gradients, content, looks),
                 ),
@@ -178,7 +179,7 @@ def render_page(
 
 
 def environment() -> Environment:
-    """Returns the environment of the package's templates."""
+    """Returns the jinja environment with the package's templates."""
     environment = Environment(
         loader=PackageLoader("robustnorm", "reporting"),
         autoescape=True,
@@ -195,7 +196,7 @@ def _distinct(names: Iterable[str]) -> str:
 
 
 def _swatches(models: Sequence[ModelRecords], looks: dict[str, drawing.Look]) -> dict[str, str]:
-    """Returns the color variable of every text that names a model."""
+    """Returns the color variable for every text that names a model."""
     return {
         text: drawing.variable(looks[model.name].color)
         for model in models
@@ -216,7 +217,7 @@ def _typeset(table: Table) -> tuple[list[list[str]], list[bool]]:
 
 
 def _blocks(rows: list[list[str]]) -> Iterator[list[list[str]]]:
-    """Yields runs of rows with the same first cell."""
+    """Yields groups of consecutive rows with the same first cell."""
     block: list[list[str]] = []
     for row in rows:
         if block and row[0] != block[-1][0]:
@@ -230,7 +231,7 @@ def _blocks(rows: list[list[str]]) -> Iterator[list[list[str]]]:
 def _matrices(table: Table) -> dict[str, dict[str, dict[str, tuple[float, str, str]]]]:
     """Returns the branch matrix as model -> attacked branch -> scoring branch -> cell.
 
-    A cell is the fraction, the accuracy and its interval as text.
+    A cell holds the accuracy as a fraction, and the accuracy and its interval as text.
     """
     matrices: dict[str, dict[str, dict[str, tuple[float, str, str]]]] = {}
     for row, text in zip(table.rows, layout(table)[0], strict=True):
@@ -242,8 +243,8 @@ def _matrices(table: Table) -> dict[str, dict[str, dict[str, tuple[float, str, s
     return matrices
 
 
-def _checks(models: Sequence[ModelRecords]) -> dict[str, Any] | None:
-    """Returns the verdicts of all checks, the worst over a model's seeds."""
+def _check_verdicts(models: Sequence[ModelRecords]) -> dict[str, Any] | None:
+    """Returns the verdicts of all checks, for each model the worst over its seeds."""
     columns: dict[str, list[str]] = {}
     cells: dict[tuple[str, str, str], Check] = {}
     for model in models:
@@ -279,11 +280,11 @@ def _checks(models: Sequence[ModelRecords]) -> dict[str, Any] | None:
 def _classes_caption(record: Record) -> str:
     count = len(set(record.labels))
     shown = (
-        f" The {figures.MOST_CLASSES} of {count} classes with the lowest RA."
+        f" Shown are the {figures.MOST_CLASSES} of {count} classes with the lowest RA."
         if count > figures.MOST_CLASSES
         else ""
     )
     return (
-        "Each class through the adversarial branch, or the only one, the most robust class on top. "
-        f"Bars: 95 % Wilson intervals over the class's images.{shown}"
+        "Accuracy of each class through the adversarial branch, or the only one, with the most "
+        f"robust class on top. Bars: 95 % Wilson intervals over the class's images.{shown}"
     )

@@ -1,4 +1,4 @@
-"""What each attack takes and what it leaves: robust accuracy over the passes of a network."""
+"""The cost of each attack and its effect: robust accuracy against passes through the network."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _MARKERS = "osD^vP*X<>"
 
 
 def accuracy_over_passes(models: Sequence[ModelRecords], looks: dict[str, Look]) -> Figure | None:
-    """Returns robust accuracy over passes an image, forward and back, a line a model.
+    """Returns robust accuracy against forward and backward passes per image, one line per model.
 
-    Through the adversarial branch, or the only one, each attack alone, at the mean over seeds; None
-    where no passes were counted.
+    Each point is one attack on the adversarial branch, or the only one, averaged over seeds.
+    Returns None if no passes were counted.
     """
     points: dict[str, dict[str, tuple[float, float]]] = {}
     for model in models:
-        place, n = model.branch("adv"), model.records[0].n
+        branch, n = model.branch("adv"), model.records[0].n
         for attack in dict.fromkeys(verdict.attack for verdict in model.records[0].verdicts):
             verdicts = [
                 verdict
                 for record in model.records
                 for verdict in record.verdicts
                 if (verdict.attack, verdict.rule) == (attack, "final")
-                and verdict.attack_branch == verdict.score_branch == place
+                and verdict.attack_branch == verdict.score_branch == branch
             ]
             passes = [verdict.forward + verdict.backward for verdict in verdicts]
             if passes and all(passes):
@@ -48,7 +48,7 @@ def accuracy_over_passes(models: Sequence[ModelRecords], looks: dict[str, Look])
             panel.plot(*point, markers[attack], color=color, clip_on=False)
     panel.set_xscale("log")
     panel.set_ylim(bottom=0)
-    panel.set_xlabel("Passes an image, forward and back")
+    panel.set_xlabel("Forward and backward passes per image")
     panel.set_ylabel("Robust accuracy, %")
     marks = [
         Line2D([], [], linestyle="", color=INK, marker=markers[attack], label=attack)

@@ -1,4 +1,4 @@
-"""A plan's results: the paper's orderings, best against later checkpoints, AutoAttack."""
+"""A plan's results: the paper's orderings, best and later checkpoints, AutoAttack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robustnorm.records.bits import Bits
 from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.claims import claims_table, seeds_table
 from robustnorm.reporting.comparisons import compare
-from robustnorm.reporting.model_records import EVALUATIONS, LAST, ModelRecords, group
+from robustnorm.reporting.model_records import EVALUATIONS, PGD_20, ModelRecords, group
 from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import Cell, Table, to_markdown
 from robustnorm.system.escaping import for_markdown
@@ -22,23 +22,23 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
 
     Args:
         name: Name of the plan.
-        evaluations: Records by name of the evaluation, which is also its folder's. The first one
-            is compared with the paper.
+        evaluations: Records by name of the evaluation, which is also the name of its folder. The
+            first evaluation is compared with the paper.
     """
     first = next(iter(evaluations.values()))
     links = ", ".join(f"[{for_markdown(title)}]({quote(title)}/tables.md)" for title in evaluations)
     lines = "\n".join(f"- {line}" for line in orderings(first))
     over_seeds = [claims_table(first), seeds_table(first)] if _seeds(first) > 1 else []
-    tables = [*over_seeds, _best_and_later(evaluations), _attacked(evaluations)]
+    tables = [*over_seeds, _best_and_later(evaluations), _autoattack(evaluations)]
     return "\n".join(
         [
             f"# {for_markdown(name)}\n\n{provenance_text(first)}\n",
             f"Tables by evaluation: {links}.\n",
             "## The paper's orderings\n\n"
-            f"Checkpoint '{for_markdown(first[0].checkpoint['tag'])}'. Norms in pairs: exact "
-            "McNemar test on the first seed that both have, p adjusted by Holm within each line, "
-            "5 % level; accuracies "
-            f"are means over the seeds that both have.\n\n{lines}\n",
+            f"Checkpoint '{for_markdown(first[0].checkpoint['tag'])}'. Pairs of norms: exact "
+            "McNemar test on the first seed that both have, p with Holm's adjustment within each "
+            "line, 5 % level; accuracies are means over the seeds that both have.\n\n"
+            f"{lines}\n",
             *(to_markdown(table) for table in tables if table),
         ]
     )
@@ -63,7 +63,7 @@ def provenance_text(records: Sequence[Record]) -> str:
 
 
 def orderings(records: Sequence[Record]) -> list[str]:
-    """Returns, per evaluation of the paper's tables, which of its orderings hold.
+    """Returns, for each evaluation in the paper's tables, which of its orderings hold.
 
     Args:
         records: Records of one evaluation.
@@ -106,9 +106,10 @@ def _ordering(branch: str, evaluation: str, models: Sequence[ModelRecords]) -> s
             f"({_p(test.adjusted)}{seeds * (len(gaps) > 1)})"
         )
     order = " > ".join(for_markdown(model.name) for model in ranked)
-    said = "".join(f"\n  - {kind}: {'; '.join(items)}" for kind, items in found.items() if items)
+    results = "".join(f"\n  - {kind}: {'; '.join(items)}" for kind, items in found.items() if items)
     return (
-        f"**{evaluation}, {branch} branch**, in the paper {order}{said or ': nothing to compare'}"
+        f"**{evaluation}, {branch} branch**, in the paper {order}"
+        f"{results or ': nothing to compare'}"
     )
 
 
@@ -123,7 +124,7 @@ def _best_and_later(evaluations: Mapping[str, Sequence[Record]]) -> Table | None
         for one, other in itertools.product(group(best), group(records)):
             if (one.norm, one.adversarial) != (other.norm, other.adversarial):
                 continue
-            for evaluation, attack in (("SA", "none"), ("RA, PGD-20", LAST)):
+            for evaluation, attack in (("SA", "none"), ("RA, PGD-20", PGD_20)):
                 verdicts = _paired(one, other, attack, "adv")
                 if not verdicts:
                     continue
@@ -140,21 +141,24 @@ def _best_and_later(evaluations: Mapping[str, Sequence[Record]]) -> Table | None
         ("Model", "Later", "Evaluation", "Best %", "Later %", "Change"),
         rows,
         [
-            "Best: the epoch of highest robust accuracy on held-out training images. A fall of "
-            "robust accuracy after it is robust overfitting. Means over the seeds that have both."
+            "Best: the epoch with the highest robust accuracy on held-out training images. A drop "
+            "in robust accuracy after it is robust overfitting. Means over the seeds that have "
+            "both."
         ],
     )
 
 
-def _attacked(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
-    """Compares accuracy under AutoAttack with that under PGD, on the same images."""
+def _autoattack(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
+    """Compares accuracy under AutoAttack with that under PGD on the same images."""
     rows: list[tuple[Cell, ...]] = []
     for records in evaluations.values():
         for model in group([record for record in records if record.has("autoattack")]):
             for branch in model.records[0].branches:
                 pgd, autoattack = (
-                    mean(float(_own(record, attack, branch).mean()) for record in model.records)
-                    for attack in (LAST, "autoattack")
+                    mean(
+                        float(_verdicts(record, attack, branch).mean()) for record in model.records
+                    )
+                    for attack in (PGD_20, "autoattack")
                 )
                 rows.append(
                     (
@@ -171,12 +175,12 @@ def _attacked(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
         return None
     return Table(
         "autoattack",
-        "What AutoAttack leaves",
+        "Accuracy under AutoAttack",
         ("Model", "Checkpoint", "n", "PGD-20 %", "AutoAttack %", "Change", "Worst %"),
         rows,
         [
-            "All through the branch that scores, on the same images; mean over seeds. Worst %: "
-            "images that withstand everything that was run."
+            "All attacks on the branch that scores, on the same images; means over seeds. Worst "
+            "%: images that withstand everything that was run."
         ],
     )
 
@@ -187,16 +191,16 @@ def _paired(
     """Returns the verdicts of both on the same images, for each seed that both have."""
     others = {record.seed: record for record in other.records}
     return [
-        (_own(record, attack, branch), _own(others[record.seed], attack, branch))
+        (_verdicts(record, attack, branch), _verdicts(others[record.seed], attack, branch))
         for record in one.records
         if record.seed in others and record.image_ids == others[record.seed].image_ids
     ]
 
 
-def _own(record: Record, attack: str, branch: str) -> Bits:
-    """Returns the verdicts of a branch, or the only one, under an attack on that branch."""
-    place = branch if branch in record.branches else SINGLE
-    return record.find(attack, "final", place, place).correct
+def _verdicts(record: Record, attack: str, branch: str) -> Bits:
+    """Returns the verdicts of a branch, or of the only one, under an attack on that branch."""
+    branch = branch if branch in record.branches else SINGLE
+    return record.find(attack, "final", branch, branch).correct
 
 
 def _p(p: float) -> str:

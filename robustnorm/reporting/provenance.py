@@ -18,7 +18,7 @@ class Provenance:
     Args:
         runs: One row per record: checkpoint, hashes, device, time.
         data: Names and hashes of the data.
-        versions: All versions of Python and packages that occur.
+        versions: All versions of Python and of packages that occur.
         settings: Training settings that all runs share.
         differing: One row per run with the settings in which runs differ.
     """
@@ -72,7 +72,7 @@ def provenance(models: Sequence[ModelRecords]) -> Provenance:
                 "Evaluation, s",
             ),
             runs,
-            ["Settings and Protocol: fingerprints of what is listed below."],
+            ["Settings and Protocol: fingerprints of the settings and the protocol listed below."],
         ),
         {
             "Data": f"{records[0].dataset['name']}, SHA-256 {records[0].dataset['sha256'][:16]}",
@@ -84,8 +84,8 @@ def provenance(models: Sequence[ModelRecords]) -> Provenance:
             "Settings in which the runs differ",
             ("Model", "Seed", *differing),
             [
-                (name, str(record.seed), *(values[key][place] for key in differing))
-                for place, (name, record) in enumerate(named)
+                (name, str(record.seed), *(values[key][row] for key in differing))
+                for row, (name, record) in enumerate(named)
             ],
             [],
         ),

@@ -1,4 +1,4 @@
-"""Updates the block of results between two markers of a README."""
+"""Updates the block of results between two markers in a README."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SHOWN = ("table3", "table4", "deployment")
 
 
 def show_results(readme: Path, folder: str, records: Sequence[Record]) -> None:
-    """Replaces the first block of results in a README by the tables of ``records``.
+    """Replaces the first block of results in a README with the tables of ``records``.
 
     A block begins with ``<!-- reports/<folder> -->`` and ends with ``<!-- end -->``. It states the
     data, devices, time and commit behind its tables.
 
     Args:
         readme: The file.
-        folder: Folder below reports/ that holds the tables and records.
+        folder: Folder under reports/ that holds the tables and records.
         records: Records of one evaluation.
 
     Raises:

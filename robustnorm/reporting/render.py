@@ -24,11 +24,11 @@ class Table:
     """A table ready to print.
 
     Args:
-        name: Used in file names.
-        title: Above the table.
-        columns: Headers.
+        name: Name of its files.
+        title: Text above the table.
+        columns: Column headings.
         rows: Cells: text, a fraction (printed in percent), an interval of fractions, or None.
-        notes: Below the table.
+        notes: Remarks below the table.
     """
 
     name: str
@@ -39,16 +39,16 @@ class Table:
 
 
 def to_text(tables: Sequence[Table]) -> str:
-    """Returns tables for a terminal; a note that several share appears under the first."""
+    """Returns tables for a terminal; a note that several tables share appears only once."""
     lines: list[str] = []
-    said: set[str] = set()
+    shown: set[str] = set()
     for table in tables:
         lines += [for_terminal(table.title), "", _grid(table, "simple", for_terminal), ""]
         for note in table.notes:
-            if note not in said:
+            if note not in shown:
                 lines.append(textwrap.fill(for_terminal(note), 100, subsequent_indent="  "))
         lines.append("")
-        said |= set(table.notes)
+        shown |= set(table.notes)
     return "\n".join(lines)
 
 
@@ -60,7 +60,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Returns the table as LaTeX, which needs the package booktabs."""
+    """Returns the table as LaTeX; it needs the package booktabs."""
     notes = " ".join(for_latex(note) for note in table.notes)
     return (
         f"\\begin{{table}}\n\\caption{{{for_latex(table.title)}}}\n\\centering\n"
@@ -73,17 +73,17 @@ def to_csv(table: Table) -> str:
     """Returns the table as CSV, with numbers in percent and each interval in two columns."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    spread = [
+    is_interval = [
         any(isinstance(row[i], Interval) for row in table.rows) for i in range(len(table.columns))
     ]
     header = [
         [f"{name}, low", f"{name}, high"] if wide else [name]
-        for name, wide in zip(table.columns, spread, strict=True)
+        for name, wide in zip(table.columns, is_interval, strict=True)
     ]
     writer.writerow(itertools.chain(*header))
     for row in table.rows:
         cells: list[str] = []
-        for cell, wide in zip(row, spread, strict=True):
+        for cell, wide in zip(row, is_interval, strict=True):
             if isinstance(cell, Interval):
                 cells += [_percent(cell.low), _percent(cell.high)]
             else:
@@ -93,7 +93,7 @@ def to_csv(table: Table) -> str:
 
 
 def save_tables(tables: Sequence[Table], folder: Path, name: str) -> list[Path]:
-    """Writes name.md, name.tex and a CSV file for each table; returns their paths."""
+    """Writes name.md, name.tex and a CSV file per table; returns their paths."""
     contents = {
         f"{name}.md": "\n".join(map(to_markdown, tables)),
         f"{name}.tex": "\n".join(map(to_latex, tables)),

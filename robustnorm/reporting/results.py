@@ -1,4 +1,4 @@
-"""What an evaluation in Python returns: its verdicts, as a table, a record or a page."""
+"""What an evaluation in Python returns: verdicts that become a table, a record or a page."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class Results(Sequence[Verdict]):
-    """The verdicts of an evaluation, in order; printed, they are a table.
+    """The verdicts of an evaluation, in order; they print as a table.
 
     Args:
-        record: The evaluation, as it is saved.
+        record: The record of the evaluation.
     """
 
     def __init__(self, record: Record) -> None:
@@ -37,11 +37,11 @@ class Results(Sequence[Verdict]):
         self._model = name_models([record], [record.name])
 
     @overload
-    def __getitem__(self, place: int) -> Verdict: ...
+    def __getitem__(self, index: int) -> Verdict: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Verdict]: ...
-    def __getitem__(self, place: int | slice) -> Verdict | list[Verdict]:
-        return self.record.verdicts[place]
+    def __getitem__(self, index: slice) -> list[Verdict]: ...
+    def __getitem__(self, index: int | slice) -> Verdict | list[Verdict]:
+        return self.record.verdicts[index]
 
     def __len__(self) -> int:
         return len(self.record.verdicts)
@@ -59,10 +59,10 @@ class Results(Sequence[Verdict]):
         return to_text([table]).rstrip()
 
     def to_dataframe(self) -> DataFrame:
-        """Returns a row for each verdict, accuracies and limits of intervals as fractions.
+        """Returns one row per verdict, with accuracies and interval limits as fractions.
 
         Raises:
-            ImportError: Without pandas.
+            ImportError: When pandas is not installed.
         """
         with extra("pandas", "a data frame needs pandas"):
             import pandas as pd
@@ -87,7 +87,7 @@ class Results(Sequence[Verdict]):
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
-        """Reads a result record, of this or of any other evaluation.
+        """Reads a result record, also one that a command wrote.
 
         Raises:
             UsageError: When there is no such file.
@@ -98,22 +98,23 @@ class Results(Sequence[Verdict]):
     def verify(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, kept: Path | None = None
     ) -> str:
-        """Re-checks the verdicts on clean and on kept images; returns how often what was checked.
+        """Checks the verdicts on clean and on kept images again; returns a table of the checks.
 
         Args:
             model: The network, in evaluation mode.
-            images: Those that were evaluated, in the same order.
+            images: The images that were evaluated, in the same order.
             labels: int64 (N,).
-            kept: Folder of the adversarial images, if the evaluation was to ``keep`` them.
+            kept: Folder of the adversarial images, if the evaluation kept them elsewhere than the
+                record says.
 
         Raises:
-            CheckFailed: When a check fails, with the first failures.
+            CheckFailed: When a check fails; names the first failures.
             UsageError: When the record is that of a run.
         """
         if not self.record.given:
             raise UsageError(
-                f"{self._model[0].name} is a run, not a network given in Python: robustnorm verify "
-                "checks its record"
+                f"{self._model[0].name} is a run, not a network given in Python; check its record "
+                "with robustnorm verify"
             )
         origin = Verification("network and data")
         checkpoint, dataset = self.record.checkpoint["sha256"], self.record.dataset["images"]
@@ -126,14 +127,14 @@ class Results(Sequence[Verdict]):
         return conclude(self._model[0].name, self.record, findings)
 
     def report(self, path: str | Path) -> Path:
-        """Writes one HTML page, which loads nothing from elsewhere.
+        """Writes one self-contained HTML page.
 
         Args:
-            path: The file, ending in ``.html``.
+            path: Path of the file; must end in ``.html``.
 
         Raises:
             UsageError: When the path ends otherwise.
-            ImportError: Without the packages of the extra "report".
+            ImportError: When the packages of the extra "report" are not installed.
         """
         path = Path(path)
         if path.suffix.lower() not in (".html", ".htm"):

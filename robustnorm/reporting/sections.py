@@ -20,10 +20,10 @@ class Drawing:
     """A figure to draw.
 
     Args:
-        name: Name of its files.
-        caption: Text below it.
+        name: Name of the figure's files.
+        caption: Text below the figure.
         alt: Description for readers who cannot see it.
-        draw: Draws it, in the report's style.
+        draw: Draws the figure; called in the report's style.
     """
 
     name: str
@@ -42,13 +42,13 @@ class Section:
 
 
 class Content(TypedDict):
-    """What a page says.
+    """The content of a page.
 
     Attributes:
         title: Title of the page.
         summary: Introductory sentences.
         facts: Values by name, listed below the summary.
-        sections: In order.
+        sections: The sections, in order.
         looks: Looks of the models by name; tables show the color beside the name.
         command: The command that makes the report.
     """
@@ -65,8 +65,8 @@ def write_sections(folder: Path, **content: Unpack[Content]) -> list[Path]:
     """Writes ``report.html`` and, under ``figures``, each figure as SVG and PNG.
 
     Args:
-        folder: Output folder; the figures of an earlier report in it are removed.
-        **content: See ``render_sections``.
+        folder: Output folder; figures of an earlier report in it are removed.
+        **content: See ``Content``.
 
     Returns:
         The files written, the page first.
@@ -77,8 +77,8 @@ def write_sections(folder: Path, **content: Unpack[Content]) -> list[Path]:
 def render_sections(**content: Unpack[Content]) -> tuple[str, dict[str, bytes]]:
     """Returns the page and its figure files (content by name).
 
-    The same content gives the same bytes. The page loads nothing from elsewhere; all text is
-    escaped. A note that several tables share appears under the first.
+    The same content gives the same bytes. The page is self-contained, and all text is escaped. A
+    note that several tables share appears only under the first. See ``Content`` for the arguments.
     """
     sections, looks = content["sections"], content["looks"]
     files: dict[str, bytes] = {}
@@ -92,18 +92,18 @@ def render_sections(**content: Unpack[Content]) -> tuple[str, dict[str, bytes]]:
             files |= {f"{each.name}.{suffix}": data for suffix, data in saved.items()}
             svg = Markup(drawing.inline(saved["svg"], each.name, each.alt))
             pictures[section.title].append(Picture(each.name, each.caption, svg))
-    said: dict[str, list[str]] = {}
-    before: list[str] = []
+    shown_before: dict[str, list[str]] = {}
+    notes: list[str] = []
     for table in (table for section in sections for table in section.tables):
-        said[table.name] = list(before)
-        before += table.notes
+        shown_before[table.name] = list(notes)
+        notes += table.notes
     page = (
         environment()
         .get_template("sections.html")
         .render(
             **content,
             pictures=pictures,
-            said=said,
+            shown_before=shown_before,
             colors=drawing.variables(),
             swatches={name: drawing.variable(look.color) for name, look in looks.items()},
         )

@@ -1,4 +1,4 @@
-"""Any networks in one table: ours, imported and given in Python, evaluated on the same images."""
+"""Networks of any origin in one table: our runs, imported weights, and networks from Python."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from robustnorm.reporting.notes import GROUP_NOTE, MARGIN_NOTE, setting_notes
 from robustnorm.reporting.render import Cell, Table
 
 
-def name_models(records: Sequence[Record], places: Sequence[str]) -> list[ModelRecords]:
-    """Returns a model for each record, by the shortest name that tells it from the others.
+def name_models(records: Sequence[Record], sources: Sequence[str]) -> list[ModelRecords]:
+    """Returns a model for each record, with the shortest name that no other model has.
 
     Args:
-        records: Each shown by itself, other seeds of one norm too.
-        places: Where each record comes from, which distinguishes what nothing else does.
+        records: Each becomes a model of its own, even if only the seeds differ.
+        sources: Where each record comes from; part of the name where nothing else differs.
 
     Raises:
-        RecordError: When the records are not of one evaluation: other images, or another attack.
+        RecordError: When images or attacks differ between the records.
     """
-    own = [
+    base_names = [
         record.imported or ModelRecords(record.norm, record.adversarial, []).name
         for record in records
     ]
@@ -37,12 +37,12 @@ def name_models(records: Sequence[Record], places: Sequence[str]) -> list[ModelR
             (record.name,),
             (record.name, f"seed {record.seed}"),
             (record.name, f"seed {record.seed}", str(record.checkpoint["tag"])),
-            (place,),
+            (source,),
         ]
-        for record, place in zip(records, places, strict=True)
+        for record, source in zip(records, sources, strict=True)
     ]
     candidates = [
-        [", ".join([name, *remark]) for name, remark in zip(own, level, strict=True)]
+        [", ".join([name, *remark]) for name, remark in zip(base_names, level, strict=True)]
         for level in zip(*remarks, strict=True)
     ]
     names = next((n for n in candidates if len(set(n)) == len(n)), candidates[-1])
@@ -64,11 +64,12 @@ def _check_same(models: Sequence[ModelRecords]) -> None:
                 "evaluate both with the same --data and --test_limit"
             )
         branches = dict.fromkeys([*record.answers, *other.answers])
-        if not all(_alike(record.attack_on(b), other.attack_on(b)) for b in branches):
+        if not all(_same_attack(record.attack_on(b), other.attack_on(b)) for b in branches):
             raise RecordError(
-                "a comparison needs attacks in the same ball, got "
-                f"{_ball(record)} for {first.name} and {_ball(other)} for {model.name}; evaluate "
-                "both with the same --threat_model, --epsilon and --step_size"
+                "a comparison needs the same attack settings, got "
+                f"{_attack_text(record)} for {first.name} and {_attack_text(other)} for "
+                f"{model.name}; evaluate both with the same --threat_model, --epsilon and "
+                "--step_size"
             )
 
 
@@ -80,7 +81,7 @@ def _described(record: Record) -> str:
     return f"{record.n:,} images of {record.dataset['name']} ({record.dataset['sha256'][:12]})"
 
 
-def _alike(one: dict[str, str], other: dict[str, str]) -> bool:
+def _same_attack(one: dict[str, str], other: dict[str, str]) -> bool:
     sizes = [
         isclose(Fraction(one[size]), Fraction(other[size]), rel_tol=1e-6)
         for size in ("epsilon", "step_size")
@@ -88,7 +89,7 @@ def _alike(one: dict[str, str], other: dict[str, str]) -> bool:
     return one["threat_model"] == other["threat_model"] and all(sizes)
 
 
-def _ball(record: Record) -> str:
+def _attack_text(record: Record) -> str:
     return "; ".join(
         f"{branch}{': ' * bool(branch)}{attack['threat_model'].capitalize()}, epsilon "
         f"{attack['epsilon']}, step size {attack['step_size']}"
@@ -98,36 +99,38 @@ def _ball(record: Record) -> str:
 
 def evaluations(models: Sequence[ModelRecords]) -> list[str]:
     """Returns the evaluations that every branch of every model has, the worst case last."""
-    answers = [(m.records[0], branch) for m in models for branch in m.records[0].branches]
-    asked = [
+    branches = [(m.records[0], branch) for m in models for branch in m.records[0].branches]
+    evaluated = [
         [
             evaluation_of(v.attack, v.rule)
             for v in record.verdicts
             if v.attack_branch == v.score_branch == branch and not v.attack.startswith(TRANSFER)
         ]
-        for record, branch in answers
+        for record, branch in branches
     ]
-    shared = [name for name in dict.fromkeys(asked[0]) if all(name in each for each in asked)]
-    beyond = [
+    shared = [n for n in dict.fromkeys(evaluated[0]) if all(n in names for names in evaluated)]
+    beyond_pgd = [
         any(not re.fullmatch(r"none|pgd-\d+", verdict.attack) for verdict in record.verdicts)
-        for record, _ in answers
+        for record, _ in branches
     ]
-    # The attack worst stops at what is broken already: it is the end of the worst case.
-    return [name for name in shared if name != "RA, worst"] + [WORST] * all(beyond)
+    # The attack worst only attacks what others have left: it counts in the worst case.
+    return [name for name in shared if name != "RA, worst"] + [WORST] * all(beyond_pgd)
 
 
 def under_attack(models: Sequence[ModelRecords]) -> list[str]:
-    """Returns PGD of the most steps and, if all have more attacks, the worst case: it decides.
+    """Returns PGD with the most steps and, if all records have further attacks, the worst case.
+
+    The last of them decides which model is the most robust.
 
     Raises:
-        RecordError: When the records share no PGD.
+        RecordError: When the records have no PGD attack in common.
     """
     found = evaluations(models)
     pgd = [name for name in found if re.match(r"RA, PGD-\d+", name)]
     final = [name for name in pgd if not name.endswith(ANY)] or pgd
     if not final:
         raise RecordError(
-            "a comparison needs PGD of the same number of steps on every network, got "
+            "a comparison needs PGD with the same number of steps on every network, got "
             + "; ".join(f"{m.name}: {', '.join(evaluations([m]))}" for m in models)
         )
     most = max(final, key=lambda name: int(re.findall(r"\d+", name)[0]))
@@ -135,15 +138,15 @@ def under_attack(models: Sequence[ModelRecords]) -> list[str]:
 
 
 def accuracy_table(models: Sequence[ModelRecords]) -> Table:
-    """Returns a row for each evaluation, model and branch, attacked and scored through it."""
-    places = [(model, branch) for model in models for branch in model.records[0].branches]
+    """Returns a row for each evaluation, model and branch; the branch is attacked and scores."""
+    branches = [(model, branch) for model in models for branch in model.records[0].branches]
     n = models[0].records[0].n
-    several = len(places) > 1
+    several = len(branches) > 1
     rows: list[tuple[Cell, ...]] = []
     for evaluation in evaluations(models):
-        verdicts = [model.correct(evaluation, branch)[0] for model, branch in places]
+        verdicts = [model.correct(evaluation, branch)[0] for model, branch in branches]
         marks = groups(verdicts) if several else [""]
-        for (model, branch), correct, mark in zip(places, verdicts, marks, strict=True):
+        for (model, branch), correct, mark in zip(branches, verdicts, marks, strict=True):
             accuracy = float(correct.mean())
             cells: tuple[Cell, ...] = (
                 *(evaluation, model.label(branch), accuracy, wilson(accuracy * n, n)),
@@ -165,14 +168,14 @@ def accuracy_table(models: Sequence[ModelRecords]) -> Table:
 
 
 def significance(models: Sequence[ModelRecords]) -> Table:
-    """Returns the paired tests of the models and, within each, of its branches."""
+    """Returns the paired tests between models and between the branches of each model."""
     table = paired_tests(models, under_attack(models))
     if any(len(model.records[0].branches) > 1 for model in models):
         return table
     rows = [
         (str(family).removesuffix(", adversarial branch"), *rest)
         for family, *rest in table.rows
-        if family != "SA, clean branch"  # of a network without branches it is the same
+        if family != "SA, clean branch"  # the same as that of the adversarial branch
     ]
     return replace(table, rows=rows)
 
@@ -183,10 +186,10 @@ def check_table(models: Sequence[ModelRecords]) -> Table:
     for model in models:
         record = model.records[0]
         for branch in record.branches:
-            own = [check for check in record.checks if check.answer == branch]
-            odd = [f"{check.name}: {check.verdict}" for check in own if check.verdict != "reliable"]
-            verdict = verdict_of(own, branch) if own else "not run"
-            rows.append((model.label(branch), str(len(own)), verdict, "; ".join(odd) or None))
+            checks = [check for check in record.checks if check.answer == branch]
+            failed = [f"{c.name}: {c.verdict}" for c in checks if c.verdict != "reliable"]
+            verdict = verdict_of(checks, branch) if checks else "not run"
+            rows.append((model.label(branch), str(len(checks)), verdict, "; ".join(failed) or None))
     return Table(
         "checks",
         "Checks of the evaluations",
@@ -197,7 +200,7 @@ def check_table(models: Sequence[ModelRecords]) -> Table:
 
 
 def verdict_table(models: Sequence[ModelRecords]) -> Table:
-    """Returns a row for each verdict of each model, in the order of its record."""
+    """Returns a row for each verdict of each model, in the record's order."""
     rows: list[tuple[Cell, ...]] = [
         (
             model.name,
@@ -220,7 +223,7 @@ def verdict_table(models: Sequence[ModelRecords]) -> Table:
         ),
         rows,
         [
-            "Rule final: the image that the attack returned; any: no image or iterate was "
-            'misclassified. "single": the network has no branches.'
+            "Rule final: the image that the attack returned; any: neither the clean image nor any "
+            'iterate was misclassified. "single": the network has no branches.'
         ],
     )

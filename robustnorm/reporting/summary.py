@@ -15,8 +15,9 @@ def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> st
     """Names the most robust model and those that are not distinguishable from it.
 
     Args:
-        models: With verdicts on the same images.
-        evaluation: What decides; by default the worst case where every record has it, else PGD-20.
+        models: Models with verdicts on the same images.
+        evaluation: The evaluation that decides; by default the worst case if every record has it,
+            else PGD-20.
     """
     evaluation = evaluation or (WORST if has_worst(models) else "RA, PGD-20")
     attack = (
@@ -38,7 +39,7 @@ def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> st
     verdict = (
         f"on the test images it is not distinguishable from {_listed(alike)}"
         if alike
-        else "its lead over every other model is more than chance"
+        else "its lead over every other model exceeds chance"
     )
     return f"{best} has the highest robust accuracy {attack}, {figure}; {verdict}."
 
@@ -52,14 +53,14 @@ def deployment_summary(table: Table) -> str:
     robust = max(table.rows, key=lambda row: _number(row[4]))
     accurate = max(table.rows, key=lambda row: _number(row[2]))
     sentence = (
-        f"Without knowing which images are attacked, the most robust choice is "
+        "If it is not known which images are attacked, the most robust choice is "
         f"{_rule(robust)}: deployed RA {_percent(robust[4])} at SA {_percent(robust[2])}"
     )
     if accurate is robust:
         return f"{sentence}, which is also the highest SA."
     return (
-        f"{sentence}. The highest SA, {_percent(accurate[2])} by {_rule(accurate)}, leaves "
-        f"{_percent(accurate[4])} under attack."
+        f"{sentence}. The highest SA is {_percent(accurate[2])}, with {_rule(accurate)}, whose "
+        f"deployed RA is {_percent(accurate[4])}."
     )
 
 

@@ -11,12 +11,12 @@ from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.comparisons import groups
 from robustnorm.reporting.model_records import (
     EVALUATIONS,
-    LAST,
     NAMES,
+    PGD_20,
     WORST,
     ModelRecords,
     check_comparable,
-    further,
+    further_evaluations,
     group,
     named_attacks,
 )
@@ -35,7 +35,7 @@ def tables(
         train_command: Command that trains a missing norm, with a placeholder ``{norm}``.
 
     Raises:
-        RecordError: When there is no record, or records belong to different evaluations.
+        RecordError: When there is no record, or the records are not of one evaluation.
     """
     check_comparable(records)
     models = group(records)
@@ -71,7 +71,7 @@ def _paper_table(
 ) -> Table:
     evaluations = [evaluation for wanted, evaluation in PAPER if wanted == branch]
     if branch == "adv":
-        evaluations += further(models[0].records[0])  # beyond the paper's
+        evaluations += further_evaluations(models[0].records[0])
     several = any(len(model.records) > 1 for model in models)
     rows = [
         row
@@ -97,47 +97,47 @@ def _paper_table(
 def _rows(
     branch: str, evaluation: str, models: list[ModelRecords], *, several: bool
 ) -> list[tuple[Cell, ...]]:
-    """Returns the rows of one evaluation: the paper's norms first, even when not trained."""
-    own = any(record.is_ours for model in models for record in model.records)
-    paper = PAPER.get((branch, evaluation), {}) if own else {}
-    places = [(model, place) for model in models for place in model.branches(branch)]
-    found = [model.correct(evaluation, place) for model, place in places]  # by row, then by seed
+    """Returns the rows of one evaluation: the paper's norms first, even those not trained."""
+    has_ours = any(record.is_ours for model in models for record in model.records)
+    paper = PAPER.get((branch, evaluation), {}) if has_ours else {}
+    shown = [(model, name) for model in models for name in model.branches(branch)]
+    found = [model.correct(evaluation, name) for model, name in shown]  # by row, then by seed
     marks = groups([correct[0] for correct in found])
     made: list[tuple[Cell, ...]] = []
-    for (model, place), correct, mark in zip(places, found, marks, strict=True):
+    for (model, name), correct, mark in zip(shown, found, marks, strict=True):
         accuracies = [float(bits.mean()) for bits in correct]
         ours, n = mean(accuracies), model.records[0].n
-        comparable = model.adversarial and place in (branch, SINGLE)
+        comparable = model.adversarial and name in (branch, SINGLE)
         published = paper.get(model.norm) if comparable else None
         attack = EVALUATIONS.get(evaluation, "")
         any_iterate = (
-            mean(v.accuracy for v in model.verdicts(attack, "any", place, place))
+            mean(v.accuracy for v in model.verdicts(attack, "any", name, name))
             if attack.startswith("pgd")
             else None
         )
         made.append(
             (
                 evaluation,
-                model.label(place),
+                model.label(name),
                 ours,
                 wilson(ours * n, n),
                 mark,
                 None if published is None else f"{published:.2f}",
                 None if published is None else f"{100 * ours - published:+.2f}",
                 any_iterate,
-                model.worst(place) if evaluation not in ("SA", WORST) else None,
-                None if evaluation == "SA" else model.margin(place),
+                model.worst(name) if evaluation not in ("SA", WORST) else None,
+                None if evaluation == "SA" else model.margin(name),
                 *(stdev(accuracies) if len(accuracies) > 1 else None,) * several,
             )
         )
-    norms = [model.norm if model.adversarial else None for model, _ in places]
+    norms = [model.norm if model.adversarial else None for model, _ in shown]
     rows: list[tuple[Cell, ...]] = []
     for norm, value in paper.items():
         untrained = (evaluation, NAMES[norm], None, None, None, f"{value:.2f}", *[None] * 4)
-        rows += [row for row, mine in zip(made, norms, strict=True) if mine == norm] or [
+        rows += [row for row, trained in zip(made, norms, strict=True) if trained == norm] or [
             untrained + (None,) * several
         ]
-    return rows + [row for row, mine in zip(made, norms, strict=True) if mine not in paper]
+    return rows + [row for row, trained in zip(made, norms, strict=True) if trained not in paper]
 
 
 def _matrix(models: list[ModelRecords], note: str) -> Table:
@@ -146,13 +146,13 @@ def _matrix(models: list[ModelRecords], note: str) -> Table:
         n = model.records[0].n
         branches = model.records[0].branches
         pairs = [("none", branch, branch) for branch in branches] + [
-            (LAST, attacker, scorer) for attacker in branches for scorer in branches
+            (PGD_20, attacker, scorer) for attacker in branches for scorer in branches
         ]
         for attack, attacker, scorer in pairs:
             accuracy = mean(v.accuracy for v in model.verdicts(attack, "final", attacker, scorer))
-            seen = "no attack" if attack == "none" else attacker
-            worst = model.worst(scorer) if seen == scorer else None
-            rows.append((model.name, seen, scorer, accuracy, wilson(accuracy * n, n), worst))
+            row = "no attack" if attack == "none" else attacker
+            worst = model.worst(scorer) if row == scorer else None
+            rows.append((model.name, row, scorer, accuracy, wilson(accuracy * n, n), worst))
     return Table(
         "branch-matrix",
         "Branch matrix: PGD-20 through each branch, scored through each branch",
@@ -192,11 +192,11 @@ def _deployment(models: list[ModelRecords], note: str) -> Table:
         rows,
         [
             note,
-            "A deployed network does not know whether an image was attacked, so the clean branch's "
-            "SA and the adversarial branch's RA are not available at once: a rule has both numbers "
+            "A deployed network does not know whether an image was attacked, so it cannot have the "
+            "clean branch's SA and the adversarial branch's RA at once: each rule has both numbers "
             "of its row.",
             "Deployed RA: images that withstand every attack that was run: PGD-20 differentiated "
-            "through the rule itself (any iterate), PGD-20 through each branch and other rule "
+            "through the rule itself (every iterate), PGD-20 on each branch and on each other rule "
             "(last iterate)" + "".join(f", {name} on the rule" for name in named) + ".",
         ],
     )

@@ -1,4 +1,4 @@
-"""The outcome of a record's re-check, as text."""
+"""The outcome of checking a record again, as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from robustnorm.system.errors import CheckFailed
 
 
 def conclude(title: str, record: Record, findings: Sequence[Verification]) -> str:
-    """Returns what was checked how often.
+    """Returns a table of what was checked, and how often.
 
     Args:
         title: What was checked, such as the record's path.
@@ -20,13 +20,13 @@ def conclude(title: str, record: Record, findings: Sequence[Verification]) -> st
         findings: From ``robustnorm.records.verify``.
 
     Raises:
-        CheckFailed: When any check failed, with the same table and the first failures.
+        CheckFailed: When a check failed; its text is the same table and the first failures.
     """
     failures = [f"{f.subject}: {failure}" for f in findings for failure in f.failures]
     rows = [(f.subject, f.checked, f.failed) for f in findings]
     text = f"{title}\n\n" + tabulate(rows, headers=("Checked", "times", "failed"))
     if not record.sealed:
-        text += "\n\nThe record carries no hash: it was written before records had one."
+        text += "\n\nThe record has no hash: it was written before records had one."
     if failures:
         raise CheckFailed(text + "\n\n" + "\n".join(failures))
     if not record.images:

@@ -7,7 +7,7 @@ from statistics import mean
 
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import Record
-from robustnorm.reporting.model_records import LAST, group
+from robustnorm.reporting.model_records import PGD_20, group
 from robustnorm.reporting.notes import setting_notes
 from robustnorm.reporting.render import Cell, Table
 from robustnorm.studies.gates import GateUsage, entropy, mean_interval
@@ -162,7 +162,7 @@ def _variants(
         for variant in model.records[0].branches:
             standard, final, any_iterate = (
                 mean(v.accuracy for v in model.verdicts(attack, rule, variant, variant))
-                for attack, rule in (("none", "final"), (LAST, "final"), (LAST, "any"))
+                for attack, rule in (("none", "final"), (PGD_20, "final"), (PGD_20, "any"))
             )
             rows.append(
                 (

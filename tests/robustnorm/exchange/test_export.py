@@ -40,8 +40,8 @@ TWO = {
     "l2": BranchAttack("l2", Fraction(3, 4), Fraction(1, 4)),
 }
 BOTH = (
-    "against Linf attacks of epsilon 1/10 (branch linf) and "
-    "L2 attacks of epsilon 3/4 (branch l2) on 100"
+    "against Linf attacks with epsilon 1/10 (branch linf) and "
+    "L2 attacks with epsilon 3/4 (branch l2) on 100"
 )
 IMAGES = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -297,7 +297,7 @@ def test_hugging_face_card_prints_the_tables_of_its_own_record(run, evaluated):
     [
         (
             {"threat_model": "l2", "epsilon": Fraction(1, 2)},
-            "adv", "l2", "1/2", "against L2 attacks of epsilon 1/2 on 100",
+            "adv", "l2", "1/2", "against L2 attacks with epsilon 1/2 on 100",
         ),
         ({"branches": TWO}, "l2", "l2", "3/4", BOTH),
         ({"branches": TWO}, "linf", "linf", "1/10", BOTH),

@@ -107,5 +107,5 @@ def test_file_gives_back_what_was_written(tmp_path, interval):
 def test_file_of_another_form_is_named(tmp_path, change):
     path = tmp_path / "result.json"
     path.write_text(json.dumps(make_results()[0] | change))
-    with pytest.raises(RecordError, match=r"result\.json holds no gradient diagnostics"):
+    with pytest.raises(RecordError, match=r"result\.json is not a gradient diagnosis"):
         read_gradients(path)

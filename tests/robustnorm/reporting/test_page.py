@@ -199,7 +199,7 @@ def test_reading_names_the_best_and_what_it_cannot_be_told_from(page):
     # 99 images of SaAuxBN and 83 of ModeNorm: 16 to 0, p = 2^-15, of BN and AuxBN 19 to 0.
     assert (
         "SaAuxBN (adv) has the highest robust accuracy under PGD-20, 49.50 % [42.65, 56.37]; its "
-        "lead over every other model is more than chance." in page.text
+        "lead over every other model exceeds chance." in page.text
     )
 
 
@@ -207,7 +207,7 @@ def test_checks_show_verdicts_and_figures(page):
     verdicts = page.tables["Verdict of each check, by model and branch or serving rule"]
     assert verdicts[2] == ["FGSM"] + ["✓ reliable"] * 6
     assert verdicts[3] == ["Square"] + ["! warn"] * 6
-    assert verdicts[4] == ["worst of all"] + ["! warn"] * 6
+    assert verdicts[4] == ["worst verdict"] + ["! warn"] * 6
     assert CHECKS["FGSM"] in page.text
     assert "6 verdicts are reliable, 6 warn, 0 unreliable:" in page.text
     assert "AuxBN, adv: Square, 0.5 % of images fall to Square only (n = 200)" in " ".join(
@@ -227,7 +227,7 @@ def mixed():
 def test_worst_verdict_of_the_seeds_is_shown(mixed):
     shown = mixed.tables["Verdict of each check, by model and branch or serving rule"]
     assert shown[2] == ["FGSM", "✗ unreliable", "✓ reliable"]
-    assert shown[4] == ["worst of all", "✗ unreliable", "! warn"]
+    assert shown[4] == ["worst verdict", "✗ unreliable", "! warn"]
     assert "AuxBN (2 seeds)" in " ".join(mixed.text.split())
 
 
@@ -251,7 +251,7 @@ def test_one_record_without_extras_gives_a_page_that_says_what_to_run(sparse):
         "robustnorm diagnose",
     ):
         assert command in sparse.text
-    assert "Not run" in sparse.text
+    assert "The checks were not run" in sparse.text
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +287,7 @@ def test_deployment_says_what_it_means():
     assert plain(page.tables[deployment.title])[1:] == layout(deployment)[0]
     assert (
         "the most robust choice is AuxBN, always adv: deployed RA 39.00 % at SA 85.00 %. The "
-        "highest SA, 95.00 % by AuxBN, always clean, leaves 9.00 % under attack." in page.text
+        "highest SA is 95.00 %, with AuxBN, always clean, whose deployed RA is 9.00 %." in page.text
     )
 
 

@@ -50,7 +50,7 @@ def test_notes_say_which_branches_were_attacked_themselves():
         if "no copy has" in note
     )
     assert note.endswith(
-        "Of adv no copy has the network's logits and gradients: the network itself was attacked."
+        "no copy has the network's logits and gradients, so the network itself was attacked."
     )
 
 
@@ -61,7 +61,7 @@ def test_notes_say_which_branches_have_no_gradient():
     ]
     notes = tables([make_record("auxbn", verdicts=verdicts)])[0].notes
     (note,) = (note for note in notes if "The logits of adv have no gradient" in note)
-    assert "PGD leaves them at their random start and measures no robustness" in note
+    assert "PGD leaves them at their random starts and does not measure robustness" in note
 
 
 def test_table4_prints_the_margin_beside_robust_accuracy():
@@ -128,10 +128,10 @@ def test_notes_say_what_was_measured_and_how():
         "50 images, resnet18 of width 4",
         "seed 0",
         "Linf, epsilon 8/255, step 2/255, uniform random start",
-        "(folded, bf16), every verdict by the network itself in fp32; the copy disagreed "
-        "on 3 of 1,000.",
+        "(folded, bf16), every verdict from the network itself in fp32; the copy disagreed "
+        "on 3 of 1,000 verdicts.",
         "data a_b (paper: CIFAR-10)",
-        "compares different experiments",
+        "is one of different experiments",
     ):
         assert phrase in notes
 

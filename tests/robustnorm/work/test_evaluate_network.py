@@ -120,7 +120,7 @@ def test_verification_tells_another_network_and_other_images():
     assert "labels" in results.verify(network, images / 255, labels)
     with pytest.raises(CheckFailed, match="other images or labels"):
         results.verify(network, images.flip(0), labels)
-    with pytest.raises(UsageError, match=r"BN is a run, .* robustnorm verify checks its record"):
+    with pytest.raises(UsageError, match=r"BN is a run, .* with robustnorm verify"):
         Results(make_record("bn")).verify(network, images, labels)
     with pytest.raises(CheckFailed, match="another network"):
         results.verify(make_network(3, 3), images, labels)
@@ -160,7 +160,7 @@ def test_images_of_a_data_set_are_recorded_as_its_own():
         network, images, labels
     )
     for given in ((images[:5].flip(0), labels[:5]), (images.flip(0), labels)):
-        with pytest.raises(EvaluationError, match="not test images of made: give its"):
+        with pytest.raises(EvaluationError, match="not test images of made: pass its"):
             evaluate(network, *given, data=dataset, steps=(1,))
 
 
