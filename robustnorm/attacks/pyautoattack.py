@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -10,12 +11,7 @@ import torch
 from torch import Tensor
 
 from robustnorm.attacks.asked import InputError, Model
-from robustnorm.attacks.contract import (
-    Shell,
-    require_generator,
-    seeded,
-    traits,
-)
+from robustnorm.attacks.contract import Shell, require_generator, seeded, traits
 from robustnorm.attacks.inputs import Given, admit
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
@@ -74,26 +70,33 @@ def autoattack(
     given = admit(model, images, labels, epsilon, threat_model)
     if threat_model not in _NORMS:
         raise InputError(
-            f"AutoAttack needs the threat model {' or '.join(_NORMS)}, got '{threat_model}'"
+            f"AutoAttack has the threat models {', '.join(_NORMS)}, got '{threat_model}'"
         )
     generator = require_generator(generator)
-    run = installed()
+    package = installed()
     names = list(attacks_to_run) if attacks_to_run is not None else None
     targets = _targets(given, names or [version])
     device = given.images.device
+    original = package == "autoattack"
+    options = {"attacks_to_run": names or [], "verbose": False} if original else {"attacks": names}
     with given.attacking(), seeded(generator, device) as seed, torch.enable_grad():
-        adv_images = run(
+        attack: Any = import_module(package).AutoAttack(
             Shell(given.model, device),
+            norm=_NORMS[threat_model],
+            eps=given.epsilon,
+            seed=seed,
+            version=version if names is None else "custom",
+            device=device,
+            **options,
+        )
+        if targets < _TARGETS:
+            attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
+        found = attack.run_standard_evaluation(
             given.images.float().contiguous(),  # the authors' code calls view
             given.labels,
-            _NORMS[threat_model],
-            given.epsilon,
-            seed,
-            version if names is None else "custom",
-            names,
-            batch_size,
-            targets,
+            **{"bs" if original else "batch_size": batch_size},
         )
+        adv_images: Tensor = found if original else found[0]
         return given.result(adv_images.to(given.images.dtype))
 
 
@@ -112,78 +115,17 @@ def _targets(given: Given, names: Sequence[str]) -> int:
     return min(_TARGETS, classes - 1)
 
 
-def installed() -> Callable[..., Tensor]:
-    """Returns the function that runs whichever package of the authors' code is installed.
+def installed() -> str:
+    """Returns the name of the installed package of the authors' code.
 
     Raises:
-        ImportError: When none is.
+        ImportError: When there is none.
     """
-    for package, run in (("pyautoattack", _run_pyautoattack), ("autoattack", _run_original)):
-        try:
+    for package in ("pyautoattack", "autoattack"):
+        with suppress(ImportError):
             import_module(package)
-        except ImportError:
-            continue
-        return run
+            return package
     raise ImportError(
         "AutoAttack is not installed: pip install pyautoattack, or with all peers "
         'pip install "robustnorm[peers]"'
     )
-
-
-def _run_pyautoattack(
-    model: Shell,
-    images: Tensor,
-    labels: Tensor,
-    norm: str,
-    epsilon: float,
-    seed: int,
-    version: str,
-    attacks: list[str] | None,
-    batch_size: int,
-    targets: int,
-) -> Tensor:
-    attack: Any = import_module("pyautoattack").AutoAttack(
-        model,
-        norm=norm,
-        eps=epsilon,
-        seed=seed,
-        version=version,
-        attacks=attacks,
-        device=images.device,
-    )
-    _set_targets(attack, targets)
-    adv_images: Tensor
-    adv_images, _ = attack.run_standard_evaluation(images, labels, batch_size=batch_size)
-    return adv_images
-
-
-def _run_original(
-    model: Shell,
-    images: Tensor,
-    labels: Tensor,
-    norm: str,
-    epsilon: float,
-    seed: int,
-    version: str,
-    attacks: list[str] | None,
-    batch_size: int,
-    targets: int,
-) -> Tensor:
-    attack: Any = import_module("autoattack").AutoAttack(
-        model,
-        norm=norm,
-        eps=epsilon,
-        seed=seed,
-        version=version,
-        attacks_to_run=attacks or [],
-        device=images.device,
-        verbose=False,
-    )
-    _set_targets(attack, targets)
-    adv_images: Tensor = attack.run_standard_evaluation(images, labels, bs=batch_size)
-    return adv_images
-
-
-def _set_targets(attack: Any, targets: int) -> None:
-    if targets < _TARGETS:
-        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from robustnorm.commands.import_weights import asked, digest_of, import_weights
+from robustnorm.data.dataset import Dataset
 from robustnorm.records.record import fingerprint
 from robustnorm.runs import Run
 from robustnorm.runs.described import load_data
@@ -41,8 +42,11 @@ def evaluate(
     """
     if settings.weights is None:
         return evaluate_runs(Config.of(settings), config_path, should_stop=should_stop)
-    file = Path(settings.weights)
-    named = replace(settings, name=settings.name or _name(settings, file))
+    file, dataset = Path(settings.weights), None
+    named = settings
+    if settings.name is None:  # the name depends on the data
+        dataset = load_data(settings)
+        named = replace(settings, name=_name(settings, file, dataset))
     config = Config.of(named)
     folder = config.folder
     run = Run.find(folder, "best")
@@ -50,7 +54,7 @@ def evaluate(
         shared = {
             f.name: getattr(named, f.name) for f in fields(ImportSettings) if f.name != "file"
         }
-        log.info("%s", import_weights(ImportSettings(**shared, file=[settings.weights])))
+        log.info("%s", import_weights(ImportSettings(**shared, file=[settings.weights]), dataset))
     else:
         found = {key: run.imported.get(key) for key in ("sha256", "asked")}
         if found != {"sha256": digest_of(file), "asked": asked(settings)}:
@@ -60,16 +64,16 @@ def evaluate(
             )
         run.check_settings(config)
         log.info("%s: holds these weights already", folder)
-    return evaluate_runs(config, config_path, should_stop=should_stop)
+    return evaluate_runs(config, config_path, should_stop=should_stop, dataset=dataset)
 
 
-def _name(settings: EvalSettings, file: Path) -> str:
+def _name(settings: EvalSettings, file: Path, dataset: Dataset) -> str:
     """Returns a name for the folders of weights: their file's, and a hash of all that matters."""
     left_out = (names(Where, Evaluation) | {"name"}) - {"resize"}
     config = Config.of(settings).to_dict()
     content = {
         "weights": digest_of(file),
-        "data": load_data(Config.of(settings)).sha256,
+        "data": dataset.sha256,
         **asked(settings),
         **{key: value for key, value in config.items() if key not in left_out},
     }

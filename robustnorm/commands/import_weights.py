@@ -46,13 +46,14 @@ def import_run(settings: ImportSettings) -> str:
     )
 
 
-def import_weights(settings: ImportSettings) -> str:
+def import_weights(settings: ImportSettings, dataset: Dataset | None = None) -> str:
     """Writes a run whose checkpoint "best" holds the weights of a file; returns a description.
 
     The manifest records the file; nothing is known of the training.
 
     Args:
         settings: The file, and its network and data as the settings of a run.
+        dataset: The data that they name, if loaded already.
 
     Raises:
         RefusedFileError: When the file is not to be trusted or does not fit the network.
@@ -63,7 +64,7 @@ def import_weights(settings: ImportSettings) -> str:
     config = Config.of(settings)
     folder, file = config.folder, Path(settings.file[0])
     found = find_weights(file, settings.part)
-    dataset = load_data(config)
+    dataset = dataset or load_data(config)
     info = describe_dataset(dataset, train_images=0)
     model = build_model(config, info)
     info["classes"] = _classes(file, found.state, model, dataset)

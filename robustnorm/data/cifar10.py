@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from robustnorm.data import unpacking
-from robustnorm.data.cifar100 import as_split, split_of_bytes
-from robustnorm.data.dataset import Augmentation, Dataset, Split
+from robustnorm.data.arrays import dataset_of
+from robustnorm.data.cifar100 import read_bytes, read_values
+from robustnorm.data.dataset import Augmentation, Dataset
 from robustnorm.data.errors import DataError
-from robustnorm.data.pickles import read_pickle
 
 _CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -68,20 +68,13 @@ def read_cifar10(path: Path) -> Dataset:
     """Reads a folder of either version; raises errors like ``load_cifar10``."""
     python = (path / "data_batch_1").is_file()
     batches, note = _read_python(path) if python else _read_binary(path)
-    train = Split(
-        torch.cat([batch.images for batch in batches[:-1]]),
-        torch.cat([batch.labels for batch in batches[:-1]]),
-    )
-    content = hashlib.sha256()
-    for split in (train, batches[-1]):
-        content.update(split.images.numpy().tobytes() + split.labels.numpy().tobytes())
-    return Dataset(
-        name=f"CIFAR-10{note}",
+    images, labels = zip(*batches[:-1], strict=True)
+    return dataset_of(
+        f"CIFAR-10{note}",
+        {"train": (torch.cat(images), torch.cat(labels)), "test": batches[-1]},
+        str(path),
         classes=_CLASSES,
-        train=train,
-        test=batches[-1],
         augmentation=Augmentation(padding=4, flip=True),
-        sha256=content.hexdigest(),
     )
 
 
@@ -94,20 +87,20 @@ def _existing_versions(root: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _read_python(folder: Path) -> tuple[list[Split], str]:
+def _read_python(folder: Path) -> tuple[list[tuple[Tensor, Tensor]], str]:
     """Returns the batches, test images last, and a note for reports."""
     batches, published = [], True
     for name, md5 in _PYTHON.items():
         path = _require(folder / name)
-        batches.append(as_split(path, read_pickle(path), "labels", 32))
+        batches.append(read_values(path, "labels", 32))
         published &= unpacking.is_published(path, md5)
     return batches, "" if published else " (not the published files)"
 
 
-def _read_binary(folder: Path) -> tuple[list[Split], str]:
+def _read_binary(folder: Path) -> tuple[list[tuple[Tensor, Tensor]], str]:
     """Returns the batches, test images last, and a note for reports."""
     paths = [_require(folder / f"{name}.bin") for name in _PYTHON]
-    return [split_of_bytes(path, labels=1) for path in paths], " (binary files, unverified)"
+    return [read_bytes(path, labels=1) for path in paths], " (binary files, unverified)"
 
 
 def _require(path: Path) -> Path:

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from robustnorm.data import unpacking
-from robustnorm.data.dataset import Augmentation, Dataset, Split
+from robustnorm.data.arrays import dataset_of
+from robustnorm.data.dataset import Augmentation, Dataset
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.data.pickles import read_pickle
 
@@ -56,31 +56,28 @@ def load_cifar100(root: Path, *, download: bool = False) -> Dataset:
 def read_cifar100(path: Path) -> Dataset:
     """Reads a folder of either version; raises errors like ``load_cifar100``."""
     binary = (path / "train.bin").is_file()
-    splits, content, published = {}, hashlib.sha256(), not binary
+    splits, published = {}, not binary
     for split, md5 in _PUBLISHED.items():
         file = path / (f"{split}.bin" if binary else split)
         if not file.is_file():
             raise DataError(f"{file} is missing; download the archive again into {path.parent}")
         if binary:
-            splits[split] = split_of_bytes(file, labels=2)
+            splits[split] = read_bytes(file, labels=2)
         else:
-            splits[split] = as_split(file, read_pickle(file), "fine_labels", 32)
+            splits[split] = read_values(file, "fine_labels", 32)
             published &= unpacking.is_published(file, md5)
-        images, labels = splits[split].images, splits[split].labels
-        content.update(images.numpy().tobytes() + labels.numpy().tobytes())
     note = " (binary files, unverified)" if binary else " (not the published files)"
-    return Dataset(
-        name="CIFAR-100" + ("" if published else note),
+    return dataset_of(
+        "CIFAR-100" + ("" if published else note),
+        splits,
+        str(path),
         classes=tuple(map(str, range(_CLASSES))),
-        train=splits["train"],
-        test=splits["test"],
         augmentation=Augmentation(padding=4, flip=True),
-        sha256=content.hexdigest(),
     )
 
 
-def split_of_bytes(path: Path, labels: int) -> Split:
-    """Reads a binary file of the CIFAR family.
+def read_bytes(path: Path, labels: int) -> tuple[Tensor, Tensor]:
+    """Returns the images and labels in a binary file of the CIFAR family.
 
     Args:
         path: The file: for each image its labels, one byte each, then 3 x 32 x 32 bytes.
@@ -96,21 +93,21 @@ def split_of_bytes(path: Path, labels: int) -> Split:
         )
     rows = rows.reshape(-1, size)
     images = torch.from_numpy(rows[:, labels:].reshape(-1, 3, 32, 32).copy())
-    return Split(images, torch.from_numpy(rows[:, labels - 1].astype(np.int64)))
+    return images, torch.from_numpy(rows[:, labels - 1].astype(np.int64))
 
 
-def as_split(path: Path, values: dict[str, Any], labels: str, size: int) -> Split:
+def read_values(path: Path, labels: str, size: int) -> tuple[Tensor, Tensor]:
     """Returns the images and labels in a pickle of the CIFAR family.
 
     Args:
-        path: The file, for errors.
-        values: Its content: "data", uint8 (N, 3 size size), and labels.
+        path: The file; it holds "data", uint8 (N, 3 size size), and labels.
         labels: Name of the labels.
         size: Height and width.
 
     Raises:
         RefusedDataError: On anything else.
     """
+    values = read_pickle(path)
     data, found = values.get("data"), values.get(labels)
     if (
         not isinstance(data, np.ndarray)
@@ -129,4 +126,4 @@ def as_split(path: Path, values: dict[str, Any], labels: str, size: int) -> Spli
             "download it again"
         )
     images = torch.from_numpy(data.reshape(-1, 3, size, size).copy())
-    return Split(images, torch.tensor(np.asarray(found, dtype=np.int64)))
+    return images, torch.tensor(np.asarray(found, dtype=np.int64))

@@ -39,7 +39,7 @@ def load_image_folder(path: Path, how: ReadOptions) -> Dataset:
         classes, found = arrange(pack.names, path)
         try:
             return read_listing(
-                name, pack.identity, classes, _encoded_splits(pack.encoded, found), how
+                name, pack.identity, classes, encoded_splits(pack.encoded, found), how
             )
         except RefusedDataError:
             pack.remove()
@@ -51,7 +51,7 @@ def load_image_folder(path: Path, how: ReadOptions) -> Dataset:
         path.resolve().name,
         identity_of(path, names, found),
         classes,
-        _encoded_splits(listed, found),
+        encoded_splits(listed, found),
         how,
     )
 
@@ -62,7 +62,8 @@ def identity_of(root: Path, names: Sequence[str], found: dict[str, SplitFiles]) 
     return identity(root, chosen, [title for split in found.values() for title in split.titles])
 
 
-def _encoded_splits(encoded: Encoded, found: dict[str, SplitFiles]) -> dict[str, EncodedSplit]:
+def encoded_splits(encoded: Encoded, found: dict[str, SplitFiles]) -> dict[str, EncodedSplit]:
+    """Returns the images found among encoded ones, by split."""
     return {
         split: EncodedSplit(encoded.take(each.rows), each.labels, each.titles)
         for split, each in found.items()

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from robustnorm.data.cifar100 import as_split
-from robustnorm.data.dataset import Augmentation, Dataset, Split
+from robustnorm.data.arrays import dataset_of
+from robustnorm.data.cifar100 import read_values
+from robustnorm.data.dataset import Augmentation, Dataset
 from robustnorm.data.errors import DataError
-from robustnorm.data.pickles import read_pickle
 from robustnorm.data.unpacking import is_published
 
 _FOLDER = "ImageNet16"
@@ -52,25 +51,21 @@ def load_imagenet16_120(root: Path) -> Dataset:
             f"ImageNet16-120 needs {', '.join(missing)} in {folder}: put the files of "
             "NAS-Bench-201's ImageNet16 there, or give another --data_root"
         )
-    content, published, splits = hashlib.sha256(), True, list[Split]()
-    for files in (_TRAIN, _TEST):
+    splits, published = {}, True
+    for split, files in {"train": _TRAIN, "test": _TEST}.items():
         found = []
         for name, md5 in tqdm(files.items(), "reading ImageNet16", unit="file", disable=None):
-            path = folder / name
-            split = as_split(path, read_pickle(path), "labels", 16)
+            images, labels = read_values(folder / name, "labels", 16)
             # Labels start at 1; the files also contain classes above 120.
-            kept = ((split.labels >= 1) & (split.labels <= _CLASSES)).nonzero().flatten()
-            found.append(Split(split.images[kept], split.labels[kept] - 1))
-            published &= is_published(path, md5)
-        images = torch.cat([split.images for split in found])
-        labels = torch.cat([split.labels for split in found])
-        content.update(images.numpy().tobytes() + labels.numpy().tobytes())
-        splits.append(Split(images, labels))
-    return Dataset(
-        name="ImageNet16-120" if published else "ImageNet16-120 (not the published files)",
+            kept = ((labels >= 1) & (labels <= _CLASSES)).nonzero().flatten()
+            found.append((images[kept], labels[kept] - 1))
+            published &= is_published(folder / name, md5)
+        all_images, all_labels = zip(*found, strict=True)
+        splits[split] = torch.cat(all_images), torch.cat(all_labels)
+    return dataset_of(
+        "ImageNet16-120" if published else "ImageNet16-120 (not the published files)",
+        splits,
+        str(folder),
         classes=tuple(map(str, range(_CLASSES))),
-        train=splits[0],
-        test=splits[1],
         augmentation=Augmentation(padding=2, flip=True),
-        sha256=content.hexdigest(),
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,11 @@ from numpy.typing import NDArray
 
 from robustnorm.data.arrays import dataset_of, pair_up
 from robustnorm.data.dataset import Dataset
-from robustnorm.data.errors import DataError, RefusedDataError
-from robustnorm.system.errors import UserError
+from robustnorm.data.errors import DataError, refusing
 from robustnorm.system.untrusted import most_bytes
 
+_ARRAYS = "a valid file of plain numpy arrays"
+_REPAIR = "save it again with numpy.savez or numpy.save"
 _LABELS = "labels"  # one file for all image files of CIFAR-10-C and similar sets
 
 
@@ -27,7 +26,7 @@ def load_npz(path: Path) -> Dataset:
         DataError: When arrays are missing or do not hold images; a RefusedDataError on pickled or
             damaged ones, or more than both 16 MB and 100 times the file's size.
     """
-    with _readable(path):
+    with refusing(path, _ARRAYS, _REPAIR):
         with zipfile.ZipFile(path) as archive:
             size, most = sum(m.file_size for m in archive.infolist()), path.stat().st_size
         if size > most_bytes(most):
@@ -67,22 +66,7 @@ def load_npy(path: Path) -> Dataset:
 
 def _map(folder: Path, name: str) -> NDArray[Any]:
     path = folder / f"{name}.npy"
-    with _readable(path):
+    with refusing(path, _ARRAYS, _REPAIR):
         # Copy on write, since torch warns about read-only arrays; nothing is written.
         array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     return array
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    # numpy may raise anything on a damaged file.
-    except Exception as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise RefusedDataError(
-            f"{path} is not a valid file of plain numpy arrays ({reason}); save it again with "
-            "numpy.savez or numpy.save"
-        ) from error

@@ -13,10 +13,9 @@ import numpy as np
 from robustnorm.data.arrays import MOST_CLASSES
 from robustnorm.data.cache import identity
 from robustnorm.data.dataset import Dataset
-from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.data.errors import DataError, RefusedDataError, refusing
 from robustnorm.data.listing import EncodedSplit, ReadOptions, read_listing
 from robustnorm.data.packing import Pack
-from robustnorm.system.errors import UserError
 from robustnorm.system.untrusted import most_bytes
 
 _IMAGES = ("image", "img", "pixel_values", "images")
@@ -91,18 +90,10 @@ def _members(splits: dict[str, list[Path]]) -> Iterator[tuple[str, bytes]]:
     for split, files in splits.items():
         count = 0
         for path in files:
-            try:
+            with refusing(path, "a valid parquet file of images", "download it again"):
                 for label, image in _rows(path):
                     yield f"{split}/{label}/{count:08d}", image
                     count += 1
-            except (UserError, MemoryError):
-                raise
-            # pyarrow may raise anything on a damaged file.
-            except Exception as error:
-                reason = str(error).partition("\n")[0][:200]
-                raise RefusedDataError(
-                    f"{path} is not a valid parquet file of images ({reason}); download it again"
-                ) from error
 
 
 def _rows(path: Path) -> Iterator[tuple[int, bytes]]:

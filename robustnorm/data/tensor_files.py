@@ -8,8 +8,7 @@ from torch import Tensor
 
 from robustnorm.data.arrays import dataset_of, pair_up
 from robustnorm.data.dataset import Dataset
-from robustnorm.data.errors import RefusedDataError
-from robustnorm.system.errors import UserError
+from robustnorm.data.errors import refusing
 from robustnorm.system.torch_files import read_torch
 
 
@@ -23,7 +22,11 @@ def load_tensors(path: Path) -> Dataset:
     Raises:
         DataError: When tensors are missing or hold no images; a RefusedDataError on other files.
     """
-    try:
+    with refusing(
+        path,
+        "a file of plain tensors",
+        "write it again with torch.save({'x_test': images, 'y_test': labels}, ...)",
+    ):
         content = read_torch(path)
         if isinstance(content, (tuple, list)) and len(content) == 2:
             content = dict(zip(("images", "labels"), content, strict=True))
@@ -33,15 +36,6 @@ def load_tensors(path: Path) -> Dataset:
         for name, value in tensors.items():
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise ValueError(f"tensor {name} has more values than are stored")
-    except (UserError, MemoryError):
-        raise
-    # torch may raise anything on a malformed file.
-    except Exception as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise RefusedDataError(
-            f"{path} is not a file of plain tensors ({reason}); write it again with "
-            "torch.save({'x_test': images, 'y_test': labels}, ...)"
-        ) from error
     pairs = pair_up(list(tensors), str(path))
     return dataset_of(
         path.stem, {split: (tensors[x], tensors[y]) for split, (x, y) in pairs.items()}, str(path)

@@ -8,9 +8,9 @@ import numpy as np
 
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import DataError, RefusedDataError
-from robustnorm.data.image_folder import identity_of
+from robustnorm.data.image_folder import encoded_splits, identity_of
 from robustnorm.data.layout import arrange, walk
-from robustnorm.data.listing import EncodedSplit, ReadOptions, read_listing
+from robustnorm.data.listing import ReadOptions, read_listing
 from robustnorm.data.packing import Pack
 from robustnorm.data.stored import Encoded
 from robustnorm.data.unpacking import download as fetch
@@ -54,11 +54,7 @@ def load_tiny_imagenet(root: Path, how: ReadOptions, *, download: bool = False) 
         names, encoded = pack.names, pack.encoded
     classes, found = arrange(_standard_names(names, encoded.read), folder)
     key = identity_of(folder, names, found) if pack is None else pack.identity
-    splits = {
-        split: EncodedSplit(encoded.take(each.rows), each.labels, each.titles)
-        for split, each in found.items()
-    }
-    return read_listing("Tiny ImageNet", key, classes, splits, how)
+    return read_listing("Tiny ImageNet", key, classes, encoded_splits(encoded, found), how)
 
 
 def _standard_names(names: list[str], read: Callable[[int], bytes]) -> list[str]:

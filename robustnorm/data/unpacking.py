@@ -84,10 +84,8 @@ def download(url: str, path: Path, md5: str) -> None:
         try:
             if not path.is_file():
                 torch.hub.download_url_to_file(url, str(temporary))
-                with temporary.open("rb") as file:
-                    found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-                if found.hexdigest() != md5:
-                    raise OSError(f"its md5 is {found.hexdigest()}, the published one {md5}")
+                if (found := _md5(temporary)) != md5:
+                    raise OSError(f"its md5 is {found}, the published one {md5}")
                 sync(temporary)
                 move(temporary, path)
         except OSError as error:
@@ -101,6 +99,9 @@ def download(url: str, path: Path, md5: str) -> None:
 
 def is_published(path: Path, md5: str) -> bool:
     """Returns whether a file has the md5 of the published one."""
+    return _md5(path) == md5
+
+
+def _md5(path: Path) -> str:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-    return found.hexdigest() == md5
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -122,19 +122,22 @@ def check_output(
     modes = {module: module.training for module in network.modules()}
     bound = bind(network.eval(), next(iter(branches_of(network)), "clean"))
     images = torch.zeros(2, data["channels"], *size, device=first.device)
+    outputs: list[object] = []
+    watch = bound.register_forward_hook(lambda *given: outputs.append(given[-1]))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             logits = Asked(bound)(images)
-            output = bound(images) if alone else logits
     except InputError as error:
         raise NetworkError(f"network {name}: {error}") from error
     finally:
+        watch.remove()
         for module, training in modes.items():
             module.training = training
     begin = f"network {name} must return logits of shape (images, {classes} classes)"
-    if not isinstance(output, Tensor):
+    if alone and not isinstance(outputs[0], Tensor):
+        returned = type(outputs[0]).__name__
         raise NetworkError(
-            f"{begin} to be trained, it returns a {type(output).__name__}: return the logits alone"
+            f"{begin} to be trained, it returns a {returned}: return the logits alone"
         )
     if logits.shape != (len(images), classes):
         raise NetworkError(

@@ -13,24 +13,38 @@ _STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 
 
 class VGG(nn.Module):
-    """Thirteen 3x3 convolutions, norm and ReLU after each, five poolings, one linear layer.
+    """VGG-16 for small images: thirteen 3x3 convolutions, norm and ReLU after each, five poolings.
 
-    Built by ``vgg16``, which documents the arguments.
+    Configuration D, with one linear layer after the last pooling.
+
+    Args:
+        norm: As in ``resnet18``, like all other arguments.
+        num_classes: Number of logits.
+        width: Channels of the first stage; 64 gives 14.73 M parameters with BN and 10 classes.
+        in_channels: Channels of an image.
+        mean: Per channel.
+        std: Per channel.
+        branches: Names of the branches of a routed norm.
 
     Shape:
         images (N, in_channels, H, W) in [0, 1], H and W at least 32, to logits (N, num_classes).
+
+    Raises:
+        ValueError: As ``resnet18``; on images below 32 pixels when called.
+
+    References:
+        Simonyan & Zisserman, arXiv:1409.1556; one linear layer as usual for CIFAR-10.
     """
 
     def __init__(
         self,
-        *,
-        norm: Norm,
-        num_classes: int,
-        width: int,
-        in_channels: int,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
-        branches: Sequence[str],
+        norm: Norm = "bn",
+        num_classes: int = 10,
+        width: int = 64,
+        in_channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        branches: Sequence[str] = ("clean", "adv"),
     ) -> None:
         super().__init__()
         factory, channels = norm_factory(norm, branches), in_channels
@@ -56,36 +70,4 @@ class VGG(nn.Module):
         return logits
 
 
-def vgg16(
-    norm: Norm = "bn",
-    num_classes: int = 10,
-    width: int = 64,
-    in_channels: int = 3,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    branches: Sequence[str] = ("clean", "adv"),
-) -> VGG:
-    """Builds VGG-16 for small images: configuration D, one linear layer after the pooling.
-
-    Args:
-        norm: As in ``resnet18``, like all other arguments.
-        num_classes: Number of logits.
-        width: Channels of the first stage; 64 gives 14.73 M parameters with BN and 10 classes.
-        in_channels: Channels of an image.
-        mean: Per channel.
-        std: Per channel.
-        branches: Names of the branches of a routed norm.
-
-    Returns:
-        The network in train mode, images (N, in_channels, H, W) in [0, 1] to logits.
-
-    Raises:
-        ValueError: As ``resnet18``; on images below 32 pixels when called.
-
-    References:
-        Simonyan & Zisserman, arXiv:1409.1556; one linear layer as usual for CIFAR-10.
-    """
-    return VGG(
-        norm=norm, num_classes=num_classes, width=width, in_channels=in_channels, mean=mean,
-        std=std, branches=branches,
-    )  # fmt: skip
+vgg16 = VGG

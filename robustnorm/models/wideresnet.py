@@ -7,6 +7,7 @@ fit with ``norm="bn"``, except for the input normalization.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -124,31 +125,6 @@ class WideResNet(nn.Module):
         return logits
 
 
-def wideresnet28_10(
-    norm: Norm = "bn",
-    num_classes: int = 10,
-    in_channels: int = 3,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    branches: Sequence[str] = ("clean", "adv"),
-) -> WideResNet:
-    """Builds WRN-28-10, 36.48 M parameters with BN and 10 classes; arguments as ``WideResNet``."""
-    return WideResNet(
-        28, 10, norm=norm, num_classes=num_classes, in_channels=in_channels, mean=mean, std=std,
-        branches=branches,
-    )  # fmt: skip
-
-
-def wideresnet34_10(
-    norm: Norm = "bn",
-    num_classes: int = 10,
-    in_channels: int = 3,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    branches: Sequence[str] = ("clean", "adv"),
-) -> WideResNet:
-    """Builds WRN-34-10, 46.16 M parameters with BN and 10 classes; arguments as ``WideResNet``."""
-    return WideResNet(
-        34, 10, norm=norm, num_classes=num_classes, in_channels=in_channels, mean=mean, std=std,
-        branches=branches,
-    )  # fmt: skip
+# 36.48 and 46.16 M parameters with BN and 10 classes; keyword arguments as of ``WideResNet``.
+wideresnet28_10 = partial(WideResNet, 28, 10)
+wideresnet34_10 = partial(WideResNet, 34, 10)

@@ -3,11 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from robustnorm.norms.routed import RoutedBatchNorm2d
+from robustnorm.norms.routed import Affine, RoutedBatchNorm2d, Statistics
 
 
-class AuxBN(RoutedBatchNorm2d):
+class _Cell(RoutedBatchNorm2d):
+    """A cell of the grid: its statistics and its affine are those of the class."""
+
+    cell: ClassVar[tuple[Statistics, Affine]]
+
+    def __init__(
+        self,
+        num_features: int,
+        branches: Sequence[str] = ("clean", "adv"),
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+    ) -> None:
+        statistics, affine = self.cell
+        super().__init__(
+            num_features,
+            branches,
+            statistics=statistics,
+            affine=affine,
+            eps=eps,
+            momentum=momentum,
+        )
+
+
+class _Conditional(_Cell):
+    """A cell whose branches are conditions, "0", "1" and so on."""
+
+    def __init__(
+        self,
+        num_features: int,
+        num_conditions: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+    ) -> None:
+        if num_conditions < 1:
+            raise ValueError(f"num_conditions must be at least 1, got {num_conditions}")
+        super().__init__(num_features, tuple(map(str, range(num_conditions))), eps, momentum)
+
+
+class AuxBN(_Cell):
     """Keeps separate statistics and a separate affine for each branch (AdvProp's auxiliary BN).
 
     Split statistics, split affine. Arguments, shapes and errors are those of ``RoutedBatchNorm2d``.
@@ -26,19 +65,10 @@ class AuxBN(RoutedBatchNorm2d):
         [0, 1]
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        branches: Sequence[str] = ("clean", "adv"),
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-    ) -> None:
-        super().__init__(
-            num_features, branches, statistics="split", affine="split", eps=eps, momentum=momentum
-        )
+    cell = "split", "split"
 
 
-class SaAuxBN(RoutedBatchNorm2d):
+class SaAuxBN(_Cell):
     r"""Standardizes with the active branch's statistics, then applies a shared and a branch affine.
 
     .. math:: y = \gamma_i (\gamma_{sa} \frac{x - \mu_i}{\sqrt{\sigma_i^2 + \epsilon}}
@@ -62,24 +92,10 @@ class SaAuxBN(RoutedBatchNorm2d):
         (torch.Size([2, 3]), torch.Size([3]))
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        branches: Sequence[str] = ("clean", "adv"),
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-    ) -> None:
-        super().__init__(
-            num_features,
-            branches,
-            statistics="split",
-            affine="sandwich",
-            eps=eps,
-            momentum=momentum,
-        )
+    cell = "split", "sandwich"
 
 
-class AuxStatBN(RoutedBatchNorm2d):
+class AuxStatBN(_Cell):
     """Keeps separate statistics for each branch and one affine for all of them.
 
     Split statistics, shared affine: the cell of the grid that no published network uses. Arguments,
@@ -91,19 +107,10 @@ class AuxStatBN(RoutedBatchNorm2d):
         (torch.Size([2, 3]), torch.Size([3]))
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        branches: Sequence[str] = ("clean", "adv"),
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-    ) -> None:
-        super().__init__(
-            num_features, branches, statistics="split", affine="shared", eps=eps, momentum=momentum
-        )
+    cell = "split", "shared"
 
 
-class CCBN(RoutedBatchNorm2d):
+class CCBN(_Conditional):
     """Normalizes all samples together and gives each the affine of its condition.
 
     Shared statistics, split affine. A condition is a row of the affine: ``route(model, index)``
@@ -122,24 +129,10 @@ class CCBN(RoutedBatchNorm2d):
         torch.Size([4, 3, 5, 5])
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        num_conditions: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-    ) -> None:
-        super().__init__(
-            num_features,
-            _conditions(num_conditions),
-            statistics="shared",
-            affine="split",
-            eps=eps,
-            momentum=momentum,
-        )
+    cell = "shared", "split"
 
 
-class SaBN(RoutedBatchNorm2d):
+class SaBN(_Conditional):
     """Normalizes all samples together, then applies a shared affine and the condition's affine.
 
     Shared statistics, sandwich affine. Conditions are those of ``CCBN``, shapes and errors those of
@@ -157,21 +150,7 @@ class SaBN(RoutedBatchNorm2d):
         torch.Size([4, 3, 5, 5])
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        num_conditions: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-    ) -> None:
-        super().__init__(
-            num_features,
-            _conditions(num_conditions),
-            statistics="shared",
-            affine="sandwich",
-            eps=eps,
-            momentum=momentum,
-        )
+    cell = "shared", "sandwich"
 
 
 def ccbn(num_features: int, branches: Sequence[str] = ("clean", "adv")) -> RoutedBatchNorm2d:
@@ -182,9 +161,3 @@ def ccbn(num_features: int, branches: Sequence[str] = ("clean", "adv")) -> Route
 def sabn(num_features: int, branches: Sequence[str] = ("clean", "adv")) -> RoutedBatchNorm2d:
     """Returns SaBN with the branches as its conditions: shared statistics, sandwich affine."""
     return RoutedBatchNorm2d(num_features, branches, statistics="shared", affine="sandwich")
-
-
-def _conditions(num_conditions: int) -> tuple[str, ...]:
-    if num_conditions < 1:
-        raise ValueError(f"num_conditions must be at least 1, got {num_conditions}")
-    return tuple(str(i) for i in range(num_conditions))

@@ -54,6 +54,15 @@ class Settings:
         """Returns plain values, with fractions as people write them ("8/255")."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
+    def differences(self, saved: Settings, ignore: frozenset[str]) -> str:
+        """Describes how the settings of a saved run differ from these; "" when they do not."""
+        here, there = self.to_dict(), saved.to_dict()
+        return ", ".join(
+            f"{name}: {there[name]} there, {here[name]} here"
+            for name in here
+            if name in there and name not in ignore and here[name] != there[name]
+        )
+
 
 def names(*groups: type[Settings]) -> frozenset[str]:
     """Returns the names of all settings in the groups."""

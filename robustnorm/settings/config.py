@@ -81,12 +81,3 @@ class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named
                 f"this version cannot read the saved settings ({error}); remove the file "
                 "that holds them"
             ) from error
-
-    def differences(self, saved: Config, ignore: frozenset[str]) -> str:
-        """Describes how the settings of a saved run differ from these; "" when they do not."""
-        here, there = self.to_dict(), saved.to_dict()
-        return ", ".join(
-            f"{name}: {there[name]} there, {here[name]} here"
-            for name in here
-            if name in there and name not in ignore and here[name] != there[name]
-        )

@@ -155,15 +155,6 @@ class SearchSettings(Where, Compared):
                 "that holds them"
             ) from error
 
-    def differences(self, other: SearchSettings, ignore: frozenset[str]) -> str:
-        """Describes the settings that differ; "" when none do."""
-        mine, others = self.to_dict(), other.to_dict()
-        return ", ".join(
-            f"{field}: {others[field]} there, {mine[field]} here"
-            for field in mine
-            if field not in ignore and mine[field] != others[field]
-        )
-
 
 @dataclass(frozen=True)
 class Table2Settings(Engine, SearchSettings):

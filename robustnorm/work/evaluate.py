@@ -52,7 +52,11 @@ log = logging.getLogger("robustnorm")
 
 
 def evaluate_runs(
-    config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
+    config: Config,
+    config_path: str | None = None,
+    *,
+    should_stop: ShouldStop = never,
+    dataset: Dataset | None = None,
 ) -> str:
     """Evaluates every checkpoint that fits ``config``, writes reports, returns the tables as text.
 
@@ -62,13 +66,14 @@ def evaluate_runs(
         config: The settings; norm and seed are ignored.
         config_path: Path of the config file, for the command that trains a missing norm.
         should_stop: Called before each part of the work.
+        dataset: The data that ``config`` names, if they are loaded already.
 
     Raises:
         UsageError: When no checkpoint fits, or one was trained on other data.
         Unreliable: When a check finds an evaluation unreliable and ``config.strict`` is set.
         Stopped: When ``should_stop`` asks for it; the next call continues.
     """
-    records = evaluate_records(config, config_path, should_stop=should_stop)
+    records = evaluate_records(config, config_path, should_stop=should_stop, dataset=dataset)
     return require_reliable(report_tables(records, config, config_path), records, config)
 
 
@@ -90,7 +95,11 @@ def report_tables(records: list[Record], config: Config, config_path: str | None
 
 
 def evaluate_records(
-    config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never
+    config: Config,
+    config_path: str | None = None,
+    *,
+    should_stop: ShouldStop = never,
+    dataset: Dataset | None = None,
 ) -> list[Record]:
     """Evaluates every checkpoint that fits ``config``; see ``evaluate_runs``.
 
@@ -105,7 +114,7 @@ def evaluate_records(
             f"{_train_command(config_path).format(norm='saauxbn')}"
         )
     device = resolve_device(config.device)
-    dataset = load_data(config)
+    dataset = dataset or load_data(config)
     for run in runs:
         run.check_data(dataset)
     reports = config.reports_folder
