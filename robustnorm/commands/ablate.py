@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
-
 from robustnorm.reporting.ablation import GRID, ablation_table
 from robustnorm.reporting.render import save_tables, to_text
 from robustnorm.settings.config import Config
@@ -12,8 +9,6 @@ from robustnorm.settings.plan import training_plan
 from robustnorm.system.stopping import ShouldStop, never
 from robustnorm.work.evaluate import evaluate_records, report_tables, require_reliable
 from robustnorm.work.plan import carry_out
-
-log = logging.getLogger("robustnorm")
 
 
 def ablate(
@@ -29,6 +24,5 @@ def ablate(
     records = evaluate_records(config, config_path, should_stop=should_stop)
     text = report_tables(records, config, config_path)
     table = ablation_table(records)
-    for path in save_tables([table], Path(config.reports) / str(config.name), "ablation"):
-        log.info("wrote %s", path)
+    save_tables([table], config.reports_folder, "ablation")
     return require_reliable(text + "\n" + to_text([table]), records, config)

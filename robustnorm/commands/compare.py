@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from robustnorm.records.record import Record
@@ -18,8 +17,6 @@ from robustnorm.settings.results import CompareSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.extras import extra
 from robustnorm.work.report import record_files
-
-log = logging.getLogger("robustnorm")
 
 
 def compare_runs(settings: CompareSettings) -> str:
@@ -50,8 +47,8 @@ def compare_runs(settings: CompareSettings) -> str:
         title=f"{settings.name}: networks side by side",
         command=" ".join(["robustnorm compare", *settings.evaluated]),
     )
-    for path in [*save_tables(tables, folder, "comparison"), *write_files(*page, folder)]:
-        log.info("wrote %s", path)
+    save_tables(tables, folder, "comparison")
+    write_files(*page, folder)
     return to_text(tables)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from robustnorm.applications.style.data import load_sources, validation_pairs
@@ -14,8 +13,6 @@ from robustnorm.settings.style import StyleSettings
 from robustnorm.system.device import resolve_device
 from robustnorm.system.extras import extra
 from robustnorm.system.stopping import ShouldStop, never
-
-log = logging.getLogger("robustnorm")
 
 
 def figure7(
@@ -49,13 +46,11 @@ def figure7(
         for row in settings.rows:
             train_style(row, seed, settings, sources, described, pairs, device, should_stop)
     seed = settings.seeds[0]
-    made, files = write_report(
+    made = write_report(
         Path(settings.reports) / str(settings.name),
         paint(settings, sources, seed),
         seed=seed,
         command="robustnorm figure7"
         + (f" --config {Path(config_path).stem}" if config_path else ""),
     )
-    for path in files:
-        log.info("wrote %s", path)
     return to_text(made)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from robustnorm.applications.nas.darts import run_search
 from robustnorm.applications.nas.table2 import tables
-from robustnorm.applications.nas.work import check_report, search_all, write_report
+from robustnorm.applications.nas.work import search_all, write_report
 from robustnorm.data import check_data
 from robustnorm.reporting.render import to_text
 from robustnorm.settings.nas import SearchSettings, Table2Settings
+from robustnorm.system.extras import check_report
 from robustnorm.system.stopping import ShouldStop, never
 
 

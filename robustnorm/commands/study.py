@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,7 +22,7 @@ from robustnorm.norms.routing import bind, branches_of
 from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.render import Table, save_tables, to_text
 from robustnorm.runs import Run
-from robustnorm.runs.described import augmentation, load_data
+from robustnorm.runs.described import load_data
 from robustnorm.settings.config import Config
 from robustnorm.settings.results import StudySettings
 from robustnorm.studies.gates import GateUsage, gates
@@ -35,8 +33,6 @@ from robustnorm.studies.variants import Studied, Variant, evaluate_variants
 from robustnorm.system.device import resolve_device
 from robustnorm.system.errors import UsageError
 from robustnorm.work.evaluate import evaluate_records
-
-log = logging.getLogger("robustnorm")
 
 
 def study_runs(config: StudySettings, config_path: str | None = None) -> str:
@@ -55,14 +51,12 @@ def study_runs(config: StudySettings, config_path: str | None = None) -> str:
     records = evaluate_records(config, config_path)
     dataset, device = load_data(config), resolve_device(config.device)
     runs = [_load(record, config, dataset, device) for record in records]
-    reports = Path(config.reports) / str(config.name)
     made: list[Table] = []
     for what, (suits, study) in _STUDIES.items():
         suited = [run for run in runs if suits(run)]
         if suited and config.what in ("all", what):
             tables = study(suited, config)
-            for path in save_tables(tables, reports, what):
-                log.info("wrote %s", path)
+            save_tables(tables, config.reports_folder, what)
             made += tables
     if not made:
         norms = ", ".join(run.trained.norm for run in runs)
@@ -127,7 +121,9 @@ def _training_images(run: Studied, branch: str, most: int) -> Iterator[Tensor]:
         batch_size=trained.batch_size,
         seed=trained.seed,
         epoch=trained.epochs,
-        augmentation=augmentation(trained, run.dataset),
+        augmentation=run.dataset.augmentation.changed(
+            trained.padding, trained.flip, trained.crop_area
+        ),
         channels_last=trained.channels_last,
     )
     attacked = bind(copy.deepcopy(run.model).train(), branch)

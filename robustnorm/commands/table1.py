@@ -11,12 +11,13 @@ from robustnorm.applications.gan.features import Features, trained_classifier
 from robustnorm.applications.gan.inception import InceptionFeatures
 from robustnorm.applications.gan.measures import Measures, shrunk
 from robustnorm.applications.gan.record import GanRecord
-from robustnorm.applications.gan.report import check_report, write_grid, write_report
+from robustnorm.applications.gan.report import write_grid, write_report
 from robustnorm.applications.gan.run import GanRun, train_gan
 from robustnorm.data import check_data, load_dataset
 from robustnorm.settings.gan import GanSettings
 from robustnorm.system.device import resolve_device
 from robustnorm.system.errors import UsageError
+from robustnorm.system.extras import check_report
 from robustnorm.system.stopping import ShouldStop, never
 
 log = logging.getLogger("robustnorm")

@@ -74,6 +74,16 @@ class Augmentation:
     flip: bool = False
     crop_area: float | None = None
 
+    def changed(
+        self, padding: int | None, flip: bool | None, crop_area: float | None = None
+    ) -> Augmentation:
+        """Returns other changes; None keeps padding or flip."""
+        return Augmentation(
+            self.padding if padding is None else padding,
+            self.flip if flip is None else flip,
+            crop_area,
+        )
+
 
 @dataclass(frozen=True)
 class Dataset:

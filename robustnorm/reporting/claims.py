@@ -13,7 +13,7 @@ from robustnorm.evaluation.statistics import Interval, holm, sign_flip, student
 from robustnorm.records.record import Record
 from robustnorm.reporting.comparisons import LEVEL
 from robustnorm.reporting.model_records import NAMES, WORST, ModelRecords, group
-from robustnorm.reporting.render import Cell, Table
+from robustnorm.reporting.render import Cell, Table, bracketed
 
 PGD = "RA, PGD-20"
 # Gong et al., Section 4.3: the norms in order of accuracy, best first.
@@ -90,7 +90,7 @@ def claims_table(records: Sequence[Record]) -> Table | None:
                 f"{NAMES[claim.higher]} > {NAMES[claim.lower]}",
                 claim.verdict,
                 _points(mean(claim.differences)),
-                _interval(claim.interval),
+                bracketed(claim.interval, scale=100, signed=True),
                 f"{sum(d > 0 for d in claim.differences)} of {len(claim.differences)}",
                 f"{claim.p:.3f}",
                 None if flip is None else f"{flip:.3f}",
@@ -170,7 +170,3 @@ def _p(differences: Sequence[float]) -> float:
 
 def _points(difference: float) -> str:
     return f"{100 * difference:+.2f}"
-
-
-def _interval(interval: Interval | None) -> str | None:
-    return None if interval is None else f"[{_points(interval.low)}, {_points(interval.high)}]"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from robustnorm.evaluation.statistics import holm, letters, mcnemar
 from robustnorm.records.bits import Bits
 from robustnorm.reporting.model_records import WORST, ModelRecords, has_worst
-from robustnorm.reporting.render import Cell, Table
+from robustnorm.reporting.render import Cell, Table, p_value
 
 LEVEL = 0.05
 
@@ -126,8 +126,8 @@ def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = 
             str(comparison.first_only),
             str(comparison.second_only),
             f"{100 * (comparison.first_only - comparison.second_only) / comparison.n:+.2f}",
-            _p(comparison.p),
-            _p(comparison.adjusted),
+            p_value(comparison.p),
+            p_value(comparison.adjusted),
             "yes" if comparison.distinguishable else "no",
         )
         for family, comparisons in families(models, robust).items()
@@ -154,7 +154,3 @@ def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = 
             "adjusted for all pairs of the same evaluation. Differ: at the 5 % level."
         ],
     )
-
-
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from robustnorm.evaluation.diversity import STAGE, StageDiversity
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.records.record import RecordError
-from robustnorm.reporting.render import Table
+from robustnorm.reporting.render import Table, bracketed
 from robustnorm.system.sealed import read_sealed
 from robustnorm.system.shapes import check_shape
 
@@ -107,10 +107,10 @@ def gradient_table(result: dict[str, Any]) -> Table:
             row["model"],
             row["stage"],
             f"{row['std_of_norms']:.4f}",
-            _interval(row["std_interval"], 4),
+            bracketed(row["std_interval"], 4),
             f"{row['mean_norm']:.4f}",
             f"{row['mean_cosine']:.3f}",
-            _interval(row["cosine_interval"], 3),
+            bracketed(row["cosine_interval"], 3),
         )
         for row in result["rows"]
     ]
@@ -133,7 +133,3 @@ def gradient_table(result: dict[str, Any]) -> Table:
 
 def _label(run: str, branch: str | None) -> str:
     return run if branch is None else f"{run} ({branch})"
-
-
-def _interval(bounds: tuple[float, float] | None, digits: int) -> str | None:
-    return bounds and f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from robustnorm.reporting.render import Table, layout
 from robustnorm.reporting.summary import deployment_summary, summary
 from robustnorm.reporting.tables import tables
 from robustnorm.system.files import disk_errors, write_atomically
+
+log = logging.getLogger("robustnorm")
 
 _VERDICTS = ("unreliable", "warn", "reliable")
 
@@ -74,6 +77,7 @@ def write_files(page: str, pictures: dict[str, bytes], folder: Path) -> list[Pat
     }
     for path, data in files.items():
         write_atomically(path, data)
+        log.info("wrote %s", path)
     with disk_errors(figures_folder, 0):
         for old in {*figures_folder.glob("*.svg"), *figures_folder.glob("*.png")} - files.keys():
             old.unlink()
@@ -89,17 +93,7 @@ def render_page(
     looks = drawing.looks(models)
     files: dict[str, bytes] = {}
 
-    def draw(
-        name: str, caption: str, alt: str, make: Callable[[], Figure | None]
-    ) -> Picture | None:
-        with drawing.style():
-            figure = make()
-        if figure is None:
-            return None
-        saved = drawing.save(figure)
-        files.update({f"{name}.{suffix}": data for suffix, data in saved.items()})
-        return Picture(name, caption, Markup(drawing.inline(saved["svg"], name, alt)))
-
+    draw = partial(picture, files=files)
     names = ", ".join(model.name for model in models)
     first = models[0].records[0]
     deployment = next((table for table in made if table.name == "deployment"), None)
@@ -176,6 +170,23 @@ def render_page(
         ],
     }
     return environment().get_template("page.html").render(context).lstrip(), files
+
+
+def picture(
+    name: str,
+    caption: str,
+    alt: str,
+    make: Callable[[], Figure | None],
+    files: dict[str, bytes],
+) -> Picture | None:
+    """Draws a figure in the report's style and adds its files; None where there is no figure."""
+    with drawing.style():
+        figure = make()
+    if figure is None:
+        return None
+    saved = drawing.save(figure)
+    files |= {f"{name}.{suffix}": data for suffix, data in saved.items()}
+    return Picture(name, caption, Markup(drawing.inline(saved["svg"], name, alt)))
 
 
 def environment() -> Environment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import logging
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from tabulate import tabulate
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.system.escaping import for_csv, for_latex, for_markdown, for_terminal
 from robustnorm.system.files import write_atomically
+
+log = logging.getLogger("robustnorm")
 
 Cell = str | float | Interval | None
 
@@ -100,6 +103,7 @@ def save_tables(tables: Sequence[Table], folder: Path, name: str) -> list[Path]:
     } | {f"{table.name}.csv": to_csv(table) for table in tables}
     for file, text in contents.items():
         write_atomically(folder / file, text.encode())
+        log.info("wrote %s", folder / file)
     return [folder / file for file in contents]
 
 
@@ -110,6 +114,31 @@ def layout(table: Table) -> tuple[list[list[str]], list[bool]]:
         all(cell[:1] in "+-<[0123456789" for cell in column) for column in zip(*text, strict=True)
     ]
     return text, right
+
+
+def bracketed(
+    limits: tuple[float, float] | None, digits: int = 2, *, scale: float = 1, signed: bool = False
+) -> str | None:
+    """Returns an interval as tables print it.
+
+    Examples:
+        >>> bracketed((0.5, 1), 1, scale=100), bracketed((-1, 1), signed=True)
+        ('[50.0, 100.0]', '[-1.00, +1.00]')
+    """
+    if limits is None:
+        return None
+    low, high = (f"{scale * limit:{'+' * signed}.{digits}f}" for limit in limits)
+    return f"[{low}, {high}]"
+
+
+def p_value(p: float | None) -> str | None:
+    """Returns a p-value as tables print it.
+
+    Examples:
+        >>> p_value(0.0123), p_value(1e-9)
+        ('0.012', '< 0.001')
+    """
+    return None if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _grid(table: Table, style: str, escape: Callable[[str], str]) -> str:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from robustnorm.reporting import drawing
-from robustnorm.reporting.page import Picture, environment, write_files
+from robustnorm.reporting.page import environment, picture, write_files
 from robustnorm.reporting.render import Table
 
 
@@ -82,16 +81,13 @@ def render_sections(**content: Unpack[Content]) -> tuple[str, dict[str, bytes]]:
     """
     sections, looks = content["sections"], content["looks"]
     files: dict[str, bytes] = {}
-    pictures: dict[str, list[Picture]] = {}
-    for section in sections:
-        pictures[section.title] = []
-        for each in section.drawings:
-            with drawing.style():
-                figure = each.draw()
-            saved = drawing.save(figure)
-            files |= {f"{each.name}.{suffix}": data for suffix, data in saved.items()}
-            svg = Markup(drawing.inline(saved["svg"], each.name, each.alt))
-            pictures[section.title].append(Picture(each.name, each.caption, svg))
+    pictures = {
+        section.title: [
+            picture(each.name, each.caption, each.alt, each.draw, files)
+            for each in section.drawings
+        ]
+        for section in sections
+    }
     shown_before: dict[str, list[str]] = {}
     notes: list[str] = []
     for table in (table for section in sections for table in section.tables):

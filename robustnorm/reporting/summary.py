@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
-from robustnorm.evaluation.statistics import Interval, wilson
+from robustnorm.evaluation.statistics import wilson
 from robustnorm.reporting.comparisons import families
 from robustnorm.reporting.model_records import ANY, WORST, ModelRecords, has_worst
-from robustnorm.reporting.render import Table
+from robustnorm.reporting.render import Table, bracketed
 
 
 def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> str:
@@ -28,7 +28,7 @@ def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> st
     accuracies = {m.label("adv"): _robust(m, evaluation) for m in models}
     best = max(accuracies, key=lambda label: accuracies[label])
     n = models[0].records[0].n
-    figure = f"{_percent(accuracies[best])} {_limits(wilson(accuracies[best] * n, n))}"
+    figure = f"{_percent(accuracies[best])} {bracketed(wilson(accuracies[best] * n, n), scale=100)}"
     if len(models) == 1:
         return f"{best} classifies {figure} of the images correctly {attack}."
     alike = [
@@ -80,10 +80,6 @@ def _number(cell: object) -> float:
 
 def _percent(cell: object) -> str:
     return f"{100 * _number(cell):.2f} %"
-
-
-def _limits(interval: Interval) -> str:
-    return f"[{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
 
 
 def _listed(names: Sequence[str]) -> str:

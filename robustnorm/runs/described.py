@@ -1,4 +1,4 @@
-"""The objects that the settings of a run describe: data, their augmentation, the network."""
+"""The objects that the settings of a run describe: data and network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from robustnorm.data import load_dataset
-from robustnorm.data.dataset import Augmentation, Dataset
+from robustnorm.data.dataset import Dataset
 from robustnorm.models import NETWORKS
 from robustnorm.models.building import build_network, usable
 from robustnorm.settings.config import Config
@@ -38,16 +38,6 @@ def load_data(config: Config) -> Dataset:
         resize=config.resize,
         stream=config.stream,
         workers=config.data_workers,
-    )
-
-
-def augmentation(config: Config, dataset: Dataset) -> Augmentation:
-    """Returns the settings' augmentation, with the data set's defaults."""
-    given = dataset.augmentation
-    return Augmentation(
-        padding=given.padding if config.padding is None else config.padding,
-        flip=given.flip if config.flip is None else config.flip,
-        crop_area=config.crop_area,
     )
 
 

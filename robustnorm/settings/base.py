@@ -7,9 +7,10 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from robustnorm.settings.values import shown
+from robustnorm.settings.values import make, shown
+from robustnorm.system.errors import RefusedFileError
 
 # The range of torch's generators.
 MOST_SEED = 2**64 - 1
@@ -53,6 +54,21 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, with fractions as people write them ("8/255")."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Restores the result of ``to_dict``, from this version or an earlier one.
+
+        Raises:
+            RefusedFileError: On anything else.
+        """
+        try:
+            return make(cls, values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RefusedFileError(
+                f"this version cannot read the saved settings ({error}); remove the file "
+                "that holds them"
+            ) from error
 
     def differences(self, saved: Settings, ignore: frozenset[str]) -> str:
         """Describes how the settings of a saved run differ from these; "" when they do not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from robustnorm.settings.groups import (
     Attack,
@@ -17,8 +17,6 @@ from robustnorm.settings.groups import (
     Training,
     Where,
 )
-from robustnorm.settings.values import make
-from robustnorm.system.errors import RefusedFileError
 
 
 @dataclass(frozen=True)
@@ -67,17 +65,6 @@ class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named
         return cls(**{field.name: getattr(settings, field.name) for field in fields(Config)})
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Config:
-        """Restores the result of ``to_dict``, from this version or an earlier one.
-
-        Raises:
-            RefusedFileError: On anything else.
-        """
-        # Earlier versions had a setting "autoattack" instead of an entry in ``attacks``.
-        try:
-            return make(cls, {name: values[name] for name in values if name != "autoattack"})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise RefusedFileError(
-                f"this version cannot read the saved settings ({error}); remove the file "
-                "that holds them"
-            ) from error
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """As of all settings; earlier versions had "autoattack", now an entry in ``attacks``."""
+        return super().from_dict({name: values[name] for name in values if name != "autoattack"})

@@ -8,8 +8,6 @@ from typing import Any, ClassVar, Literal
 from robustnorm.settings.base import Settings, names
 from robustnorm.settings.groups import Named
 from robustnorm.settings.jobs import Engine
-from robustnorm.settings.values import make
-from robustnorm.system.errors import RefusedFileError
 
 Paths = Literal["paper", "release"]
 SearchNorm = Literal["bn", "affine", "ccbn", "sabn"]
@@ -139,21 +137,6 @@ class SearchSettings(Where, Compared):
         """Returns the settings of a search as plain values, also for a subclass."""
         own = names(SearchSettings)
         return {name: value for name, value in super().to_dict().items() if name in own}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SearchSettings:
-        """Restores the result of ``to_dict``.
-
-        Raises:
-            RefusedFileError: On anything else.
-        """
-        try:
-            return make(SearchSettings, values)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise RefusedFileError(
-                f"this version cannot read the saved settings ({error}); remove the file "
-                "that holds them"
-            ) from error
 
 
 @dataclass(frozen=True)

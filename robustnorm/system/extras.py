@@ -27,3 +27,10 @@ def extra(name: str, needs: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ImportError(f'{needs} ({error}): pip install "robustnorm[{name}]"') from error
+
+
+def check_report() -> None:
+    """Raises an ImportError unless the packages of the extra "report" are installed."""
+    with extra("report", "a report needs matplotlib and jinja2"):
+        import jinja2  # noqa: F401
+        import matplotlib.figure  # noqa: F401

@@ -89,8 +89,7 @@ def require_reliable(text: str, records: list[Record], config: Config) -> str:
 def report_tables(records: list[Record], config: Config, config_path: str | None = None) -> str:
     """Writes the tables of ``records`` into the config's report folder; returns them as text."""
     train_command = _train_command(config_path)
-    for path in write_tables(records, config.reports_folder, train_command=train_command):
-        log.info("wrote %s", path)
+    write_tables(records, config.reports_folder, train_command=train_command)
     return to_text(tables(records, train_command=train_command))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from robustnorm.records.record import Record
@@ -10,8 +9,6 @@ from robustnorm.reporting.gradients import read_gradients
 from robustnorm.settings.results import ReportSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.extras import extra
-
-log = logging.getLogger("robustnorm")
 
 
 def report(config: ReportSettings, config_path: str | None = None) -> None:
@@ -36,14 +33,12 @@ def report(config: ReportSettings, config_path: str | None = None) -> None:
     diagnostics = [
         read_gradients(path) for place in places for path in sorted(place.glob("gradients/*.json"))
     ]
-    made = write_page(
+    write_page(
         [Record.load(path) for path in paths],
         folder,
         gradients=diagnostics,
         options=f" CONFIG={config_path}" if config_path else "",
     )
-    for path in made:
-        log.info("wrote %s", path)
 
 
 def record_files(given: list[Path]) -> list[Path]:

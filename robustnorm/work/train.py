@@ -18,7 +18,6 @@ from robustnorm.models.layout import FRAGILE, must_be_contiguous
 from robustnorm.models.resnet import LEAST_STD
 from robustnorm.runs import Run
 from robustnorm.runs.described import (
-    augmentation,
     build_model,
     describe_dataset,
     load_data,
@@ -196,7 +195,9 @@ def _train(
             training.to(device),
             validation.to(device),
             config=config,
-            augmentation=augmentation(config, dataset),
+            augmentation=dataset.augmentation.changed(
+                config.padding, config.flip, config.crop_area
+            ),
             optimizer=saver.optimizer,
             test=followed,
             position=position,

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 
 from robustnorm.applications.gan.record import GanRecord, pairs
-from robustnorm.applications.gan.tables import NETWORKS, PAIRED_NOTE, limits_text
+from robustnorm.applications.gan.tables import NETWORKS, PAIRED_NOTE
 from robustnorm.evaluation.diversity import StageDiversity
 from robustnorm.evaluation.statistics import student
-from robustnorm.reporting.render import Cell, Table
+from robustnorm.reporting.render import Cell, Table, bracketed
 
 # Quantities of a stage in Figure 2 and its tables.
 SPREAD, RELATIVE, COSINE = "Std of norms", "Std over mean", "Mean cosine"
@@ -117,7 +117,7 @@ def _gradients(records: Sequence[GanRecord], setting: str) -> Table:
                     cells += [
                         f"{mean(ccbn):.3f}",
                         f"{mean(sabn):.3f}",
-                        limits_text(student(values), 3),
+                        bracketed(student(values), 3),
                     ]
                 where = f"{gradients.reading}, step {gradients.step}"
                 rows.append((name, where, stage.stage, *cells))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from robustnorm.applications.gan.gradient_tables import gradient_tables
 from robustnorm.applications.gan.record import GanRecord
 from robustnorm.applications.gan.tables import group_runs, setting_note, summary, tables
 from robustnorm.reporting.render import save_tables, to_text
-from robustnorm.system.extras import extra
+from robustnorm.system.extras import check_report
 from robustnorm.system.files import write_atomically
-
-log = logging.getLogger("robustnorm")
 
 
 def write_grid(images: Tensor, path: Path) -> None:
@@ -29,12 +26,6 @@ def write_grid(images: Tensor, path: Path) -> None:
     array = picture.numpy()
     Image.fromarray(array if channels == 3 else array[:, :, 0]).save(file, format="png")
     write_atomically(path, file.getvalue())
-
-
-def check_report() -> None:
-    """Raises an ImportError unless the packages of the extra "report" are installed."""
-    with extra("report", "a report needs matplotlib and jinja2"):
-        import robustnorm.applications.gan.figures  # noqa: F401
 
 
 def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> str:
@@ -72,8 +63,8 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
         sections.append(Section("Images", drawings=[image_grids(records, pictures)]))
     if compared:
         sections.append(Section("Figure 2: gradients of the classes", compared, figure2(records)))
-    written = save_tables([*made, *compared], folder, "tables")
-    written += write_sections(
+    save_tables([*made, *compared], folder, "tables")
+    write_sections(
         folder,
         title="Table 1: conditional GANs with CCBN and SaBN",
         summary=said,
@@ -87,6 +78,4 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
         looks=LOOKS,
         command=command,
     )
-    for path in written:
-        log.info("wrote %s", path)
     return f"{said}\n\n{to_text([*made, *compared])}"

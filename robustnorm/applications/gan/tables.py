@@ -7,7 +7,7 @@ from statistics import mean
 
 from robustnorm.applications.gan.record import GanRecord, pairs
 from robustnorm.evaluation.statistics import Interval, student
-from robustnorm.reporting.render import Cell, Table
+from robustnorm.reporting.render import Cell, Table, bracketed
 from robustnorm.system.errors import UsageError
 
 NETWORKS = {"sngan": "SNGAN", "biggan": "BigGAN", "autogan": "AutoGAN-top1"}
@@ -138,7 +138,7 @@ def summary(records: Sequence[GanRecord]) -> str:
         if limits.low > 0 or limits.high < 0:
             verdict = "SaBN is better" if limits.high < 0 else "CCBN is better"
         sentences.append(
-            f"{name}: SaBN minus CCBN in {distance} {mean(values):+.2f} {limits_text(limits)}, "
+            f"{name}: SaBN minus CCBN in {distance} {mean(values):+.2f} {bracketed(limits)}, "
             f"{verdict} ({len(values)} seeds)"
         )
     if not sentences:
@@ -155,7 +155,7 @@ def _table1(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> Ta
         for measure in ("distance", "score"):
             last = [record.at("last")[measure] for record in found]
             best = [record.at("best")[measure] for record in found]
-            cells += [f"{mean(last):.2f}", limits_text(student(last)), f"{mean(best):.2f}"]
+            cells += [f"{mean(last):.2f}", bracketed(student(last)), f"{mean(best):.2f}"]
         score, distance = PAPER[key]
         paper = (f"{distance:.2f}", f"{score:.2f}")
         rows.append((model_name(*key), str(len(found)), *cells, *paper))
@@ -263,7 +263,7 @@ def _differences(records: Sequence[GanRecord], setting: str) -> list[Table]:
                         name,
                         f"{title}, {when}",
                         f"{mean(values):+.3f}",
-                        limits_text(student(values), 3),
+                        bracketed(student(values), 3),
                         f"{better} of {len(values)}",
                         paper,
                     )
@@ -283,8 +283,3 @@ def _paper_difference(network: str, measure: str) -> str | None:
         return None
     place = ("score", "distance").index(measure)
     return f"{PAPER[network, 'sabn'][place] - PAPER[network, 'ccbn'][place]:+.2f}"
-
-
-def limits_text(limits: Interval | None, digits: int = 2) -> str | None:
-    """Returns an interval as tables print it."""
-    return limits and f"[{limits.low:.{digits}f}, {limits.high:.{digits}f}]"

@@ -69,11 +69,7 @@ def divide(dataset: Dataset, settings: SearchSettings) -> SearchImages:
         weights, alpha = split_validation(dataset.train, len(dataset.train) // 2)
     else:
         weights, alpha = dataset.train, subset(dataset.test, max(1, len(dataset.test) // 2))[1]
-    given = dataset.augmentation
-    augmentation = Augmentation(
-        padding=given.padding if settings.padding is None else settings.padding,
-        flip=given.flip if settings.flip is None else settings.flip,
-    )
+    augmentation = dataset.augmentation.changed(settings.padding, settings.flip)
     return SearchImages(weights, alpha, augmentation)
 
 

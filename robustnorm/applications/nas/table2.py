@@ -17,7 +17,7 @@ from robustnorm.applications.nas.comparison import (
 from robustnorm.applications.nas.record import SearchRecord
 from robustnorm.applications.nas.space import EDGES, num_paths, to_string
 from robustnorm.evaluation.statistics import Interval, letters, student
-from robustnorm.reporting.render import Cell, Table
+from robustnorm.reporting.render import Cell, Table, bracketed
 from robustnorm.settings.nas import SEARCH_NORMS, SearchNorm
 
 # Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Table 2: mean and standard
@@ -291,8 +291,4 @@ def _signed(value: float, percent: bool) -> str:
 
 
 def _limits(limits: Interval | None, percent: bool = False) -> str | None:
-    if limits is None:
-        return None
-    scale, digits = (100, 2) if percent else (1, 3)
-    low, high = (f"{scale * limit:.{digits}f}" for limit in limits)
-    return f"[{low}, {high}]"
+    return bracketed(limits, scale=100) if percent else bracketed(limits, 3)

@@ -15,7 +15,7 @@ from robustnorm.applications.nas.record import SearchRecord, find_record
 from robustnorm.applications.nas.table2 import summary, tables
 from robustnorm.reporting.render import save_tables, to_text
 from robustnorm.settings.nas import SearchSettings, Table2Settings
-from robustnorm.system.extras import extra
+from robustnorm.system.extras import check_report
 from robustnorm.system.stopping import ShouldStop, never
 from robustnorm.work.engines import check_engine, open_engine
 from robustnorm.work.sweep import SweepError, do_jobs, failure_text, job_bar
@@ -62,12 +62,6 @@ def search_all(settings: Table2Settings, *, should_stop: ShouldStop = never) -> 
     return [record for record in found if record is not None]
 
 
-def check_report() -> None:
-    """Raises an ImportError unless the packages of the extra "report" are installed."""
-    with extra("report", "a report needs matplotlib and jinja2"):
-        import robustnorm.applications.nas.figure  # noqa: F401
-
-
 def write_report(records: Sequence[SearchRecord], folder: Path, command: str) -> str:
     """Writes tables, figure and page of searches; returns summary and tables as text.
 
@@ -87,8 +81,8 @@ def write_report(records: Sequence[SearchRecord], folder: Path, command: str) ->
     made, searched = tables(records), group_by_norm(records)
     said = summary(searched)
     first = records[0]
-    paths = save_tables(made, folder, "tables")
-    paths += write_sections(
+    save_tables(made, folder, "tables")
+    write_sections(
         folder,
         title="Table 2: DARTS on NAS-Bench-201",
         summary=said,
@@ -108,6 +102,4 @@ def write_report(records: Sequence[SearchRecord], folder: Path, command: str) ->
         looks=LOOKS,
         command=command,
     )
-    for path in paths:
-        log.info("wrote %s", path)
     return f"{said}\n\n{to_text(made)}"

@@ -18,7 +18,7 @@ TITLE = "Style transfer: Figures 7 and 8"
 
 def write_report(
     folder: Path, painted: Sequence[figures.Painted], *, seed: int, command: str
-) -> tuple[list[Table], list[Path]]:
+) -> list[Table]:
     """Writes tables.md, tables.tex, a CSV file per table, the figures and report.html.
 
     Args:
@@ -28,14 +28,14 @@ def write_report(
         command: The command that makes the report.
 
     Returns:
-        The tables, and the files written.
+        The tables.
 
     Raises:
         UsageError, RefusedFileError: From the records.
     """
     rows = read_records(folder / "records")
     made, said = tables(rows), summary(rows)
-    files = save_tables(made, folder, "tables")
+    save_tables(made, folder, "tables")
     write_atomically(folder / "tables.md", markdown(said, made, command).encode())
 
     def named(*names: str) -> list[Table]:
@@ -43,7 +43,7 @@ def write_report(
 
     drawings = [figures.training(rows), figures.validation(rows)]
     eight = [figures.grid(rows, painted, seed)] if painted else []
-    files += write_sections(
+    write_sections(
         folder,
         title=TITLE,
         summary=said,
@@ -62,7 +62,7 @@ def write_report(
         looks=figures.LOOKS,
         command=command,
     )
-    return made, files
+    return made
 
 
 def markdown(said: str, made: Sequence[Table], command: str) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robustnorm.applications.style.results import Difference, Row, differences
-from robustnorm.evaluation.statistics import Interval
-from robustnorm.reporting.render import Cell, Table
+from robustnorm.reporting.render import Cell, Table, bracketed, p_value
 
 # Read off the ends of the validation curves that the authors published with their code: VGG-19,
 # MS-COCO and WikiArt, 160,000 steps. The style loss is multiplied by its weight of 10.
@@ -154,11 +153,11 @@ def claim_verdict(loss: Difference, structure: Difference | None) -> tuple[str, 
         structure: Difference of the structure, for the content loss.
     """
     if loss.sign == 0:
-        return "not distinguishable", f"adjusted p {_p(loss.adjusted)}"
+        return "not distinguishable", f"adjusted p {p_value(loss.adjusted)}"
     if loss.sign > 0:
         return "contradicted", "the loss is higher"
     if loss.measure != "content":
-        return "holds", f"adjusted p {_p(loss.adjusted)}"
+        return "holds", f"adjusted p {p_value(loss.adjusted)}"
     assert structure is not None
     if structure.sign < 0:
         return "holds", "lower, and the structure is nearer to the content's"
@@ -172,9 +171,9 @@ def _tests(tested: Sequence[Difference], setting: str) -> Table:
             MEASURES[difference.measure].capitalize(),
             f"{difference.row.name} - {difference.other.name}",
             f"{difference.mean:+.3f}",
-            _interval(difference.interval, signed=True),
-            _p(difference.p),
-            _p(difference.adjusted),
+            bracketed(difference.interval, 3, signed=True),
+            p_value(difference.p),
+            p_value(difference.adjusted),
             {-1: "lower", 0: "not distinguishable", 1: "higher"}[difference.sign],
         )
         for difference in tested
@@ -291,7 +290,7 @@ def _find(tested: Sequence[Difference], measure: str, row: str, other: str) -> D
 
 
 def _value(row: Row, measure: str) -> tuple[str, str | None]:
-    return f"{row.mean(measure):.3f}", _interval(row.interval(measure))
+    return f"{row.mean(measure):.3f}", bracketed(row.interval(measure), 3)
 
 
 def _with_interval(row: Row, measure: str) -> str:
@@ -300,18 +299,5 @@ def _with_interval(row: Row, measure: str) -> str:
 
 
 def _signed(difference: Difference) -> str:
-    interval = _interval(difference.interval, signed=True)
+    interval = bracketed(difference.interval, 3, signed=True)
     return f"{difference.mean:+.3f}" + (f" {interval}" if interval else "")
-
-
-def _interval(interval: Interval | None, *, signed: bool = False) -> str | None:
-    if interval is None:
-        return None
-    low, high = (f"{end:+.3f}" if signed else f"{end:.3f}" for end in interval)
-    return f"[{low}, {high}]"
-
-
-def _p(value: float | None) -> str | None:
-    if value is None:
-        return None
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -6,9 +6,10 @@ import pytest
 from robustnorm.applications.nas.darts import run_search
 from robustnorm.applications.nas.record import find_record, record_path
 from robustnorm.applications.nas.table2 import tables
-from robustnorm.applications.nas.work import SearchJob, check_report, search_all, write_report
+from robustnorm.applications.nas.work import SearchJob, search_all, write_report
 from robustnorm.settings.nas import Table2Settings
 from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.extras import check_report
 from robustnorm.system.stopping import Stopped
 from robustnorm.work.sweep import SweepError
 
@@ -83,7 +84,6 @@ def test_tables_follow_from_the_records_on_disk(table2):
 
 
 def test_missing_packages_are_told_before_any_search(monkeypatch):
-    monkeypatch.delitem(sys.modules, "robustnorm.applications.nas.figure", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "robustnorm\[report\]"'):
         check_report()
