@@ -19,6 +19,7 @@ from robustnorm.runs import Run
 from robustnorm.runs.described import network_arguments
 from robustnorm.settings.export import ExportSettings
 from robustnorm.system.errors import UsageError
+from robustnorm.system.extras import extra
 
 
 def export_run(settings: ExportSettings) -> str:
@@ -124,12 +125,8 @@ def _description(settings: ExportSettings, run: Run, model: nn.Module, branch: s
 
 def _uploader(repository: str) -> Any:
     """Returns a function that uploads a folder to a Hugging Face repository with your token."""
-    try:
+    with extra("hub", "uploading needs huggingface_hub"):
         from huggingface_hub import HfApi
-    except ImportError as error:
-        raise ImportError(
-            'uploading needs huggingface_hub: pip install "robustnorm[hub]"'
-        ) from error
 
     def upload(folder: Path) -> str:
         api = HfApi()

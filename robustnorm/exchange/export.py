@@ -27,6 +27,7 @@ from robustnorm.models.surgery import fold, folded_state
 from robustnorm.models.weights import check_weights, without_shared_memory
 from robustnorm.norms.routing import bind
 from robustnorm.system.errors import RefusedFileError, UserError
+from robustnorm.system.extras import extra
 from robustnorm.system.files import disk_errors, move, write_atomically
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.sealed import DamagedError, seal, unseal
@@ -270,14 +271,10 @@ def _read_onnx(path: Path) -> Network:
 
 
 def _onnxruntime() -> Any:
-    try:
+    with extra("export", "ONNX needs onnx, onnxscript and onnxruntime"):
         import onnx  # noqa: F401 (used by torch.onnx)
         import onnxruntime
         import onnxscript  # noqa: F401 (used by torch.onnx)
-    except ImportError as error:
-        raise ImportError(
-            'ONNX needs onnx, onnxscript and onnxruntime: pip install "robustnorm[export]"'
-        ) from error
     return onnxruntime
 
 

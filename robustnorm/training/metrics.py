@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from robustnorm.system.extras import extra
 from robustnorm.training.progress import EpochRecord
 
 
@@ -24,13 +25,8 @@ class TensorBoard:
     def __init__(self, folder: Path, *, enabled: bool, first_epoch: int = 0) -> None:
         self._writer: Any = None
         if enabled:
-            try:
+            with extra("track", "--tensorboard true needs TensorBoard"):
                 from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ImportError(
-                    "--tensorboard true needs TensorBoard, which is not installed: "
-                    'pip install "robustnorm[track]"'
-                ) from error
             self._writer = SummaryWriter(str(folder), purge_step=first_epoch + 1)
 
     def write(self, record: EpochRecord) -> None:

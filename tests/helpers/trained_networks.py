@@ -18,7 +18,7 @@ from torch import nn
 
 from robustnorm.data.dataset import split_validation
 from robustnorm.data.digits import load_digits
-from robustnorm.runs.described import augmentation, build_model, describe_dataset
+from robustnorm.runs.described import build_model, describe_dataset
 from robustnorm.settings.config import Config
 from robustnorm.training.advprop import train
 
@@ -59,7 +59,7 @@ def make() -> None:
             momentum=CONFIG.momentum,
             weight_decay=CONFIG.weight_decay,
         )
-        settings = {"config": CONFIG, "augmentation": augmentation(CONFIG, dataset)}
+        settings = {"config": CONFIG, "augmentation": dataset.augmentation.changed(None, None)}
         for _ in train(model, training, validation, optimizer=optimizer, **settings):
             pass
         state = {

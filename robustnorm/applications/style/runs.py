@@ -93,22 +93,16 @@ def train_style(
         progress = Progress()
         if (checkpoint := find_checkpoint(folder, "last")) is not None:
             there = checkpoint.manifest
+            kept = ("dataset", "encoder")
             # A longer training begins like a shorter one and continues from its end.
-            check_same(there["config"] | {"steps": settings.steps}, chosen, folder)
-            hashes = {part: of["sha256"] for part, of in sources.describe().items()}
+            steps = max(there["progress"]["step"], settings.steps)
             check_same(
-                {part: of["sha256"] for part, of in there["dataset"].items()}, hashes, folder
-            )
-            check_same(
-                {"encoder": there["encoder"]["sha256"]},
-                {"encoder": described.about["sha256"]},
+                there["config"] | {"steps": steps} | _hashes(*(there[part] for part in kept)),
+                chosen | _hashes(*(about[part] for part in kept)),
                 folder,
             )
             restore(checkpoint, network, optimizer)
             progress = Progress(**there["progress"])
-            check_same(
-                {"steps": max(progress.step, settings.steps)}, {"steps": settings.steps}, folder
-            )
 
         def save() -> None:
             manifest = about | {"progress": progress.to_dict()}
@@ -128,6 +122,11 @@ def train_style(
                 name=name,
             )
     return _write_record(row, seed, settings, about, progress, device)
+
+
+def _hashes(dataset: dict[str, Any], encoder: dict[str, Any]) -> dict[str, str]:
+    parts = {part: str(of["sha256"]) for part, of in dataset.items()}
+    return parts | {"encoder": str(encoder["sha256"])}
 
 
 def _write_record(
