@@ -24,6 +24,7 @@ from benchmarks.soak.written import Entries, Written, config_in, write_all
 from benchmarks.workload import machine
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
+from robustnorm.evaluation.search import Search
 from robustnorm.records.bits import pack
 from robustnorm.records.images import hashes
 from robustnorm.records.record import Verdict
@@ -117,7 +118,7 @@ def finish_damaged(config: Config, times: int, seed: int = 0) -> tuple[int, list
 
     def finish(folder: Path, should_stop: ShouldStop = never) -> Any:
         found = evaluate(
-            model, data.images[:count], data.labels[:count], steps=(1,),
+            model, data.images[:count], data.labels[:count], Search(8 / 255, 2 / 255, (1,)),
             journal=folder / "journal", keep=folder / "images", should_stop=should_stop,
         )  # fmt: skip
         return [[*verdict[:4], pack(verdict[4])] for verdict in map(_fields, found)]

@@ -24,6 +24,7 @@ from robustnorm.commands import referee
 from robustnorm.data import load_dataset
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.protocol import images_folder, record_path
+from robustnorm.evaluation.search import Search
 from robustnorm.exchange.export import Description, export, load_exported
 from robustnorm.records.images import read_chunk
 from robustnorm.records.journal import Journal
@@ -127,7 +128,13 @@ def _of_evaluation(config: Config, folder: Path) -> dict[str, Written]:
 
     journal = folder / "evaluation.journal"
     test, n = dataset.test, 250
-    evaluate(run.network(), test.images[:n], test.labels[:n], steps=(1,), journal=journal)
+    evaluate(
+        run.network(),
+        test.images[:n],
+        test.labels[:n],
+        Search(8 / 255, 2 / 255, (1,)),
+        journal=journal,
+    )
 
     def parts(path: Path, fingerprint: str) -> Entries:
         found = Journal(path, fingerprint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -49,17 +49,12 @@ def evaluate(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
+    search: Search,
     *,
-    epsilon: float = 8 / 255,
-    step_size: float = 2 / 255,
-    steps: Sequence[int] = (10, 20),
-    threat_model: str = "linf",
-    branch_attacks: Mapping[str, BranchAttack] | None = None,
     rules: Rules = "all",
     precision: Precision = "fp32",
     serving: bool = False,
     attacks: Sequence[str] = (),
-    seed: int = 0,
     image_ids: Tensor | None = None,
     keep: Path | None = None,
     journal: Path | Journal | None = None,
@@ -87,12 +82,7 @@ def evaluate(
         model: In evaluation mode; images in [0, 1] to logits. Left unchanged.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
         labels: (N,), integers; (N, 1) and one-hot rows are also accepted.
-        epsilon: Attack radius on the [0, 1] scale.
-        step_size: Size of one step on that scale; for Linf, the change of a pixel.
-        steps: Numbers of steps after which verdicts are taken.
-        threat_model: ``"linf"`` or ``"l2"``.
-        branch_attacks: Threat model, radius and step size of the branches that are attacked
-            differently, by name.
+        search: Settings of the attack; they are checked here.
         rules: ``"any"`` takes only the verdicts of that rule, after max(steps): images leave the
             attack as soon as they are broken, which takes a fraction of the time.
         precision: Precision of the convolutions that give the gradients, ``"fp32"`` or ``"bf16"``.
@@ -103,7 +93,6 @@ def evaluate(
             ``robustnorm.settings.attack_names.grammar``. AutoAttack takes thousands of forward
             passes for an image that withstands it. Third-party attacks draw random numbers for a
             whole batch, so their verdicts depend on the seed and the chunk.
-        seed: Seed of the random starts.
         image_ids: int64 (N,), indices of the images in their data set; 0..N-1 by default.
         keep: Folder for the adversarial images, see ``robustnorm.records.images``: 4 bytes per
             value for each verdict for which the attacked branch is also the one that scores.
@@ -142,7 +131,7 @@ def evaluate(
         >>> from robustnorm import resnet18
         >>> model = resnet18(norm="auxbn", width=4, num_classes=3).eval()
         >>> images, labels = torch.rand(5, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1])
-        >>> verdicts = evaluate(model, images, labels, steps=(2,))
+        >>> verdicts = evaluate(model, images, labels, Search(8 / 255, 2 / 255, (2,)))
         >>> len(verdicts), verdicts[0].attack, verdicts[0].score_branch, verdicts[0].correct.shape
         (8, 'none', 'clean', (5,))
     """
@@ -154,20 +143,18 @@ def evaluate(
         raise EvaluationError("evaluate needs at least one image, got none")
     if images.dtype == torch.float64 and precision_of(model) != torch.float64:
         images = images.float()
-    _check_settings(steps, rules, precision, attacks, seed, keep)
+    _check_settings(search, rules, precision, attacks, keep)
     if must_be_contiguous(model, images) and is_channels_last(model):
         raise EvaluationError(FRAGILE + "call model.to(memory_format=torch.contiguous_format)")
     ids = _admit_ids(image_ids, len(images))
     order = ids.argsort()
     named = parse_attacks(attacks)
     try:
-        find_threat_model(threat_model)
-        BranchAttack(threat_model, epsilon, step_size)  # type: ignore[arg-type]
+        find_threat_model(search.threat_model)
+        BranchAttack(**search.options)
     except ValueError as error:
         raise EvaluationError(str(error)) from error
-    search = Search(
-        float(epsilon), float(step_size), tuple(steps), threat_model, seed, branch_attacks or {}
-    )
+    search = search._replace(epsilon=float(search.epsilon), step_size=float(search.step_size))
     with undisturbed():
         attacked = branches(model, precision, serving=serving, compile=compile)
         _check_branches(search, attacked)
@@ -262,12 +249,13 @@ def evaluate(
 
 
 def _check_settings(
-    steps: Sequence[int], rules: str, precision: str, attacks: Sequence[str], seed: int, keep: Any
+    search: Search, rules: str, precision: str, attacks: Sequence[str], keep: Any
 ) -> None:
     """Raises an EvaluationError on invalid settings."""
+    steps, seed = search.steps, search.seed
     if not len(steps) or not all(isinstance(k, int) and k >= 1 for k in steps):
         raise EvaluationError(
-            f"steps must be whole numbers of at least 1, such as (10, 20), got {tuple(steps)}"
+            f"steps must be whole numbers of at least 1, such as (10, 20), got {steps}"
         )
     for name, value, known in (
         ("rules", rules, get_args(Rules)),

@@ -13,7 +13,7 @@ from torch import nn
 from robustnorm.data.dataset import Dataset, subset
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.protocol import identity
-from robustnorm.evaluation.search import STEPS
+from robustnorm.evaluation.search import STEPS, Search
 from robustnorm.records.record import SINGLE, Record, Verdict, fingerprint
 from robustnorm.reporting.model_records import group
 from robustnorm.settings.config import Config
@@ -90,14 +90,10 @@ def evaluate_variants(
                 network,
                 test.images,
                 test.labels,
-                epsilon=float(attack.epsilon),
-                step_size=float(attack.step_size),
-                threat_model=attack.threat_model,
-                steps=STEPS,
+                Search(**attack.options, steps=STEPS, seed=config.eval_seed),
                 attacks=config.all_attacks,
                 precision=config.eval_precision,
                 compile=config.compile,
-                seed=config.eval_seed,
                 image_ids=ids,
                 journal=journals[-1],
                 fingerprint=fingerprint(identity(wanted)),

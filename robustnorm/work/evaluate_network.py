@@ -21,7 +21,7 @@ from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.evaluate import Rules
 from robustnorm.evaluation.evaluate import evaluate as verdicts_of
 from robustnorm.evaluation.margins import median_margins
-from robustnorm.evaluation.search import Precision, scorers
+from robustnorm.evaluation.search import Precision, Search, scorers
 from robustnorm.records.given import digest_of_images, digest_of_network
 from robustnorm.records.hostile import check_text
 from robustnorm.records.images import hashes
@@ -116,16 +116,11 @@ def evaluate(
         model,
         images,
         labels,
-        epsilon=epsilon,
-        step_size=step_size,
-        steps=steps,
-        threat_model=threat_model,
-        branch_attacks=branch_attacks,
+        Search(epsilon, step_size, tuple(steps), threat_model, seed, branch_attacks or {}),
         rules=rules,
         precision=precision,
         serving=serving,
         attacks=attacks,
-        seed=seed,
         image_ids=image_ids,
         keep=keep,
         **others,

@@ -14,6 +14,7 @@ from robustnorm.attacks.asked import InputError
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.evaluate import evaluate as verdicts_of
+from robustnorm.evaluation.search import Search
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import Record
 from robustnorm.reporting.results import Results
@@ -50,7 +51,7 @@ def test_results_are_the_verdicts_and_everything_made_of_them(
 ):
     network, images, labels = make_images(channels, classes)
     how = {"threat_model": threat_model, "epsilon": epsilon, "step_size": epsilon / 4}
-    expected = verdicts_of(network, images, labels, **how)
+    expected = verdicts_of(network, images, labels, Search(**how, steps=(10, 20)))
     results = evaluate(network, images, labels, name="linear", data="made", **how)
 
     assert len(results) == len(expected)
