@@ -59,4 +59,4 @@ def test_config_names_the_run():
 
 def test_config_differences_leave_out_what_is_to_be_ignored():
     first, second = Config(norm="bn", seed=1, width=16), Config(norm="auxbn", width=32)
-    assert first.differences(second, ignore=names(Compared)) == {"width": (16, 32)}
+    assert first.differences(second, ignore=names(Compared)) == "width: 32 there, 16 here"

@@ -26,7 +26,7 @@ def test_what_may_differ_between_a_run_and_its_continuation_is_where_and_what_is
 
 
 def test_config_differs_from_a_study_of_it_in_no_setting():
-    assert Config(width=8).differences(StudySettings(what="swap", width=8), frozenset()) == {}
+    assert Config(width=8).differences(StudySettings(what="swap", width=8), frozenset()) == ""
 
 
 @pytest.mark.parametrize("kind", [ReportSettings, ImportSettings])
