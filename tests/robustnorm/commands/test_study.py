@@ -141,13 +141,13 @@ def test_interrupted_study_continues_with_the_network_that_it_was_at(place, caps
     run("--what", "swap", "--eval_seed", "1")
     whole = capsys.readouterr().out
     (place / "reports/study/studies/auxbn-seed0-best-swap.json").unlink()
-    evaluated = []
+    evaluated, real = [], module.evaluate
 
     def interrupted(network, *arguments, **options):
         evaluated.append(network)
         if len(evaluated) == 2:
             raise KeyboardInterrupt
-        return evaluate(network, *arguments, **options)
+        return real(network, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "evaluate", interrupted)
