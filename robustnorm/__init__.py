@@ -22,7 +22,7 @@ __all__ = [
     "route",
 ]
 
-_PLACES = {
+_MODULES = {
     "resnet18": "models.resnet",
     "preact_resnet18": "models.resnet",
     "route": "norms.routing",
@@ -36,6 +36,6 @@ _PLACES = {
 
 # Imported on first use: the command line checks settings before loading torch, which takes seconds.
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -8,7 +8,7 @@ from types import FrameType
 
 def main() -> int:
     """Runs the command line; returns the exit status."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise it is ignored
         signal.signal(signal.SIGINT, _leave)
     from robustnorm.cli import main as run
 
@@ -16,7 +16,7 @@ def main() -> int:
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
-    # An exception within an import may be taken for another one, or be lost.
+    # Not an exception: within an import it could be mistaken for another one, or be lost.
     os.write(2, b"robustnorm: interrupted before it started\n")
     os._exit(130)
 

@@ -45,11 +45,11 @@ class Command(NamedTuple):
     """A sub-command.
 
     Attributes:
-        help: What it does.
+        help: What the command does.
         settings: The dataclass of its options. A field without a default is positional; one with
-            "by_place" in its metadata, its help, takes all remaining words.
-        run: "module:function", imported when it runs. Takes the settings and returns the text to
-            print or None. May also take ``config_path``, the config file's path, and
+            "by_place" in its metadata, which is its help, takes all remaining words.
+        run: "module:function", imported when the command runs. Takes the settings, and returns the
+            text to print or None. May also take ``config_path``, the path of the config file, and
             ``should_stop``, which reports a signal; without it, a signal ends the command at once.
     """
 
@@ -65,13 +65,13 @@ COMMANDS = {
         "robustnorm.work.train:train_run",
     ),
     "eval": Command(
-        "Evaluate every checkpoint that fits the config, or --weights of other code; print and "
+        "Evaluate every checkpoint that fits the config, or --weights from other code; print and "
         "write Tables 3 and 4.",
         EvalSettings,
         "robustnorm.commands.evaluate:evaluate",
     ),
     "verify": Command(
-        "Re-check a record: hashes, clean verdicts, and each adversarial image that was kept.",
+        "Check a record again: hashes, clean verdicts, and each adversarial image that was kept.",
         VerifySettings,
         "robustnorm.commands.verify:verify_record",
     ),
@@ -81,12 +81,12 @@ COMMANDS = {
         "robustnorm.commands.reproduce:reproduce",
     ),
     "report": Command(
-        "Write one HTML page, with its figures, from result records.",
+        "Write an HTML page with figures from result records.",
         ReportSettings,
         "robustnorm.work.report:report",
     ),
     "compare": Command(
-        "Put runs or result records, ours and foreign, in one table and page with paired tests.",
+        "Compare runs or result records of any networks, in one table and page with paired tests.",
         CompareSettings,
         "robustnorm.commands.compare:compare_runs",
     ),
@@ -96,12 +96,12 @@ COMMANDS = {
         "robustnorm.work.campaign:run_campaign",
     ),
     "demo": Command(
-        "Reproduce on scikit-learn's digits, in minutes and without a download.",
+        "Train and compare the norms on scikit-learn's digits, in minutes and without a download.",
         Config,
         "robustnorm.commands.demo:demo",
     ),
     "diagnose": Command(
-        "Compare the gradients of branches and classes, stage by stage, of one or more runs.",
+        "Compare the gradients of branches and classes of one or more runs, stage by stage.",
         DiagnoseSettings,
         "robustnorm.commands.diagnose:diagnose_runs",
     ),
@@ -118,18 +118,18 @@ COMMANDS = {
         "robustnorm.commands.study:study_runs",
     ),
     "referee": Command(
-        "Compare the attack worst with AutoAttack on every checkpoint that fits the config, on 100 "
-        "test images unless test_limit says more.",
+        "Compare the attack worst with AutoAttack on every checkpoint that fits the config, by "
+        "default on 100 test images.",
         Config,
         "robustnorm.commands.referee:referee",
     ),
     "import": Command(
-        "Import weights that other code trained as a run, to evaluate them.",
+        "Import weights that other code trained, as a run to evaluate.",
         ImportSettings,
         "robustnorm.commands.import_weights:import_run",
     ),
     "sweep": Command(
-        "Train and evaluate norms x seeds x configs as jobs: in processes, on Ray, on Slurm.",
+        "Train and evaluate norms x seeds x configs as jobs: in processes, on Ray or on Slurm.",
         SweepSettings,
         "robustnorm.work.sweep:sweep",
     ),
@@ -144,7 +144,7 @@ COMMANDS = {
         "robustnorm.commands.stylize:stylize",
     ),
     "search": Command(
-        "Search a cell of NAS-Bench-201 with one norm by DARTS; print its ground truth.",
+        "Search for a cell in NAS-Bench-201 with DARTS and one norm; print the cell's accuracies.",
         SearchSettings,
         "robustnorm.commands.search:search_cell",
     ),
@@ -154,7 +154,7 @@ COMMANDS = {
         "robustnorm.commands.table1:table1",
     ),
     "table2": Command(
-        "Search with bn, affine, ccbn and sabn for each seed; print and write Table 2.",
+        "Search with bn, affine, ccbn and sabn under each seed; print and write Table 2.",
         Table2Settings,
         "robustnorm.commands.search:table2",
     ),
@@ -165,10 +165,10 @@ COMMANDS = {
     ),
 }
 
-# Former commands, and what replaces them.
+# Removed commands, and what replaces them.
 REMOVED = dict.fromkeys(
     ("pack", "unpack"), "move runs with tar, split and sha256sum as docs/moving-runs.md shows"
-) | {"replay": "training that diverges names the layer where it begins; give its command again"}
+) | {"replay": "a training that diverges names the layer where it starts; run its command again"}
 
 
 _ABOUT = """usage: robustnorm COMMAND [--config FILE] [--SETTING VALUE ...]
@@ -199,13 +199,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(for_terminal(text), flush=True)
         except (Exception, KeyboardInterrupt) as error:
             status = _fail(*_explain(KeyboardInterrupt() if stop.interrupted else error))
-    # Whoever sent the signal expects this status, even if the work was finished after it.
+    # The sender of the signal expects this status, even if the work was finished after it.
     return Status.PREEMPTED if stop.received and status == Status.DONE else status
 
 
 def _run(words: Sequence[str], stop: SignalStop) -> str | None:
     """Runs a command; returns the text to print."""
-    Path.cwd()  # raises if the folder was removed, which torch's libraries report unreadably
+    Path.cwd()  # raises if the folder was removed; torch's libraries would report this obscurely
     with NETWORKS.typed(*typed_networks(words)):
         return _run_typed(words, stop)
 
@@ -234,7 +234,7 @@ def _run_typed(words: Sequence[str], stop: SignalStop) -> str | None:
 
 
 class _Plain(logging.Formatter):
-    """Lines of the log, with what files put into them made harmless."""
+    """Formats lines of the log; escapes what text from files could do to a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return for_terminal(super().format(record))
@@ -244,8 +244,8 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     """Returns the command, its settings and the config file's path; does not import torch.
 
     Raises:
-        UserError: On anything unknown, of a wrong type, or out of range.
-        SystemExit: After printing help, the version or the settings on request.
+        UserError: When a word is unknown, or a value has the wrong type or is out of range.
+        SystemExit: After printing the help, the version or the settings, when asked to.
     """
     name, *words = list(arguments) or ["--help"]
     if name == "help":
@@ -260,7 +260,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
         raise UsageError("a command comes first, such as: robustnorm train --epochs 3")
     if name not in COMMANDS:
         raise UsageError(
-            f"unknown command '{name}'{did_you_mean(name, COMMANDS)} All of them: robustnorm help"
+            f"unknown command '{name}'{did_you_mean(name, COMMANDS)} For a list: robustnorm help"
         )
     command = COMMANDS[name]
     if {"-h", "--help"} & set(words):
@@ -268,8 +268,8 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
     if name == "demo" and not any(word.startswith("--config") for word in words):
         words.insert(0, "--config=digits")
     try:
-        shown = issubclass(command.settings, Config) and "--print_config" in words
-        if shown:
+        print_config = issubclass(command.settings, Config) and "--print_config" in words
+        if print_config:
             words.remove("--print_config")
         settings, path = read_words(command.settings, words)
         if isinstance(settings, CampaignSettings):
@@ -280,7 +280,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Any, str | None]:
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if shown:
+    if print_config:
         _show(yaml.safe_dump(Config.of(settings).to_dict(), sort_keys=False).rstrip())
     return command, settings, path
 
@@ -311,31 +311,30 @@ def _explain(error: BaseException) -> tuple[str, Status]:
             return text, Status.INTERRUPTED
         case BrokenPipeError():
             _forget(sys.stdout)
-            return "the output pipe was closed; the same command shows the output", Status.CLOSED
+            return "the output pipe was closed; the same command prints it again", Status.CLOSED
         case OSError():
-            place = "the working folder" if error.filename is None else in_one_line(error.filename)
+            path = "the working folder" if error.filename is None else in_one_line(error.filename)
             if error.errno == errno.ENAMETOOLONG:
-                text = f"{place} is too long for the name of a file; give a shorter one"
-                return text, Status.USAGE
-            question = f"is {place} still there, and may you read and write there?"
+                return f"{path} is too long for the name of a file; shorten it", Status.USAGE
+            question = f"does {path} still exist, and do you have permission to read and write it?"
             return f"{error.strerror or error}: {question}", Status.DISK
         case ImportError():
             return str(error), Status.USAGE
         case MemoryError() | RuntimeError() if _is_out_of_memory(error):
             reason = str(error).partition("\n")[0] or type(error).__name__
-            remedy = "free memory or take a --device with more; the same command continues"
+            remedy = "free memory, or use a --device with more; the same command continues"
             return f"out of memory ({reason}): {remedy}", Status.MEMORY
     raise error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    from robustnorm.system.memory import is_out_of_memory  # torch's errors, too
+    from robustnorm.system.memory import is_out_of_memory  # also knows torch's errors
 
     return is_out_of_memory(error)
 
 
 def _forget(stream: TextIO) -> None:
-    """Discards unwritten output of a closed pipe, which Python would write again at exit."""
+    """Discards the unwritten output of a closed pipe, which Python would try to write at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

@@ -1,1 +1,1 @@
-"""The commands behind the command line, one module each; they receive validated settings."""
+"""The commands of the command line, one module each; they receive validated settings."""

@@ -1,4 +1,4 @@
-"""Trains and evaluates the grid of statistics and affine."""
+"""Trains and evaluates the grid of statistics and affines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def ablate(
 ) -> str:
     """Trains each norm of the grid, then evaluates them; returns the tables and the grid.
 
-    Skips what is already trained or evaluated, so that the same command continues an interrupted
+    Skips what has already been trained or evaluated, so the same command continues an interrupted
     ablation. See ``evaluate_runs`` for the arguments.
     """
     plan = training_plan(config, tuple(GRID.values()), control=False)

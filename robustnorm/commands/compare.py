@@ -1,4 +1,4 @@
-"""Puts evaluated networks side by side, ours and foreign ones."""
+"""Puts evaluated networks side by side, whether our runs or networks from elsewhere."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from robustnorm.work.report import record_files
 
 
 def compare_runs(settings: CompareSettings) -> str:
-    """Writes one table and one page of evaluated networks; returns the tables as text.
+    """Writes one table and one page about evaluated networks; returns the tables as text.
 
-    Each record is a row by itself; all are tested against each other on the same images.
+    Each record is a model of its own; all are tested against each other on the same images.
 
     Args:
         settings: What to compare, and where to write.
 
     Raises:
         UsageError: When a run has not been evaluated, or there are no records.
-        RecordError: When one is damaged, or they are not of the same images and attack.
-        ImportError: Without the packages of the extra "report".
+        RecordError: When a record is damaged, or images or attacks differ between records.
+        ImportError: When the packages of the extra "report" are not installed.
     """
     with extra("report", "a comparison needs matplotlib and jinja2"):
         from robustnorm.reporting.comparison_page import comparison_page
         from robustnorm.reporting.page import write_files
-    paths = record_files([_place(Path(each), settings) for each in settings.evaluated])
+    paths = record_files([_record_path(Path(each), settings) for each in settings.evaluated])
     models = name_models([Record.load(path) for path in paths], [str(path) for path in paths])
     tables = [accuracy_table(models)]
     if (tests := significance(models)).rows:
@@ -52,8 +52,8 @@ def compare_runs(settings: CompareSettings) -> str:
     return to_text(tables)
 
 
-def _place(given: Path, settings: CompareSettings) -> Path:
-    """Returns the record of a run's folder; any other path as it is.
+def _record_path(given: Path, settings: CompareSettings) -> Path:
+    """Returns the path of a run's record, given its folder; returns any other path unchanged.
 
     Raises:
         UsageError: When the checkpoint has not been evaluated.
@@ -68,6 +68,6 @@ def _place(given: Path, settings: CompareSettings) -> Path:
         raise UsageError(
             f"the checkpoint '{settings.checkpoint}' of {given} has no result record {record}: "
             f"evaluate it first, with robustnorm eval --name {name} and the settings of its "
-            "training, or give the record itself"
+            "training, or name the record's file"
         )
     return record

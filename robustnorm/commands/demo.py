@@ -1,4 +1,4 @@
-"""The comparison on scikit-learn's digits, on all CPU cores."""
+"""Compares the norms on scikit-learn's digits, on all CPU cores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustnorm.work.sweep import do_plans
 
 
 def demo(config: Config, config_path: str | None = None, *, should_stop: ShouldStop = never) -> str:
-    """Trains and evaluates small networks, one on each CPU core at a time.
+    """Trains and evaluates small networks, one per CPU core at a time.
 
     Args:
         config: The settings.
@@ -24,7 +24,7 @@ def demo(config: Config, config_path: str | None = None, *, should_stop: ShouldS
         should_stop: Called between jobs.
 
     Returns:
-        The tables, as ``reproduce``, which also explains what failed.
+        The tables of ``reproduce``, which also reports why a job failed.
 
     Raises:
         Stopped: When ``should_stop`` asks for it; the next call continues.

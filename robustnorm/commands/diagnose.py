@@ -29,15 +29,15 @@ log = logging.getLogger("robustnorm")
 def diagnose_runs(settings: DiagnoseSettings) -> str:
     """Compares the gradients of each run on the same images; returns the tables as text.
 
-    Also writes tables and plots.
+    Also writes the results as JSON and the plots.
 
     Args:
-        settings: The runs, and the images used.
+        settings: The runs, and which images to use.
 
     Raises:
-        UsageError: When the runs were trained on different data or threat models, or there are too
-            few images.
-        CheckpointError, DataError: From checkpoints and data.
+        UsageError: When the runs were trained on different data or with different attacks, or there
+            are too few images.
+        CheckpointError, DataError: When a checkpoint or the data are unusable.
         ImportError: When matplotlib is not installed.
     """
     with extra("report", "a plot needs matplotlib"):
@@ -46,11 +46,11 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
     folders = [Path(run) for run in settings.runs]
     runs = [Run.open(folder, settings.checkpoint) for folder in folders]
     configs = [run.config for run in runs]
-    threats = {_threat(config) for config in configs}
-    if len(threats) > 1:
+    attacks = {_attacks(config) for config in configs}
+    if len(attacks) > 1:
         raise UsageError(
-            "runs to compare must be trained with one threat model, got "
-            f"{' and '.join(sorted(threats))}"
+            "runs to compare must be trained with the same attacks, got "
+            f"{' and '.join(sorted(attacks))}"
         )
     first = configs[0]
     dataset = load_dataset(
@@ -84,8 +84,8 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
     setting = (
         f"n = {len(ids)} of {len(dataset.test)} test images of {dataset.name} in "
         f"{settings.batches} batches; checkpoint '{settings.checkpoint}'; evaluation mode (running "
-        f"statistics). Branch clean gets the images, the others their PGD-{settings.steps} images, "
-        f"{threats.pop()}, seed {settings.seed}."
+        "statistics). Branch clean gets the clean images, the others their "
+        f"PGD-{settings.steps} images, {attacks.pop()}, seed {settings.seed}."
     )
     provenance = {
         "checkpoints": {
@@ -116,8 +116,8 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
     return to_text(tables)
 
 
-def _threat(config: Config) -> str:
-    """Describes the attack of each adversarial branch."""
+def _attacks(config: Config) -> str:
+    """Describes the attack on each adversarial branch."""
     return "; ".join(
         f"{branch}: {attack.threat_model.capitalize()}, epsilon {attack.epsilon}, "
         f"step size {attack.step_size}"
@@ -126,7 +126,7 @@ def _threat(config: Config) -> str:
 
 
 def _models(configs: list[Config], folders: list[Path]) -> list[ModelRecords]:
-    """Returns the runs with their names in reports, and with seed or folder where needed."""
+    """Returns the runs as models, with seed or folder in the name if it is not unique otherwise."""
     remarks = (
         [""] * len(configs),
         [f"seed {config.seed}" for config in configs],

@@ -26,11 +26,11 @@ log = logging.getLogger("robustnorm")
 def evaluate(
     settings: EvalSettings, config_path: str | None = None, *, should_stop: ShouldStop = never
 ) -> str:
-    """Evaluates the runs that fit, or with ``settings.weights`` those; returns the tables.
+    """Evaluates the runs that fit, or the weights in ``settings.weights``; returns the tables.
 
-    Weights are imported into a run, whose name comes from their content, the network, the settings
-    and the data: a second call finds that run, continues its evaluation and changes nothing else.
-    See ``import_weights`` and ``evaluate_runs``.
+    Weights are imported into a run whose name is derived from their content, the network, the
+    settings and the data: a second call finds that run and continues its evaluation. See
+    ``import_weights`` and ``evaluate_runs``.
 
     Args:
         settings: The settings.
@@ -38,7 +38,8 @@ def evaluate(
         should_stop: Called before each part of the work.
 
     Raises:
-        UsageError: Also when a typed name's folder holds other weights.
+        UsageError: As the functions named above, and when ``--name`` names a folder with other
+            weights.
     """
     if settings.weights is None:
         return evaluate_runs(Config.of(settings), config_path, should_stop=should_stop)
@@ -59,16 +60,16 @@ def evaluate(
         found = {key: run.imported.get(key) for key in ("sha256", "asked")}
         if found != {"sha256": digest_of(file), "asked": asked(settings)}:
             raise UsageError(
-                f"{folder} holds other weights, or those of {file} read in another way; choose "
-                "another --name, or remove that folder"
+                f"{folder} holds other weights, or those of {file} read with other settings; "
+                "choose another --name, or remove that folder"
             )
         run.check_settings(config)
-        log.info("%s: holds these weights already", folder)
+        log.info("%s: already holds these weights", folder)
     return evaluate_runs(config, config_path, should_stop=should_stop, dataset=dataset)
 
 
 def _name(settings: EvalSettings, file: Path, dataset: Dataset) -> str:
-    """Returns a name for the folders of weights: their file's, and a hash of all that matters."""
+    """Returns a name for the weights' folders: their file's, and a hash of all that matters."""
     left_out = (names(Where, Evaluation) | {"name"}) - {"resize"}
     config = Config.of(settings).to_dict()
     content = {

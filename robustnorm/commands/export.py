@@ -23,7 +23,7 @@ from robustnorm.system.extras import extra
 
 
 def export_run(settings: ExportSettings) -> str:
-    """Exports one branch, checks it, and uploads it if requested; returns a description.
+    """Exports one branch, checks the file, and uploads it if requested; returns a description.
 
     Args:
         settings: The settings.
@@ -31,8 +31,8 @@ def export_run(settings: ExportSettings) -> str:
     Raises:
         CheckpointError: When the checkpoint is missing or damaged.
         UsageError: When the branch or the image size is unknown.
-        ExportError: When the check failed.
-        ImportError: When the format's library is missing.
+        ExportError: When the exported file does not give the network's logits.
+        ImportError: When the format's library is not installed.
     """
     upload = _uploader(settings.push) if settings.push else None
     folder = Path(settings.run)
@@ -44,9 +44,9 @@ def export_run(settings: ExportSettings) -> str:
     description = _description(settings, run, model, branch)
     difference = export(model, branch, path, to=settings.to, images=images, description=description)
     text = (
-        f"{path}: branch '{branch}' of {folder}, checkpoint '{settings.checkpoint}'. Loaded again: "
-        f"same prediction on {len(images)} of {len(images)} images, largest difference of a logit "
-        f"{difference:.1e}."
+        f"{path}: branch '{branch}' of {folder}, checkpoint '{settings.checkpoint}'. Loaded again, "
+        f"it gives the same prediction on {len(images)} of {len(images)} images; the largest "
+        f"difference of a logit is {difference:.1e}."
     )
     return text if upload is None else f"{text}\n{upload(path)}"
 
@@ -57,7 +57,7 @@ def _branch(model: nn.Module, branch: str | None) -> str:
         return SINGLE
     if branch not in known:
         names = ", ".join(known)
-        raise UsageError(f"--branch must be one of the network's, {names}, got {branch}")
+        raise UsageError(f"--branch must be a branch of the network ({names}), got {branch}")
     return branch
 
 
@@ -72,7 +72,7 @@ def _path(settings: ExportSettings, folder: Path, branch: str) -> Path:
 
 
 def _images(settings: ExportSettings, run: Run) -> Tensor:
-    """Returns random images to compare on, followed by as many test images if data are given."""
+    """Returns random images for the check, followed by as many test images if data are given."""
     channels, size = run.dataset["channels"], run.dataset.get("image_size")
     test: list[Tensor] = []
     if settings.data is not None:
@@ -88,7 +88,7 @@ def _images(settings: ExportSettings, run: Run) -> Tensor:
     if size is None:
         raise UsageError(
             f"the checkpoint in {run.folder} does not record its image size; "
-            "give --image_size 32, or the data with --data"
+            "set --image_size, such as 32, or --data"
         )
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(settings.check_images, channels, *size, generator=generator)
@@ -124,7 +124,7 @@ def _description(settings: ExportSettings, run: Run, model: nn.Module, branch: s
 
 
 def _uploader(repository: str) -> Any:
-    """Returns a function that uploads a folder to a Hugging Face repository with your token."""
+    """Returns a function that uploads a folder to Hugging Face with the user's token."""
     with extra("hub", "uploading needs huggingface_hub"):
         from huggingface_hub import HfApi
 

@@ -29,9 +29,10 @@ def figure7(
         The tables as text.
 
     Raises:
-        UsageError, DataError, RefusedFileError: From settings, pictures and checkpoints.
-        ImportError: Without the packages of the extras "style" and "report".
-        Stopped: When a signal came; the state is saved, and the next call continues.
+        UsageError, DataError, RefusedFileError: When settings, pictures or a checkpoint are
+            unusable.
+        ImportError: When the packages of the extras "style" and "report" are not installed.
+        Stopped: When a signal arrives; the state is saved, and the next call continues.
     """
     with extra("report", "the figures need matplotlib and jinja2"):
         from robustnorm.applications.style.report import write_report

@@ -32,10 +32,8 @@ from robustnorm.system.registry import some
 def import_run(settings: ImportSettings) -> str:
     """Writes a run of imported weights; returns a description.
 
-    See ``import_weights``.
-
     Raises:
-        UsageError: Also when the folder already holds a run.
+        UsageError: When the folder already exists; otherwise as ``import_weights``.
     """
     folder = settings.folder
     if folder.exists() and next(folder.iterdir(), None):
@@ -56,10 +54,10 @@ def import_weights(settings: ImportSettings, dataset: Dataset | None = None) -> 
         dataset: The data that they name, if loaded already.
 
     Raises:
-        RefusedFileError: When the file is not to be trusted or does not fit the network.
+        RefusedFileError: When the file cannot be trusted or does not fit the network.
         UsageError: When a layout's branches or the data's classes do not fit, or it is not clear
             how the network's input is normalized.
-        DataError: From the data.
+        DataError: When the data are unusable.
     """
     config = Config.of(settings)
     folder, file = config.folder, Path(settings.file[0])
@@ -68,25 +66,25 @@ def import_weights(settings: ImportSettings, dataset: Dataset | None = None) -> 
     info = describe_dataset(dataset, train_images=0)
     model = build_model(config, info)
     info["classes"] = _classes(file, found.state, model, dataset)
-    # Other code may normalize inside its network, with constants or under names of its own.
+    # Other code may normalize inside its network, with constants or with buffers of any name.
     inner = _without_normalization(model).state_dict()
-    own = not normalizes_itself(config.network) and bool(normalizations(inner))
-    if normalization := _normalization(file, found.state, settings, info, own=own):
+    in_network = not normalizes_itself(config.network) and bool(normalizations(inner))
+    if normalization := _normalization(file, found.state, settings, info, in_network=in_network):
         info["normalization"] = normalization
     model = build_model(config, info)
     check_output(model, config.network, info)
-    weights = _weights(found.state, model, own=own)
+    weights = _weights(found.state, model, in_network=in_network)
     try:
         load_released(model, weights, settings.layout, ("clean", *config.adversarial_branches))
     except RefusedFileError as error:
         size = " x ".join(map(str, info["image_size"]))
         raise RefusedFileError(
-            f"{file}: {error}; it was built for {info['name']}, images of {info['channels']} "
-            f"channel(s), {size}"
+            f"{file}: {error}; the network was built for {info['name']}, images of "
+            f"{info['channels']} channel(s), {size} pixels"
         ) from error
     except ValueError as error:
         raise UsageError(
-            f"{file} does not hold the branches that the settings name: {error}"
+            f"{file} does not have the branches that the settings name: {error}"
         ) from error
     manifest = {
         "epoch": 0,
@@ -104,10 +102,10 @@ def import_weights(settings: ImportSettings, dataset: Dataset | None = None) -> 
         },
     }
     save_checkpoint(folder, "best", model, manifest)
-    also = f" (also there: {', '.join(found.others)}; --part takes them)" if found.others else ""
-    under = f" under '{found.part}'" if found.part else ""
+    others = f" (--part can choose {', '.join(found.others)} instead)" if found.others else ""
+    part = f", part '{found.part}'" if found.part else ""
     return (
-        f"{folder}: {len(found.state)} tensors of {file}{under}{also}, read as "
+        f"{folder}: {len(found.state)} tensors from {file}{part}{others}, read as "
         f"'{settings.layout}'; {_normalized(model)}"
     )
 
@@ -126,17 +124,19 @@ def digest_of(file: Path) -> str:
 
 
 def asked(settings: Foreign) -> dict[str, Any]:
-    """Returns how the settings say that a file is to be read, as plain values."""
+    """Returns the settings that say how to read a file, as plain values."""
     return {key: getattr(settings, key) for key in ("layout", "part")} | {
         key: list(getattr(settings, key)) for key in ("mean", "std")
     }
 
 
 def _classes(file: Path, state: dict[str, Tensor], model: nn.Module, dataset: Dataset) -> list[str]:
-    """Returns the classes of weights, of which a few numbered test images may not show all.
+    """Returns the names of the weights' classes.
+
+    Classes that are only numbered may be more than those that occur in the data.
 
     Raises:
-        UsageError: When the weights and the data have another number of classes.
+        UsageError: When the weights and the data differ in the number of classes.
     """
     classes, wanted = list(dataset.classes), _without_normalization(model).state_dict()
     number = classes_of(match_names(state, wanted), wanted, len(classes))
@@ -145,8 +145,8 @@ def _classes(file: Path, state: dict[str, Tensor], model: nn.Module, dataset: Da
     if number > len(classes) and classes == [str(label) for label in range(len(classes))]:
         return [str(label) for label in range(number)]
     raise UsageError(
-        f"{file} holds a network of {number} classes, {dataset.name} has {len(classes)} "
-        f"({some(classes)}): give data of its classes with --data"
+        f"{file} holds a network with {number} classes, but {dataset.name} has {len(classes)} "
+        f"({some(classes)}): choose data with the same classes with --data"
     )
 
 
@@ -156,56 +156,57 @@ def _normalization(
     settings: ImportSettings,
     info: dict[str, Any],
     *,
-    own: bool,
+    in_network: bool,
 ) -> dict[str, list[float]]:
-    """Returns the mean and deviation to apply before the network, {} for none or its own.
+    """Returns the mean and standard deviation to apply before the network; {} for none.
 
     Raises:
         UsageError: Unless it is clear how the network's input is normalized.
     """
-    inside = normalization_of(state)
+    in_file = normalization_of(state)
     given = {"mean": [*settings.mean], "std": [*settings.std]} if settings.mean else {}
-    if given and (inside or own):
-        where = settings.network if own else file
-        raise UsageError(f"{where} holds mean and deviation of its own: leave out --mean and --std")
-    if own:
+    if given and (in_file or in_network):
+        where = settings.network if in_network else file
+        raise UsageError(f"{where} has its own mean and std: leave out --mean and --std")
+    if in_network:
         return {}
-    if (inside or given) and settings.input_normalization == "none":
-        where = f"{file} holds" if inside else "--mean and --std are"
+    if (in_file or given) and settings.input_normalization == "none":
+        where = f"{file} has" if in_file else "--mean and --std are"
         raise UsageError(f"{where} a normalization: leave out --input_normalization none")
-    chosen = inside or given
+    chosen = in_file or given
     if settings.input_normalization == "imagenet":
         chosen = chosen or {name: [*values] for name, values in IMAGENET.items()}
     if not chosen and settings.input_normalization == "dataset":
         raise UsageError(
-            f"{file} holds no mean and deviation of its input: give --input_normalization none if "
-            "its network takes images in [0, 1] as they are, or --mean and --std as its training "
-            "code normalizes, such as --mean 0.4914,0.4822,0.4465 --std 0.2470,0.2435,0.2616"
+            f"{file} does not contain the mean and std of its input: set --input_normalization "
+            "none if its network takes images in [0, 1] as they are, or set --mean and --std to "
+            "those of its training code, such as --mean 0.4914,0.4822,0.4465 --std "
+            "0.2470,0.2435,0.2616"
         )
     channels = info["channels"]
     for name, values in chosen.items():
         if len(values) != channels or not all(map(isfinite, values)):
             raise UsageError(
                 f"{name} must have a number for each of the {channels} channel(s) of "
-                f"{info['name']}, got {values}: give the data of the weights with --data"
+                f"{info['name']}, got {values}: choose the data of the weights with --data"
             )
     if chosen and min(chosen["std"]) < LEAST_STD:
         raise UsageError(f"std must be at least {LEAST_STD} in every channel, got {chosen['std']}")
     return chosen
 
 
-def _weights(state: dict[str, Tensor], model: nn.Module, *, own: bool) -> dict[str, Tensor]:
-    """Returns a file's tensors with the normalization of ``model`` where they lack one.
+def _weights(state: dict[str, Tensor], model: nn.Module, *, in_network: bool) -> dict[str, Tensor]:
+    """Returns a file's tensors, with the normalization of ``model`` if they have none.
 
     Args:
         state: The file's tensors.
-        model: Built with the normalization that was chosen, which may be a layer before a network.
-        own: Whether that layer is part of the network's own code.
+        model: Built with the chosen normalization, which may be a layer before the network.
+        in_network: Whether the network's own code normalizes.
     """
-    theirs = {name for pair in normalizations(state) for name in pair}
-    if own and theirs:
+    in_file = {name for pair in normalizations(state) for name in pair}
+    if in_network and in_file:
         return state
-    weights = {name: value for name, value in state.items() if name not in theirs}
+    weights = {name: value for name, value in state.items() if name not in in_file}
     if isinstance(model, Normalized):
         inner = match_names(weights, model.network.state_dict())
         weights = {f"network.{name}": value for name, value in inner.items()}
@@ -222,4 +223,4 @@ def _normalized(model: nn.Module) -> str:
     if not inside:
         return "its input is not normalized"
     mean, std = (", ".join(f"{value:.4g}" for value in inside[name]) for name in ("mean", "std"))
-    return f"its input is normalized inside, by mean {mean} and deviation {std}"
+    return f"its input is normalized inside the network, with mean {mean} and std {std}"

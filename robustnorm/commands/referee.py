@@ -40,7 +40,7 @@ from robustnorm.work.evaluate import fitting_runs
 
 log = logging.getLogger("robustnorm")
 
-# Test images where the settings leave it open; AutoAttack takes half a minute for them on digits.
+# Default number of test images; AutoAttack takes half a minute for them on digits.
 _IMAGES = 100
 _ATTACKS = ("worst", "autoattack")
 
@@ -52,25 +52,25 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
 
     Args:
         config: The settings; norm and seed are ignored. ``test_limit`` is 100 by default.
-        should_stop: Asked before each branch.
+        should_stop: Called before each branch.
 
     Raises:
         ImportError: When AutoAttack is not installed.
         UsageError: When no checkpoint fits, or one was trained on other data.
-        Stopped: When ``should_stop`` says so.
+        Stopped: When a signal arrives; the next call continues.
     """
     installed()
     runs = fitting_runs(config)
     if not runs:
-        raise UsageError("the referee needs trained runs, none fits this config; train some first")
+        raise UsageError("the referee needs trained runs, but none fits this config; train first")
     dataset, device = load_data(config), resolve_device(config.device)
     ids, test = subset(dataset.test, config.test_limit or _IMAGES)
     search, folder = Search.of(config), config.reports_folder
     rows: list[tuple[Cell, ...]] = []
     for run in runs:
         run.check_data(dataset)
-        asked = identity_wanted(run, config, dataset) | {"image_ids": ids.tolist()}
-        wanted = fingerprint(asked | {"by": made_by(device)})
+        identity = identity_wanted(run, config, dataset) | {"image_ids": ids.tolist()}
+        wanted = fingerprint(identity | {"by": made_by(device)})
         for branch in branches(run.network(device), config.eval_precision):
             if interrupted(should_stop):
                 raise Stopped(f"{len(rows)} branches are compared")
@@ -78,10 +78,10 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
             found = _read(path, wanted)
             if found is None:
                 log.info("comparing on %s, %s", run.folder.name, branch.name)
-                placed = rows_on_device(
+                batch = rows_on_device(
                     branch.score, test.images, test.labels, torch.arange(len(ids))
                 )
-                found = _compare(branch, *placed, ids, search) | {"fingerprint": wanted}
+                found = _compare(branch, *batch, ids, search) | {"fingerprint": wanted}
                 write_atomically(path, json.dumps(seal(found)).encode())
             rows.append(_row(run, branch.name, found, len(ids)))
     table = Table(
@@ -112,8 +112,8 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
 def _compare(
     branch: Branch, images: Tensor, labels: Tensor, ids: Tensor, search: Search
 ) -> dict[str, Any]:
-    """Returns for both attacks the verdicts, the seconds and the passes."""
-    own = search.for_branch(branch.name)
+    """Returns the verdicts, the seconds and the passes of both attacks."""
+    branch_search = search.for_branch(branch.name)
     if isinstance(branch.standin, Standin):
         branch.standin.choose(images[: CHUNK // 2])  # on as many images as an evaluation does
 
@@ -128,8 +128,9 @@ def _compare(
     def peer() -> tuple[Tensor, Passes]:
         counted = Counted(branch.score)
         adv_images = autoattack(
-            counted, images, labels, epsilon=own.epsilon, threat_model=own.threat_model,
-            generator=generator_of(own.seed, int(ids[0])),
+            counted, images, labels, epsilon=branch_search.epsilon,
+            threat_model=branch_search.threat_model,
+            generator=generator_of(branch_search.seed, int(ids[0])),
         )  # fmt: skip
         return classify_all(branch.score, adv_images, labels, ids).correct, counted.passes
 
@@ -168,24 +169,24 @@ def _row(run: Run, branch: str, found: dict[str, Any], n: int) -> tuple[Cell, ..
 
 
 def _read(path: Path, wanted: str) -> dict[str, Any] | None:
-    """Returns what was found before of the same network, images, attack, versions and device."""
+    """Returns the earlier result for the same network, images, attack, versions and device."""
     if not path.exists():
         return None
     try:
         found, _ = unseal(parse_json(path.read_bytes()), required=True)
     except (OSError, ValueError) as error:
-        log.warning("%s is damaged (%s); compared anew", path, error)
+        log.warning("%s is damaged (%s) and is made again", path, error)
         return None
     if found.get("fingerprint") != wanted:
-        log.warning("%s is of another network, protocol, version or device; compared anew", path)
+        log.warning("%s is of another network, protocol, version or device; made again", path)
         return None
     return found
 
 
 def _attack(search: Search) -> str:
-    own = [f"{search.threat_model.capitalize()}, epsilon {search.epsilon:.4g}"]
-    own += [
+    attacks = [f"{search.threat_model.capitalize()}, epsilon {search.epsilon:.4g}"]
+    attacks += [
         f"branch {name}: {attack.threat_model.capitalize()}, epsilon {attack.epsilon}"
         for name, attack in search.branch_attacks.items()
     ]
-    return "; ".join(own)
+    return "; ".join(attacks)

@@ -1,4 +1,4 @@
-"""Searches for a cell of NAS-Bench-201 with one norm, or with all norms for Table 2."""
+"""Searches for a cell in NAS-Bench-201 with one norm, or with all norms for Table 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustnorm.system.stopping import ShouldStop, never
 
 
 def search_cell(settings: SearchSettings, *, should_stop: ShouldStop = never) -> str:
-    """Runs one search, or the rest of it; returns the result as text.
+    """Runs one search, or continues it; returns the result as text.
 
     Args:
         settings: The settings.
@@ -33,7 +33,7 @@ def search_cell(settings: SearchSettings, *, should_stop: ShouldStop = never) ->
 def table2(
     settings: Table2Settings, config_path: str | None = None, *, should_stop: ShouldStop = never
 ) -> str:
-    """Runs the missing searches, writes Table 2 and its page; returns them as text.
+    """Runs the missing searches, writes Table 2 and its page; returns the tables as text.
 
     Args:
         settings: The settings.

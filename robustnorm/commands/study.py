@@ -1,4 +1,4 @@
-"""Studies of trained networks: swapped branches, re-estimated statistics, gates of ModeNorm."""
+"""Studies trained networks: swapped branches, re-estimated statistics, gates of ModeNorm."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def study_runs(config: StudySettings, config_path: str | None = None) -> str:
     """Studies every checkpoint that fits ``config``, writes the tables, returns them as text.
 
     Evaluates the networks first, as ``evaluate_runs`` does. Skips what was already evaluated under
-    the same protocol, so that the same command continues an interrupted study.
+    the same protocol, so the same command continues an interrupted study.
 
     Args:
         config: The settings; norm and seed are ignored.
@@ -52,17 +52,18 @@ def study_runs(config: StudySettings, config_path: str | None = None) -> str:
     dataset, device = load_data(config), resolve_device(config.device)
     runs = [_load(record, config, dataset, device) for record in records]
     made: list[Table] = []
-    for what, (suits, study) in _STUDIES.items():
-        suited = [run for run in runs if suits(run)]
-        if suited and config.what in ("all", what):
-            tables = study(suited, config)
-            save_tables(tables, config.reports_folder, what)
+    for name, (applies, study) in _STUDIES.items():
+        suitable = [run for run in runs if applies(run)]
+        if suitable and config.what in ("all", name):
+            tables = study(suitable, config)
+            save_tables(tables, config.reports_folder, name)
             made += tables
     if not made:
         norms = ", ".join(run.trained.norm for run in runs)
         raise UsageError(
             f"--what {config.what} applies to none of the networks that fit this config ({norms}): "
-            "swap needs auxbn or saauxbn, reestimate those or auxstatbn, gates modenorm"
+            "swap needs auxbn or saauxbn, reestimate needs one of those or auxstatbn, gates needs "
+            "modenorm"
         )
     return to_text(made)
 
@@ -113,7 +114,7 @@ def _reestimate(runs: list[Studied], config: StudySettings) -> list[Table]:
 
 
 def _training_images(run: Studied, branch: str, most: int) -> Iterator[Tensor]:
-    """Yields images as in training, from the epoch after the last."""
+    """Yields a branch's images as in training, from the epoch that would follow the last one."""
     trained = run.trained
     training, _ = split_validation(run.dataset.train, trained.validation, trained.train_limit)
     batches = epoch_batches(
@@ -129,9 +130,9 @@ def _training_images(run: Studied, branch: str, most: int) -> Iterator[Tensor]:
     attacked = bind(copy.deepcopy(run.model).train(), branch)
     generator = torch.Generator(run.device).manual_seed(trained.seed)
     steps = min(most, steps_per_epoch(len(training), trained.batch_size))
-    named = f"measuring {run.trained.run} {branch}"
+    title = f"measuring {run.trained.run} {branch}"
     for batch in tqdm(
-        itertools.islice(batches, steps), desc=named, total=steps, disable=None, leave=False
+        itertools.islice(batches, steps), desc=title, total=steps, disable=None, leave=False
     ):
         if branch == "clean":
             yield batch.images
@@ -153,15 +154,15 @@ def _gates(runs: list[Studied], config: StudySettings) -> list[Table]:
         images = min(config.study_images, len(run.dataset.test))
         ids, test = subset(run.dataset.test, images)
         clean, adv = zip(*_before_and_after(run, config, ids, test), strict=True)
-        found, moved = gates(run.model, clean), gates(run.model, adv)
-        usages[run.name] = [GateUsage(layer, found[layer], moved[layer]) for layer in found]
+        before, after = gates(run.model, clean), gates(run.model, adv)
+        usages[run.name] = [GateUsage(layer, before[layer], after[layer]) for layer in before]
     return gate_tables(usages, [run.record for run in runs])
 
 
 def _before_and_after(
     run: Studied, config: Config, ids: Tensor, test: Split
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields test images and their PGD images, with the random starts of an evaluation."""
+    """Yields test images and their PGD images, from the random starts of an evaluation."""
     branch = Branch(SINGLE, run.model, run.model)
     search = Search.of(config)
     chunks = torch.split(torch.arange(len(test)), CHUNK)
@@ -184,7 +185,7 @@ def _has_gates(run: Studied) -> bool:
     return any(isinstance(module, ModeNorm) for module in run.model.modules())
 
 
-# Each study by name: which networks it applies to, and what makes its tables.
+# Each study by name: whether it applies to a network, and the function that makes its tables.
 _STUDIES = {
     "swap": (_has_statistics_and_affine, _swap),
     "reestimate": (_has_statistics, _reestimate),

@@ -26,7 +26,7 @@ def stylize(settings: StylizeSettings) -> None:
         settings: The network, the pictures, and the file to write.
 
     Raises:
-        UsageError, CheckpointError: From the run's folder.
+        UsageError, CheckpointError: When the run's folder is unusable.
         DataError: When a picture is damaged or too small.
         DiskError: When the file cannot be written.
     """

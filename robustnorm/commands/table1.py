@@ -1,4 +1,4 @@
-"""Trains and measures the GANs of Table 1, and writes it with its figures and page."""
+"""Trains and measures the GANs of Table 1; writes the table with its figures and page."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def table1(
         Summary and tables as text.
 
     Raises:
-        UsageError, DataError, CheckpointError, RecordError, Stopped: As ``train_gan``, and when a
-            record has other settings.
-        ImportError: Without the packages of the extra "report" or, for Inception, "fidelity".
+        UsageError: When a record has other settings; otherwise as ``train_gan``.
+        DataError, CheckpointError, RecordError, Stopped: As ``train_gan``.
+        ImportError: When the packages of the extra "report" or, for Inception, "fidelity" are not
+            installed.
     """
     check_report()
     folder = Path(config.reports) / config.name
@@ -70,11 +71,11 @@ def _load(folder: Path, run: GanRun, config: GanSettings) -> GanRecord:
     path = _path(folder, run)
     record = GanRecord.load(path)
     settings = config.to_dict() | run._asdict()
-    odd = [name for name, value in settings.items() if record.config.get(name) != value]
-    if odd:
-        there = ", ".join(f"{name} {record.config.get(name)}" for name in odd)
+    differing = [name for name, value in settings.items() if record.config.get(name) != value]
+    if differing:
+        found = ", ".join(f"{name} {record.config.get(name)}" for name in differing)
         raise UsageError(
-            f"{path} has other settings ({there} there); choose another --name, or remove it"
+            f"{path} has other settings ({found} there); choose another --name, or remove it"
         )
     return record
 
@@ -82,13 +83,13 @@ def _load(folder: Path, run: GanRun, config: GanSettings) -> GanRecord:
 def _trained(
     config: GanSettings, runs: list[GanRun], folder: Path, should_stop: ShouldStop
 ) -> dict[GanRun, GanRecord]:
-    """Trains the runs in order and writes the record and the images of each."""
+    """Trains the runs in order; writes the record and the images of each."""
     check_data(config.data)
     device = resolve_device(config.device)
-    whole = load_dataset(
+    full_size = load_dataset(
         config.data, root=Path(config.data_root), download=config.download, stream=False
     )
-    dataset = shrunk(whole, config.image_size)
+    dataset = shrunk(full_size, config.image_size)
 
     @cache
     def measures() -> Measures:
@@ -96,8 +97,8 @@ def _trained(
         if config.features == "inception":
             features = InceptionFeatures(Path(str(config.inception_weights)), device)
         else:
-            place = Path(config.output) / config.name / "classifier"
-            features = trained_classifier(dataset, config, device, place)
+            classifier = Path(config.output) / config.name / "classifier"
+            features = trained_classifier(dataset, config, device, classifier)
         return Measures(features, dataset, images=config.eval_images, latent_dim=config.latent_dim)
 
     made = {}

@@ -1,4 +1,4 @@
-"""Re-checks a result record."""
+"""Checks a result record again."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from robustnorm.system.errors import UsageError
 
 
 def verify_record(settings: VerifySettings) -> str:
-    """Re-checks a record against its checkpoint, its data and its kept images; returns a table.
+    """Checks a record against its checkpoint, its data and its kept images; returns a table.
 
     Args:
         settings: The record, and the paths of its checkpoint and data.
 
     Raises:
-        CheckFailed: When any check fails, with the table and the first failures.
-        UsageError: When the network was given in Python, so that no folder has it.
+        CheckFailed: When a check fails; its text is the table and the first failures.
+        UsageError: When the network was given in Python, so that it is in no folder.
     """
     path = Path(settings.record)
     record = Record.load(path)
     if record.given:
         raise UsageError(
-            f"{path} is of a network that was given in Python, which no folder holds: check it "
-            f"there, with Results.load('{path.name}').verify(model, images, labels) of "
+            f"{path} is of a network that was given in Python, so it is in no folder: check it in "
+            f"Python, with Results.load('{path.name}').verify(model, images, labels) from "
             "robustnorm.reporting.results"
         )
     trained = Config.from_dict(record.config | {"name": record.name, "output": settings.output})

@@ -1,1 +1,1 @@
-"""Studies of a trained network, each with its measurement and its table."""
+"""Studies of a trained network, each with its measurement and its tables."""

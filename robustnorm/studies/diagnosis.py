@@ -1,4 +1,4 @@
-"""Compares the gradients of a network's branches, clean and attacked, and of its classes."""
+"""Compares the gradients of a network's branches, and of the classes in each branch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustnorm.studies.gradients import Group, check_model, gradient_diversity
 
 
 class Diagnosis(NamedTuple):
-    """The comparison of the branches, and, per branch, the comparison of the classes."""
+    """The comparison of the branches and, for each branch, the comparison of the classes."""
 
     branches: list[StageDiversity]
     classes: dict[str, list[StageDiversity]]
@@ -36,16 +36,16 @@ def diagnose(
 ) -> Diagnosis:
     """Compares the gradients of the branches and, in each branch, those of the classes.
 
-    The branch "clean" gets the images; every other branch gets adversarial images that PGD makes
-    from them through it. In a network without branches both kinds ("clean" and "adv" unless the
-    search names others) go through the same layers. Every batch contains the same number of images
-    of each class.
+    The branch "clean" gets the images themselves; every other branch gets the adversarial images
+    that PGD makes from them through that branch. In a network without branches both kinds ("clean"
+    and "adv", unless the search names others) go through the same layers. Each batch contains the
+    same number of images of each class.
 
     Args:
         model: In evaluation mode, on the device to use. Left unchanged.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
         labels: int64 (N,).
-        num_classes: Classes to compare, 0 to num_classes - 1.
+        num_classes: Number of classes; those from 0 to num_classes - 1 are compared.
         search: The attack of each branch, with ``max(search.steps)`` steps; its seed also
             determines the batches.
         batches: Number of batches into which the images are divided.
@@ -53,7 +53,8 @@ def diagnose(
         progress: Text of a progress bar; none by default.
 
     Raises:
-        ValueError: As ``gradient_diversity``, and when a class has fewer images than batches.
+        ValueError: As ``gradient_diversity``, and when a class has fewer images than there are
+            batches.
 
     Examples:
         >>> from robustnorm import resnet18
@@ -65,32 +66,32 @@ def diagnose(
         (['clean', 'adv'], 'conv1')
     """
     check_model(model)
-    parts = _divide(labels.cpu(), num_classes, batches, search.seed)
+    divided = _divide(labels.cpu(), num_classes, batches, search.seed)
     ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
     names = branches_of(model) or ("clean", *(search.branch_attacks or ("adv",)))
-    # Each image is attacked once per branch other than "clean" and enters two gradients per branch.
+    # Each image is attacked once per branch except "clean", and enters two gradients per branch.
     work = len(images) * (3 * len(names) - names.count("clean"))
     with tqdm(
         total=work, desc=progress, unit="img", disable=None if progress else True, leave=False
     ) as bar:
-        given = {
+        inputs = {
             name: images
             if name == "clean"
             else _attack(model, name, images, labels, ids, search, bar)
             for name in names
         }
 
-        def group(name: str, places: Tensor) -> Group:
-            bar.update(len(places))
-            return Group(name, given[name][places], labels[places])
+        def group(name: str, rows: Tensor) -> Group:
+            bar.update(len(rows))
+            return Group(name, inputs[name][rows], labels[rows])
 
         return Diagnosis(
             gradient_diversity(
-                model, ([group(name, torch.cat(part)) for name in names] for part in parts)
+                model, ([group(name, torch.cat(rows)) for name in names] for rows in divided)
             ),
             {
                 name: gradient_diversity(
-                    model, ([group(name, places) for places in part] for part in parts)
+                    model, ([group(name, of_class) for of_class in rows] for rows in divided)
                 )
                 for name in names
             },
@@ -98,19 +99,19 @@ def diagnose(
 
 
 def _divide(labels: Tensor, num_classes: int, batches: int, seed: int) -> list[list[Tensor]]:
-    """Returns, per batch, the indices of its images grouped by class, at random."""
+    """Divides the images into random batches; returns each batch's rows, one tensor per class."""
     generator = torch.Generator().manual_seed(seed)
     shares = []
     for label in range(num_classes):
-        places = (labels == label).nonzero().flatten()
-        if len(places) < batches:
+        rows = (labels == label).nonzero().flatten()
+        if len(rows) < batches:
             raise ValueError(
-                f"each of {batches} batches needs an image of every class, class {label} has "
-                f"{len(places)}; give more images or fewer batches"
+                f"each of {batches} batches needs an image of every class, but class {label} has "
+                f"{len(rows)}; use more images or fewer batches"
             )
-        order = torch.randperm(len(places), generator=generator)
-        shares.append(places[order].tensor_split(batches))
-    return [list(parts) for parts in zip(*shares, strict=True)]
+        order = torch.randperm(len(rows), generator=generator)
+        shares.append(rows[order].tensor_split(batches))
+    return [list(batch) for batch in zip(*shares, strict=True)]
 
 
 def _attack(
@@ -125,9 +126,9 @@ def _attack(
     """Returns the adversarial images of a branch, on the device of the images."""
     device, network = next(model.parameters()).device, bind(model, branch)
     adv_images = []
-    for places in torch.split(torch.arange(len(images)), CHUNK):
-        part, classes = to_float(images[places].to(device)), labels[places].to(device)
-        made = climb(Branch(branch, network, network), part, classes, ids[places], search)
-        adv_images.append(made.to(images.device))
-        bar.update(len(places))
+    for rows in torch.split(torch.arange(len(images)), CHUNK):
+        chunk, classes = to_float(images[rows].to(device)), labels[rows].to(device)
+        attacked = climb(Branch(branch, network, network), chunk, classes, ids[rows], search)
+        adv_images.append(attacked.to(images.device))
+        bar.update(len(rows))
     return torch.cat(adv_images)

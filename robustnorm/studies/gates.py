@@ -26,14 +26,14 @@ class GateUsage:
     def distance(self) -> Tensor:
         """Returns how much the attack changed each image's gates, (N,).
 
-        Total variation distance, half the sum over modes of the absolute differences: 0 when the
-        gates are equal, 1 when one mode takes over the entire weight of another.
+        This is the total variation distance, half the sum over modes of the absolute differences:
+        0 when the gates are equal, 1 when all weight moves from some modes to others.
         """
         return (self.clean - self.adv).abs().sum(1) / 2
 
 
 def entropy(gates: Tensor) -> Tensor:
-    """Returns the entropy of each row of gates (N, K) in bits, (N,), 0 to log2 K.
+    """Returns the entropy of each row of gates (N, K) in bits, (N,), from 0 to log2 K.
 
     Examples:
         >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
@@ -44,7 +44,7 @@ def entropy(gates: Tensor) -> Tensor:
 
 
 def mean_interval(values: Tensor) -> Interval:
-    """Returns the normal 95 % confidence interval of the mean of ``values`` (n,), n at least 2."""
+    """Returns the normal 95 % confidence interval for the mean of ``values`` (n,), n at least 2."""
     half = NormalDist().inv_cdf(0.975) * values.std().item() / math.sqrt(len(values))
     return Interval(values.mean().item() - half, values.mean().item() + half)
 
@@ -55,7 +55,7 @@ def gates(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
 
     Args:
         model: Runs in its current mode; train mode updates its buffers.
-        batches: Images (N, C, H, W) in [0, 1], any number of batches.
+        batches: Batches of images (N, C, H, W) in [0, 1].
 
     Raises:
         ValueError: When ``model`` has no ModeNorm.

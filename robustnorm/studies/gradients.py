@@ -1,4 +1,4 @@
-"""How far the gradients of branches or classes diverge in the shared weights, by stage."""
+"""How far the gradients of branches or classes diverge in the shared weights of each stage."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from robustnorm.norms.routing import Bound, route
 
 
 class Group(NamedTuple):
-    """Images that yield one gradient.
+    """Images whose mean loss gives one gradient.
 
     Args:
-        branch: Their branch; any name in a network without branches.
+        branch: The branch that they go through; any name in a network without branches.
         images: (N, C, H, W), uint8 or floating point in [0, 1].
         labels: int64 (N,).
     """
@@ -53,9 +53,9 @@ def gradient_diversity(
     only numbers from groups of the same size.
 
     Args:
-        model: In evaluation mode, so that a gradient depends on its group only and statistics are
-            the running ones. Left unchanged.
-        batches: Two or more groups each, the same ones in the same order in every batch.
+        model: In evaluation mode, so that running statistics are used and a gradient depends only
+            on its group. Left unchanged.
+        batches: At least two groups each, in the same order in every batch.
 
     Returns:
         One entry per stage, in the order of the network.
@@ -67,10 +67,11 @@ def gradient_diversity(
 
     References:
         Gong et al., Sandwich Batch Normalization, WACV 2022, arXiv:2102.11382, Eq. 4 and 5 and
-        Figure 2, for the classes of a generator in training: there m counts latent vectors, each
-        given to every class, and the gradient is that of one image through the discriminator. Here
-        a group is a set of images and the network a trained classifier, whose linear layer is one
-        more stage. The paper takes the convolutions right before a norm, this function all.
+        Figure 2, for the classes of a generator during training: there m is the number of latent
+        vectors, each used with every class, and a gradient is that of one image through the
+        discriminator. Here a group is a set of images, and the network is a trained classifier
+        whose linear layer is one more stage. The paper uses the convolutions directly before a
+        norm; this function uses all of them.
 
     Examples:
         >>> from robustnorm import resnet18
@@ -80,7 +81,7 @@ def gradient_diversity(
         >>> stages = gradient_diversity(model, [groups])
         >>> [stage.stage for stage in stages]
         ['conv1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc']
-        >>> round(stages[0].mean_cosine, 4)  # before training the branches are the same
+        >>> round(stages[0].mean_cosine, 4)  # before training the branches are equal
         1.0
     """
     check_model(model)
@@ -92,18 +93,20 @@ def gradient_diversity(
 
 
 def check_model(model: nn.Module) -> None:
-    """Raises a ValueError on a model whose gradients would mix several groups."""
+    """Raises a ValueError unless the model is in evaluation mode and not bound to a branch."""
     if any(module.training for module in model.modules()):
         raise ValueError("gradients need the model in evaluation mode: call model.eval() first")
     if any(isinstance(module, Bound) for module in model.modules()):
-        raise ValueError("each group is routed here: give the model, not bind(model, ...)")
+        raise ValueError(
+            "groups are routed to their branches: pass the model, not bind(model, ...)"
+        )
 
 
 def _gradient(model: nn.Module, weights: Sequence[nn.Parameter], group: Group) -> Gradient:
     """Returns the gradient of the group's mean cross-entropy, accumulated chunk by chunk."""
     n, device = len(group.images), weights[0].device
     if not n:
-        raise ValueError(f"a group (branch '{group.branch}') has no image; give each at least one")
+        raise ValueError(f"a group (branch '{group.branch}') has no image; each needs at least one")
     total = [torch.zeros_like(weight) for weight in weights]
     for images, labels in zip(
         torch.split(group.images, CHUNK), torch.split(group.labels, CHUNK), strict=True
@@ -111,7 +114,7 @@ def _gradient(model: nn.Module, weights: Sequence[nn.Parameter], group: Group) -
         with torch.enable_grad(), route(model, group.branch):
             logits = model(to_float(images.to(device)))
             loss = F.cross_entropy(logits, labels.to(device), reduction="sum") / n
-            part = torch.autograd.grad(loss, weights, materialize_grads=True)
-        for sum_, gradient in zip(total, part, strict=True):
+            gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+        for sum_, gradient in zip(total, gradients, strict=True):
             sum_ += gradient
     return Gradient(f"branch '{group.branch}'", total)

@@ -17,10 +17,11 @@ from robustnorm.studies.swap import split_layers
 
 @dataclass(frozen=True)
 class Drift:
-    """Distance of a layer's re-estimated statistics from the stored ones, over its channels.
+    """Distance of a layer's re-estimated statistics from the stored ones.
 
-    In units of each channel's stored standard deviation s: ``mean`` is |m' - m| / s and
-    ``deviation`` is |s' - s| / s, each as the average and the maximum over the channels.
+    With m and s a channel's stored mean and standard deviation, and m' and s' the re-estimated
+    ones: ``mean`` is the average over the channels of |m' - m| / s, and ``deviation`` that of
+    |s' - s| / s; the other two are the maxima over the channels.
     """
 
     layer: str
@@ -34,9 +35,9 @@ class Drift:
 def reestimate(model: nn.Module, branch: str, batches: Iterable[Tensor]) -> None:
     """Replaces the running statistics of one branch by those of ``batches``, in place.
 
-    Each batch passes through ``branch`` once, normalized by its batch statistics as in training. A
-    layer's mean and variance are then computed from all its inputs together, so that all batches
-    weigh equally. Weights, modes and other branches do not change.
+    Each batch passes through ``branch`` once, normalized with its batch statistics as in training.
+    A layer's mean and variance are then computed from all its inputs together, so that all images
+    have the same weight. Weights, modes and other branches do not change.
 
     Args:
         model: A network whose routed layers keep statistics per branch.
@@ -67,7 +68,7 @@ def reestimate(model: nn.Module, branch: str, batches: Iterable[Tensor]) -> None
         )
     sums = {layer: _Sums() for layer in layers.values()}
     for images in batches:
-        # Opened batch by batch, so that producing the next one (an attack, say) is not measured.
+        # Opened for each batch, so that producing the next one, such as an attack, is not measured.
         with unchanged(model), route(model, branch), _measured(sums):
             model.train()
             model(images)
@@ -81,7 +82,7 @@ def reestimate(model: nn.Module, branch: str, batches: Iterable[Tensor]) -> None
 
 
 class _Sums:
-    """Sums of a layer's inputs and of their squares, (C,) float64, and their number."""
+    """Sums of a layer's inputs and of their squares, (C,) float64, and the inputs' number."""
 
     def __init__(self) -> None:
         self.values: Tensor | float = 0.0
@@ -96,7 +97,7 @@ class _Sums:
         self.batches += 1
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Returns the mean and the unbiased variance, as torch's running variance is."""
+        """Returns the mean and the unbiased variance, as in torch's running statistics."""
         mean, second_moment = (
             torch.as_tensor(total) / self.count for total in (self.values, self.squares)
         )
@@ -106,7 +107,7 @@ class _Sums:
 
 @contextmanager
 def _measured(sums: dict[RoutedBatchNorm2d, _Sums]) -> Iterator[None]:
-    """Adds the inputs of each layer to its sums within the block."""
+    """In the block, adds the inputs of each layer to its sums."""
     hooks = [layer.register_forward_pre_hook(total.add) for layer, total in sums.items()]
     try:
         yield
@@ -119,8 +120,8 @@ def drift(stored: nn.Module, reestimated: nn.Module, branch: str) -> list[Drift]
     """Compares the statistics of two copies of a network, layer by layer.
 
     Args:
-        stored: The network whose standard deviations are the unit.
-        reestimated: The same network after ``reestimate``.
+        stored: The network with the stored statistics, whose standard deviations are the unit.
+        reestimated: A copy of it after ``reestimate``.
         branch: The branch to compare.
     """
     others = split_layers(reestimated)
@@ -129,7 +130,7 @@ def drift(stored: nn.Module, reestimated: nn.Module, branch: str) -> list[Drift]
         row = layer.branches.index(branch)
         mean, variance, _ = layer.branch_statistics(row)
         other_mean, other_variance, _ = others[name].branch_statistics(row)
-        unit = (variance + layer.eps).sqrt()  # a dead channel has no deviation
+        unit = (variance + layer.eps).sqrt()  # above 0 even in a constant channel
         means = (other_mean - mean).abs() / unit
         deviations = ((other_variance + layer.eps).sqrt() - unit).abs() / unit
         values = [f(x).item() for x in (means, deviations) for f in (torch.mean, torch.amax)]

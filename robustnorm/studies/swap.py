@@ -1,4 +1,4 @@
-"""Combining the statistics of one branch with the affine of another."""
+"""Combines the statistics of one branch with the affine of another."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def swapped(model: nn.Module, *, statistics: str, affine: str) -> nn.Module:
     ``nn.BatchNorm2d``. With the same branch twice it equals ``fold(model, branch)``.
 
     Args:
-        model: Any module tree; a layer with shared statistics or affine keeps them.
-        statistics: The branch that provides running mean and variance.
-        affine: The branch that provides scale and shift.
+        model: Any module tree; a layer with shared statistics or a shared affine keeps them.
+        statistics: The branch that provides the running mean and variance.
+        affine: The branch that provides weight and bias.
 
     Raises:
         RoutingError: When a routed layer lacks one of the branches.

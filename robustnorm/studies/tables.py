@@ -25,8 +25,9 @@ def swap_table(records: Sequence[Record]) -> Table:
         "Swap: running statistics of one branch, affine of another",
         ("Statistics", "Affine"),
         records,
-        "Each row is a separate plain network, attacked itself, within the ball of the branch that "
-        "gives the affine. Where one branch gives both, the network is that branch.",
+        "Each row is a separate network without branches, attacked itself with the attack of the "
+        "branch that provides the affine. Where one branch provides both, the network equals that "
+        "branch.",
     )
 
 
@@ -35,7 +36,7 @@ def reestimation_table(records: Sequence[Record], batches: int) -> Table:
 
     Args:
         records: Evaluations whose branches are named "branch/statistics".
-        batches: Most batches used for the re-estimation.
+        batches: Largest number of batches used for the re-estimation.
     """
     return _variants(
         "reestimation",
@@ -50,8 +51,8 @@ def drift_table(drifts: Mapping[tuple[str, str], Sequence[Drift]], batches: int)
     """Returns how far the re-estimated statistics of each layer are from the stored ones.
 
     Args:
-        drifts: By model and branch.
-        batches: Most batches used for the re-estimation.
+        drifts: The layers' drifts, by model and branch.
+        batches: Largest number of batches used for the re-estimation.
     """
     rows: list[tuple[Cell, ...]] = []
     for (model, branch), layers in drifts.items():
@@ -65,8 +66,9 @@ def drift_table(drifts: Mapping[tuple[str, str], Sequence[Drift]], batches: int)
         rows,
         [
             _measured_on(batches),
-            "Mean: distance of the means, |m' - m| / s; deviation: |s' - s| / s; averaged over a "
-            "layer's channels, and the largest of them. s is the stored standard deviation.",
+            "Mean: |m' - m| / s, deviation: |s' - s| / s, each averaged over a layer's channels, "
+            "followed by the largest value; m and s are the stored mean and standard deviation, m' "
+            "and s' the re-estimated ones.",
         ],
     )
 
@@ -74,11 +76,11 @@ def drift_table(drifts: Mapping[tuple[str, str], Sequence[Drift]], batches: int)
 def gate_tables(
     usages: Mapping[str, Sequence[GateUsage]], records: Sequence[Record]
 ) -> list[Table]:
-    """Returns the mean gates of each mode and how far an attack changes an image's gates.
+    """Returns tables of each mode's mean gate, and of how far an attack changes an image's gates.
 
     Args:
-        usages: Layers by model.
-        records: Records of those models, for the notes.
+        usages: The layers' gates, by model.
+        records: Records of the same models, for the notes.
     """
     n = len(next(iter(usages.values()))[0].clean)
     shares: list[tuple[Cell, ...]] = []
@@ -111,7 +113,7 @@ def gate_tables(
             )
     notes = [
         f"On {n:,} test images and on the same images after PGD-20 against the network. Intervals: "
-        "normal, 95 %, of the mean over these images.",
+        "normal, 95 %, for the mean over these images.",
         *setting_notes(group(records)),
     ]
     return [
@@ -124,7 +126,7 @@ def gate_tables(
         ),
         Table(
             "gate-distance",
-            "Gates: how decided they are, and how far an attack moves them",
+            "Gates: entropy, and how far an attack moves them",
             (
                 "Model",
                 "Layer",
@@ -136,9 +138,9 @@ def gate_tables(
             moves,
             [
                 notes[0],
-                "Entropy of an image's gates, averaged: 0 where one mode has it all, 1 bit where "
-                "two modes share evenly. Distance: total variation, the share of an image's gates "
-                "that changed its mode.",
+                "Entropy of an image's gates, averaged: 0 if one mode has all the weight, 1 bit if "
+                "two modes share it evenly. Distance: total variation, the fraction of an image's "
+                "weight that moves to another mode.",
             ],
         ),
     ]
@@ -146,8 +148,8 @@ def gate_tables(
 
 def _measured_on(batches: int) -> str:
     return (
-        f"Measured on {batches:,} augmented training batches at most: clean images through the "
-        "clean branch; for every other branch images attacked through it, as in training, but "
+        f"Re-estimated on at most {batches:,} augmented training batches: clean images through the "
+        "clean branch; for every other branch, images attacked through it as in training, but "
         "always with batch statistics. Weights do not change."
     )
 

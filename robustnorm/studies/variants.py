@@ -1,4 +1,4 @@
-"""Evaluating plain networks that were derived from a trained one."""
+"""Evaluates plain networks derived from a trained one."""
 
 from __future__ import annotations
 
@@ -36,9 +36,12 @@ class Studied(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A plain network derived from a trained one; None for one of its branches unchanged.
+    """A plain network derived from a trained one.
 
-    ``branch`` is that branch, or the one whose attack is used.
+    Attributes:
+        name: Name in the tables.
+        branch: The branch whose attack is used.
+        network: The derived network; None for the trained network's branch itself.
     """
 
     name: str
@@ -52,13 +55,13 @@ def evaluate_variants(
     variants: list[Variant],
     protocol: dict[str, Any],
 ) -> Record:
-    """Returns the run's record with the verdicts of networks derived from it.
+    """Returns the run's record, with the verdicts on the networks derived from it.
 
     Args:
         run: The trained network.
         config: Gives the attack.
         variants: The derived networks.
-        protocol: How they were derived.
+        protocol: How they were derived, added to the record's protocol.
     """
     protocol = run.record.protocol | protocol
     wanted = replace(
@@ -75,18 +78,18 @@ def evaluate_variants(
     if path.exists():
         found = Record.load(path)
         if identity(found) == identity(wanted):
-            log.info("%s: evaluated before, in %s", stem, path)
+            log.info("%s: already evaluated, in %s", stem, path)
             return found
     ids, test = subset(run.dataset.test, config.test_limit)
     journals: list[Path] = []
     verdicts: list[Verdict] = []
     for name, branch, network in variants:
         if network is None:
-            own, given = branch, run.record.verdicts
+            scorer, found_verdicts = branch, run.record.verdicts
         else:
-            own, attack = SINGLE, config.branches.get(branch, config.attack)
+            scorer, attack = SINGLE, config.branches.get(branch, config.attack)
             journals.append(folder / f"{stem}-{len(journals)}.journal")
-            given = evaluate(
+            found_verdicts = evaluate(
                 network,
                 test.images,
                 test.labels,
@@ -101,11 +104,11 @@ def evaluate_variants(
             )
         verdicts += [
             replace(verdict, attack_branch=name, score_branch=name)
-            for verdict in given
-            if verdict.attack_branch == verdict.score_branch == own
+            for verdict in found_verdicts
+            if verdict.attack_branch == verdict.score_branch == scorer
         ]
-    made = replace(wanted, verdicts=verdicts)
-    made.save(path)
+    record = replace(wanted, verdicts=verdicts)
+    record.save(path)
     for journal in journals:
         journal.unlink()
-    return made
+    return record

@@ -148,7 +148,7 @@ ON_THE_COMMAND_LINE = {
     "keys that do not match": ("ResNet", saved(renamed()), npz(), NEAREST),
     "fewer classes": (
         "flat", saved(flat(2).state_dict()), npz(),
-        "holds a network of 2 classes, set has 3 .*: give data of its classes with --data",
+        "holds a network with 2 classes, but set has 3 .*: choose data with the same classes",
     ),
     "negative label": (
         "flat", FLAT, npz(labels=LABELS - 1), "label -1 of test image 0 is not in .*; correct",

@@ -59,5 +59,5 @@ def test_every_command_ends_in_one_sentence(prepared, tmp_path, condition):
         assert sum(line.startswith("robustnorm: ") for line in told.splitlines()) == 1
         if condition != "reports are a file":
             assert status == Status.DISK or (name in OF_JOBS and status == Status.CHECK_FAILED)
-            assert "cannot be written: " in told or "is the working folder still there" in told
+            assert "cannot be written: " in told or "does the working folder still exist" in told
     assert not list(Path(folder).rglob("*.tmp*"))

@@ -479,7 +479,7 @@ def test_removed_working_folder_ends_in_one_sentence(capsys, place, monkeypatch)
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert "is the working folder still there" in refused(capsys, "train", status=4)
+    assert "does the working folder still exist" in refused(capsys, "train", status=4)
 
 
 @pytest.mark.parametrize("folder", ["output", "reports"])
@@ -497,7 +497,7 @@ def test_closed_pipe_ends_in_one_sentence():
     with subprocess.Popen(words, **streams) as process:
         process.stdout.close()
         error = process.stderr.read()
-    assert error == "robustnorm: the output pipe was closed; the same command shows the output\n"
+    assert error == "robustnorm: the output pipe was closed; the same command prints it again\n"
     assert process.returncode == Status.CLOSED
 
 

@@ -129,7 +129,7 @@ def test_matplotlib_that_is_missing_names_the_extra(capsys, monkeypatch):
         ([RUNS[0], "--checkpoint", "epoch9"], f"no checkpoint 'epoch9' in {RUNS[0]}"),
         ([RUNS[0], "--batches", "0"], "batches must be at least 1, got 0"),
         ([RUNS[0], "--batchez", "3"], "did you mean 'batches'?"),
-        ([RUNS[0], "--test_limit", "20", "--batches", "5"], "give more images or fewer batches"),
+        ([RUNS[0], "--test_limit", "20", "--batches", "5"], "use more images or fewer batches"),
         ([RUNS[0], "--data", "digit"], "did you mean 'digits'?"),
     ],
 )
@@ -150,6 +150,6 @@ def test_runs_of_other_data_or_another_threat_are_refused(capsys, tmp_path):
 
     assert "was trained on other digits" in say("dataset", sha256="0" * 64, name="other digits")
     assert (
-        "threat model, got adv: Linf, epsilon 1/8, step size 3/64 and adv: Linf, epsilon 3/16, step"
+        "attacks, got adv: Linf, epsilon 1/8, step size 3/64 and adv: Linf, epsilon 3/16, step"
         in say("config", epsilon="1/8")
     )

@@ -95,7 +95,7 @@ def test_second_call_resumes_and_other_data_or_settings_have_their_own_folder(ca
     capsys.readouterr()
     assert run() == Status.DONE
     again = capsys.readouterr()
-    assert "holds these weights already" in again.err
+    assert "already holds these weights" in again.err
     assert "already evaluated" in again.err
     assert {file: file.read_bytes() for file in files} == files
 
@@ -155,15 +155,15 @@ REFUSED = {
         ("--weights=their weights.pt", "--checkpoint=last"), "checkpoint must be best",
     ),
     "other classes": (
-        ("--weights=their weights.pt", "--data=many.npz"), "holds a network of 2 classes",
+        ("--weights=their weights.pt", "--data=many.npz"), "holds a network with 2 classes",
     ),
     "other channels": (
         ("--weights=their weights.pt", "--data=grey.npz"),
-        "it was built for grey, images of 1 channel(s), 4 x 4",
+        "the network was built for grey, images of 1 channel(s), 4 x 4",
     ),
     "no normalization": (
         ("--weights=their weights.pt", "--input_normalization=dataset"),
-        "holds no mean and deviation of its input: give",
+        "does not contain the mean and std of its input: set",
     ),
 }  # fmt: skip
 

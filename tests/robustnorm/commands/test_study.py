@@ -101,7 +101,7 @@ def test_swap_attacks_and_scores_each_swapped_network(place, capsys):
 def test_reestimation_prints_accuracy_and_drift_of_each_branch(place, capsys):
     run("--what", "reestimate")
     shown = capsys.readouterr().out
-    assert "Measured on 2 augmented training batches at most" in shown
+    assert "Re-estimated on at most 2 augmented training batches" in shown
     stored = {row["Branch"]: row for row in rows("reestimation") if row["Statistics"] == "stored"}
     record = Record.load(place / "reports/study/records/auxbn-seed0-best.json")
     for branch in ("clean", "adv"):

@@ -204,7 +204,7 @@ def test_command_writes_weights_checked_on_noise_and_test_images(run, capsys):
     words = ("--to", "safetensors", "--branch", "adv", "--data", "digits", "--check_images", "20")
     assert cli.main(["export", str(run), *words]) == 0
     shown = capsys.readouterr().out
-    assert "same prediction on 40 of 40 images, largest difference of a logit" in shown
+    assert "same prediction on 40 of 40 images; the largest difference of a logit" in shown
     network = load_exported(run / "export" / "best-adv.safetensors")
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
@@ -342,8 +342,8 @@ def test_push_without_its_library_is_refused_before_anything_is_written(run, mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "--branch must be one of the network's, clean, adv, got None"),
-        (("--branch", "advs"), "clean, adv, got advs"),
+        ((), "--branch must be a branch of the network (clean, adv), got None"),
+        (("--branch", "advs"), "(clean, adv), got advs"),
         (("--branch", "adv", "--output", "net.bin"), "--output must end in .safetensors"),
         (("--branch", "adv", "--check_images", "0"), "check_images must be at least 1, got 0"),
         (("--branch", "adv", "--push", "a/b"), "push needs --to huggingface, got --to safetensors"),

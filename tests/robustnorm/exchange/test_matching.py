@@ -66,7 +66,7 @@ def test_running_average_is_taken_where_it_is_asked_for(place, capsys):
     content = FILES["running average beside it"](None, network())
     torch.save(content, "weights.pt")
     assert run_import("weights.pt") == Status.DONE
-    assert "also there: ema_state_dict; --part takes them" in capsys.readouterr().out
+    assert "--part can choose ema_state_dict instead" in capsys.readouterr().out
     assert run_import("weights.pt", "--seed=1", "--part=ema_state_dict") == Status.DONE
     found = Run.open(Path("checkpoints/x/bn-seed1"))
     assert found.imported["part"] == "ema_state_dict"
@@ -80,15 +80,18 @@ def test_normalization_is_asked_for_never_guessed_and_never_doubled(place, capsy
     model = network().eval()
     torch.save(inner(model), "bare.pt")
     assert run_import("bare.pt") == Status.USAGE
-    assert "holds no mean and deviation of its input: give --input_norm" in capsys.readouterr().err
+    assert (
+        "does not contain the mean and std of its input: set --input_norm"
+        in capsys.readouterr().err
+    )
     assert run_import("bare.pt", "--mean=0.25", "--std=0.5") == Status.DONE
-    assert "normalized inside, by mean 0.25 and deviation 0.5" in capsys.readouterr().out
+    assert "normalized inside the network, with mean 0.25 and std 0.5" in capsys.readouterr().out
     torch.testing.assert_close(loaded().eval()(images()), model(images()))
     assert run_import("bare.pt", "--seed=1", "--input_normalization=none") == Status.DONE
     assert "its input is not normalized" in capsys.readouterr().out
     torch.save(model.state_dict(), "own.pt")
     assert run_import("own.pt", "--seed=2", "--mean=0.25", "--std=0.5") == Status.USAGE
-    assert "mean and deviation of its own: leave out --mean" in capsys.readouterr().err
+    assert "has its own mean and std: leave out --mean" in capsys.readouterr().err
     assert run_import("own.pt", "--seed=2", "--input_normalization=none") == Status.USAGE
     assert "leave out --input_normalization none" in capsys.readouterr().err
     record = Run.open(Path("checkpoints/x/bn-seed0")).imported["normalization"]
@@ -174,7 +177,7 @@ def test_test_images_alone_leave_normalization_and_number_of_classes_to_the_weig
     save_npz("many.npz", [0, 11])
     capsys.readouterr()
     assert run_import("w.pt", "--data=many.npz", "--seed=1") == Status.USAGE
-    assert "w.pt holds a network of 10 classes, many has 12" in capsys.readouterr().err
+    assert "w.pt holds a network with 10 classes, but many has 12" in capsys.readouterr().err
 
 
 def test_network_of_other_code_is_normalized_by_itself_or_by_a_layer_before_it(
@@ -192,7 +195,7 @@ def test_network_of_other_code_is_normalized_by_itself_or_by_a_layer_before_it(
     torch.save(model.state_dict(), "w.pt")
     words = ["--mean=0.25", "--std=0.5"]
     assert run_import("w.pt", "--network=bare") == Status.USAGE
-    assert "give --input_normalization none" in capsys.readouterr().err
+    assert "set --input_normalization none" in capsys.readouterr().err
     assert run_import("w.pt", "--network=bare", *words) == Status.DONE
     expected = model((images() - 0.25) / 0.5)
     torch.testing.assert_close(loaded()(images()), expected)
@@ -208,4 +211,4 @@ def test_network_of_other_code_is_normalized_by_itself_or_by_a_layer_before_it(
     torch.testing.assert_close(loaded(2)(images()), expected)
     capsys.readouterr()
     assert run_import("own.pt", "--network=normalizing", "--seed=3", *words) == Status.USAGE
-    assert "normalizing holds mean and deviation of its own" in capsys.readouterr().err
+    assert "normalizing has its own mean and std" in capsys.readouterr().err

@@ -291,7 +291,7 @@ def test_unsound_input_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             gradient_diversity(model, batches)
-    with pytest.raises(ValueError, match="give the model, not bind"):
+    with pytest.raises(ValueError, match="pass the model, not bind"):
         gradient_diversity(bind(model, "adv"), [[group, group]])
     with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
         gradient_diversity(make_model().train(), [[group, group]])
@@ -314,5 +314,5 @@ def test_gradient_that_is_zero_or_not_a_number_has_no_direction():
 def test_class_with_too_few_images_is_refused_before_the_attack(num_classes, batches):
     images, labels = make_images(12, torch.float32)
     settings = {"num_classes": num_classes, "batches": batches, "search": SEARCH}
-    with pytest.raises(ValueError, match="needs an image of every class, class"):
+    with pytest.raises(ValueError, match="needs an image of every class, but class"):
         diagnose(make_model("bn", torch.float32), images, labels, **settings)

@@ -139,7 +139,7 @@ def test_command_says_how_a_network_given_in_python_is_verified(tmp_path, capsys
     network, images, labels = make_images()
     path = evaluate(network, images, labels, steps=(1,)).save(tmp_path / "linear.json")
     assert cli.main(["verify", str(path)]) == Status.USAGE
-    assert "check it there, with Results.load('linear.json')" in capsys.readouterr().err
+    assert "check it in Python, with Results.load('linear.json')" in capsys.readouterr().err
 
 
 def make_dataset(images, labels):
