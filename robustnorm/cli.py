@@ -47,7 +47,7 @@ class Command(NamedTuple):
     Attributes:
         help: What the command does.
         settings: The dataclass of its options. A field without a default is positional; one with
-            "by_place" in its metadata, which is its help, takes all remaining words.
+            "positional" in its metadata, which is its help, takes all remaining words.
         run: "module:function", imported when the command runs. Takes the settings, and returns the
             text to print or None. May also take ``config_path``, the path of the config file, and
             ``should_stop``, which reports a signal; without it, a signal ends the command at once.

@@ -14,7 +14,7 @@ from robustnorm.runs import Run
 from robustnorm.runs.described import load_data
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
-from robustnorm.settings.groups import Evaluation, Where
+from robustnorm.settings.groups import Evaluation, Files
 from robustnorm.settings.import_weights import EvalSettings, ImportSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import ShouldStop, never
@@ -70,7 +70,7 @@ def evaluate(
 
 def _name(settings: EvalSettings, file: Path, dataset: Dataset) -> str:
     """Returns a name for the weights' folders: their file's, and a hash of all that matters."""
-    left_out = (names(Where, Evaluation) | {"name"}) - {"resize"}
+    left_out = (names(Files, Evaluation) | {"name"}) - {"resize"}
     config = Config.of(settings).to_dict()
     content = {
         "weights": digest_of(file),

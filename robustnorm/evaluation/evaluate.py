@@ -33,7 +33,7 @@ from robustnorm.evaluation.until_broken import any_outcomes
 from robustnorm.models.faithful import followed
 from robustnorm.models.layout import FRAGILE, is_channels_last, must_be_contiguous
 from robustnorm.records.images import chunk_file, is_kept, write_chunk
-from robustnorm.records.journal import Journal, Key, Part
+from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.records.record import SINGLE, Verdict
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.groups import BranchAttack
@@ -174,7 +174,7 @@ def evaluate(
 
         by = made_by(next(model.parameters(), order).device)
         done = journal if isinstance(journal, Journal) else Journal(journal, fingerprint, by)
-        if keep is not None and not done.parts:
+        if keep is not None and not done.chunks:
             for stale in keep.glob("*.safetensors"):  # of an earlier evaluation
                 stale.unlink()
         parts = torch.split(order, CHUNK if named else _PART[rules])
@@ -182,7 +182,7 @@ def evaluate(
         pending = [
             number
             for number in range(len(parts))
-            if number not in done.parts
+            if number not in done.chunks
             or (keep is not None and not is_kept(chunk_file(keep, number), done.images[number]))
         ]
         at_once = CHUNK
@@ -201,14 +201,14 @@ def evaluate(
         ) as bar:
             for begin in range(0, len(pending), together):
                 if should_stop(seconds):
-                    raise Stopped(f"{len(done.parts)} of {len(parts)} parts are evaluated")
+                    raise Stopped(f"{len(done.chunks)} of {len(parts)} parts are evaluated")
                 clock = time.perf_counter()
                 numbers = pending[begin : begin + together]
                 rows = torch.cat([parts[number] for number in numbers])
                 adv_images: dict[Key, Tensor] | None = None if keep is None else {}
                 passes: dict[Key, Passes] = {}
                 found = {
-                    key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
+                    key: ChunkVerdict(o.correct.cpu().numpy(), o.agrees.cpu().numpy())
                     for key, o in attack_parts(rows, at_once, adv_images, passes).items()
                 }
                 size = len(parts[0])  # of every part but the last, which ends its group
@@ -222,7 +222,7 @@ def evaluate(
                 seconds = time.perf_counter() - clock
                 for number, span in zip(numbers, spans, strict=True):
                     part = {
-                        key: Part(
+                        key: ChunkVerdict(
                             p.correct[span],
                             p.agrees[span],
                             passes.pop(key, Passes()),

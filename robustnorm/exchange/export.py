@@ -43,7 +43,7 @@ Network = Callable[[Tensor], Tensor]
 
 
 class ExportError(UserError):
-    """A network cannot be exported, or the exported one's predictions differ: no file is left."""
+    """A network cannot be exported, or its export predicts otherwise; no file is left behind."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Description:
 class Format(NamedTuple):
     """A file's suffix ("" for a folder) and the function that makes its content.
 
-    Made in memory: the libraries' own writers end the process when the disk is full, or leave half
-    a file. A folder's content is given by name, that of a file under the name "".
+    The content is made in memory, since the libraries' writers crash when the disk is full, or
+    leave half a file. It maps names in the folder to bytes; a single file has the name "".
     """
 
     suffix: str
@@ -82,17 +82,17 @@ def export(
 ) -> float:
     """Writes one branch of ``model`` to ``path``, loads it again and compares the two.
 
-    "torch-export" and "onnx" hold a program: the branch folded and fused, float32, any batch size,
-    images of the size of ``images``. "safetensors" and "huggingface" hold the weights of the folded
-    branch and ``description``, from which ``load_exported`` builds the network.
+    "torch-export" and "onnx" hold a program: the branch folded and fused, in float32, for any batch
+    size and images of the same size as ``images``. "safetensors" and "huggingface" hold the weights
+    of the folded branch and ``description``, from which ``load_exported`` builds the network.
 
     Args:
-        model: In evaluation mode, on the CPU; for the two programs any module tree.
+        model: In evaluation mode, on the CPU; any module tree for the two programs.
         branch: A branch of ``model``; any name for a network without branches.
         path: The file to write; for "huggingface" the folder.
         to: A key of ``FORMATS``.
         images: Float (N, C, H, W) in [0, 1] to compare on; the first one also as a batch of one.
-        description: Describes the folded network; required by the two formats of weights.
+        description: Describes the folded network; required for the two formats of weights.
 
     Returns:
         The largest difference of a logit.
@@ -120,15 +120,15 @@ def export(
     if to not in FORMATS:
         raise ValueError(f"unknown format '{to}'; known: {', '.join(FORMATS)}")
     if description is None and to in ("safetensors", "huggingface"):
-        raise ValueError(f"'{to}' holds weights alone: it needs a description of their network")
+        raise ValueError(f"'{to}' holds only weights and needs a description of their network")
     if FORMATS[to].suffix not in ("", path.suffix):
-        raise ValueError(f"a file of '{to}' must end in {FORMATS[to].suffix}, got {path}")
+        raise ValueError(f"a '{to}' file must end in {FORMATS[to].suffix}, got {path}")
     content = FORMATS[to].make(model, branch, images, description or Description({}))
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         for name, data in content.items():
             write_atomically(temporary / name, data)
-        difference = compare(bind(model, branch), load_exported(temporary), images)
+        difference = largest_difference(bind(model, branch), load_exported(temporary), images)
         with disk_errors(path, 0):
             if "" not in content:
                 path.mkdir(exist_ok=True)
@@ -147,11 +147,12 @@ def load_exported(path: Path, *, network: str = "") -> Network:
 
     Args:
         path: A .pt2, .onnx or .safetensors file, or a folder of the Hugging Face layout.
-        network: The file's network where that is a function in a module, such as
-            ``mypkg.nets:wrn``, which is imported only if its name is given here.
+        network: The file's network if it is a function in a module, such as ``mypkg.nets:wrn``;
+            the module is imported only if its name is given here.
 
     Raises:
-        RefusedFileError: On weights without a valid description of their network, or other weights.
+        RefusedFileError: On weights without a valid description of their network, or that do not
+            fit it.
         UsageError: When their network is in a module and was not given, or cannot be built.
     """
     with NETWORKS.typed(network):
@@ -168,7 +169,7 @@ def _load(path: Path) -> Network:
 
 
 @torch.no_grad()
-def compare(network: Network, exported: Network, images: Tensor) -> float:
+def largest_difference(network: Network, exported: Network, images: Tensor) -> float:
     """Returns the largest difference of a logit between two networks.
 
     Args:
@@ -180,18 +181,18 @@ def compare(network: Network, exported: Network, images: Tensor) -> float:
         ExportError: When a logit differs by more than ``TOLERANCE`` or is not a number, or a
             prediction differs.
     """
-    largest, others = 0.0, 0
+    largest, changed = 0.0, 0
     chunks = [chunk for chunk in (images[:1], *torch.split(images[1:], _CHUNK)) if len(chunk)]
     for chunk in tqdm(chunks, desc="comparing", unit="batch", disable=None, leave=False):
-        logits, answer = (find_logits(each(chunk), len(chunk)) for each in (network, exported))
+        logits, others = (find_logits(each(chunk), len(chunk)) for each in (network, exported))
         # max() of a list would skip NaN.
-        largest = torch.stack([torch.tensor(largest), (logits - answer).abs().max()]).max().item()
-        others += int((logits.argmax(1) != answer.argmax(1)).sum())
-    if others or not largest <= TOLERANCE:
+        largest = torch.stack([torch.tensor(largest), (logits - others).abs().max()]).max().item()
+        changed += int((logits.argmax(1) != others.argmax(1)).sum())
+    if changed or not largest <= TOLERANCE:
         raise ExportError(
             f"the exported file does not agree with the network: a logit differs by {largest:.1e} "
-            f"(at most {TOLERANCE:.0e} is allowed), the prediction on {others} of {len(images)} "
-            "images; it was removed"
+            f"(at most {TOLERANCE:.0e} is allowed), and predictions on {changed} of {len(images)} "
+            "images; the file was removed"
         )
     return largest
 
@@ -200,7 +201,7 @@ def _make_program(
     model: nn.Module, branch: str, images: Tensor, description: Description
 ) -> dict[str, bytes]:
     network = _program(model, branch, images)
-    with torch.no_grad(), _followed("torch-export"):
+    with torch.no_grad(), _export_errors("torch-export"):
         # Two images: with one, the export would fix the batch size.
         program = torch.export.export(
             network,
@@ -217,7 +218,7 @@ def _make_onnx(
 ) -> dict[str, bytes]:
     _onnxruntime()  # raises before an export that may take minutes
     network = _program(model, branch, images)
-    with torch.no_grad(), warnings.catch_warnings(), _followed("onnx"):
+    with torch.no_grad(), warnings.catch_warnings(), _export_errors("onnx"):
         # Raised by torch.onnx itself.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
         program: Any = torch.onnx.export(
@@ -233,7 +234,7 @@ def _make_onnx(
 
 
 class _Logits(nn.Module):
-    """A network that gives its logits in a tuple, a dictionary or an object, giving them alone."""
+    """Returns only the logits from a network's tuple, dictionary or object."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -245,22 +246,22 @@ class _Logits(nn.Module):
 
 @torch.no_grad()
 def _program(model: nn.Module, branch: str, images: Tensor) -> nn.Module:
-    """Returns the branch folded and fused, images to logits alone."""
+    """Returns the branch folded and fused: images to logits, and nothing else."""
     network = fold(model, branch, fuse=True)
     return network if isinstance(network(_two(images)), Tensor) else _Logits(network).eval()
 
 
 @contextmanager
-def _followed(to: str) -> Iterator[None]:
+def _export_errors(to: str) -> Iterator[None]:
     try:
         yield
-    # torch may raise anything on a forward that it cannot follow.
+    # torch may raise anything on a forward that it cannot trace.
     except Exception as error:
         if is_out_of_memory(error):
             raise
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
         raise ExportError(
-            f"torch cannot follow the network's forward for '{to}' ({reason.strip()[:200]}); give "
+            f"torch cannot trace the network's forward for '{to}' ({reason.strip()[:200]}); give "
             "--to safetensors, which holds the weights, or change that forward"
         ) from error
 
@@ -306,7 +307,7 @@ def _read_weights(path: Path) -> nn.Module:
         with safe_open(file, framework="pt") as opened:
             written = (opened.metadata() or {}).get("sha256")
         if written not in (None, hash_tensors(weights)):  # older files have none
-            raise DamagedError("its weights do not have the hash that they carry")
+            raise DamagedError("its weights do not match their hash")
         check_shape(config, {"network": str, "arguments": {"*": object}, "*": object})
         name, args = NETWORKS.check(config["network"]), config.get("network_args", {})
         build = partial(build_network, name, config["arguments"], args)
@@ -317,7 +318,7 @@ def _read_weights(path: Path) -> nn.Module:
             raise RefusedFileError(f"{path} describes no network ({error})") from error
     except (UserError, ImportError):
         raise
-    # Networks may raise anything on arguments that are not theirs.
+    # A network's factory may raise anything on unsuitable arguments.
     except Exception as error:
         raise RefusedFileError(
             f"{path} does not describe a network of this package ({error}); export it again"

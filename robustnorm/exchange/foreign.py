@@ -23,14 +23,14 @@ from robustnorm.system.untrusted import parse_json
 # Limit of a safetensors header; that of a network with ten thousand tensors has one megabyte.
 _MOST_HEADER_BYTES = 10_000_000
 _ZIP = b"PK\x03\x04"
-# Keys under which training code stores the weights beside the optimizer and other state, and the
-# running averages of the weights, which are chosen only where they are asked for.
+# Keys under which training code stores the weights besides the optimizer and other state, and the
+# running averages of the weights, which are read only on request.
 _WITHIN = ("state_dict", "model", "model_state_dict", "net", "network", "weights")
 _AVERAGES = ("ema_state_dict", "state_dict_ema", "model_ema", "ema", "ema_model", "swa_state_dict")
 
 
 class FoundWeights(NamedTuple):
-    """Tensors by name, and where in their file they were.
+    """Tensors by name, and where they are in their file.
 
     Attributes:
         state: The tensors, on the CPU.
@@ -51,16 +51,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def find_weights(path: Path, part: str | None = None) -> FoundWeights:
     """Reads the tensors of a ``.safetensors`` file or of one that ``torch.save`` wrote.
 
-    The content, not the name, determines the kind. Prefer safetensors, which holds only tensors.
+    The content, not the name, determines the format. Prefer safetensors, which holds only tensors.
 
     Args:
         path: The file. torch must have saved a state_dict, or a dictionary with one under
             "state_dict", "model", "net" or another usual key; other entries are ignored.
-        part: Key of the weights to take where a dictionary has several, such as
-            "ema_state_dict"; by default the trained weights, not their running average.
+        part: Key of the weights, if the dictionary has several sets, such as "ema_state_dict"; by
+            default the trained weights, not their running average.
 
     Raises:
-        RefusedFileError: On any other file; its message says what is required.
+        RefusedFileError: On any other file.
     """
     try:
         with path.open("rb") as file:
@@ -68,13 +68,13 @@ def find_weights(path: Path, part: str | None = None) -> FoundWeights:
             begin = magic + file.read(1000)
         if begin.lstrip()[:1] == b"<":
             raise RefusedFileError(
-                f"{path} is a web page, not weights: the download gave a page that leads to the "
-                "file, or an error; fetch the file itself"
+                f"{path} is a web page, not weights: the download returned an error, or a page "
+                "that links to the file; download the file itself"
             )
         if magic == _ZIP or begin.startswith(LEGACY):
             return _read_torch(path, part)
         if part:
-            raise RefusedFileError(f"{path} has one set of weights, none by the name '{part}'")
+            raise RefusedFileError(f"{path} has only one set of weights, none named '{part}'")
         return FoundWeights(_read_safetensors(path), "", ())
     except OSError as error:
         raise RefusedFileError(f"{path} cannot be read ({error.strerror or error})") from error
@@ -111,12 +111,12 @@ def _read_torch(path: Path, part: str | None) -> FoundWeights:
         reason = str(error).partition("\n")[0]
         if "_rebuild_meta_tensor" in reason:
             raise RefusedFileError(
-                f"{path} holds tensors of the meta device, shapes without values: save the "
-                "state_dict again after its weights were loaded"
+                f"{path} holds tensors on the meta device, which have no values: load the "
+                "weights, then save the state_dict again"
             ) from error
         raise RefusedFileError(
-            f"{path} holds more or other than a state_dict that torch saved ({reason}); save the "
-            "state_dict alone, where you trust the file and have its code: found = "
+            f"{path} holds more or other than a state_dict saved by torch ({reason}); if you trust "
+            "the file and have its code, save the state_dict alone: found = "
             f"torch.load('{path.name}', weights_only=False); torch.save(found.state_dict() if "
             "hasattr(found, 'state_dict') else found['state_dict'], 'weights.pt')"
         ) from error
@@ -129,7 +129,7 @@ def _tensors(content: object, part: str | None) -> FoundWeights:
         found = {key: state for key, state in found.items() if state} | {"": _by_name(content)}
         keys = [key for key in found if found[key]]
         if part is not None and part not in keys:
-            raise ValueError(f"no tensors are under '{part}' in it; there are {some(keys)}")
+            raise ValueError(f"it has no tensors under '{part}', but under {some(keys)}")
         chosen = part if part is not None else next(iter(keys), "")
         large = [name for name, value in found[chosen].items() if _is_expanded(value)]
         if large:
@@ -137,11 +137,11 @@ def _tensors(content: object, part: str | None) -> FoundWeights:
         if found[chosen]:
             others = tuple(key for key in keys if key not in (chosen, ""))
             return FoundWeights(found[chosen], chosen, others)
-    raise ValueError("no tensors by name are in it")
+    raise ValueError("it has no named tensors")
 
 
 def _by_name(content: object) -> dict[str, Tensor]:
-    """Returns the tensors of a mapping by name, or those one level further in."""
+    """Returns the tensors of a mapping by name, or else those one level deeper."""
     if not isinstance(content, Mapping):
         return {}
     state = {

@@ -1,7 +1,8 @@
-"""Loading networks that other code trained with two sets of batch norms, under its names.
+"""Loading networks that other code trained with several sets of batch norms.
 
-A loader converts such a state_dict to ours; ``LOADERS`` lists them by name. Row 0 of each
-per-branch tensor is the set for clean images, the other rows are the sets for adversarial ones.
+A loader converts a state_dict with that code's names to ours; ``LOADERS`` lists them by name. Row 0
+of each per-branch tensor is the set for clean images, the other rows are those for adversarial
+ones.
 """
 
 from __future__ import annotations
@@ -42,20 +43,20 @@ def load_released(
     layout: str,
     branches: Sequence[str] = ("clean", "adv"),
 ) -> None:
-    """Loads a state_dict of another code's layout into a network with routed layers, in place.
+    """Loads a state_dict in the layout of other code into a network with routed layers, in place.
 
     Args:
         model: A network whose layers have the state's names, with AuxBN where the other code has
             two batch norms (SaAuxBN for a sandwich); ``convert`` makes one from a plain network.
-        state: The state_dict alone, without optimizer or other state. A prefix that its names
-            share, such as "module." or "model.", is removed.
+        state: The state_dict, without the optimizer's or other state. A prefix of its names, such
+            as "module." or "model.", is removed.
         layout: A name in ``LOADERS``.
         branches: Branches of ``model`` in the order of the state's sets, clean images first.
 
     Raises:
         ValueError: On an unknown layout, or a model with other branches or without values.
-        RefusedFileError: Naming all tensors that are missing, unexpected, of another shape or type,
-            or have values that weights cannot have; nothing is loaded then.
+        RefusedFileError: On tensors that are missing, unexpected, of another shape or type, or with
+            invalid values; the message names all of them, and nothing is loaded.
 
     Examples:
         >>> from robustnorm import convert
@@ -71,14 +72,14 @@ def load_released(
     known = branches_of(model)
     if known and known != tuple(branches):
         raise ValueError(
-            f"the model has the branches {known}, the state is said to hold {tuple(branches)}; "
+            f"the model has the branches {known}, but the state's are called {tuple(branches)}; "
             "give the model's names in the state's order with branches=, clean images first"
         )
     source = f"the state, read as '{layout}',"
     try:
         loaded: dict[str, Tensor] = loader(state)
     except (RuntimeError, IndexError) as error:  # from torch, on unexpected shapes
-        raise RefusedFileError(f"{source} has tensors that do not go together ({error})") from error
+        raise RefusedFileError(f"{source} has tensors of incompatible shapes ({error})") from error
     loaded = match_names(loaded, model.state_dict())
     check_weights(loaded, model, source)
     model.load_state_dict(loaded)
@@ -165,21 +166,24 @@ def sandwich_release(state: State) -> dict[str, Tensor]:
         VITA-Group/Sandwich-Batch-Normalization, Adv/models; arXiv:2102.11382.
     """
     stacked = _stack(state, r"(?P<layer>.+)\.bn_list\.(?P<set>\d+)\.(?P<tensor>\w+)", int)
-    read = dict[str, Tensor]()
+    converted = dict[str, Tensor]()
     for name, value in stacked.items():
         layer, _, tensor = name.rpartition(".")
         if layer.endswith(".embed"):
             scale, shift = value.chunk(2, dim=1)
             prefix = layer.removesuffix("embed")
-            read |= {f"{prefix}weight": scale[:-1], f"{prefix}bias": shift[:-1]}
-            read |= {f"{prefix}shared_weight": scale[-1], f"{prefix}shared_bias": shift[-1]}
+            converted |= {f"{prefix}weight": scale[:-1], f"{prefix}bias": shift[:-1]}
+            converted |= {
+                f"{prefix}shared_weight": scale[-1],
+                f"{prefix}shared_bias": shift[-1],
+            }
         elif layer == "normal":
-            read[f"normalize.{tensor}"] = value.view(-1, 1, 1)
+            converted[f"normalize.{tensor}"] = value.view(-1, 1, 1)
         elif layer == "linear":
-            read[f"fc.{tensor}"] = value
+            converted[f"fc.{tensor}"] = value
         else:
-            read[name.replace(".shortcut.0.", ".downsample.")] = value
-    return read
+            converted[name.replace(".shortcut.0.", ".downsample.")] = value
+    return converted
 
 
 def _stack(state: State, pattern: str, row: Callable[[str], int]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Bringing the names of foreign weights to those of a network."""
+"""Renaming the weights of other code to the names of a network."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from robustnorm.models.building import normalizations
 
 _OURS = ("normalize.mean", "normalize.std")
 _COUNT = "num_batches_tracked"
-# What other code stores beside the weights: torch's AveragedModel, thop's counts of operations, and
-# the block of TRADES' WideResNet that its forward never uses.
-_NO_WEIGHTS = re.compile(r"(.*\.)?(n_averaged|total_ops|total_params|sub_block1\..*)")
+# Entries that are not weights: the count of torch's AveragedModel, thop's operation counts, and
+# the block of TRADES's WideResNet that its forward never uses.
+_NOT_WEIGHTS = re.compile(r"(.*\.)?(n_averaged|total_ops|total_params|sub_block1\..*)")
 
 
 def match_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns foreign weights under a network's names, from which a prefix may set them apart.
+    """Returns the weights of other code under a network's names, which may lack a prefix.
 
     The prefix, such as ``module.``, ``model.`` or ``_orig_mod.module.``, is the one under which
-    most names are the network's. An input's mean and deviation take the network's names for them
-    (``normalize.mean`` and ``normalize.std`` in ours), wherever they stand. Second copies of a
-    tensor and what is no weight, such as torch's ``n_averaged``, are left out; anything else keeps
-    its name, so that it is found not to fit. Counts of batches, which old files lack, become 0.
+    most names are the network's. The mean and standard deviation of the input get the network's
+    names for them (``normalize.mean`` and ``normalize.std`` in ours), wherever they are. Second
+    copies of a tensor, and entries that are not weights, such as torch's ``n_averaged``, are
+    dropped; anything else keeps its name, so that it is reported as not fitting. Batch counts,
+    which old files lack, become 0.
 
     Args:
         state: Tensors by name.
@@ -43,7 +44,7 @@ def match_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> di
         short = name.removeprefix(prefix)
         if name.startswith(prefix) and short in wanted:
             found[short] = value
-        elif not _NO_WEIGHTS.fullmatch(name):
+        elif not _NOT_WEIGHTS.fullmatch(name):
             rest[name] = value
     ours = next(iter(normalizations(wanted)), _OURS)
     for theirs in normalizations(rest):
@@ -64,7 +65,7 @@ def match_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> di
 
 
 def normalization_of(state: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """Returns the mean and deviation per channel that a state holds, {} without any.
+    """Returns the mean and standard deviation per channel that a state holds, {} without any.
 
     Examples:
         >>> normalization_of({"0.mu": torch.tensor([0.5]), "0.sigma": torch.ones(1, 1, 1)})
@@ -78,7 +79,7 @@ def normalization_of(state: Mapping[str, Tensor]) -> dict[str, list[float]]:
 def classes_of(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], classes: int
 ) -> int | None:
-    """Returns the number of classes of matched weights that differ from a network in it alone.
+    """Returns the number of classes of weights that differ from a network in nothing else.
 
     Args:
         state: Tensors under the network's names.
@@ -86,7 +87,7 @@ def classes_of(
         classes: Number of classes of the network.
 
     Returns:
-        None where nothing differs, or more than that.
+        None if nothing differs, or anything else does.
 
     Examples:
         >>> state = {"conv": torch.zeros(3, 1), "fc": torch.zeros(10, 4)}
@@ -103,7 +104,7 @@ def classes_of(
 
 
 def _prefix(state: Iterable[str], wanted: Mapping[str, Tensor]) -> str:
-    """Returns the prefix under which most names are the network's, the shortest of several."""
+    """Returns the prefix under which most names are the network's, the shortest if several are."""
     prefixes = Counter(
         name.removesuffix(end) for name in state for end in _ends(name) if end in wanted
     )
@@ -111,7 +112,7 @@ def _prefix(state: Iterable[str], wanted: Mapping[str, Tensor]) -> str:
 
 
 def _ends(name: str) -> list[str]:
-    """Returns the name, and what remains of it after each point.
+    """Returns the name, and what follows each dot in it.
 
     Examples:
         >>> _ends("module.fc.bias")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustnorm.system.tensor_hash import bytes_of, hash_tensors
 
-# Images that are hashed at a time: those on disk are decoded for it.
+# Images hashed at a time, since those on disk must be decoded.
 _AT_ONCE = 1000
 
 
@@ -22,7 +22,7 @@ def digest_of_network(model: nn.Module) -> str:
 def digest_of_images(images: Tensor, labels: Tensor) -> str:
     """Returns a SHA-256 of images and their labels.
 
-    Images of 8 bits have the same whether they are given as uint8 or as value / 255.
+    8-bit images have the same hash as uint8 and as value / 255.
 
     Args:
         images: (N, C, H, W), uint8 or floating point in [0, 1].
@@ -41,7 +41,7 @@ def digest_of_images(images: Tensor, labels: Tensor) -> str:
 
 
 def _to_8_bits(images: Tensor) -> Tensor:
-    """Returns images as uint8 if that loses nothing, else as they are."""
+    """Returns images as uint8 if that loses nothing, or else unchanged."""
     if not images.is_floating_point():
         return images
     rounded = (images * 255).round().to(torch.uint8)

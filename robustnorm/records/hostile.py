@@ -1,4 +1,4 @@
-"""What a record from elsewhere may not hold, before anything is made of it."""
+"""Checks the content of a record, which may come from an untrusted source, before it is used."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _EXAMPLE = {
     **dict.fromkeys(("image_id", "clean_prediction", "adv_prediction"), count),
     **dict.fromkeys(("answer", "image", "adv_image"), str),
 }
-# A record as plain values; entries that only older or only newer ones have are optional.
+# A record as plain values; entries that only older or newer versions write are optional.
 SHAPE = {
     "schema": int,
     **dict.fromkeys(("name", "norm", "config_hash", "protocol_hash", "device", "labels"), str),
@@ -89,16 +89,17 @@ SHAPE = {
 
 
 def check_content(content: dict[str, Any]) -> None:
-    """Raises a ValueError unless a record's plain values are of types and in ranges that it has."""
+    """Raises a ValueError unless a record's plain values have valid types and ranges."""
     check_text(content)
     check_shape(content, SHAPE)
     if not any(verdict["attack"] == "none" for verdict in content["verdicts"]):
         raise ValueError("it has no verdicts on clean images")
-    odd = {check["verdict"] for check in content["checks"]} - {"reliable", "warn", "unreliable"}
-    if odd:
-        raise ValueError(f"a check cannot be '{min(odd)}'")
+    unknown = {each["verdict"] for each in content["checks"]}
+    unknown -= {"reliable", "warn", "unreliable"}
+    if unknown:
+        raise ValueError(f"a check cannot be '{min(unknown)}'")
     if any(point["correct"] > point["n"] or not point["n"] for point in content["curve"]):
-        raise ValueError("a point of the curve has more correct images than it has images")
+        raise ValueError("a point of the curve has no images, or more correct ones than images")
     if "given" not in content["checkpoint"]:
         check_shape(content["config"], {"network": str, "width": count, "*": object})
         if "imported" not in content["checkpoint"]:
@@ -107,7 +108,7 @@ def check_content(content: dict[str, Any]) -> None:
 
 
 def check_indices(content: dict[str, Any]) -> None:
-    """Raises a ValueError unless labels, ids and predictions are those of images and classes."""
+    """Raises a ValueError unless labels, ids and predictions are within the images and classes."""
     ids, classes = content["image_ids"], content["dataset"]["classes"]
     test_images = content["dataset"]["test_images"]
     predictions = [
@@ -116,15 +117,15 @@ def check_indices(content: dict[str, Any]) -> None:
         for name in ("clean_prediction", "adv_prediction")
     ]
     if not ids or len(set(ids)) < len(ids) or max(ids) >= test_images:
-        raise ValueError(f"its images must be different ones of {test_images:,}, and one or more")
+        raise ValueError(f"its images must be one or more different ones of {test_images:,}")
     if max([*content["labels"], *predictions]) >= len(classes):
-        raise ValueError(f"it has a label that its {len(classes)} classes lack")
+        raise ValueError(f"it has a label outside its {len(classes)} classes")
     if not {entry["image_id"] for entry in content["examples"]} <= set(ids):
-        raise ValueError("it has an example that is none of its images")
+        raise ValueError("it has an example that is not among its images")
 
 
 def check_text(value: Any) -> None:
-    """Raises a ValueError on a text, at any depth, that a terminal would obey."""
+    """Raises a ValueError on text with control characters, at any depth."""
     if isinstance(value, str) and for_terminal(value) != value:
         raise ValueError(f"it holds a control character, in '{for_terminal(value)[:80]}'")
     for entry in value.values() if isinstance(value, dict) else ():

@@ -29,7 +29,7 @@ class KeptChunk(NamedTuple):
 
     Args:
         image_ids: Indices in the test set, int64 (N,).
-        images: Images by verdict of an attack on the branch that scores, float32 (N, C, H, W).
+        images: Images by the verdict on the attacked branch itself, float32 (N, C, H, W).
     """
 
     image_ids: NDArray[np.int64]
@@ -53,7 +53,7 @@ def write_chunk(path: Path, image_ids: Tensor, adv_images: dict[Key, Tensor]) ->
 
 
 def is_kept(path: Path, sha256: str) -> bool:
-    """Returns whether a chunk's file is there as it was written; names it in a warning if not."""
+    """Returns whether a chunk's file is intact; warns if not."""
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
         return True
     log.warning("%s is damaged or missing; its images are attacked again", path)
@@ -61,7 +61,7 @@ def is_kept(path: Path, sha256: str) -> bool:
 
 
 def read_chunk(path: Path, sha256: str) -> KeptChunk:
-    """Reads the images of a chunk's file of that hash.
+    """Reads the images in a chunk's file that must have a given hash.
 
     Raises:
         RecordError: When the file is missing or has another hash.
@@ -73,7 +73,7 @@ def read_chunk(path: Path, sha256: str) -> KeptChunk:
         tensors = numpy.load(data)
         image_ids = tensors.pop(_IDS)
         found = {Key(*parse_json(name)): images for name, images in tensors.items()}
-        _check(image_ids, found)
+        _check_arrays(image_ids, found)
         return KeptChunk(image_ids, found)
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, RecordError):
@@ -81,12 +81,12 @@ def read_chunk(path: Path, sha256: str) -> KeptChunk:
         raise RecordError(f"{path} cannot be read ({error}); evaluate again") from error
 
 
-def _check(image_ids: NDArray[Any], images: dict[Key, NDArray[Any]]) -> None:
-    """Raises a ValueError unless the arrays are what ``KeptChunk`` says."""
+def _check_arrays(image_ids: NDArray[Any], images: dict[Key, NDArray[Any]]) -> None:
+    """Raises a ValueError unless the arrays are as ``KeptChunk`` describes them."""
     if image_ids.dtype != np.int64 or image_ids.ndim != 1 or not len(image_ids):
         raise ValueError("it has no list of images")
     if any(image_ids < 0) or len(set(image_ids.tolist())) < len(image_ids):
-        raise ValueError("its list of images names one twice, or none")
+        raise ValueError("its list of images has a duplicate or a negative entry")
     for key, found in images.items():
         check_shape(list(key), [str], "key")
         if found.dtype != np.float32 or found.ndim != 4 or len(found) != len(image_ids):

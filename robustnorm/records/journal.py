@@ -1,4 +1,4 @@
-"""Finished parts of an evaluation, saved in a file so that a killed evaluation can continue."""
+"""Finished chunks of an evaluation, saved in a file so that a killed evaluation can continue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustnorm.attacks.passes import Passes
-from robustnorm.records.bits import Bits, pack, unpack
+from robustnorm.records.bits import Bits, pack_bits, unpack_bits
 from robustnorm.records.record import RecordError
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import disk_errors
@@ -23,7 +23,7 @@ log = logging.getLogger("robustnorm")
 
 
 def _verdict(entry: Any) -> None:
-    """The shape of a verdict: its key, bits of correctness and agreement, passes."""
+    """Checks for a verdict: its key, bits of correctness and agreement, and passes."""
     key, correct, agrees, *passes = entry
     check_shape([key, [correct, agrees], passes], [list])
     check_shape([*key, correct, agrees], [str])
@@ -51,8 +51,8 @@ class Key(NamedTuple):
     score_branch: str
 
 
-class Part(NamedTuple):
-    """Verdicts on some images: correctness and the copy's agreement, bool (n,), and passes."""
+class ChunkVerdict(NamedTuple):
+    """A verdict on a chunk of images: correctness and the copy's agreement, (n,), and passes."""
 
     correct: Bits
     agrees: Bits
@@ -60,22 +60,22 @@ class Part(NamedTuple):
 
 
 class Journal:
-    """Verdicts of finished parts, one per line; without a path they are only in memory.
+    """Verdicts on finished chunks, one chunk per line; without a path only in memory.
 
     Attributes:
-        parts: Verdicts by number of the part.
-        images: sha256 of the file of kept images by number of the part, "" without one.
-        seconds: Time spent on those parts.
-        devices: Names of the devices of those parts.
+        chunks: Verdicts by number of the chunk.
+        images: sha256 of the file of kept images by number of the chunk, "" without one.
+        seconds: Time spent on those chunks.
+        devices: Names of the devices that computed those chunks.
 
     Args:
         path: The file; deleted, with a warning, if it has another fingerprint.
-        fingerprint: Identifies everything that was asked for.
+        fingerprint: Identifies everything that was requested.
         by: Versions and device, from ``made_by``, on which the last bits of verdicts depend.
-        required: Names in ``by`` that must be the same as before; all by default.
+        required: Names in ``by`` whose values must be the same as before; all by default.
 
     Raises:
-        UsageError: When the parts in the file were made by other versions or on another device.
+        UsageError: When the chunks in the file come from other versions or another device.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class Journal:
         self._by = dict(by or {})
         self.devices = set[str]()
         compared = {name: self._by[name] for name in (self._by if required is None else required)}
-        self.parts: dict[int, dict[Key, Part]] = {}
+        self.chunks: dict[int, dict[Key, ChunkVerdict]] = {}
         self.images: dict[int, str] = {}
         self.seconds = 0.0
-        spent = dict[int, float]()  # of a line that is there twice, once
+        spent = dict[int, float]()  # by chunk, so that a repeated line counts once
         damaged = 0
         for line in path.read_bytes().splitlines() if path is not None and path.exists() else []:
             if not line.strip():
@@ -103,12 +103,14 @@ class Journal:
                 check_shape(entry, _LINE)
                 size = entry["size"]
                 verdicts = {
-                    Key(*key): Part(unpack(correct, size), unpack(agrees, size), Passes(*passes))
+                    Key(*key): ChunkVerdict(
+                        unpack_bits(correct, size), unpack_bits(agrees, size), Passes(*passes)
+                    )
                     for key, correct, agrees, *passes in entry["verdicts"]
                 }
                 if not size or not verdicts:
                     raise ValueError("it has no verdicts")
-                # Only now, since nothing of a damaged line counts.
+                # Assigned last, so that nothing of a damaged line counts.
                 written, number, seconds = entry["fingerprint"], entry["part"], entry["seconds"]
                 by = dict(entry["by"])
             except (ValueError, KeyError, TypeError):  # incomplete after a kill, or damaged
@@ -116,19 +118,19 @@ class Journal:
                 continue
             assert path is not None
             if written != fingerprint:
-                log.warning("%s is of another evaluation, and is begun anew", path)
+                log.warning("%s belongs to another evaluation and is started again", path)
                 path.unlink()
-                self.parts.clear()
+                self.chunks.clear()
                 self.images.clear()
                 self.devices.clear()
                 return
-            if odd := differences(by, compared):
+            if found := differences(by, compared):
                 raise UsageError(
-                    f"{path} was begun by others ({odd}), so that verdicts may differ in the last "
-                    "bits; continue with those, or remove it to begin anew"
+                    f"{path} was begun with others ({found}), so verdicts may differ in the last "
+                    "bits; continue with those, or remove it to start again"
                 )
             self.devices.update(name for key, name in by.items() if key == "device")
-            self.parts[number] = verdicts
+            self.chunks[number] = verdicts
             self.images[number] = entry.get("images", "")
             spent[number] = seconds
         self.seconds = sum(spent.values())
@@ -139,31 +141,31 @@ class Journal:
             )  # fmt: skip
 
     def forget_others(self, sizes: Sequence[int]) -> None:
-        """Forgets parts that are not among those of ``sizes`` images, in their order."""
-        for number, verdicts in list(self.parts.items()):
-            found = {len(part.correct) for part in verdicts.values()}
+        """Forgets chunks that do not have the expected ``sizes``, in images by number."""
+        for number, verdicts in list(self.chunks.items()):
+            found = {len(verdict.correct) for verdict in verdicts.values()}
             if number >= len(sizes) or found != {sizes[number]}:
-                del self.parts[number], self.images[number]
+                del self.chunks[number], self.images[number]
 
-    def collected(self, most: int) -> list[dict[Key, Part]]:
-        """Returns the first ``most`` parts.
+    def collected(self, most: int) -> list[dict[Key, ChunkVerdict]]:
+        """Returns the first ``most`` chunks.
 
         Raises:
             RecordError: When they are not verdicts of the same attacks.
         """
-        found = [self.parts[number] for number in range(most)]
-        if any(part.keys() != found[0].keys() for part in found):
+        found = [self.chunks[number] for number in range(most)]
+        if any(chunk.keys() != found[0].keys() for chunk in found):
             raise RecordError(f"{self._path} holds verdicts of several evaluations; remove it")
         return found
 
     def add(
-        self, number: int, verdicts: dict[Key, Part], seconds: float = 0.0, images: str = ""
+        self, number: int, verdicts: dict[Key, ChunkVerdict], seconds: float = 0.0, images: str = ""
     ) -> None:
-        """Saves the verdicts of a part that took ``seconds``; on disk when this returns.
+        """Saves the verdicts on a chunk that took ``seconds``; they are on disk on return.
 
         ``images`` is the sha256 of the file of its kept images.
         """
-        self.parts[number] = verdicts
+        self.chunks[number] = verdicts
         self.images[number] = images
         self.seconds += seconds
         if self._path is None:
@@ -176,7 +178,8 @@ class Journal:
             "images": images,
             "size": len(next(iter(verdicts.values())).correct),
             "verdicts": [
-                [key, pack(p.correct), pack(p.agrees), *p.passes] for key, p in verdicts.items()
+                [key, pack_bits(v.correct), pack_bits(v.agrees), *v.passes]
+                for key, v in verdicts.items()
             ],
         }
         # Starts a new line, in case a kill left an incomplete one.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from robustnorm.models.serving import RULES
-from robustnorm.records.bits import Bits, encode, pack, unpack
+from robustnorm.records.bits import Bits, encode, pack_bits, unpack_bits
 from robustnorm.records.hostile import check_content, check_indices
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
@@ -22,12 +22,12 @@ from robustnorm.system.untrusted import parse_json
 _SCHEMA = 2
 # The branch of a network without branches.
 SINGLE = "single"
-# Prefix of the name of an attack whose images were made against another run.
+# Prefix of the name of an "attack" with images that were made against another run.
 TRANSFER = "transfer:"
 
 
 class RecordError(RefusedFileError):
-    """A result record cannot be read; the message names the file and what to do."""
+    """A result record cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Verdict:
 
     Args:
         attack: "none", "pgd-k" for k steps, another name of an attack, or "transfer:" and the
-            folder of the run whose images these are.
-        rule: "final", the image that the attack returned, or "any", no image or iterate was
-            misclassified.
+            folder of the run against which the images were made.
+        rule: "final": the image that the attack returned is correct; or "any": it, the clean image
+            and all iterates are.
         attack_branch: The attacked branch; ``SINGLE`` in a network without branches. For a transfer
             it is a branch of the other network.
         score_branch: The branch that gave the verdict.
         correct: bool (n,), in the order of the record's image ids.
         disagreements: Number of images on which the attack's copy of the network disagreed.
-        searched: "copy", or "network" when no copy computes the same as the network, which was then
-            attacked itself, or "nothing" when the network has no gradient to follow.
+        searched: Where gradients came from: "copy", a fast copy; "network", if no copy computes the
+            same as the network; "nothing", if the network has no gradient.
         forward: Forward passes of the attack, in images; see ``robustnorm.attacks.passes``. 0
-            without an attack, and in records from before passes were counted.
+            without an attack, and in records of versions that did not count passes.
         backward: Backward passes of the attack, in images.
     """
 
@@ -136,22 +136,22 @@ class Record:
         seed: Seed of the training run.
         adversarial: False for a control trained on clean images.
         checkpoint: tag, epoch, epochs (planned) and sha256. For weights trained by other code also
-            "imported", their file's name, sha256 and layout; for a network that ``evaluate`` was
-            given in Python "given", its class. Both epochs are then 0; of the config only the
-            network's settings apply, of a network given in Python none. For the network of other
-            code "network_source": version of timm, or the module's file and sha256.
+            "imported", their file's name, sha256 and layout; for a network that was given to
+            ``evaluate`` in Python "given", its class. Both epochs are then 0, and only the config's
+            settings of the network apply, or none. For a network from other code also
+            "network_source": the version of timm, or the module's file and sha256.
         config: The settings that determined the training run.
         config_hash: Fingerprint of those.
         history: One entry per epoch, as ``EpochRecord.to_dict``, up to the last epoch of the run.
-        dataset: name, sha256, classes, train_images, test_images; of a network given in Python also
-            "images", the hash of those evaluated.
+        dataset: name, sha256, classes, train_images and test_images; for a network given in Python
+            also "images", the hash of those evaluated.
         image_ids: Indices of the evaluated images in the test set.
         labels: Their classes, as indices into ``dataset["classes"]``.
         protocol: The evaluation's settings.
         protocol_hash: Fingerprint of those.
         verdicts: One per attack, rule and pair of branches.
         checks: Checks of the evaluation; empty if not requested.
-        curve: Accuracy over the attack's radius; empty if not requested.
+        curve: Accuracy by radius of the attack; empty if not requested.
         examples: A few images before and after the attack.
         versions: Versions of Python and the relevant packages.
         device: Name of the device.
@@ -268,11 +268,11 @@ class Record:
         everything = self.image_ids == list(range(self.n))
         content["image_ids"] = self.n if everything else self.image_ids
         content["labels"] = encode(np.asarray(self.labels, "<u2").tobytes())
-        for name in _PARTS:
+        for name in _LISTS:
             content[name] = [asdict(entry) for entry in content[name]]
         content["verdicts"] = [
             asdict(verdict)
-            | {"correct": pack(verdict.correct), "count": int(verdict.correct.sum())}
+            | {"correct": pack_bits(verdict.correct), "count": int(verdict.correct.sum())}
             for verdict in self.verdicts
         ]
         content.pop("sealed")
@@ -288,7 +288,7 @@ class Record:
         try:
             content, sealed = unseal(parse_json(text))
             if content.get("schema") != _SCHEMA:
-                raise RecordError(f"it is of another schema than {_SCHEMA}")
+                raise RecordError(f"its schema is not {_SCHEMA}")
             check_content(content)
             del content["schema"]
             content["sealed"] = sealed
@@ -300,13 +300,13 @@ class Record:
                 raise RecordError(f"it has {len(labels)} labels for {n} images")
             content["image_ids"] = list(range(n)) if isinstance(ids, int) else ids
             check_indices(content)
-            for name, part in _PARTS.items():
-                content[name] = [part(**entry) for entry in content[name]]
+            for name, kind in _LISTS.items():
+                content[name] = [kind(**entry) for entry in content[name]]
             verdicts = []
             for entry in content["verdicts"]:
-                correct = unpack(entry.pop("correct"), n)
+                correct = unpack_bits(entry.pop("correct"), n)
                 if entry.pop("count") != correct.sum():
-                    raise RecordError("a verdict's bits do not give its count")
+                    raise RecordError("a verdict's bits do not match its count")
                 verdicts.append(Verdict(**entry, correct=correct))
             return cls(**content | {"verdicts": verdicts})
         except RecordError:
@@ -324,7 +324,7 @@ class Record:
 
         Raises:
             UsageError: When there is no such file.
-            RecordError: When it is not a record; names the file and what to do.
+            RecordError: When it is not a record.
         """
         try:
             return cls.from_json(path.read_text())
@@ -337,7 +337,7 @@ class Record:
 
 
 # Fields of a record that are lists of plain values.
-_PARTS: dict[str, type[Any]] = {"checks": Check, "curve": CurvePoint, "examples": Example}
+_LISTS: dict[str, type[Any]] = {"checks": Check, "curve": CurvePoint, "examples": Example}
 
 
 def fingerprint(content: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Re-checks a record against checkpoint, data and kept images, without the attacks' code."""
+"""Re-checks a record against its checkpoint, data and kept images, without the attacks' code."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from robustnorm.records.record import TRANSFER, Record, RecordError, Verdict
 
 Array = NDArray[Any]
 
-# Excess over the radius from float32 rounding: half a unit in the last place near 1 is 3e-8 per
-# value, for l2 summed over thousands of values.
+# Accepted excess over the radius from float32 rounding: half a unit in the last place near 1 is
+# 3e-8 per value, and l2 adds up thousands of values.
 _EXCESS = {"linf": 1e-6, "l2": 1e-5}
-# Relative to the range of an image's logits: the order of two closer classes may depend on the
-# order of a sum, on another device or in another batch.
+# Logits that differ by less, relative to the range of an image's logits, may change their order on
+# another device or in another batch.
 _TIE = 1e-4
-# An honest network has a tie in a few thousand predictions; one whose logits all lie within
-# rounding, since a constant was added to them, would agree with any verdict.
+# An honest network has one tie in a few thousand predictions. One with a huge constant added to its
+# logits has only ties, and would agree with any verdict.
 _MOST_TIES = 0.01
 _BATCH = 100
 # Number of failures that are described.
@@ -70,9 +70,9 @@ class Verification:
         self.failed += int((~hold).sum()) - named
 
     def add_predictions(self, agrees: Bits, tied: Bits, image_ids: Array, what: str) -> None:
-        """Counts one check per image, (n,); disagreement counts unless it is a tie, a rare one."""
+        """Counts one check per image, (n,); disagreements on ties pass if these are rare."""
         if tied.sum() > max(1, _MOST_TIES * len(tied)):
-            self.add(False, f"{what}: {int(tied.sum())} of {len(tied)} disagree by rounding alone")
+            self.add(False, f"{what}: {int(tied.sum())} of {len(tied)} disagree only by rounding")
         self.add_images(agrees | tied, image_ids, what)
 
 
@@ -89,9 +89,9 @@ def verify(
     """Re-checks every verdict on clean images and on kept adversarial images.
 
     Ball and range are checked in float64 from the files; predictions are those of the given
-    network. The ball is that of the attacked branch. Predictions are not compared when two classes
-    differ by rounding. Verdicts of transferred images are not checked: those images belong to the
-    record of their run.
+    network. The ball is that of the attacked branch. Predictions are not compared when the logits
+    of two classes differ only by rounding. Verdicts on transferred images are not checked, since
+    those images belong to the record of their own run.
 
     Args:
         record: The record.
@@ -102,14 +102,14 @@ def verify(
         progress: Text of a progress bar; none by default.
 
     Returns:
-        One result per subject. With another checkpoint or other data nothing else is checked.
+        One result per subject; only the first if the checkpoint or the data are others.
     """
     origin = Verification("checkpoint and data")
     origin.add(checkpoint_sha256 == record.checkpoint["sha256"], "it is another checkpoint")
     origin.add(dataset.sha256 == record.dataset["sha256"], "these are other data")
     if origin.failed:
         return [origin]
-    test = dataset.test.take(torch.as_tensor(record.image_ids))  # which may stay on disk
+    test = dataset.test.take(torch.as_tensor(record.image_ids))  # may stay on disk
     found = check_verdicts(record, model, test.images, test.labels, folder, progress=progress)
     return [origin, *found]
 
@@ -124,7 +124,7 @@ def check_verdicts(
     *,
     progress: str | None = None,
 ) -> list[Verification]:
-    """Re-checks labels and verdicts of a record whose network and images are known to be these.
+    """Re-checks labels and verdicts of a record, given its network and images.
 
     Args:
         record: The record.
@@ -231,9 +231,9 @@ def _distance(adv_images: Array, originals: Array, threat_model: str) -> Array:
 
 
 def _scores(model: nn.Module, record: Record) -> dict[str, nn.Module]:
-    own = {name: Asked(bind(model, name)) for name in record.branches}
+    branches = {name: Asked(bind(model, name)) for name in record.branches}
     rules = [name for name in record.answers if name in RULES]
-    return own | {rule: Served(list(own.values()), rule) for rule in rules}
+    return branches | {rule: Served(list(branches.values()), rule) for rule in rules}
 
 
 def _pixels(images: Tensor) -> Tensor:
@@ -241,16 +241,15 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _agrees(score: nn.Module, images: Tensor, labels: Array, correct: Bits) -> tuple[Bits, Bits]:
-    """Returns for each image whether its prediction agrees with the verdict, and which only tie."""
+    """Returns whether each image's prediction agrees with the verdict, and whether it only ties."""
     device = next(score.parameters()).device
     logits = torch.cat(
-        [score(part.to(device)).cpu() for part in torch.split(images, _BATCH)]
+        [score(batch.to(device)).cpu() for batch in torch.split(images, _BATCH)]
     ).double()
     z = logits.numpy()
-    own = np.take_along_axis(z, labels[:, None], 1)[:, 0]
+    of_label = np.take_along_axis(z, labels[:, None], 1)[:, 0]
     others = z.copy()
     np.put_along_axis(others, labels[:, None], -np.inf, 1)
-    lead = own - others.max(1)
-    tie = np.abs(lead) <= _TIE * np.ptp(z, axis=1)
+    tie = np.abs(of_label - others.max(1)) <= _TIE * np.ptp(z, axis=1)
     agrees: Bits = (z.argmax(1) == labels) == correct
     return agrees, ~agrees & tie

@@ -33,7 +33,7 @@ _MOMENTUM = "momentum."  # SGD's buffers; followed by the parameter's name
 _OPTIMIZER = "optimizer."  # other optimizers' state; followed by its name and the parameter's
 _RANDOM = "random."
 # What every manifest holds.
-_FILE = {
+_SHAPE = {
     **{"format": int, "file": str, "sha256": str, "bytes": count},
     **{"config": object, "dataset": object, "*": object},
 }
@@ -42,14 +42,14 @@ log = logging.getLogger("robustnorm")
 
 
 class CheckpointError(RefusedFileError):
-    """A checkpoint is missing, damaged, or for another network; the message says what to do."""
+    """A checkpoint is missing, damaged, or of another network."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: ``tensors`` by name, mapped from their file, ``manifest``, ``sha256``.
+    """A loaded checkpoint: ``tensors`` by name, ``manifest`` and the tensors' ``sha256``.
 
-    The tensors stay valid even if continued training replaces the file.
+    The tensors are mapped from their file, and stay valid even if continued training replaces it.
     """
 
     tensors: dict[str, Tensor]
@@ -75,7 +75,7 @@ def save_checkpoint(
         tag: ``"last"``, ``"best"`` or ``"epoch"`` and a number.
         model: Its state_dict is saved.
         manifest: JSON values.
-        optimizer: Saves its state and the global random states, so that the run can continue.
+        optimizer: Its state is saved, with the global random states, so that the run can continue.
 
     Raises:
         DiskError: When the disk is full or read-only; earlier checkpoints are left intact.
@@ -91,7 +91,7 @@ def save_checkpoint(
     write_atomically(folder / file, data)
     content = {"format": _FORMAT, "file": file, "sha256": digest, "bytes": len(data)} | manifest
     path, *former = _manifests(folder, tag)
-    if former and _is_whole(path):
+    if former and _is_intact(path):
         write_atomically(former[0], path.read_bytes())
     write_atomically(path, manifest_bytes(content))
     named = {file, *(_named_file(each) for each in former)}
@@ -129,20 +129,20 @@ def read_history(folder: Path) -> list[dict[str, Any]] | None:
 def check_fits(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Raises a CheckpointError unless the weights fit ``model``, possibly on the meta device."""
     try:
-        check_weights(_part(checkpoint.tensors, _MODEL), model, "the checkpoint")
+        check_weights(_with_prefix(checkpoint.tensors, _MODEL), model, "the checkpoint")
     except RefusedFileError as error:
         raise CheckpointError(str(error)) from error
 
 
 def check_built(checkpoint: Checkpoint, build: Callable[[], nn.Module]) -> None:
-    """Raises a CheckpointError unless the weights fit what ``build`` makes; allocates nothing."""
+    """Raises a CheckpointError unless the weights fit what ``build`` returns; allocates nothing."""
     try:
         with torch.device("meta"):
             model = build()
     except UserError:
         raise
     except ValueError as error:
-        raise CheckpointError(f"the checkpoint is of no network known here ({error})") from error
+        raise CheckpointError(f"the checkpoint's network is unknown here ({error})") from error
     check_fits(checkpoint, model)
 
 
@@ -154,16 +154,16 @@ def restore(
     With an optimizer the run continues, so the global random states are set, too.
 
     Raises:
-        CheckpointError: When the weights do not fit the model, of which nothing is copied then, or
-            the state of its training cannot be restored.
+        CheckpointError: When the weights do not fit the model, which is then unchanged, or the
+            training state cannot be restored.
     """
     check_fits(checkpoint, model)
-    model.load_state_dict(_part(checkpoint.tensors, _MODEL))
+    model.load_state_dict(_with_prefix(checkpoint.tensors, _MODEL))
     if optimizer is None:
         return
     try:
         _restore_training(checkpoint, model, optimizer)
-    # From torch, numpy and random, on a state that is well hashed but none that they gave.
+    # From torch, numpy and random, on a state with the right hash that they did not write.
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         if is_out_of_memory(error):
             raise
@@ -177,8 +177,8 @@ def _restore_training(
     checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
     """Copies the optimizer's state and sets the global random states."""
-    momentum = _part(checkpoint.tensors, _MOMENTUM)
-    others = _part(checkpoint.tensors, _OPTIMIZER)
+    momentum = _with_prefix(checkpoint.tensors, _MOMENTUM)
+    others = _with_prefix(checkpoint.tensors, _OPTIMIZER)
     for name, parameter in model.named_parameters():
         kept = {"momentum_buffer": momentum[name]} if name in momentum else {}
         for key, value in others.items():
@@ -188,7 +188,7 @@ def _restore_training(
         for what, value in kept.items():  # a step count is a scalar and stays on the CPU
             like = torch.empty_like(parameter if value.dim() else value)
             optimizer.state[parameter][what] = like.copy_(value)
-    set_random_states(_part(checkpoint.tensors, _RANDOM), _device(model))
+    set_random_states(_with_prefix(checkpoint.tensors, _RANDOM), _device(model))
 
 
 def _manifests(folder: Path, tag: str) -> list[Path]:
@@ -199,7 +199,7 @@ def _manifests(folder: Path, tag: str) -> list[Path]:
 
 
 def find_checkpoint(folder: Path, tag: str) -> Checkpoint | None:
-    """Returns the checkpoint ``tag`` of a run after checking size and hash; None without one.
+    """Returns the checkpoint ``tag`` of a run after checking its size and hash; None without one.
 
     If "last" is damaged, warns and uses the previous one.
 
@@ -226,7 +226,7 @@ def find_checkpoint(folder: Path, tag: str) -> Checkpoint | None:
     if not paths:
         return None
     raise CheckpointError(
-        f"{'; '.join(damages)}; copy a whole one there"
+        f"{'; '.join(damages)}; copy an intact one there"
         + (", evaluate --checkpoint last" if tag != "last" else "")
         + f", or remove the run in {folder} and train again"
     )
@@ -260,7 +260,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         manifest: dict[str, Any] = parse_json(data)
-        check_shape(manifest, _FILE)
+        check_shape(manifest, _SHAPE)
         complete = True
     except (OSError, ValueError, AttributeError):
         complete = False
@@ -270,15 +270,15 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if manifest["format"] == 1 and digest is None:
         return manifest
     if manifest_bytes(manifest) != data:
-        raise CheckpointError(f"{path} is damaged: its content does not fit its manifest_sha256")
+        raise CheckpointError(f"{path} is damaged: its content does not match its manifest_sha256")
     if manifest["format"] != _FORMAT:
         raise CheckpointError(
-            f"{path} is of format {manifest['format']}, this version reads 1 to {_FORMAT}"
+            f"{path} has format {manifest['format']}, but this version reads 1 to {_FORMAT}"
         )
     return manifest
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     try:
         _check(path)
     except CheckpointError:
@@ -325,7 +325,8 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Returns the tensors whose names begin with a prefix, without it."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()

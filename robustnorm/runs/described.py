@@ -1,4 +1,4 @@
-"""The objects that the settings of a run describe: data and network."""
+"""What the settings of a run describe: its data and its network."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load_data(config: Config) -> Dataset:
 
 
 def describe_dataset(dataset: Dataset, train_images: int) -> dict[str, Any]:
-    """Returns a checkpoint's description of its data, sufficient to build the network."""
+    """Returns the description of its data in a checkpoint, sufficient to build the network."""
     return {
         "name": dataset.name,
         "sha256": dataset.sha256,
@@ -98,6 +98,6 @@ def build_model(config: Config, data: dict[str, Any]) -> nn.Module:
 
 
 def network_source(name: str) -> dict[str, dict[str, str]]:
-    """Returns the entry of a manifest that tells of a built network's code; {} for our own."""
+    """Returns a manifest's entry about the code of a network that was built; {} for our own."""
     source = NETWORKS.source(name)
     return {"network_source": source} if source else {}

@@ -1,4 +1,4 @@
-"""What the manifest of a run's checkpoint holds, checked before anything is made of it."""
+"""Checks the manifest of a run's checkpoint before it is used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from robustnorm.runs.checkpoint import CheckpointError
 from robustnorm.system.shapes import check_shape, count, finite
 
-# What a checkpoint's manifest holds besides its file's hash; weights from elsewhere have no epochs.
+# What a manifest holds besides its file's hash; that of imported weights has an empty history.
 _SHAPE = {
     "epoch": count,
     "config": {"*": object},
@@ -35,15 +35,15 @@ _SHAPE = {
 
 
 def check_manifest(manifest: dict[str, Any], where: str) -> None:
-    """Raises a CheckpointError, which names ``where``, unless a manifest is that of a run."""
+    """Raises a CheckpointError that names ``where`` unless a manifest is that of a run."""
     try:
         check_shape(manifest, _SHAPE)
         data = manifest["dataset"]
         if {len(data[name]) for name in ("mean", "std")} != {data["channels"]}:
-            raise ValueError("mean and deviation must have a number for each channel")
+            raise ValueError("mean and std must have one number per channel")
         if not data["classes"] or not data["channels"]:
             raise ValueError("classes and channels must be one or more")
     except ValueError as error:
         raise CheckpointError(
-            f"{where} is not a run ({error}); remove it, or train again"
+            f"{where} is not a valid run ({error}); remove it, or train again"
         ) from error

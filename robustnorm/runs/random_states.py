@@ -31,7 +31,7 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
-    """Restores the states given; ignores those of a device that is not available here."""
+    """Restores random states; ignores that of a GPU when ``device`` is none."""
     if "python" in states:
         version, numbers, gauss = _from_tensor(states["python"])
         random.setstate((version, tuple(numbers), gauss))

@@ -1,4 +1,4 @@
-"""A run: its checkpoints on disk, with the settings and data that they are of."""
+"""A run: its checkpoints on disk, and the settings and data with which they were made."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from robustnorm.runs.described import build_model, place_model
 from robustnorm.runs.manifest import check_manifest
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
-from robustnorm.settings.groups import Compared, Evaluation, Where
+from robustnorm.settings.groups import Compared, Evaluation, Files
 from robustnorm.system.errors import UsageError
 from robustnorm.system.registry import some
 
@@ -136,8 +136,8 @@ class Run:
         """Returns the trained network in evaluation mode.
 
         Args:
-            device: The network's device and memory format (from its settings); by default the CPU
-                and torch's format.
+            device: Where to move the network, in the memory format of its settings; by default it
+                stays on the CPU in torch's format.
 
         Raises:
             CheckpointError: When the weights do not fit the settings.
@@ -146,7 +146,9 @@ class Run:
             check_built(self.checkpoint, lambda: build_model(self.config, self.dataset))
         except NetworkError as error:  # other code may need values to build its network
             if self.config.network in NETWORKS:
-                raise CheckpointError(f"the checkpoint is of no network ({error})") from error
+                raise CheckpointError(
+                    f"the checkpoint's network cannot be built ({error})"
+                ) from error
         model = build_model(self.config, self.dataset)
         self.check_source()
         restore(self.checkpoint, model)
@@ -155,21 +157,21 @@ class Run:
         return model.eval()
 
     def check_source(self) -> None:
-        """Warns when the network's code, once built, is not that of the run."""
+        """Warns when the code of the network, which was built before, is not that of the run."""
         was, name = self.manifest.get("network_source", {}), self.config.network
         now = NETWORKS.source(name)
         if was and was != now:
             log.warning(
-                "%s: the code of network %s changed since this checkpoint was written (%s then, "
-                "%s now); what it computes may have changed, too",
+                "%s: the code of network %s has changed since this checkpoint was written (%s "
+                "then, %s now); what it computes may have changed, too",
                 *(self.folder, name, in_words(was), in_words(now)),
             )
 
     def check_data(self, dataset: Dataset) -> None:
         """Raises a UsageError when the run was trained on other data.
 
-        Data without training images serve to evaluate any run with the same classes and channels;
-        classes without names are numbered as the run's.
+        Data without training images can evaluate any run with the same classes and channels;
+        classes without names are taken to be numbered like the run's.
         """
         mine = self.dataset
         if not len(dataset.train):
@@ -187,13 +189,13 @@ class Run:
         if mine["sha256"] != dataset.sha256:
             raise UsageError(
                 f"{self.folder} was trained on {mine['name']} (content {mine['sha256'][:12]}), "
-                f"the data given is {dataset.name} ({dataset.sha256[:12]}); give the same data "
-                "with --data, or another --name"
+                f"but the data given are {dataset.name} ({dataset.sha256[:12]}); give the same "
+                "data with --data, or another --name"
             )
 
     def check_settings(self, config: Config) -> None:
         """Raises a UsageError when the run was started with other settings."""
-        differences = config.differences(self.config, names(Where, Evaluation))
+        differences = config.differences(self.config, names(Files, Evaluation))
         if differences:
             raise UsageError(
                 f"{self.folder} holds a run with other settings ({differences}); continue it with "
@@ -209,7 +211,7 @@ def load_model(
     Args:
         folder: The run's folder, such as ``checkpoints/digits/saauxbn-seed0``.
         tag: ``"best"``, ``"last"`` or ``"epoch"`` and a number.
-        network: Its network where that is a function in a module, such as ``mypkg.nets:wrn``, which
+        network: Its network if it is a function in a module, such as ``mypkg.nets:wrn``; the module
             is imported only if its name is given here.
 
     Raises:
@@ -235,12 +237,12 @@ def find_runs(config: Config) -> list[Run]:
 
 
 def misfit(config: Config, run: Run) -> str:
-    """Describes how a run's settings differ from the config's; "" when it fits.
+    """Describes how a run's settings differ from the config's; "" if it fits.
 
     Compared runs may differ in norm and seed; a shortened run fits too and is reported with its
     number of epochs.
     """
-    ignore = names(Where, Evaluation, Compared) | {"epochs", "keep_epochs"}
+    ignore = names(Files, Evaluation, Compared) | {"epochs", "keep_epochs"}
     return config.differences(run.config, ignore)
 
 

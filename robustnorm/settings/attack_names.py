@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from robustnorm.attacks import ATTACKS
 
-# The parts of AutoAttack's standard ensemble, each also available alone.
-_PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
+# The attacks in AutoAttack's standard ensemble, also available individually.
+_ENSEMBLE = ("apgd-ce", "apgd-t", "fab-t", "square")
 _PGD = re.compile(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?(?:-(margin|dlr))?(-targeted)?")
 # Classes that the loss of AutoAttack's targeted attack requires.
 _LEAST_CLASSES = {"autoattack": 4, "apgd-t": 4}
@@ -26,7 +26,7 @@ class EvaluationAttack(NamedTuple):
         function: Its name in ``robustnorm.attacks.ATTACKS``.
         options: Its options besides radius and threat model.
         restarts: Number of random starts of PGD.
-        targeted: Whether PGD aims at each of the likeliest wrong classes in turn.
+        targeted: Whether PGD targets each of the likeliest wrong classes in turn.
         least_classes: Smallest number of classes that it supports.
     """
 
@@ -41,9 +41,9 @@ class EvaluationAttack(NamedTuple):
 def grammar() -> str:
     """Describes the valid names of attacks in a sentence."""
     return (
-        f"An attack is {', '.join(_plain())}; pgd-STEPS or pgd-STEPSxRESTARTS, then -margin or "
-        "-dlr for another loss and -targeted for each of the likeliest wrong classes in turn; "
-        f"{', '.join(_PARTS)}, parts of AutoAttack; or torchattacks:CLASS."
+        f"An attack is {', '.join(_without_options())}; pgd-STEPS or pgd-STEPSxRESTARTS, then "
+        "-margin or -dlr for another loss and -targeted for each of the likeliest wrong classes in "
+        f"turn; {', '.join(_ENSEMBLE)}, attacks of AutoAttack; or torchattacks:CLASS."
     )
 
 
@@ -51,7 +51,7 @@ def parse_attacks(names: Sequence[str]) -> list[EvaluationAttack]:
     """Parses names of attacks and drops duplicates.
 
     Raises:
-        ValueError: On an unknown name, with the valid names and the nearest one.
+        ValueError: On an unknown name; the message lists the valid names and the nearest one.
 
     Examples:
         >>> [attack] = parse_attacks(["pgd-50x5-margin"])
@@ -62,19 +62,19 @@ def parse_attacks(names: Sequence[str]) -> list[EvaluationAttack]:
 
 
 def _parse(name: str) -> EvaluationAttack:
-    if name in _plain():
+    if name in _without_options():
         return EvaluationAttack(name, name, least_classes=_LEAST_CLASSES.get(name, 2))
-    if name in _PARTS:
+    if name in _ENSEMBLE:
         least = _LEAST_CLASSES.get(name, 2)
         return EvaluationAttack(
             name, "autoattack", {"attacks_to_run": (name,)}, least_classes=least
         )
-    library, _, part = name.partition(":")
-    if library == "torchattacks" and part.isidentifier():
-        return EvaluationAttack(name, "torchattack", {"name": part})
+    library, _, class_name = name.partition(":")
+    if library == "torchattacks" and class_name.isidentifier():
+        return EvaluationAttack(name, "torchattack", {"name": class_name})
     match = _PGD.fullmatch(name)
     if match is None:
-        known = [*_plain(), *_PARTS, *_pgd_examples()]
+        known = [*_without_options(), *_ENSEMBLE, *_pgd_examples()]
         nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
         hint = f"; did you mean '{nearest[0]}'?" if nearest else "."
         raise ValueError(f"unknown attack '{name}'{hint} {grammar()}")
@@ -89,7 +89,7 @@ def _parse(name: str) -> EvaluationAttack:
     )
 
 
-def _plain() -> list[str]:
+def _without_options() -> list[str]:
     """Returns the attacks that take no options."""
     return [name for name in ATTACKS if name not in _WITH_OPTIONS]
 

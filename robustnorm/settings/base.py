@@ -24,7 +24,7 @@ class Settings:
         only_in_files: Settings that the command does not offer but a config file may contain, since
             one file serves several commands.
         other_in_files: Settings of the command whose names mean something else in a config file,
-            which does not set them.
+            so that a file does not set them.
     """
 
     only_in_files: ClassVar[frozenset[str]] = frozenset()
@@ -86,7 +86,7 @@ def names(*groups: type[Settings]) -> frozenset[str]:
 
 
 def check_plain(value: Any, name: str) -> None:
-    """Raises a ValueError unless a value consists of what JSON can hold."""
+    """Raises a ValueError unless a value can be written as JSON."""
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         for key, entry in value.items():
             check_plain(entry, f"{name}.{key}")
@@ -95,7 +95,7 @@ def check_plain(value: Any, name: str) -> None:
             check_plain(entry, name)
     elif not (value is None or isinstance(value, (str, bool, int)) or _is_finite(value)):
         raise ValueError(
-            f"{name} must be a number, a text, true, false, null, a list or a mapping, got "
+            f"{name} must be a number, text, true, false, null, a list or a mapping, got "
             f"{shown(value)}"
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from robustnorm.settings.base import names
 from robustnorm.settings.groups import Compared, Evaluation
-from robustnorm.settings.jobs import Places
+from robustnorm.settings.jobs import SharedFiles
 from robustnorm.settings.parsing import read_config
 from robustnorm.settings.plan import PAPER_NORMS, Plan, compared_runs
 from robustnorm.system.names import check_name
@@ -23,8 +23,8 @@ class PlanSettings:
         norms: Norms to train with AdvProp.
         control: Also train bn on clean images only.
         seeds: One run per norm and seed, and for the control; the first seed is finished first.
-        evaluations: Name of the reports' folder to changes of the config's evaluation: checkpoint,
-            test_limit, serving and so on. README shows the first one.
+        evaluations: Changes to the config's evaluation (checkpoint, test_limit, serving, ...) by
+            the name of their folder of reports. README shows the first one.
     """
 
     config: str
@@ -36,15 +36,14 @@ class PlanSettings:
 
 
 @dataclass(frozen=True)
-class CampaignSettings(Places):
+class CampaignSettings(SharedFiles):
     """Plans to carry out in order, with their files and devices.
 
     Args:
         plans: Plans by the name of their folders under ``output`` and ``reports``.
-        budget: Seconds to work; unlimited by default. The same command continues what is
-            unfinished.
-        network: Functions in modules that the plans name as networks; each is imported only where
-            its name is typed here.
+        budget: Seconds to work; unlimited by default. The same command continues unfinished work.
+        network: Functions in modules that the plans name as networks; each is imported only if its
+            name is typed here.
         readme: Markdown file whose first block of results is replaced by the tables of the best
             finished plan; none by default.
 
@@ -66,23 +65,23 @@ class CampaignSettings(Places):
         for name, plan in self.plans.items():
             for word in (name, *plan.evaluations):
                 check_name("the name of a plan or an evaluation", word)
-            for part in ("norms", "seeds", "evaluations"):
-                if not getattr(plan, part):
-                    raise ValueError(f"plan {name} needs {part}, got none")
+            for field_name in ("norms", "seeds", "evaluations"):
+                if not getattr(plan, field_name):
+                    raise ValueError(f"plan {name} needs {field_name}, got none")
             _refuse(name, "settings", names(Compared) & plan.settings.keys())
             for changes in plan.evaluations.values():
                 _refuse(name, "evaluations", changes.keys() - names(Evaluation))
 
 
-def _refuse(plan: str, part: str, fields: set[str] | frozenset[str]) -> None:
+def _refuse(plan: str, section: str, fields: set[str] | frozenset[str]) -> None:
     if fields:
         allowed = (
-            "norms, seeds and control are listed beside them"
-            if part == "settings"
+            "norms, seeds and control are settings of the plan itself"
+            if section == "settings"
             else f"allowed: {', '.join(sorted(names(Evaluation)))}"
         )
         raise ValueError(
-            f"{part} of plan {plan} cannot have {', '.join(sorted(fields))}; {allowed}"
+            f"{section} of plan {plan} cannot have {', '.join(sorted(fields))}; {allowed}"
         )
 
 
@@ -92,15 +91,14 @@ def campaign_plans(campaign: CampaignSettings) -> list[Plan]:
     Raises:
         ValueError: On an unknown config, setting or norm, or one of a wrong type or out of range.
     """
-    where = campaign.places
     plans = []
     for name, plan in campaign.plans.items():
-        changes = plan.settings | where | {"name": name}
+        changes = plan.settings | campaign.places | {"name": name}
         run = read_config(plan.config, changes)
         runs = compared_runs(run, plan.norms, plan.control)
         evaluations = {
-            title: read_config(plan.config, changes | what)
-            for title, what in plan.evaluations.items()
+            title: read_config(plan.config, changes | more)
+            for title, more in plan.evaluations.items()
         }
         for title, evaluation in evaluations.items():
             tag = evaluation.checkpoint

@@ -12,15 +12,15 @@ from robustnorm.settings.groups import (
     Compared,
     Data,
     Evaluation,
+    Files,
     Named,
     Network,
     Training,
-    Where,
 )
 
 
 @dataclass(frozen=True)
-class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named):
+class Config(Files, Evaluation, Attack, Training, Network, Data, Compared, Named):
     """Settings of a training run and its evaluation, described by their groups.
 
     Raises:
@@ -29,7 +29,7 @@ class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.adversarial_branches  # an attack is checked when it is made
+        _ = self.adversarial_branches  # creating an attack checks it
 
     @property
     def adversarial_branches(self) -> dict[str, BranchAttack]:
@@ -40,7 +40,7 @@ class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named
 
     @property
     def attack(self) -> BranchAttack:
-        """The first adversarial branch's attack, used where no adversarial branch is meant."""
+        """The first adversarial branch's attack, also used for what has no branch of its own."""
         return next(iter(self.adversarial_branches.values()))
 
     @property
@@ -61,7 +61,7 @@ class Config(Where, Evaluation, Attack, Training, Network, Data, Compared, Named
 
     @classmethod
     def of(cls, settings: Config) -> Config:
-        """Returns the settings of a run among those of a command that has more."""
+        """Returns the settings of a run from those of a command that has more."""
         return cls(**{field.name: getattr(settings, field.name) for field in fields(Config)})
 
     @classmethod

@@ -17,15 +17,15 @@ class DiagnoseSettings(Settings):
     Args:
         runs: Folders of the runs to compare.
         checkpoint: Weights to use: best, last, or epoch followed by a number.
-        data: As in training; the first run's training data by default.
+        data: Name or path of the data, as in training; the first run's training data by default.
         data_root: Folder for downloads, unpacked archives and decoded images.
         test_limit: Largest number of test images; each is attacked once per adversarial branch.
         batches: Number of batches of these images; intervals are over batches.
         steps: PGD steps; epsilon and step size are those of the runs.
         seed: Seed of the batches and of the attack's random starts.
         device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
-        network: Networks of the runs where those are functions in modules, which are imported only
-            where their names are typed here.
+        network: Networks of the runs that are functions in modules; each is imported only if its
+            name is typed here.
         reports: Folder of reports; results go to the first run's, under gradients/.
 
     Raises:
@@ -35,12 +35,12 @@ class DiagnoseSettings(Settings):
     only_in_files: ClassVar[frozenset[str]] = names(Config) - {
         *("checkpoint", "data", "data_root", "test_limit", "seed", "device", "reports", "network"),
     }
-    # A config's are those of training and of the evaluation.
+    # In a config, these belong to training and evaluation.
     other_in_files: ClassVar[frozenset[str]] = frozenset({"seed", "test_limit", "network"})
 
     runs: list[str] = field(
         default_factory=list,
-        metadata={"by_place": "Folders of runs, such as checkpoints/digits/saauxbn-seed0."},
+        metadata={"positional": "Folders of runs, such as checkpoints/digits/saauxbn-seed0."},
     )
     checkpoint: str = "best"
     data: str | None = None

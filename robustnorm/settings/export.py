@@ -21,21 +21,21 @@ class ExportSettings(Settings):
             for loading with robustnorm.
         branch: Branch to export, such as adv; not needed for a network without branches.
         checkpoint: best, last, or epoch followed by a number.
-        output: File to write (huggingface: folder); under the run's folder by default.
+        output: File to write (huggingface: folder); in the run's folder by default.
         check_images: Random images on which the exported file must agree with the network.
-        image_size: Height and width of these images; that of the run's data by default.
+        image_size: Height and width of these images; by default that of the run's data.
         data: The run's data (digits, cifar10 or a path), to check on test images as well.
         data_root: Folder for downloads, unpacked archives and decoded images.
         reports: Folder of result records, for the tables of the huggingface card.
-        network: The run's network where that is a function in a module, which is imported only
-            where its name is typed here.
+        network: The run's network if it is a function in a module, which is imported only if its
+            name is typed here.
         push: Hugging Face repository, owner/name, to upload to (needs the extra "hub").
     """
 
     only_in_files: ClassVar[frozenset[str]] = names(Config) - {
         *("checkpoint", "data", "data_root", "output", "reports", "network"),
     }
-    # A config's is the folder of checkpoints.
+    # In a config, output is the folder of checkpoints, and network that of training.
     other_in_files: ClassVar[frozenset[str]] = frozenset({"output", "network"})
 
     run: str

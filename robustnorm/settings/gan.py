@@ -12,7 +12,7 @@ Network = Literal["sngan", "biggan", "autogan"]
 
 
 @dataclass(frozen=True)
-class Where(Settings):
+class GanFiles(Settings):
     """Runs, data, files and devices.
 
     Args:
@@ -47,7 +47,7 @@ class Where(Settings):
 
 
 @dataclass(frozen=True)
-class GanSettings(Where):
+class GanSettings(GanFiles):
     """Settings of Table 1: which GANs to train and how to measure them.
 
     Args:
@@ -63,8 +63,8 @@ class GanSettings(Where):
         betas: Betas of Adam, for both.
         decay: Learning rate decay: none, as in the authors' release, or linear to 0, as in SNGAN's
             original recipe.
-        average: Weight of the previous mean in the running mean of the generator's parameters,
-            which is what is measured.
+        average: Weight of the previous mean in the running mean of the generator's parameters;
+            measures use that mean.
         average_from: Step before which the running mean equals the generator.
         eval_every: Steps between two measurements.
         eval_images: Generated images per measurement.
@@ -118,7 +118,7 @@ class GanSettings(Where):
         for field in ("networks", "norms", "seeds"):
             values = getattr(self, field)
             self._require(
-                field, values and len(set(values)) == len(values), "one or more, no two alike"
+                field, values and len(set(values)) == len(values), "one or more different values"
             )
         self._least(2, "gradient_latents", "gradient_batches", "eval_images")
         self._seed("seeds")
@@ -137,10 +137,10 @@ class GanSettings(Where):
         self._require(
             "inception_weights",
             self.features != "inception" or self.inception_weights is not None,
-            "the path of the weights where features is inception",
+            "the path of the weights when features is inception",
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings that determine a run's results, besides network, norm and seed."""
         values = super().to_dict()
-        return {name: value for name, value in values.items() if name not in names(Where)}
+        return {name: value for name, value in values.items() if name not in names(GanFiles)}

@@ -12,7 +12,7 @@ from robustnorm.attacks.limits import check_size
 from robustnorm.settings.base import Settings, check_plain
 from robustnorm.system.names import check_name
 
-# Names not allowed for an adversarial branch: the first branch, and that of unbranched networks.
+# Names not allowed for adversarial branches: those of the first and of an unbranched network's.
 _NO_BRANCHES = ("clean", "single")
 
 
@@ -24,6 +24,8 @@ class BranchAttack:
         threat_model: Ball of the attack.
         epsilon: Radius of that ball on the [0, 1] scale.
         step_size: Size of one attack step on that scale.
+
+    Raises:
         ValueError: On a value out of range.
     """
 
@@ -53,12 +55,12 @@ class Named(Settings):
         name: Name of the folders under ``output`` and ``reports``; the config file's by default.
     """
 
-    unnamed: ClassVar[str] = "default"  # without a name and a config file
+    unnamed: ClassVar[str] = "default"  # without a name or a config file
 
     name: str | None = None
 
     def name_in(self, path: Path | None) -> str | None:
-        """Returns the name where none is given: that of the config file, if there is one."""
+        """Returns the default name: that of the config file, if there is one."""
         return path.stem if path else self.unnamed
 
     def __post_init__(self) -> None:
@@ -96,8 +98,8 @@ class Data(Settings):
         train_limit: Number of training images to use; all by default.
         validation: Training images held out to select the best epoch; never test images.
         padding: Pixels of zero padding before the random crop; depends on the data set by default.
-        crop_area: Train on random parts of each image, of at least this share of its area, scaled
-            to the size given by ``resize``, in place of the padded crop; for images on disk.
+        crop_area: Train on random crops with at least this fraction of an image's area, scaled to
+            the size given by ``resize``, instead of padded crops; for images on disk.
         flip: Mirror images at random; depends on the data set by default.
     """
 
@@ -124,13 +126,13 @@ class Network(Settings):
 
     Args:
         network: resnet18, preact_resnet18, wideresnet28_10, wideresnet34_10 or vgg16; timm:NAME; or
-            a function in a module, such as mypkg.nets:wrn, which is imported only where its name is
+            a function in a module, such as mypkg.nets:wrn, which is imported only if its name is
             typed after --network, never because a file names it.
         network_args: Further arguments of the network's function, such as {depth: 28}.
         final_norm: Norm and ReLU before the pooling of preact_resnet18.
         width: Channels of the first stage; 64 is the paper's ResNet-18.
-        input_normalization: Mean and deviation inside the model: of the training images (dataset),
-            of ImageNet (imagenet) as in the authors' release, or none.
+        input_normalization: Mean and standard deviation inside the model: of the training images
+            (dataset), of ImageNet (imagenet) as in the authors' release, or none.
         branches: Adversarial branches besides "clean" by name, each with its attack:
             {linf: {threat_model: linf, epsilon: 8/255, step_size: 2/255}, l2: ...}. By default one,
             "adv", with the attack of threat_model, epsilon and step_size.
@@ -141,7 +143,7 @@ class Network(Settings):
     final_norm: bool = True
     width: int = 64
     input_normalization: Literal["dataset", "imagenet", "none"] = "dataset"
-    # A dictionary has no hash; equal settings still have equal ones.
+    # Dictionaries have no hash; equal settings still have equal hashes.
     branches: dict[str, BranchAttack] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -167,7 +169,7 @@ class Training(Settings):
         batch_size: Clean images per step, over all processes; each also gives one adversarial
             image.
         sync_norm: With several processes, take batch statistics over all of their images; by
-            default each process normalizes its part of the batch.
+            default each process normalizes its share of the batch.
         learning_rate: Highest learning rate of SGD.
         momentum: Momentum of SGD.
         weight_decay: L2 penalty on all parameters.
@@ -256,8 +258,8 @@ class Evaluation(Settings):
         eval_seed: Seed of the random starts of the evaluation attack.
         eval_precision: Precision of the gradients of that attack; bf16 is faster than fp32.
         serving: Also evaluate serving rules, which combine the branches; takes three times as long.
-        worst: Also run the attack worst on each branch, a portfolio on the images that still
-            withstand: Table 4 then ends with the worst case.
+        worst: Also run the attack worst on each branch, a portfolio of attacks on the images that
+            still withstand: Table 4 then ends with the worst case.
         attacks: Further attacks on each branch, such as pgd-50x5-margin, autoattack or
             torchattacks:DeepFool; those of other packages need the extra "peers".
         transfer: Also score each run's branches on the PGD-20 images of every other run; keeps the
@@ -281,7 +283,7 @@ class Evaluation(Settings):
 
     @property
     def all_attacks(self) -> tuple[str, ...]:
-        """The attacks beside PGD-10 and PGD-20, each once."""
+        """The attacks besides PGD-10 and PGD-20, without duplicates."""
         return tuple(dict.fromkeys(("worst",) * self.worst + self.attacks))
 
     def __post_init__(self) -> None:
@@ -294,15 +296,15 @@ class Evaluation(Settings):
 
 
 @dataclass(frozen=True)
-class Where(Settings):
+class Files(Settings):
     """Files and devices; results do not depend on them.
 
     Args:
         data: Name of a data set, or the path of images; see docs/data.md.
-        data_root: Folder for downloads and what is computed once from images.
+        data_root: Folder for downloads and results computed from images.
         download: Download a data set of a known name into ``data_root``.
-        resize: Height and width to which encoded images are brought: the shorter side is scaled to
-            it, the middle is kept. By default all must have one size.
+        resize: Height and width to which encoded images are scaled by their shorter side and
+            cropped around the center. By default all must have the same size.
         stream: Leave encoded images on disk and decode them when needed; by default if they would
             take more than 2 GiB of memory.
         data_workers: Processes that decode and augment images in training when they stay on disk;

@@ -9,10 +9,10 @@ import textwrap
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from robustnorm.settings.parsing import by_position, only_in_files
+from robustnorm.settings.parsing import only_in_files, positional_help
 
-# Settings that most people use; the first ten that a command has are listed first.
-_OFTEN = (
+# Settings that most people use; the first ten of these that a command has are listed first.
+_MOST_USED = (
     "weights",
     *("norm", "norms", "rows", "seed", "seeds", "data", "epochs", "steps", "width", "epsilon"),
     *("attacks", "checkpoint", "device", "name", "test_limit", "output", "reports"),
@@ -29,7 +29,7 @@ def help_of(command: str, summary: str, kind: type[Any]) -> str:
         kind: The dataclass of its settings, whose docstrings describe them.
     """
     about, types = _descriptions(kind), get_type_hints(kind)
-    positions = by_position(kind)
+    positions = positional_help(kind)
     entries = {
         field.name: _entry(field, types[field.name], about.get(field.name, ""))
         for field in fields(kind)
@@ -43,12 +43,12 @@ def help_of(command: str, summary: str, kind: type[Any]) -> str:
     if positions:
         lines += ["", *(_row(n.upper(), text or about.get(n, "")) for n, text in positions.items())]
     lines += ["", "most used:", _row("--config FILE", _CONFIG)]
-    first = [name for name in _OFTEN if name in entries][:10]
+    first = [name for name in _MOST_USED if name in entries][:10]
     lines += [entries.pop(name) for name in first]
     for group in reversed(kind.__mro__):
-        own = [name for name in vars(group).get("__annotations__", {}) if name in entries]
-        if own:
-            lines += ["", _title(group, kind), *(entries.pop(name) for name in own)]
+        names = [name for name in vars(group).get("__annotations__", {}) if name in entries]
+        if names:
+            lines += ["", _title(group, kind), *(entries.pop(name) for name in names)]
     return "\n".join(lines)
 
 
@@ -60,7 +60,7 @@ _CONFIG = (
 
 def _title(group: type[Any], kind: type[Any]) -> str:
     if group is kind:
-        return "of this command:"
+        return "specific to this command:"
     text = re.split("[.:\n]", inspect.cleandoc(group.__doc__ or ""))[0]
     return f"{text[:1].lower()}{text[1:]}:"
 

@@ -16,13 +16,12 @@ class Foreign(Settings):
     """Weights that other code trained.
 
     Args:
-        layout: Code whose names the file uses; plain is this package, and any code whose names
-            differ by a prefix alone.
-        part: Key of the weights in the file where it has several, such as ema_state_dict.
-        mean: Per channel, on the [0, 1] scale: what the training code subtracted from images before
-            the network; none by default, since a file with its own mean and deviation has them
-            inside.
-        std: Per channel, what it divided by.
+        layout: Code whose names the file uses; plain is this package, or any code whose names
+            differ only by a prefix.
+        part: Key of the weights, if the file has several sets, such as ema_state_dict.
+        mean: Mean per channel, on the [0, 1] scale, that the training code subtracted from images
+            before the network; none by default, as for a file that contains mean and deviation.
+        std: Standard deviation per channel by which the training code divided.
     """
 
     layout: Literal["plain", "timm-splitbn", "advprop-mixbn", "oat-dualbn", "sandwich-release"] = (
@@ -52,7 +51,7 @@ class ImportSettings(Foreign, Config):
 
     file: list[str] = field(
         default_factory=list,
-        metadata={"by_place": "A .safetensors file, or one that torch.save wrote."},
+        metadata={"positional": "A .safetensors file, or one that torch.save wrote."},
     )
 
     def __post_init__(self) -> None:
@@ -66,10 +65,10 @@ class EvalSettings(Foreign, Config):
     """Evaluation of trained runs, or of weights that other code trained.
 
     Args:
-        weights: File of weights to import, unless that was done before, and to evaluate, under a
-            name of their own or beside the runs of --name; by default the runs that fit the config
-            are evaluated.
-        norm: The network's norm, with weights only: bn leaves its batch norms as they are.
+        weights: File of weights to import, unless that was done before, and to evaluate, with the
+            runs of --name or else under a new name; by default the runs that fit the config are
+            evaluated.
+        norm: Norm of the network of --weights; bn leaves its batch norms as they are.
     """
 
     weights: str | None = None
@@ -78,15 +77,15 @@ class EvalSettings(Foreign, Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weights is None:
-            alone = [n for n in ("part", "mean", "std") if getattr(self, n)]
-            alone += ["layout"] * (self.layout != "plain")
-            if alone:
-                raise ValueError(f"{alone[0]} is for weights of other code: give --weights FILE")
+            unused = [n for n in ("part", "mean", "std") if getattr(self, n)]
+            unused += ["layout"] * (self.layout != "plain")
+            if unused:
+                raise ValueError(f"{unused[0]} is for weights of other code: give --weights FILE")
         elif not Path(self.weights).is_file():
-            raise ValueError(f"weights must be a file, there is no file {self.weights}")
+            raise ValueError(f"weights must be a file, but there is no file {self.weights}")
         else:
-            self._require("checkpoint", self.checkpoint == "best", "best, as what is imported")
+            self._require("checkpoint", self.checkpoint == "best", "best, as imported weights are")
 
     def name_in(self, path: Path | None) -> str | None:
-        """Returns the config's name; of weights without a name none, which their content gives."""
+        """Returns the config's name, or None for weights, which are named by their content."""
         return super().name_in(path) if self.weights is None else None

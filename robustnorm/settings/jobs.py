@@ -9,7 +9,7 @@ from robustnorm.settings.base import Settings
 
 
 @dataclass(frozen=True)
-class Places(Settings):
+class SharedFiles(Settings):
     """Files and devices for several configs.
 
     Args:
@@ -29,8 +29,10 @@ class Places(Settings):
     @property
     def places(self) -> dict[str, Any]:
         """Changes to apply to each config, which keeps its data unless ``data`` is set."""
-        own = {name: getattr(self, name) for name in ("data_root", "device", "output", "reports")}
-        return own if self.data is None else own | {"data": self.data}
+        changes = {
+            name: getattr(self, name) for name in ("data_root", "device", "output", "reports")
+        }
+        return changes if self.data is None else changes | {"data": self.data}
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ class Engine(Settings):
     """Job engine.
 
     Args:
-        engine: local, this process or processes on this machine; ray, a Ray cluster (RAY_ADDRESS's,
-            otherwise one on this machine); submitit, Slurm.
-        workers: With local, number of processes, 0 for this one. With submitit, largest number of
-            Slurm jobs. Ray uses the whole cluster.
+        engine: local, this process or several on this machine; ray, the Ray cluster at RAY_ADDRESS
+            or a new one on this machine; submitit, Slurm.
+        workers: With local, the number of processes, 0 for this one. With submitit, the largest
+            number of Slurm jobs. Ray uses the whole cluster.
         threads: CPU threads per job; with local, the workers share torch's threads by default.
         gpus: GPUs per job on Ray; below 1, jobs share a GPU.
         slurm: Parameters of submitit's AutoExecutor: {slurm_partition: gpu, gpus_per_node: 1,

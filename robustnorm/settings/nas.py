@@ -15,7 +15,7 @@ SEARCH_NORMS: tuple[SearchNorm, ...] = ("bn", "affine", "ccbn", "sabn")
 
 
 @dataclass(frozen=True)
-class Where(Named):
+class SearchFiles(Named):
     """Files and devices; results do not depend on them.
 
     Args:
@@ -41,7 +41,7 @@ class Where(Named):
 
 
 @dataclass(frozen=True)
-class Compared(Settings):
+class ComparedSearches(Settings):
     """Differences between the searches of one table.
 
     Args:
@@ -56,7 +56,7 @@ class Compared(Settings):
 
 
 @dataclass(frozen=True)
-class SearchSettings(Where, Compared):
+class SearchSettings(SearchFiles, ComparedSearches):
     """Settings of one search for a cell of NAS-Bench-201 by first-order DARTS.
 
     Args:
@@ -65,7 +65,8 @@ class SearchSettings(Where, Compared):
             previous edges (release: 1, 5, 25).
         alpha_split: Images that train alpha: half of the training images, held out from the weights
             (train), or, as in the authors' release, half of the test images (test).
-        image_size: Height to which images are averaged, a divisor of theirs; unchanged by default.
+        image_size: Height to which images are averaged down, a divisor of theirs; unchanged by
+            default.
         padding: Pixels of zero padding before the random crop; depends on the data set by default.
         flip: Mirror images at random; depends on the data set by default.
         channels: Channels of the first of three stages; each later one has twice as many.
@@ -135,8 +136,8 @@ class SearchSettings(Where, Compared):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings of a search as plain values, also for a subclass."""
-        own = names(SearchSettings)
-        return {name: value for name, value in super().to_dict().items() if name in own}
+        kept = names(SearchSettings)
+        return {name: value for name, value in super().to_dict().items() if name in kept}
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Table2Settings(Engine, SearchSettings):
         seeds: One search per norm and seed.
     """
 
-    only_in_files: ClassVar[frozenset[str]] = names(Compared)
+    only_in_files: ClassVar[frozenset[str]] = names(ComparedSearches)
 
     norms: tuple[SearchNorm, ...] = SEARCH_NORMS
     seeds: tuple[int, ...] = (0, 1)

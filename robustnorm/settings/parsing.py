@@ -37,7 +37,7 @@ def read_words(kind: type[_S], words: Sequence[str]) -> tuple[_S, str | None]:
 
     Raises:
         ValueError: On anything unknown, missing, of a wrong type or out of range.
-        RefusedFileError: On a config file that is not to be trusted.
+        RefusedFileError: On a config file that is damaged or unsafe to read.
     """
     options, given = split_words(kind, words)
     values: dict[str, Any] = {}
@@ -49,7 +49,7 @@ def read_words(kind: type[_S], words: Sequence[str]) -> tuple[_S, str | None]:
     for name, text in options:
         if name != "config":
             _put(kind, values, name, text)
-    return _finished(kind, values | given, path), None if path is None else str(path)
+    return _resolved(kind, values | given, path), None if path is None else str(path)
 
 
 def read_config(config: str, changes: dict[str, Any]) -> Config:
@@ -57,10 +57,10 @@ def read_config(config: str, changes: dict[str, Any]) -> Config:
 
     Raises:
         ValueError: On anything unknown, of a wrong type, or out of range.
-        RefusedFileError: On a config file that is not to be trusted.
+        RefusedFileError: On a config file that is damaged or unsafe to read.
     """
     path = find_config(config)
-    return _finished(Config, read_file(Config, path) | changes, path)
+    return _resolved(Config, read_file(Config, path) | changes, path)
 
 
 def typed_networks(words: Sequence[str]) -> tuple[str, ...]:
@@ -71,7 +71,9 @@ def typed_networks(words: Sequence[str]) -> tuple[str, ...]:
         ('a:b', 'e:f', 'g:h')
     """
     found = []
-    for word, after in zip(words, (*words[1:], ""), strict=False):  # no words, or one more
+    for word, after in zip(
+        words, (*words[1:], ""), strict=False
+    ):  # the second is longer if there are none
         option, equals, text = word.partition("=")
         if option.startswith("-") and option.lstrip("-") == "network":
             found += (text if equals else after).split(",")
@@ -98,32 +100,33 @@ def split_words(
         name, equals, text = word.lstrip("-").partition("=")
         name = name.replace("-", "_")
         if not equals:
-            follows = bool(rest) and not rest[0].startswith("--")
+            has_value = bool(rest) and not rest[0].startswith("--")
             if name in switches and not (
-                follows and re.fullmatch("(?i)true|false|yes|no", rest[0])
+                has_value and re.fullmatch("(?i)true|false|yes|no", rest[0])
             ):
                 text = "true"
-            elif follows:
+            elif has_value:
                 text = rest.pop(0)
             else:
                 _check_offered(kind, name)
                 raise ValueError(f"--{name} needs a value")
         options.append((name, text))
-    return options, _by_position(kind, given)
+    return options, _assigned(kind, given)
 
 
-def by_position(kind: type[Any]) -> dict[str, str]:
+def positional_help(kind: type[Any]) -> dict[str, str]:
     """Returns the help of the positional settings by name, "" for one without a default."""
     return {
-        field.name: field.metadata.get("by_place", "")
+        field.name: field.metadata.get("positional", "")
         for field in fields(kind)
-        if "by_place" in field.metadata
+        if "positional" in field.metadata
         or (field.default is MISSING and field.default_factory is MISSING)
     }
 
 
-def _by_position(kind: type[Any], given: list[str]) -> dict[str, Any]:
-    names = by_position(kind)
+def _assigned(kind: type[Any], given: list[str]) -> dict[str, Any]:
+    """Returns the positional values by the name of their setting."""
+    names = positional_help(kind)
     if any(names.values()):  # one takes all words
         return {name: given for name in names if given}
     if len(given) > len(names):
@@ -134,14 +137,14 @@ def _by_position(kind: type[Any], given: list[str]) -> dict[str, Any]:
 
 
 def _check_offered(kind: type[Any], name: str) -> None:
-    own = {field.name for field in fields(kind)}
+    offered = {field.name for field in fields(kind)}
     if name in only_in_files(kind):
         raise ValueError(
             f"--{name} is not a setting of this command; it may be set in a config file, which "
             "several commands share"
         )
-    if name not in own:
-        raise ValueError(f"unknown setting '--{name}'{did_you_mean(name, {*own, 'config'})}")
+    if name not in offered:
+        raise ValueError(f"unknown setting '--{name}'{did_you_mean(name, {*offered, 'config'})}")
 
 
 def only_in_files(kind: type[Any]) -> frozenset[str]:
@@ -156,11 +159,11 @@ def _put(kind: type[Any], values: dict[str, Any], option: str, text: str) -> Non
     if not keys:
         values[name] = text
         return
-    place = values
+    entries = values
     for key in (name, *keys[:-1]):
-        place[key] = dict(mapping(place.get(key, {}), key))
-        place = place[key]
-    place[keys[-1]] = from_yaml(text)
+        entries[key] = dict(mapping(entries.get(key, {}), key))
+        entries = entries[key]
+    entries[keys[-1]] = from_yaml(text)
 
 
 def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
@@ -168,7 +171,7 @@ def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: When there is no such file, or it holds an unknown setting.
-        RefusedFileError: When it is not to be trusted.
+        RefusedFileError: When it is damaged or unsafe to read.
     """
     if not exists(path) or not path.is_file():
         raise ValueError(
@@ -181,20 +184,21 @@ def read_file(kind: type[Any], path: Path) -> dict[str, Any]:
         values = load_yaml(data)
     except DamagedError as error:
         raise RefusedFileError(
-            f"{path} is damaged: {error}; remove that line if you changed others"
+            f"{path} is damaged: {error}; remove that line if you changed other lines"
         ) from error
     except (ValueError, yaml.YAMLError) as error:  # such as a list as a key
         raise RefusedFileError(
-            f"{path} is not YAML of settings ({' '.join(str(error).split())})"
+            f"{path} is not a YAML file of settings ({' '.join(str(error).split())})"
         ) from error
     if not isinstance(values, dict):
         found = "none" if values is None else type(values).__name__
         raise ValueError(f"{path} must hold lines such as 'epochs: 30', got {found}")
-    own = {field.name for field in fields(kind)}
+    offered = {field.name for field in fields(kind)}
     for name in values:
-        if name not in own | only_in_files(kind):
-            raise ValueError(f"{path} has the unknown setting '{name}'{did_you_mean(name, own)}")
-    taken = own - getattr(kind, "other_in_files", frozenset())
+        if name not in offered | only_in_files(kind):
+            hint = did_you_mean(name, offered)
+            raise ValueError(f"{path} has the unknown setting '{name}'{hint}")
+    taken = offered - getattr(kind, "other_in_files", frozenset())
     return {name: value for name, value in values.items() if name in taken}
 
 
@@ -219,8 +223,8 @@ def _packaged() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def _finished(kind: type[_S], values: dict[str, Any], path: Path | None) -> _S:
-    """Returns the settings, with the names in them resolved."""
+def _resolved(kind: type[_S], values: dict[str, Any], path: Path | None) -> _S:
+    """Returns the settings after checking the names in them, with the default name filled in."""
     settings = make(kind, values)
     if isinstance(settings, Config):
         NORMS.check(settings.norm)

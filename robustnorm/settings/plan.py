@@ -20,8 +20,8 @@ class Plan:
         name: Config as the user named it, or the name of a campaign's plan.
         seeds: One run per norm and seed; the first seed is finished first.
         runs: Settings of each norm and the control; their seed is ignored.
-        evaluations: Settings by name; norm and seed are ignored. Without any, the runs are only
-            trained.
+        evaluations: Settings of each evaluation by its name; norm and seed are ignored. Without
+            any, the runs are only trained.
     """
 
     name: str

@@ -23,7 +23,7 @@ class ReportSettings(Named):
 
     records: list[str] = field(
         default_factory=list,
-        metadata={"by_place": "Result records or folders of them; the config's by default."},
+        metadata={"positional": "Result records or folders of them; the config's by default."},
     )
     reports: str = "reports"
 
@@ -33,7 +33,8 @@ class CompareSettings(Named):
     """Settings of a comparison.
 
     Args:
-        evaluated: Folders of runs, result records, or folders of them; ours and foreign ones.
+        evaluated: Folders of runs, result records, or folders of them, also of networks that other
+            code trained.
         checkpoint: Weights of runs that are given by their folder: best, last, or epoch followed by
             a number.
         reports: Folder of tables and result records; the comparison goes to its folder ``name``.
@@ -44,7 +45,7 @@ class CompareSettings(Named):
 
     evaluated: list[str] = field(
         default_factory=list,
-        metadata={"by_place": "Folders of runs, result records, or folders of result records."},
+        metadata={"positional": "Folders of runs, result records, or folders of result records."},
     )
     checkpoint: str = "best"
     reports: str = "reports"
@@ -68,8 +69,8 @@ class VerifySettings(Settings):
         data_root: Folder for downloads, unpacked archives and decoded images.
         output: Folder of checkpoints.
         device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
-        network: The record's network where that is a function in a module, which is imported only
-            where its name is typed here.
+        network: The record's network if it is a function in a module, which is imported only if its
+            name is typed here.
     """
 
     only_in_files: ClassVar[frozenset[str]] = names(Config) - {
@@ -89,7 +90,7 @@ class StudySettings(Config):
     """Studies of trained networks.
 
     Args:
-        what: Study to make: swap, reestimate, gates, or all that apply to a network.
+        what: Study to run: swap, reestimate, gates, or all that apply to a network.
         study_batches: Training batches for re-estimating running statistics.
         study_images: Test images for ModeNorm's gates.
     """

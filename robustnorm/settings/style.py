@@ -26,12 +26,12 @@ _NOT_NEGATIVE = ("learning_rate_decay", "content_weight", "style_weight", "worke
 
 
 @dataclass(frozen=True)
-class Where(Named):
+class StyleFiles(Named):
     """Rows, pictures, files and devices; pictures and weights are identified by their hashes.
 
     Args:
         rows: Networks to train: adain, ilm and saadain, with the content loss's target as in the
-            authors' release; ilm-detached and saadain-detached, with a target that takes no
+            authors' release; ilm-detached and saadain-detached, with a target that passes no
             gradient.
         seeds: Seeds of the decoder's and the norm's weights and of the training pictures.
         data: Training data of the small encoder, and content: pictures (embedded photographs),
@@ -68,7 +68,7 @@ class Where(Named):
 
 
 @dataclass(frozen=True)
-class StyleSettings(Where):
+class StyleSettings(StyleFiles):
     """Settings of Figures 7 and 8: networks for style transfer, one per row and seed.
 
     Args:
@@ -127,8 +127,8 @@ class StyleSettings(Where):
                 raise ValueError(unknown("row", row, list(ROWS)))
         for field in ("rows", "seeds", "encoder_widths"):
             values = getattr(self, field)
-            different = len(set(values)) == len(values) or field == "encoder_widths"
-            self._require(field, bool(values) and different, "one or more different values")
+            distinct = len(set(values)) == len(values) or field == "encoder_widths"
+            self._require(field, bool(values) and distinct, "one or more different values")
         for field in _POSITIVE:
             self._require(field, getattr(self, field) > 0, "above 0")
         self._least(0, *_NOT_NEGATIVE)
@@ -141,7 +141,7 @@ class StyleSettings(Where):
         self._require("cut", 2 <= self.cut <= most, f"from 2 to {most}, the encoder's stages")
         width = (64, 128, 256, 512)[self.cut - 1] if self.vgg else self.encoder_widths[self.cut - 1]
         if any(row.startswith("ilm") for row in self.rows) and width % 16:
-            raise ValueError(f"ilm needs a multiple of 16 channels where it works, got {width}")
+            raise ValueError(f"ilm needs a multiple of 16 channels at this cut, got {width}")
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class StylizeSettings:
     only_in_files: ClassVar[frozenset[str]] = names(StyleSettings) - {
         *("content", "style", "device"),
     }
-    # A config's are folders of pictures.
+    # In a config, these are folders of pictures.
     other_in_files: ClassVar[frozenset[str]] = frozenset({"content", "style"})
 
     run: str

@@ -7,22 +7,22 @@ from typing import Any
 
 from robustnorm.settings.base import names
 from robustnorm.settings.groups import Compared
-from robustnorm.settings.jobs import Engine, Places
+from robustnorm.settings.jobs import Engine, SharedFiles
 from robustnorm.settings.parsing import read_config
 from robustnorm.settings.plan import PAPER_NORMS, Plan, compared_runs
 
 
 @dataclass(frozen=True)
-class SweepSettings(Engine, Places):
+class SweepSettings(Engine, SharedFiles):
     """Runs to train and evaluate as jobs.
 
     Args:
-        configs: Training configs, files or names in configs/; each is combined with all norms and
-            seeds, and everything trained under its name is evaluated.
+        configs: Training configs, files or names in configs/. Each is combined with all norms and
+            seeds; everything trained under its name is then evaluated.
         settings: Changes to each config, in training or evaluation, such as
             {width: 16, attacks: [pgd-50x5-margin]}.
-        network: Network of every config, each config's by default; a function in a module is
-            imported only where its name is typed here.
+        network: Network of every config; by default that of each config. A function in a module is
+            imported only if its name is typed here.
         network_args: Further arguments of that network's function.
         norms: Norms to train with AdvProp.
         control: Also train bn on clean images only.
@@ -34,7 +34,7 @@ class SweepSettings(Engine, Places):
 
     configs: list[str] = field(
         default_factory=list,
-        metadata={"by_place": "Training configs, files or names in configs/."},
+        metadata={"positional": "Training configs, files or names in configs/."},
     )
     settings: dict[str, Any] = field(default_factory=dict)
     network: str | None = None
@@ -56,8 +56,8 @@ class SweepSettings(Engine, Places):
         compared = sorted(names(Compared) & self.settings.keys())
         if compared:
             raise ValueError(
-                f"settings cannot have {', '.join(compared)}; norms, seeds and control are listed "
-                "beside them"
+                f"settings cannot have {', '.join(compared)}; norms, seeds and control are "
+                "settings of the sweep itself"
             )
 
 

@@ -30,7 +30,7 @@ def make(kind: type[_S], values: Mapping[str, Any], where: str = "") -> _S:
 
     Raises:
         ValueError: On an unknown or missing setting, or a value of a wrong type or out of range,
-            with the requirement and the value received.
+            as the message says.
 
     Examples:
         >>> from robustnorm.settings.groups import BranchAttack
@@ -59,7 +59,7 @@ def to_type(kind: Any, value: Any, name: str) -> Any:
         name: Name of the setting, for the message.
 
     Raises:
-        ValueError: On a value of another type.
+        ValueError: On a value that is not of that type.
 
     Examples:
         >>> to_type(int | None, "null", "limit"), to_type(tuple[str, ...], "fgsm,square", "attacks")
@@ -128,14 +128,14 @@ def _items(value: Any, name: str) -> list[Any]:
 
 
 def mapping(value: Any, name: str) -> Mapping[str, Any]:
-    """Returns a mapping, given as such or as YAML text; raises a ValueError on other values."""
+    """Returns a mapping, which may be given as YAML text; raises a ValueError on other values."""
     entries = from_yaml(value) if isinstance(value, str) else value
     _require(isinstance(entries, Mapping), name, "a mapping such as {width: 16}", value)
     return entries  # type: ignore[no-any-return]
 
 
 def _text(value: Any, name: str) -> str:
-    _require(isinstance(value, str), name, "text, in quotes where it looks like a number", value)
+    _require(isinstance(value, str), name, "text, in quotes if it looks like a number", value)
     if len(value) > _MOST_CHARACTERS:
         raise ValueError(f"{name} has {len(value)} characters, more than {_MOST_CHARACTERS}")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):

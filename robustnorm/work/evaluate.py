@@ -41,7 +41,7 @@ from robustnorm.runs.described import load_data, network_source
 from robustnorm.runs.run import find_runs, misfit
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
-from robustnorm.settings.groups import Compared, Network, Where
+from robustnorm.settings.groups import Compared, Files, Network
 from robustnorm.system.device import device_name, made_by, resolve_device
 from robustnorm.system.errors import OutOfMemoryError, Unreliable, UsageError
 from robustnorm.system.memory import is_out_of_memory
@@ -214,7 +214,7 @@ def evaluate_run(
     checks, curve = _checks(name, model, test, ids, search, config, _recorded(run), should_stop)
     seconds = journal.seconds + time.perf_counter() - clock
     # Without paths and devices: they do not affect the results, and a record may be published.
-    settings = {key: value for key, value in trained.to_dict().items() if key not in names(Where)}
+    settings = {key: value for key, value in trained.to_dict().items() if key not in names(Files)}
     if run.imported:
         settings = {key: settings[key] for key in sorted(names(Compared, Network))}
     record = Record(

@@ -28,9 +28,9 @@ from robustnorm.evaluation.protocol import (
     record_path,
 )
 from robustnorm.evaluation.search import Branch, Search, branches, scorers
-from robustnorm.records.bits import pack
+from robustnorm.records.bits import pack_bits
 from robustnorm.records.images import chunk_file, is_kept, read_chunk, write_chunk
-from robustnorm.records.journal import Journal, Key, Part
+from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.records.record import Record, fingerprint
 from robustnorm.runs import Run
 from robustnorm.runs.described import load_data
@@ -188,7 +188,7 @@ class AttackJob:
             passes=passes,
         )
         verdicts = {
-            key: Part(o.correct.cpu().numpy(), o.agrees.cpu().numpy(), passes[key])
+            key: ChunkVerdict(o.correct.cpu().numpy(), o.agrees.cpu().numpy(), passes[key])
             for key, o in outcomes.items()
         }
         images = "" if adv_images is None else write_chunk(self.images_path, ids, adv_images)
@@ -250,7 +250,7 @@ class RecordJob:
         combined = Journal(None, "")
         for job in self.attacks:
             journal = job.journal
-            combined.parts.setdefault(job.number, {}).update(journal.parts[job.number])
+            combined.chunks.setdefault(job.number, {}).update(journal.chunks[job.number])
             combined.images[job.number] = ""
             combined.seconds += journal.seconds
             combined.devices |= journal.devices
@@ -277,7 +277,7 @@ class RecordJob:
 def digest(record: Record) -> str:
     """Returns 16 hex digits that depend only on the image ids and the verdicts."""
     verdicts = [
-        [v.attack, v.rule, v.attack_branch, v.score_branch, pack(v.correct), v.disagreements]
+        [v.attack, v.rule, v.attack_branch, v.score_branch, pack_bits(v.correct), v.disagreements]
         for v in record.verdicts
     ]
     return fingerprint({"image_ids": record.image_ids, "verdicts": verdicts})

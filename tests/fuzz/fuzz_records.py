@@ -32,7 +32,7 @@ from robustnorm.applications.style.tables import tables as style_tables
 from robustnorm.data.dataset import Dataset, Split
 from robustnorm.data.digits import load_digits
 from robustnorm.records.images import read_chunk, write_chunk
-from robustnorm.records.journal import Journal, Key, Part
+from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.records.record import Record
 from robustnorm.records.verify import verify
 from robustnorm.reporting.gradients import gradient_table, read_gradients
@@ -224,7 +224,7 @@ def journals(folder: Path) -> Target:
     keys = [Key("none", "final", "adv", "adv"), Key("pgd-20", "any", "adv", "adv")]
     journal = Journal(path, "ab")
     for number in range(3):
-        journal.add(number, {key: Part(bits, bits) for key in keys}, 1.5, "cd")
+        journal.add(number, {key: ChunkVerdict(bits, bits) for key in keys}, 1.5, "cd")
     lines = path.read_bytes().strip().splitlines()
     entry = plain(lines[0])
 
@@ -232,9 +232,9 @@ def journals(folder: Path) -> Target:
         path.write_bytes(data)
         found = Journal(path, "ab")
         found.forget_others([8, 8, 8])
-        if len(found.parts) == 3:
+        if len(found.chunks) == 3:
             found.collected(3)
-        for number, part in found.parts.items():
+        for number, part in found.chunks.items():
             assert 0 <= number < 3
             assert found.images[number] == str(found.images[number])
             sum(int((~each.agrees).sum()) + each.passes.forward for each in part.values())

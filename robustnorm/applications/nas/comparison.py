@@ -13,7 +13,7 @@ from robustnorm.applications.nas.record import SearchRecord
 from robustnorm.evaluation.statistics import holm, sign_flip
 from robustnorm.reporting.comparisons import LEVEL
 from robustnorm.settings.base import names
-from robustnorm.settings.nas import SEARCH_NORMS, Compared, SearchNorm, Where
+from robustnorm.settings.nas import SEARCH_NORMS, ComparedSearches, SearchFiles, SearchNorm
 from robustnorm.system.errors import UsageError
 
 NAMES: dict[SearchNorm, str] = {
@@ -78,7 +78,7 @@ def group_by_norm(records: Sequence[SearchRecord]) -> list[Searched]:
         raise UsageError("no searches to compare; make some with robustnorm table2")
     first = records[0]
     for record in records:
-        differences = first.search.differences(record.search, names(Where, Compared))
+        differences = first.search.differences(record.search, names(SearchFiles, ComparedSearches))
         if record.dataset["sha256"] != first.dataset["sha256"]:
             differences = f"data: {record.dataset['name']} there, {first.dataset['name']} here"
         if differences:

@@ -34,7 +34,7 @@ from robustnorm.runs.checkpoint import (
 )
 from robustnorm.runs.described import to_channels_last
 from robustnorm.settings.base import names
-from robustnorm.settings.nas import SearchSettings, Where
+from robustnorm.settings.nas import SearchFiles, SearchSettings
 from robustnorm.system.device import device_name, resolve_device
 from robustnorm.system.errors import UsageError
 from robustnorm.system.locks import exclusive
@@ -257,7 +257,7 @@ class DartsSearch:
             return
         manifest = checkpoint.manifest
         saved = SearchSettings.from_dict(manifest["config"])
-        differences = self.settings.differences(saved, names(Where))
+        differences = self.settings.differences(saved, names(SearchFiles))
         if differences:
             raise UsageError(
                 f"{self.folder} holds a search with other settings ({differences}); continue it "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustnorm.settings.base import names
-from robustnorm.settings.nas import SearchSettings, Where
+from robustnorm.settings.nas import SearchFiles, SearchSettings
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import read_sealed, seal
@@ -130,7 +130,7 @@ def find_record(settings: SearchSettings) -> SearchRecord | None:
     if not path.exists():
         return None
     record = SearchRecord.load(path)
-    differences = settings.differences(record.search, names(Where))
+    differences = settings.differences(record.search, names(SearchFiles))
     if differences:
         raise UsageError(
             f"{path} is a search with other settings ({differences}); take those, choose another "

@@ -22,7 +22,7 @@ from robustnorm.runs.checkpoint import (
     save_checkpoint,
 )
 from robustnorm.settings.base import names
-from robustnorm.settings.style import StyleSettings, Where
+from robustnorm.settings.style import StyleFiles, StyleSettings
 from robustnorm.system.device import device_name
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import write_atomically
@@ -79,7 +79,7 @@ def train_style(
         described.encoder, norm, seed, unbiased=settings.variance == "unbiased"
     ).to(device)
     optimizer = make_optimizer(network, settings)
-    chosen = {k: v for k, v in settings.to_dict().items() if k not in names(Where)} | {
+    chosen = {k: v for k, v in settings.to_dict().items() if k not in names(StyleFiles)} | {
         "vgg": settings.vgg is not None,
         "row": row,
         "seed": seed,

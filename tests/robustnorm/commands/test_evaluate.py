@@ -149,7 +149,7 @@ def test_network_of_a_module_is_imported_where_its_name_is_typed(monkeypatch, ca
 
 
 REFUSED = {
-    "no such file": (("--weights=no.pt",), "weights must be a file, there is no file no.pt"),
+    "no such file": (("--weights=no.pt",), "weights must be a file, but there is no file no.pt"),
     "mean without weights": (("--mean=0.5", "--std=0.5"), "mean is for weights of other code"),
     "other checkpoint": (
         ("--weights=their weights.pt", "--checkpoint=last"), "checkpoint must be best",

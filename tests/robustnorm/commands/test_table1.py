@@ -41,8 +41,8 @@ def test_table1_trains_what_is_missing_and_prints_the_same_again(tmp_path, monke
     [
         (["--networks=[dcgan]"], "networks"),
         (["--norms=[bn]"], "norms"),
-        (["--seeds=[]"], "seeds must be one or more, no two alike"),
-        (["--seeds=[1,1]"], "seeds must be one or more, no two alike"),
+        (["--seeds=[]"], "seeds must be one or more different values"),
+        (["--seeds=[1,1]"], "seeds must be one or more different values"),
         (["--image_size=20"], "image_size must be a multiple of 8, got 20"),
         (["--keep_steps=[3000000]"], "keep_steps must be between 1 and the 50000 steps"),
         (["--features=inception"], "inception_weights must be the path of the weights"),

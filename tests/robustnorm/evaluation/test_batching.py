@@ -112,8 +112,8 @@ def test_several_parts_at_once_keep_the_same_journal_and_images(model, data, tmp
         folder = tmp_path / str(count)
         run(model, data, keep=folder / "images", journal=folder / "x.journal", fingerprint="a")
     one, several = (tmp_path / str(count) for count in (CHUNK, 3 * CHUNK))
-    expected = Journal(one / "x.journal", "a").parts
-    found = Journal(several / "x.journal", "a").parts
+    expected = Journal(one / "x.journal", "a").chunks
+    found = Journal(several / "x.journal", "a").chunks
     assert list(found) == list(expected) == [0, 1, 2, 3]
     for number, verdicts in expected.items():
         assert list(found[number]) == list(verdicts)

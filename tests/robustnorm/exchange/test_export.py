@@ -20,8 +20,8 @@ from robustnorm.exchange.export import (
     TOLERANCE,
     Description,
     ExportError,
-    compare,
     export,
+    largest_difference,
     load_exported,
 )
 from robustnorm.norms import NORMS
@@ -79,7 +79,7 @@ def test_forward_that_torch_cannot_follow_is_refused_in_a_sentence(tmp_path):
             rows = images.flatten(1)[:, :4]
             return rows if images.sum().item() > 1 else -rows
 
-    with pytest.raises(ExportError, match=r"cannot follow the network's forward .*--to safet") as e:
+    with pytest.raises(ExportError, match=r"cannot trace the network's forward .*--to safet") as e:
         export(Depends().eval(), "single", tmp_path / "a.pt2", to="torch-export", images=IMAGES)
     assert len(str(e.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
@@ -134,7 +134,7 @@ def test_export_that_answers_otherwise_is_removed_and_the_former_file_stays(tmp_
 @pytest.mark.parametrize(
     ("exported", "message"),
     [
-        (lambda x: x + 2e-4, r"a logit differs by 2\.0e-04 .* the prediction on 0 of 3 images"),
+        (lambda x: x + 2e-4, r"a logit differs by 2\.0e-04 .* predictions on 0 of 3 images"),
         (lambda x: torch.stack([x[:, 0], x[:, 0] + 1e-5], 1), "prediction on 3 of 3"),
         (lambda x: x * torch.nan, "a logit differs by nan"),
     ],
@@ -142,7 +142,7 @@ def test_export_that_answers_otherwise_is_removed_and_the_former_file_stays(tmp_
 def test_compare_refuses_other_logits_and_other_predictions(exported, message):
     logits = torch.tensor([[0.5, 0.499995]]).expand(3, 2).contiguous()
     with pytest.raises(ExportError, match=message):
-        compare(
+        largest_difference(
             lambda images: logits[: len(images)],
             lambda images: exported(logits[: len(images)]),
             torch.zeros(3, 1, 1, 1),
@@ -153,7 +153,9 @@ def test_compare_returns_the_largest_difference_of_all_batches():
     images = torch.zeros(205, 1, 1, 2)
     images[204, ..., 0] = 1  # in the last of the batches 1, 100, 100 and 4
     changed = lambda x: x.flatten(1) + 5e-5 * x.flatten(1)  # noqa: E731
-    assert compare(lambda x: x.flatten(1), changed, images) == pytest.approx(5e-5, rel=0.01)
+    assert largest_difference(lambda x: x.flatten(1), changed, images) == pytest.approx(
+        5e-5, rel=0.01
+    )
 
 
 def test_export_refuses_what_it_cannot_write(tmp_path):

@@ -261,7 +261,7 @@ def without(name):
         (
             lambda: plain(branches=("adv", "clean")),
             lambda state: None,
-            r"has the branches \('adv', 'clean'\), the state is said to hold \('clean', 'adv'\)",
+            r"has the branches \('adv', 'clean'\), but the state's are called \('clean', 'adv'\)",
         ),
         (
             lambda: plain("saauxbn"),

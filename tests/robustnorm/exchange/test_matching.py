@@ -73,7 +73,7 @@ def test_running_average_is_taken_where_it_is_asked_for(place, capsys):
     average = found.network(torch.device("cpu")).eval()
     torch.testing.assert_close(average(images()), other(network()).eval()(images()))
     assert run_import("weights.pt", "--seed=2", "--part=swa") == Status.REFUSED
-    assert "no tensors are under 'swa'" in capsys.readouterr().err
+    assert "it has no tensors under 'swa'" in capsys.readouterr().err
 
 
 def test_normalization_is_asked_for_never_guessed_and_never_doubled(place, capsys):

@@ -13,8 +13,8 @@ from robustnorm.records.record import (
     RecordError,
     Verdict,
     fingerprint,
-    pack,
-    unpack,
+    pack_bits,
+    unpack_bits,
 )
 from robustnorm.system.errors import UsageError
 from robustnorm.system.sealed import seal, unseal
@@ -109,14 +109,14 @@ def test_load_names_a_missing_file(tmp_path):
     ("damage", "message"),
     [
         (lambda text: text[: len(text) // 2], "it is damaged"),
-        (lambda text: text.replace('"schema": 2', '"schema": 9'), "another schema than 2"),
+        (lambda text: text.replace('"schema": 2', '"schema": 9'), "its schema is not 2"),
         (lambda text: text.replace('"image_ids": 11', '"image_ids": 30'), "11 labels for 30"),
         (lambda text: text.replace('"correct": "', '"correct": "AAAA'), "11 verdicts are"),
         (lambda text: text.replace('"seed": 3', '"sead": 3'), "it is damaged"),
         (lambda text: "[]", "it is damaged"),
         (
             lambda text: text.replace('"count": ', '"count": 1'),
-            "a verdict's bits do not give its count",
+            "a verdict's bits do not match its count",
         ),
     ],
 )
@@ -154,7 +154,7 @@ def test_no_single_bit_of_a_record_can_flip_unseen(tmp_path):
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
 def test_packed_bits_round_trip(n):
     bits = np.random.default_rng(n).random(n) < 0.5
-    assert np.array_equal(unpack(pack(bits), n), bits)
+    assert np.array_equal(unpack_bits(pack_bits(bits), n), bits)
 
 
 def test_fingerprint_depends_on_values_not_on_order():
@@ -183,9 +183,9 @@ def test_record_from_before_passes_were_counted_has_none():
         (lambda c: c["protocol"].update(epsilon="1e-300"), "'protocol.epsilon' is out of range"),
         (lambda c: c["checkpoint"].update(epoch=True), "'checkpoint.epoch' is out of range"),
         (lambda c: c["checks"][0].update(verdict="fine"), "a check cannot be 'fine'"),
-        (lambda c: c["curve"][0].update(correct=99), "more correct images than it has images"),
-        (lambda c: c["examples"][0].update(image_id=12), "an example that is none of its images"),
-        (lambda c: c["dataset"].update(classes=["a", "b"]), "a label that its 2 classes lack"),
+        (lambda c: c["curve"][0].update(correct=99), "or more correct ones than images"),
+        (lambda c: c["examples"][0].update(image_id=12), "an example that is not among its images"),
+        (lambda c: c["dataset"].update(classes=["a", "b"]), "a label outside its 2 classes"),
         (lambda c: c["dataset"].update(test_images=5), "different ones of 5"),
         (lambda c: c.update(more=1), "'more' is unknown"),
         (lambda c: c["verdicts"].clear(), "no verdicts on clean images"),

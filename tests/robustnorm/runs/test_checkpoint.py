@@ -186,7 +186,7 @@ def test_damaged_best_is_refused_with_the_repair(saved, damage):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(saved, "best")
     assert str(damaged) in str(caught.value)
-    assert "copy a whole one there, evaluate --checkpoint last, or remove" in str(caught.value)
+    assert "copy an intact one there, evaluate --checkpoint last, or remove" in str(caught.value)
 
 
 def test_last_is_refused_when_both_are_damaged(saved):
@@ -229,7 +229,7 @@ def test_checkpoint_of_format_1_is_read(tmp_path):
 def test_checkpoint_of_a_later_format_is_named(tmp_path):
     save_checkpoint(tmp_path, "last", make(0)[0], MANIFEST)
     rewrite_manifest(tmp_path / "last.json", format=3)
-    with pytest.raises(CheckpointError, match="is of format 3, this version reads 1 to 2"):
+    with pytest.raises(CheckpointError, match="has format 3, but this version reads 1 to 2"):
         load_checkpoint(tmp_path, "last")
 
 

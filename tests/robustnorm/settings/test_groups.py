@@ -4,7 +4,7 @@ import pytest
 
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
-from robustnorm.settings.groups import Compared, Evaluation, Network, Where
+from robustnorm.settings.groups import Compared, Evaluation, Files, Network
 from robustnorm.settings.import_weights import ImportSettings
 from robustnorm.settings.parsing import read_words
 from robustnorm.settings.results import ReportSettings, StudySettings
@@ -12,7 +12,7 @@ from robustnorm.settings.results import ReportSettings, StudySettings
 
 def test_what_may_differ_between_a_run_and_its_continuation_is_where_and_what_is_evaluated():
     """A field moved into these groups would let a run continue with other settings."""
-    assert names(Where, Evaluation) == {
+    assert names(Files, Evaluation) == {
         *("data", "data_root", "download", "resize", "stream", "data_workers"),
         *("device", "output", "reports", "tensorboard"),
         *("compile", "save_minutes", "strict"),
@@ -55,6 +55,6 @@ def test_seed_beyond_the_generators_is_refused(field):
 
 @pytest.mark.parametrize("value", [(1, 2), float("inf"), {1: 2}, {"deep": [object()]}])
 def test_network_args_that_no_checkpoint_could_hold_are_refused(value):
-    with pytest.raises(ValueError, match=r"network_args.a\S* must be a number, a text"):
+    with pytest.raises(ValueError, match=r"network_args.a\S* must be a number, text"):
         Network(network_args={"a": value})
     assert Network(network_args={"a": [1, "b", {"c": None}]}).network_args["a"][0] == 1

@@ -13,7 +13,7 @@ from record_factory import make_record
 from sweep_jobs import RUN, load_record, make_record_job
 
 from robustnorm.evaluation.protocol import identity
-from robustnorm.records.journal import Journal, Key, Part
+from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import load_model
 from robustnorm.system.device import device_name
@@ -85,20 +85,20 @@ def test_job_finds_the_same_with_another_number_of_threads(trained):
     before = torch.get_num_threads()
     try:
         finish([job], trained, threads=1)
-        once = job.journal.parts
+        once = job.journal.chunks
         job.path.unlink()
         assert not job.done()
         finish([job], trained, threads=2)
     finally:
         torch.set_num_threads(before)
-    np.testing.assert_equal(job.journal.parts, once)
+    np.testing.assert_equal(job.journal.chunks, once)
 
 
 def test_job_of_other_versions_is_refused_and_what_to_remove_is_told(trained):
     record = make_record_job(attacks=[])
     job, bits = record.attacks[0], np.ones(100, bool)
     older = Journal(job.path, job.key, versions() | {"torch": "2.9.1"})
-    older.add(0, {Key("none", "final", "clean", "clean"): Part(bits, bits)})
+    older.add(0, {Key("none", "final", "clean", "clean"): ChunkVerdict(bits, bits)})
     with pytest.raises(
         UsageError, match=r"torch 2\.9\.1, here .*; the same holds for all files in "
     ) as caught:
@@ -127,7 +127,9 @@ def test_record_names_the_devices_of_its_jobs_and_ends_all_of_them(trained, capl
 def test_job_is_skipped_when_it_is_done(trained):
     job = make_record_job().attacks[0]
     bits = np.ones(100, bool)
-    job.journal.add(job.number, {Key("pgd-20", "final", "clean", "clean"): Part(bits, bits)})
+    job.journal.add(
+        job.number, {Key("pgd-20", "final", "clean", "clean"): ChunkVerdict(bits, bits)}
+    )
     before = job.path.read_bytes()
     finish([job], trained)
     assert job.path.read_bytes() == before
@@ -139,7 +141,7 @@ def test_job_that_was_killed_while_it_wrote_is_done_again(trained):
     job.path.write_bytes(job.path.read_bytes()[:-20])
     assert not job.done()
     finish([job], trained)
-    assert list(job.journal.parts) == [0]
+    assert list(job.journal.chunks) == [0]
 
 
 def test_record_names_what_is_missing_when_a_result_is_lost(trained):
