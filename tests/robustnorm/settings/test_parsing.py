@@ -63,7 +63,7 @@ def test_entry_of_a_mapping_is_set_by_its_dotted_name():
         ("- a\n", "must hold lines such as 'epochs: 30', got list"),
         ("config: b.yaml\n", "a.yaml has the unknown setting 'config'"),
         ("1: 2\n", "a.yaml has the unknown setting '1'"),
-        ("? [a]\n: 2\n", "a.yaml is not YAML"),
+        ("? [a]\n: 2\n", "a.yaml is not a YAML file of settings"),
         ("epochz: 3\n", "a.yaml has the unknown setting 'epochz'; did you mean 'epochs'?"),
         ("when: 2026-02-32\n", "a.yaml has the unknown setting 'when'"),
         ("a: &a 1\n", "plain values are required, without tags, anchors and aliases"),
