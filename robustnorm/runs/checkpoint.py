@@ -81,16 +81,16 @@ def save_checkpoint(
         DiskError: When the disk is full or read-only; earlier checkpoints are left intact.
         UsageError: When this process reserved the folder and lost it; nothing is written.
     """
+    data = save(state_tensors(model, optimizer))
+    digest = hashlib.sha256(data).hexdigest()
+    file = f"{tag}-{digest[:12]}.safetensors"
+    content = {"format": _FORMAT, "file": file, "sha256": digest, "bytes": len(data)} | manifest
+    path, *former = _manifests(folder, tag)
     check_held(folder)
     with disk_errors(folder, 0):
         for half_written in folder.glob(f".{tag}-*.tmp"):
             half_written.unlink()
-    data = save(state_tensors(model, optimizer))
-    digest = hashlib.sha256(data).hexdigest()
-    file = f"{tag}-{digest[:12]}.safetensors"
     write_atomically(folder / file, data)
-    content = {"format": _FORMAT, "file": file, "sha256": digest, "bytes": len(data)} | manifest
-    path, *former = _manifests(folder, tag)
     if former and _is_intact(path):
         write_atomically(former[0], path.read_bytes())
     write_atomically(path, manifest_bytes(content))

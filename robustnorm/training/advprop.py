@@ -85,6 +85,7 @@ def train(
         Stopped: When a signal arrives before the first step.
     """
     distributed.per_process(config.batch_size)  # raises when it cannot be divided
+    steps = steps_per_epoch(len(split), config.batch_size)
     if config.sync_norm and distributed.world_size() > 1:
         synchronize(model)
     # The compiled model is an nn.Module too, although torch's annotations do not say so.
@@ -93,7 +94,6 @@ def train(
     step_losses = distributed.data_parallel(advprop)
     search = Search.of(config, (config.validation_steps,))
     position = position or Position()
-    steps = steps_per_epoch(len(split), config.batch_size)
     validation_seconds = 0.0
     if distributed.any_process(interrupted(should_stop))[0]:
         raise Stopped("stopped before the first step")

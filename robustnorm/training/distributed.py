@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from robustnorm.system.device import resolve_device
 from robustnorm.system.errors import UsageError
 
 _T = TypeVar("_T")
@@ -53,23 +54,27 @@ def own_device(name: str) -> str:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Joins, for the block, the group of the processes that torchrun started.
+def process_group(name: str) -> Iterator[torch.device]:
+    """Joins, for the block, the group of the processes that torchrun started; yields the device.
 
     Tensors on a GPU are sent through NCCL, those on the CPU through Gloo. Without torchrun there is
     no group; a group that is already open is used and left open.
 
     Args:
-        device: Device of this process.
+        name: As in ``own_device``.
+
+    Raises:
+        UsageError: When there is no such device, or several processes would share it.
     """
+    device = resolve_device(own_device(name))
     if launched_processes() == 1 or _in_group():
-        yield
+        yield device
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=_TIMEOUT)
-    yield
+    yield device
     # Not after an error: the other processes may never reach this point.
     dist.destroy_process_group()
 

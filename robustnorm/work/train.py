@@ -24,7 +24,7 @@ from robustnorm.runs.described import (
     place_model,
 )
 from robustnorm.settings.config import Config
-from robustnorm.system.device import device_name, resolve_device
+from robustnorm.system.device import device_name
 from robustnorm.system.errors import OutOfMemoryError, UsageError
 from robustnorm.system.files import check_free_space
 from robustnorm.system.locks import exclusive
@@ -63,9 +63,8 @@ def train_run(config: Config, *, should_stop: ShouldStop = never) -> None:
         DataError, CheckpointError: When the data or the checkpoint is unusable.
         Stopped: When a signal arrives; the state is saved, and the next call continues.
     """
-    device = resolve_device(distributed.own_device(config.device))
     folder = config.folder
-    with distributed.process_group(device):
+    with distributed.process_group(config.device) as device:
         if distributed.rank():
             log.setLevel(logging.ERROR)
         distributed.per_process(config.batch_size)  # raises when it cannot be divided

@@ -238,7 +238,7 @@ def die_after(step):
 
 
 def main(folder):
-    with distributed.process_group(torch.device("cpu")):
+    with distributed.process_group("cpu"):
         rank = distributed.rank()
         if rank:
             forbid_writing()
