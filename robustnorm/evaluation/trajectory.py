@@ -24,13 +24,7 @@ def trajectory(
 
     Outcomes on clean images, and on one branch's images scored by another, come without images.
 
-    Args:
-        attacked: From ``branches``.
-        images: (N, C, H, W), floating point in [0, 1], on the network's device.
-        labels: int64 (N,), on the network's device.
-        image_ids: int64 (N,), on the CPU.
-        search: Settings of the attack.
-        scored_by: Branches that score the last iterates.
+    See ``attack_chunk`` for the arguments; images are floating point, on the network's device.
     """
     most = max(search.steps)
     found: dict[Key, tuple[Outcome, Tensor | None]] = {}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustnorm.attacks.asked import Asked, InputError
+from robustnorm.attacks.contract import unchanged
 from robustnorm.models import NETWORKS
 from robustnorm.models.resnet import Norm, Normalized
 from robustnorm.norms import NORMS
@@ -119,20 +120,18 @@ def check_output(
     if size is None:
         return
     first = next(network.parameters(), torch.empty(0))
-    modes = {module: module.training for module in network.modules()}
-    bound = bind(network.eval(), next(iter(branches_of(network)), "clean"))
+    bound = bind(network, next(iter(branches_of(network)), "clean"))
     images = torch.zeros(2, data["channels"], *size, device=first.device)
     outputs: list[object] = []
     watch = bound.register_forward_hook(lambda *given: outputs.append(given[-1]))
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with unchanged(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            network.eval()
             logits = Asked(bound)(images)
     except InputError as error:
         raise NetworkError(f"network {name}: {error}") from error
     finally:
         watch.remove()
-        for module, training in modes.items():
-            module.training = training
     begin = f"network {name} must return logits of shape (images, {classes} classes)"
     if alone and not isinstance(outputs[0], Tensor):
         returned = type(outputs[0]).__name__

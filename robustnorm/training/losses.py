@@ -135,14 +135,10 @@ class AdvProp(nn.Module):
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Puts ``model`` in evaluation mode for the block, then restores the mode of each module."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    """Puts ``model`` in evaluation mode for the block, then restores every module."""
+    with unchanged(model):
+        model.eval()
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _random_start(
