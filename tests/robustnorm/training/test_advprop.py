@@ -235,7 +235,7 @@ def test_validation_is_announced_by_the_seconds_that_the_last_one_took():
 def test_loss_that_is_not_finite_is_not_taken_for_a_position():
     model = make_model()
     model[-1].register_forward_pre_hook(lambda _, inputs: (inputs[0] * torch.nan,))
-    with pytest.raises(NonFiniteLossError, match="since step 1 of epoch 1"):
+    with pytest.raises(NonFiniteLossError, match="from step 1 of epoch 1 on"):
         run(model, should_stop=stopping_at(1))
 
 
@@ -300,7 +300,7 @@ def test_non_finite_loss_names_epoch_and_step():
         return (inputs[0] * torch.nan,) if len(calls) >= 10 else None
 
     model[-1].register_forward_pre_hook(poison)
-    with pytest.raises(NonFiniteLossError, match="since step 2 of epoch 1"):
+    with pytest.raises(NonFiniteLossError, match="from step 2 of epoch 1 on"):
         run(model)
 
 

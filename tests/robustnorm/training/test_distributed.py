@@ -116,7 +116,7 @@ def test_gradients_are_means_over_the_processes_and_statistics_become_so(seen):
 
 def test_batch_that_does_not_divide_is_refused(seen):
     for message in both(seen, "refusal"):
-        assert "33 for 2; try 32" in message
+        assert "33 for 2 processes; try 32" in message
 
 
 def test_all_stop_at_the_step_at_which_one_should(seen, place):
