@@ -44,7 +44,7 @@ def momentum_pgd(
         steps: Gradient steps.
         decay: Factor applied to the sum before each new gradient is added.
         threat_model: ``"linf"`` or ``"l2"``.
-        generator: Ignored; part of the contract.
+        generator: Unused, since no random numbers are drawn; part of the contract.
 
     Returns:
         Adversarial images, detached, of the images' shape and dtype.

@@ -26,7 +26,7 @@ SIZE = 8
 def load_stripes() -> Dataset:
     """Returns 512 training and 128 test images, grey, each with one orientation and phase.
 
-    A loader may also take ``root``, the folder of ``--data_root``, and ``download``.
+    A loader may also take ``root``, the folder ``--data_root``, and ``download``.
     """
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(640) % 2

@@ -1,11 +1,11 @@
-"""AutoAttack's verdict on a network of yours, without AutoAttack's hours.
+"""A robust accuracy for your network like AutoAttack's, in a fraction of its time.
 
     python examples/autoattack_dropin.py --small  # an untrained network and noise, seconds
-    python examples/autoattack_dropin.py --small --compare  # beside AutoAttack itself
+    python examples/autoattack_dropin.py --small --compare  # next to AutoAttack itself
 
 Where your code calls ``AutoAttack(model, norm="Linf", eps=8 / 255).run_standard_evaluation(images,
-labels)``, call ``worst_case``: any callable from images in [0, 1] to logits will do. It needs no
-seed, works in the caller's batches and returns adversarial images of the same shape.
+labels)``, call ``worst_case`` with any callable from images in [0, 1] to logits. It needs no seed,
+attacks whatever batch it is given and returns adversarial images of the same shape.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from robustnorm.attacks.passes import Counted
 
 
 def small_network(channels: int = 3, classes: int = 10) -> nn.Module:
-    """Stands for your network."""
+    """Returns a network in place of yours."""
     return nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1),
         nn.BatchNorm2d(16),
@@ -35,10 +35,10 @@ def small_network(channels: int = 3, classes: int = 10) -> nn.Module:
 def robust_accuracy(
     network: nn.Module, images: Tensor, labels: Tensor, epsilon: float, batch_size: int = 100
 ) -> tuple[float, int]:
-    """Returns the accuracy in the worst case, a fraction, and the passes that it took."""
+    """Returns the worst-case accuracy, a fraction, and the number of passes that it took."""
     counted, standing = Counted(network), 0
-    for some, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        adv_images = worst_case(counted, some, classes, epsilon=epsilon)
+    for batch, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        adv_images = worst_case(counted, batch, classes, epsilon=epsilon)
         with torch.no_grad():
             standing += int((network(adv_images).argmax(1) == classes).sum())
     return standing / len(images), sum(counted.passes)
@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, tuple[float, int]]
         counted = Counted(network)
         seed = torch.Generator().manual_seed(0)
         adv_images = autoattack(counted, images, labels, epsilon=options.epsilon, generator=seed)
-        right = network(adv_images).argmax(1) == labels
-        found["autoattack"] = right.float().mean().item(), sum(counted.passes)
+        correct = network(adv_images).argmax(1) == labels
+        found["autoattack"] = correct.float().mean().item(), sum(counted.passes)
     for name, (accuracy, passes) in found.items():
         print(f"{name}: {100 * accuracy:.1f} % of {len(images)} images withstand, {passes} passes")
     return found

@@ -1,4 +1,4 @@
-"""RobustBench's clean_accuracy and benchmark on one branch of a run trained on CIFAR-10.
+"""Runs RobustBench's clean_accuracy and benchmark on one branch of a run trained on CIFAR-10.
 
     pip install robustbench git+https://github.com/fra31/auto-attack
     python examples/robustbench_benchmark.py checkpoints/cifar10/saauxbn-seed0 --branch adv

@@ -179,18 +179,18 @@ def test_documented_limits_are_those_of_the_code():
     for number, unit in (
         (foreign._MOST_HEADER_BYTES / 1e6, "MB without duplicate keys"),
         (untrusted.MOST_YAML_BYTES / 1e3, "kB of YAML"),
-        (untrusted.most_bytes(0) / 1e6, "MB and"),
+        (untrusted.most_bytes(0) / 1e6, "MB plus"),
         (untrusted.most_bytes(1) - untrusted.most_bytes(0), "times its size"),
-        (untrusted.most_decoded(0) / 1e6, "MB and 100 times"),
+        (untrusted.most_decoded(0) / 1e6, "MB plus 100 times"),
     ):
         assert f"{number:.0f} {unit}" in text
     assert f"{untrusted.MOST_PIXELS:,} pixels" in text
     assert f"{untrusted._MOST_VALUES:,} values" in text
     assert f"{untrusted._MOST_NAME:,}, with its folders" in text
-    assert f"| folders in folders | {untrusted.MOST_DEPTH} |" in text
+    assert f"| nested folders | {untrusted.MOST_DEPTH} |" in text
     assert f"{untrusted._MOST_YAML_DEPTH} levels" in text
-    assert f"{decoding._MOST_SCANS} over that many pixels" in text
-    assert f"{untrusted.most_members(0):,} members and one for each 50 bytes" in text
+    assert f"{decoding._MOST_SCANS} with that many pixels" in text
+    assert f"{untrusted.most_members(0):,} members plus one for every 50 bytes" in text
     assert all(f"`{name}`" in text for name in torch_files.GLOBALS)
 
 
