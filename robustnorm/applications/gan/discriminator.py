@@ -14,7 +14,7 @@ class DownBlock(nn.Module):
         in_channels: Channels of the input.
         channels: Channels of the output.
         down: Halve height and width; the shortcut is then a 1x1 convolution.
-        first: The input is an image: omit the ReLU before the first convolution.
+        first: Omit the ReLU before the first convolution, because the input is an image.
 
     Shape:
         (N, in_channels, H, W) to (N, channels, H, W), or (N, channels, H / 2, W / 2).

@@ -1,4 +1,4 @@
-"""The network whose features measure generated images: a classifier trained here."""
+"""The network whose features judge generated images: a classifier trained here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LEARNING_RATE, _PEAK, _BATCH_SIZE = 0.2, 0.3, 128
 log = logging.getLogger("robustnorm")
 
 
-class Seen(NamedTuple):
+class FeatureOutput(NamedTuple):
     """Output of a feature network: features (N, D) and logits (N, K), float32 on the CPU."""
 
     features: Tensor
@@ -38,8 +38,8 @@ class Features(Protocol):
     """A network whose features and logits the measures use.
 
     Attributes:
-        name: Suffix in the measures' names: "C10net" for a classifier trained here.
-        classes: Whether its logits are for the data's classes.
+        name: Suffix of the measures' names: "C10net" for a classifier trained here.
+        classes: Whether its logits are those of the data's classes.
         description: JSON values that identify it.
     """
 
@@ -47,7 +47,7 @@ class Features(Protocol):
     classes: bool
     description: dict[str, Any]
 
-    def __call__(self, images: Tensor) -> Seen:
+    def __call__(self, images: Tensor) -> FeatureOutput:
         """Returns features and logits of uint8 images (N, C, H, W)."""
         ...
 
@@ -70,22 +70,22 @@ class ClassifierFeatures:
         self._body._modules = model._modules | {"fc": nn.Identity()}
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Seen:
+    def __call__(self, images: Tensor) -> FeatureOutput:
         device = self._last.weight.device
         features = torch.cat(
             [self._body(to_float(part.to(device))) for part in torch.split(images, _BATCH)]
         )
-        return Seen(features.cpu(), self._last(features).cpu())
+        return FeatureOutput(features.cpu(), self._last(features).cpu())
 
 
 def trained_classifier(
     dataset: Dataset, config: GanSettings, device: torch.device, folder: Path
 ) -> ClassifierFeatures:
-    """Returns the classifier of the settings, training it, or finishing its training, if needed.
+    """Returns the classifier that the settings describe, training it first if needed.
 
-    A ResNet-18 with plain BN, trained by SGD with a one-cycle learning rate on all training images,
-    randomly cropped after padding by an eighth, and mirrored where that suits the data. Saved after
-    each epoch.
+    It is a ResNet-18 with BN, trained by SGD with a one-cycle learning rate on all training images,
+    randomly cropped after padding by an eighth, and mirrored where that suits the data. It is saved
+    after each epoch, and an interrupted training continues.
 
     Args:
         dataset: At the generators' image size.
@@ -107,10 +107,10 @@ def trained_classifier(
     with exclusive(folder):
         checkpoint = find_checkpoint(folder, "last")
         if checkpoint is not None:
-            there = (checkpoint.manifest["config"], checkpoint.manifest["dataset"]["sha256"])
-            if there != (settings, dataset.sha256):
+            found = (checkpoint.manifest["config"], checkpoint.manifest["dataset"]["sha256"])
+            if found != (settings, dataset.sha256):
                 raise UsageError(
-                    f"{folder} holds a classifier with other settings or data ({there[0]}); choose "
+                    f"{folder} holds a classifier with other settings or data ({found[0]}); choose "
                     "another --name, or remove that folder"
                 )
         if checkpoint is None or checkpoint.manifest["epoch"] < config.classifier_epochs:

@@ -1,4 +1,4 @@
-"""Figures 2 and 3 and grids of images, from records."""
+"""Figures 2 and 3 and grids of images, made from records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from robustnorm.applications.gan.gradient_tables import COSINE, QUANTITIES, stage_differences
+from robustnorm.applications.gan.gradient_tables import COSINE, QUANTITIES, stage_values
 from robustnorm.applications.gan.record import GanRecord, pairs
 from robustnorm.applications.gan.tables import (
     NETWORKS,
@@ -25,20 +25,19 @@ from robustnorm.reporting.sections import Drawing
 
 _WINDOWS = 40
 LOOKS = {
-    name: Look(*PALETTE[place], marker)
-    for name, place, marker in zip(NORMS.values(), (0, 3), "os", strict=True)
+    name: Look(*PALETTE[index], marker)
+    for name, index, marker in zip(NORMS.values(), (0, 3), "os", strict=True)
 }
 
 
 def figure3(records: Sequence[GanRecord]) -> Drawing:
-    """Returns losses and scores over the steps, one row per GAN."""
+    """Returns losses and scores against the steps, one row per GAN."""
     distance, score = measure_names(records[0])
     return Drawing(
         "figure3",
-        "Figure 3: the generator's loss (Eq. 6; means over a fortieth of the steps), and the "
-        "running mean's measures, over the steps. "
-        "Thin: a seed; thick: mean over the seeds.",
-        f"Generator loss, {score} and {distance} over the steps with CCBN and SaBN.",
+        "Figure 3: the generator's loss (Eq. 6; means over a fortieth of the steps) and the "
+        "measures of its running mean, against the steps. Thin: one seed; thick: mean over seeds.",
+        f"Generator loss, {score} and {distance} against the steps with CCBN and SaBN.",
         partial(_figure3, records),
     )
 
@@ -54,10 +53,11 @@ def figure2(records: Sequence[GanRecord]) -> list[Drawing]:
         drawings.append(
             Drawing(
                 f"figure2-{network}",
-                f"Figure 2 for {name}, step {step:,}: spread of the gradients' norms over the "
-                f"classes, over their mean and as it is, and their mean cosine, from the latent "
-                f"vector's side to the image's. Means over {len(found)} seeds; bars: 95 %, "
-                "Student's. Above, single samples; below, class batches.",
+                f"Figure 2 for {name}, step {step:,}: standard deviation over the classes of the "
+                "gradients' norms, relative to their mean and absolute, and mean cosine of the "
+                "gradients, over the stages from latent vector to image. Means over "
+                f"{len(found)} seeds; bars: 95 %, Student's. Above: single samples; below: class "
+                "batches.",
                 f"Standard deviation and cosine of the classes' gradients by stage of {name}.",
                 partial(_figure2, found, step),
             )
@@ -77,8 +77,8 @@ def image_grids(
     classes = ", ".join(records[0].dataset["classes"])
     return Drawing(
         "images",
-        f"Generated images after the last step, not selected: one class per column ({classes}), "
-        "one latent vector per row.",
+        f"Generated images after the last step, without selection: one class per column "
+        f"({classes}), one latent vector per row.",
         "Grids of generated images, one for each model.",
         partial(_grids, images),
     )
@@ -123,22 +123,20 @@ def _smoothed(losses: Sequence[dict[str, float]]) -> list[tuple[float, float]]:
 
 
 def _figure2(found: Sequence[tuple[GanRecord, GanRecord]], step: int) -> Figure:
-    places = [place for place, entry in enumerate(found[0][0].gradients) if entry.step == step]
-    figure, axes = panels(len(places), len(QUANTITIES), 2.1, sharex=True)
-    for row, place in enumerate(places):
-        stages = found[0][0].gradients[place].stages
+    entries = [n for n, entry in enumerate(found[0][0].gradients) if entry.step == step]
+    figure, axes = panels(len(entries), len(QUANTITIES), 2.1, sharex=True)
+    for row, entry in enumerate(entries):
+        stages = found[0][0].gradients[entry].stages
         for column, quantity in enumerate(QUANTITIES):
             panel = axes[row * len(QUANTITIES) + column]
-            sides = [
-                stage_differences(found, place, number, quantity) for number in range(len(stages))
-            ]
+            sides = [stage_values(found, entry, number, quantity) for number in range(len(stages))]
             for side, (name, look) in enumerate(LOOKS.items()):
                 means = [mean(each[side]) for each in sides]
                 bounds = [
                     student(each[side]) or Interval(m, m)
                     for each, m in zip(sides, means, strict=True)
                 ]
-                # Offset, so that the bars of a stage do not hide each other.
+                # Shifted, so that the bars of a stage do not hide each other.
                 panel.errorbar(
                     [number + 0.12 * (side - 0.5) for number in range(len(stages))],
                     means,

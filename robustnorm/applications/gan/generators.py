@@ -1,7 +1,7 @@
-"""Generators whose normalization layers receive the class: SNGAN, BigGAN and AutoGAN-top1.
+"""Generators whose normalization layers depend on the class: SNGAN, BigGAN and AutoGAN-top1.
 
-Each maps latent vectors to images in [-1, 1] and takes the labels from ``route``. It has three
-stages that double the size, with two conditional norms each.
+Each maps latent vectors to images in [-1, 1] and takes the labels from ``route``. Each has three
+stages that double the size, with two conditional norms per stage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from robustnorm.norms import CCBN, SaBN
 Norm = Callable[[int], nn.Module]
 Mode = Literal["nearest", "bilinear"]
 
-# Three stages double the size.
+# Factor by which the three stages enlarge height and width.
 ENLARGED = 8
 
 
@@ -79,8 +79,8 @@ class ResidualGenerator(nn.Module):
 
     References:
         Miyato & Koyama, cGANs with Projection Discriminator, arXiv:1802.05637; Brock et al.,
-        arXiv:1809.11096, whose class embeddings are not spectrally normalized here, as in the
-        authors' own PyTorch port for CIFAR-10.
+        arXiv:1809.11096. As in those authors' PyTorch port for CIFAR-10, the class embeddings are
+        not spectrally normalized.
 
     Examples:
         >>> import torch
@@ -119,7 +119,7 @@ class ResidualGenerator(nn.Module):
 
 
 class Cell(nn.Module):
-    """A cell of AutoGAN: an ``UpBlock`` that also adds the first outputs of earlier cells.
+    """A cell of AutoGAN: an ``UpBlock`` that also adds intermediate outputs of earlier cells.
 
     Args:
         channels: Channels of input and output.
@@ -139,10 +139,13 @@ class Cell(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.shortcut = nn.Conv2d(channels, channels, 1) if shortcut else None
 
-    def forward(self, input: Tensor, former: tuple[Tensor, ...] = ()) -> tuple[Tensor, Tensor]:
-        """Returns the first convolution's output including the skips, and the cell's output."""
+    def forward(self, input: Tensor, earlier: tuple[Tensor, ...] = ()) -> tuple[Tensor, Tensor]:
+        """Returns the first convolution's output plus the skips, and the cell's output.
+
+        ``earlier`` are the first of these outputs of each earlier cell.
+        """
         first = self.conv1(_enlarge(F.relu(self.norm1(input)), self.mode))
-        for skip, other in zip(self.skips, former, strict=True):
+        for skip, other in zip(self.skips, earlier, strict=True):
             first = first + _enlarge(skip(other), self.mode, first.shape[2])
         output = self.conv2(F.relu(self.norm2(first)))
         if self.shortcut is not None:

@@ -14,53 +14,56 @@ from robustnorm.reporting.render import Cell, Table, bracketed
 # Quantities of a stage in Figure 2 and its tables.
 SPREAD, RELATIVE, COSINE = "Std of norms", "Std over mean", "Mean cosine"
 QUANTITIES: dict[str, Callable[[StageDiversity], float]] = {
-    RELATIVE: lambda stage: stage.std_of_norms / (stage.mean_norm or 1.0),  # or all are 0
+    RELATIVE: lambda stage: stage.std_of_norms / (stage.mean_norm or 1.0),  # 0 if all norms are 0
     SPREAD: lambda stage: stage.std_of_norms,
     COSINE: lambda stage: stage.mean_cosine,
 }
 
 
 def gradient_tables(records: Sequence[GanRecord], setting: str) -> list[Table]:
-    """Returns where SaBN's numbers are lower, and all numbers; empty without a pair of runs.
+    """Returns in how many stages SaBN's numbers are lower, and all numbers.
 
     Args:
         records: Records of one table.
         setting: From ``setting_note``.
+
+    Returns:
+        Two tables; none without a pair of runs.
     """
-    made = [_places(records, setting), _gradients(records, setting)]
+    made = [_lower_stages(records, setting), _gradients(records, setting)]
     return [table for table in made if table.rows]
 
 
-def stage_differences(
-    found: Sequence[tuple[GanRecord, GanRecord]], place: int, stage: int, quantity: str
+def stage_values(
+    found: Sequence[tuple[GanRecord, GanRecord]], entry: int, stage: int, quantity: str
 ) -> tuple[list[float], list[float]]:
-    """Returns a quantity of a stage with CCBN and with SaBN, per pair of runs.
+    """Returns a quantity of a stage with CCBN and with SaBN, for each pair of runs.
 
     Args:
         found: From ``pairs``.
-        place: Index into ``GanRecord.gradients``.
+        entry: Index into ``GanRecord.gradients``.
         stage: Index of the stage.
         quantity: A key of ``QUANTITIES``.
     """
     value = QUANTITIES[quantity]
     ccbn, sabn = (
-        [value(record.gradients[place].stages[stage]) for record in side]
+        [value(record.gradients[entry].stages[stage]) for record in side]
         for side in zip(*found, strict=True)
     )
     return ccbn, sabn
 
 
-def _places(records: Sequence[GanRecord], setting: str) -> Table:
-    """Returns in how many stages SaBN's number is the lower one, per step and reading of Eq. 4."""
+def _lower_stages(records: Sequence[GanRecord], setting: str) -> Table:
+    """Returns in how many stages SaBN's number is the lower one, by step and reading of Eq. 4."""
     rows: list[tuple[Cell, ...]] = []
     for network, name in NETWORKS.items():
         found = pairs(records, network)
-        for place, gradients in enumerate(found[0][0].gradients if found else ()):
+        for entry, gradients in enumerate(found[0][0].gradients if found else ()):
             cells: list[Cell] = []
             for quantity in QUANTITIES:
                 lower = surely = higher = 0
                 for stage in range(len(gradients.stages)):
-                    ccbn, sabn = stage_differences(found, place, stage, quantity)
+                    ccbn, sabn = stage_values(found, entry, stage, quantity)
                     values = [b - a for a, b in zip(ccbn, sabn, strict=True)]
                     limits = student(values)
                     lower += mean(values) < 0
@@ -85,22 +88,24 @@ def _places(records: Sequence[GanRecord], setting: str) -> Table:
         rows,
         [
             setting,
-            "A stage counts as lower by the mean over pairs of runs of one seed. Sure: stages with "
-            "SaBN lower / higher whose 95 % interval (Student's over seeds, not adjusted) excludes "
-            "0; one in twenty does so by chance, and the stages of a run are not independent.",
+            "A stage counts as lower if the mean over pairs of runs with the same seed is. Sure: "
+            "stages with SaBN lower / higher whose 95 % interval (Student's over seeds, not "
+            "adjusted) excludes 0; one in twenty does so by chance, and the stages of a run are "
+            "not independent.",
             _GRADIENT_NOTE,
         ],
     )
 
 
 _GRADIENT_NOTE = (
-    "Gradients of the generator's loss in its convolutions (the paper: those right before a norm) "
-    "and its first linear layer, class against class, for the same latent vectors (Gong et al., "
-    "Eq. 4 and 5, Figure 2). Eq. 4 can be read in two ways. Single samples: of one image, the "
-    "generator's norms with running statistics. Class batches: of a batch of one class, the norms "
-    "with that batch's own. Std over mean: the standard deviation of the norms over their mean, "
-    "which does not depend on how large a checkpoint's gradients are; the paper shows the standard "
-    "deviation alone."
+    "Gradients of the generator's loss with respect to its convolutions (the paper: those directly "
+    "before a norm) and its first linear layer, compared between classes for the same latent "
+    "vectors (Gong et al., Eq. 4 and 5, Figure 2). Eq. 4 can be read in two ways. Single samples: "
+    "the gradient of one image, the generator's norm layers using running statistics. Class "
+    "batches: that of a batch of one class, the norm layers using the batch's statistics. Std over "
+    "mean: the standard deviation of the gradients' norms divided by their mean, which does not "
+    "depend on how large a checkpoint's gradients are; the paper shows the standard deviation "
+    "alone."
 )
 
 
@@ -108,11 +113,11 @@ def _gradients(records: Sequence[GanRecord], setting: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for network, name in NETWORKS.items():
         found = pairs(records, network)
-        for place, gradients in enumerate(found[0][0].gradients if found else ()):
+        for entry, gradients in enumerate(found[0][0].gradients if found else ()):
             for number, stage in enumerate(gradients.stages):
                 cells: list[Cell] = []
                 for quantity in QUANTITIES:
-                    ccbn, sabn = stage_differences(found, place, number, quantity)
+                    ccbn, sabn = stage_values(found, entry, number, quantity)
                     values = [b - a for a, b in zip(ccbn, sabn, strict=True)]
                     cells += [
                         f"{mean(ccbn):.3f}",

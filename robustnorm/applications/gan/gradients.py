@@ -1,4 +1,4 @@
-"""Figure 2: compares, by stage, the gradients that the classes give the generator."""
+"""Figure 2: compares the generator's gradients between classes, stage by stage."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def class_gradients(
     Every latent vector is used with every class, so only the class differs. "single samples" reads
     Eq. 4 as the gradient of one image, with the generator in evaluation mode: norms use running
     statistics, independent of other images. "class batches" reads it as the gradient of a batch of
-    one class, with the generator in train mode: norms see one class only. The weights are those of
+    one class, with the generator in train mode: norms see only one class. The weights are those of
     the convolutions and of the first linear layer.
 
     Args:
         generator: The trained generator, not its running mean. Left unchanged.
         discriminator: Left unchanged; in evaluation mode its spectral norms are constant.
         latents: (m, latent_dim) for single samples, (m, batch, latent_dim) for class batches.
-        num_classes: n, the number of groups.
+        num_classes: Number of classes, the n of Eq. 4.
         reading: How to read Eq. 4.
 
     Returns:
@@ -61,8 +61,8 @@ def class_gradients(
     device = weights[0].device
 
     def batches() -> Iterator[list[Gradient]]:
-        for given in latents.to(device):
-            values = given[None] if given.dim() == 1 else given
+        for latent in latents.to(device):
+            values = latent[None] if latent.dim() == 1 else latent
             gradients = []
             for label in range(num_classes):
                 labels = torch.full((len(values),), label, device=device)

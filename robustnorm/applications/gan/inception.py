@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnorm.applications.gan.features import Seen
+from robustnorm.applications.gan.features import FeatureOutput
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.extras import extra
 
@@ -30,9 +30,9 @@ class InceptionFeatures:
         device: Device to use.
 
     Raises:
-        UsageError: When the file does not exist.
-        RefusedFileError: When it is another file.
-        ImportError: Without torch-fidelity.
+        UsageError: When the file cannot be read.
+        RefusedFileError: When it is not that file.
+        ImportError: When torch-fidelity is not installed.
     """
 
     name = "Inception"
@@ -49,15 +49,17 @@ class InceptionFeatures:
         digest = hashlib.sha256(data).hexdigest()
         if not digest.startswith(SHA256):
             raise RefusedFileError(
-                f"{path} has a sha256 of {digest[:8]}..., the weights of FID and IS have one of "
-                f"{SHA256}...; take those that torch-fidelity publishes with its releases"
+                f"{path} has the SHA-256 {digest[:8]}..., but the weights of FID and IS have "
+                f"{SHA256}...; use those that torch-fidelity publishes with its releases"
             )
         try:
             torch.load(
                 path, weights_only=True, map_location="meta"
             )  # torch-fidelity checks nothing
         except (pickle.UnpicklingError, RuntimeError) as error:
-            raise RefusedFileError(f"{path} holds more than weights; nothing was loaded") from error
+            raise RefusedFileError(
+                f"{path} contains more than weights; nothing was loaded"
+            ) from error
         self._network = _extractor()(
             "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         ).to(device)
@@ -65,12 +67,12 @@ class InceptionFeatures:
         self.description: dict[str, Any] = {"network": "Inception 2015-12-05", "sha256": digest}
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Seen:
+    def __call__(self, images: Tensor) -> FeatureOutput:
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         parts = [self._network(part.to(self._device)) for part in torch.split(images, _BATCH)]
         features, logits = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
-        return Seen(features, logits)
+        return FeatureOutput(features, logits)
 
 
 @cache
@@ -82,8 +84,8 @@ def _extractor() -> Any:
         except RuntimeError as error:
             if _MISSING not in str(error):
                 raise
-            # A torchvision built for CUDA does not define two of its operators beside a CPU-only
-            # torch. They are not used here.
+            # A torchvision built for CUDA lacks two of its operators if torch is built for the CPU
+            # only. They are not used here.
             for name in [name for name in sys.modules if name.split(".")[0] in _HALF_IMPORTED]:
                 del sys.modules[name]
             library: Any = torch.library

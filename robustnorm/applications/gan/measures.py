@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnorm.applications.gan.features import Features, Seen
+from robustnorm.applications.gan.features import FeatureOutput, Features
 from robustnorm.applications.gan.metrics import (
     frechet_distance,
     inception_score,
@@ -22,7 +22,7 @@ from robustnorm.data.errors import DataError
 from robustnorm.norms.routing import route
 
 _BATCH = 250
-# Most images for precision and recall, whose cost is quadratic.
+# Largest number of images for precision and recall, whose cost is quadratic.
 _MOST_NEIGHBOURS = 10_000
 
 
@@ -35,8 +35,8 @@ def shrunk(dataset: Dataset, size: int) -> Dataset:
     height, width = dataset.train.images.shape[2:]
     if height != width or height % size:
         raise DataError(
-            f"images of {width}x{height} do not divide into {size}x{size}; set --image_size to a "
-            "divisor of their size"
+            f"images of {width}x{height} cannot be averaged down to {size}x{size}; set "
+            "--image_size to a divisor of their size"
         )
     if height == size:
         return dataset
@@ -77,7 +77,7 @@ def generate(generator: nn.Module, latents: Tensor, labels: Tensor) -> Tensor:
 def balanced_labels(n: int, num_classes: int, seed: int) -> Tensor:
     """Returns n labels in random order, with class counts that differ by at most one.
 
-    Ordered labels would give each split of an Inception Score a single class.
+    With ordered labels each split of an Inception Score would contain a single class.
     """
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return (torch.arange(n) % num_classes)[order]
@@ -115,25 +115,25 @@ class Measures:
         return self._of(self.features(images), self._labels)
 
     def of_test_images(self) -> dict[str, Any]:
-        """Returns the measures of the test images, a bound for what a generator can reach."""
+        """Returns the measures of the test images, which bound what a generator can reach."""
         n = min(self._n, len(self._dataset.test))
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
         split = subset(self._dataset.test, n)[1].take(order)
         return self._of(self.features(split.images), split.labels)
 
-    def _of(self, seen: Seen, labels: Tensor) -> dict[str, Any]:
+    def _of(self, output: FeatureOutput, labels: Tensor) -> dict[str, Any]:
         """Returns ``n``, ``distance``, ``score``, ``precision``, ``recall``, ``label_accuracy``.
 
         The last is None when the network was trained on other classes.
         """
         precision, recall = precision_recall(
-            self._neighbours, seen.features[: len(self._neighbours)]
+            self._neighbours, output.features[: len(self._neighbours)]
         )
-        correct = seen.logits.argmax(1) == labels
+        correct = output.logits.argmax(1) == labels
         return {
             "n": len(labels),
-            "distance": frechet_distance(self._moments, moments(seen.features)),
-            "score": inception_score(seen.logits),
+            "distance": frechet_distance(self._moments, moments(output.features)),
+            "score": inception_score(output.logits),
             "precision": precision,
             "recall": recall,
             "label_accuracy": float(correct.double().mean()) if self.features.classes else None,

@@ -13,7 +13,7 @@ _BLOCK = 1024
 
 
 class Moments(NamedTuple):
-    """Mean (D,) and covariance (D, D) of features, float64, the latter divided by n - 1."""
+    """Mean (D,) and unbiased covariance (D, D) of features, float64."""
 
     mean: Tensor
     covariance: Tensor
@@ -26,13 +26,13 @@ def moments(features: Tensor) -> Moments:
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
-    r"""Returns the squared Fréchet distance of two Gaussians.
+    r"""Returns the squared Fréchet distance between two Gaussians.
 
     .. math:: \|\mu_1 - \mu_2\|^2 + \mathrm{tr}(\Sigma_1 + \Sigma_2
         - 2 (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2})
 
-    This is FID only with moments of Inception features. Negative eigenvalues, which arise only from
-    rounding, count as 0, so covariances of fewer images than features are allowed.
+    This is FID only for moments of Inception features. Negative eigenvalues, which arise only from
+    rounding, count as 0, so the covariance may come from fewer images than features.
 
     References:
         Heusel et al., GANs Trained by a Two Time-Scale Update Rule, NeurIPS 2017, arXiv:1706.08500.
@@ -57,7 +57,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 def inception_score(logits: Tensor, splits: int = 10) -> float:
     r"""Returns the mean over equal splits of :math:`\exp E_x KL(p(y | x) \| p(y))`.
 
-    This is the Inception Score only with the logits of Inception. The result lies between 1 and the
+    This is the Inception Score only for the logits of Inception. The result lies between 1 and the
     number of classes. Images must be in random order, since p(y) is computed per split.
 
     Args:
@@ -68,7 +68,7 @@ def inception_score(logits: Tensor, splits: int = 10) -> float:
         Salimans et al., Improved Techniques for Training GANs, NeurIPS 2016, arXiv:1606.03498.
 
     Examples:
-        >>> inception_score(1000 * torch.eye(4), splits=1)  # each image of another class, for sure
+        >>> inception_score(1000 * torch.eye(4), splits=1)  # four classes, predicted with certainty
         4.0
     """
     log_p = logits.double().log_softmax(1)
@@ -82,19 +82,20 @@ def inception_score(logits: Tensor, splits: int = 10) -> float:
 def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[float, float]:
     """Returns the fraction of fakes near a real image, and of real images near a fake.
 
-    Near means within that image's distance to its third nearest neighbour of its own kind.
+    An image is near another if their distance is at most the distance of that other image to its
+    third nearest neighbour of the same kind, real or fake.
 
     Args:
         real: Features of real images, (N, D), N above ``neighbours``.
         fake: Features of generated images, (M, D), M above ``neighbours``.
-        neighbours: Rank of the neighbour that sets the distance.
+        neighbours: Rank of the neighbour that sets the distance, 3 in the text above.
 
     References:
         Kynkäänniemi et al., Improved Precision and Recall Metric, NeurIPS 2019, arXiv:1904.06991.
 
     Examples:
         >>> real = torch.arange(8.0)[:, None]
-        >>> precision_recall(real, real[:4])  # each fake is an image; 7 is 4 away from the nearest
+        >>> precision_recall(real, real[:4])  # each fake is real; 7 is 4 away from the nearest fake
         (1.0, 0.875)
     """
     real, fake = real.double(), fake.double()
@@ -115,5 +116,5 @@ def _covered(centers: Tensor, points: Tensor, neighbours: int) -> float:
 
 
 def _distances(first: Tensor, second: Tensor) -> Tensor:
-    # Without matrix products, whose rounding is large for images that are nearly equal.
+    # Not with matrix products: their rounding errors are large for images that are nearly equal.
     return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")

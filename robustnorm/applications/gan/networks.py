@@ -26,11 +26,11 @@ def build_networks(
 ) -> tuple[nn.Module, nn.Module]:
     """Returns generator and discriminator in train mode, on the CPU.
 
-    Initialization: SNGAN's and AutoGAN's convolutions Xavier-uniform, their linear layers and
-    embeddings as in torch; all weights of BigGAN N(0, 0.02). The scales of every norm N(1, 0.02)
-    and the shifts 0, except that BigGAN's embedding of the shifts is N(0, 0.02). Then every weight
-    of the discriminator, and of BigGAN's generator, except the norms' affines, is spectrally
-    normalized.
+    In SNGAN and AutoGAN, convolutions are initialized Xavier-uniformly, linear layers and
+    embeddings as in torch; in BigGAN all weights are drawn from N(0, 0.02). The weights of all norm
+    layers are drawn from N(1, 0.02); their biases are 0, except that BigGAN's conditional ones are
+    drawn from N(0, 0.02). Then every weight of the discriminator and of BigGAN's generator, except
+    the norms' affines, is spectrally normalized.
 
     Args:
         config: Widths and sizes.
@@ -67,7 +67,7 @@ def build_networks(
         if big:
             normalize_spectrally(generator)
     for part in (generator, discriminator):
-        to_channels_last(part)  # takes a third less time on a CPU
+        to_channels_last(part)  # a third faster on a CPU
     return generator, discriminator
 
 

@@ -1,4 +1,4 @@
-"""The record of a trained GAN: everything tables and figures need, without its weights."""
+"""The record of a trained GAN: everything that tables and figures need, but not its weights."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _SHAPE = {
 
 @dataclass(frozen=True)
 class ClassGradients:
-    """The classes' gradients at a step, by stage, for one reading of Eq. 4."""
+    """How the classes' gradients at a step compare, by stage, for one reading of Eq. 4."""
 
     step: int
     reading: str
@@ -78,15 +78,15 @@ class GanRecord:
     """The results of a run.
 
     Args:
-        config: ``GanSettings.to_dict`` and the run's ``network``, ``norm`` and ``seed``.
+        config: ``GanSettings.to_dict`` plus the run's ``network``, ``norm`` and ``seed``.
         dataset: From ``describe_dataset``.
         features: Description of the feature network; for a classifier its ``accuracy`` and
             ``sha256``.
         test_images: Measures of the test images.
-        measured: Measures of the generator's running mean, in the order of ``step``.
-        best: Step of the lowest distance.
-        losses: Means over windows: ``step`` (the last), ``generator`` and ``discriminator``.
-        gradients: Comparisons at the kept steps.
+        measured: Measures of the generator's running mean, in order of their ``step``.
+        best: Step with the lowest distance.
+        losses: Means over windows: ``step`` (the window's last), ``generator``, ``discriminator``.
+        gradients: Comparisons of gradients at the kept steps.
         seconds: Time of all steps, without measuring and saving.
         device: Training device.
         versions: Versions of packages.
@@ -123,11 +123,11 @@ class GanRecord:
 
     @property
     def compared(self) -> list[tuple[int, str, list[str]]]:
-        """Step, reading and stages of each comparison of gradients."""
+        """The step, the reading and the stages of each comparison of gradients."""
         return [(g.step, g.reading, [stage.stage for stage in g.stages]) for g in self.gradients]
 
     def at(self, when: str) -> dict[str, Any]:
-        """Returns the measures of the ``"last"`` step, or of that with the ``"best"`` distance."""
+        """Returns the measures at the ``"last"`` step, or at that with the ``"best"`` distance."""
         if when == "last":
             return self.measured[-1]
         return next(entry for entry in self.measured if entry["step"] == self.best)
@@ -160,9 +160,9 @@ class GanRecord:
             if (record.test_images["label_accuracy"] is None) != any(
                 entry["label_accuracy"] is None for entry in record.measured
             ):
-                raise ValueError("label accuracies are of all measurements, or of none")
+                raise ValueError("either all measurements have a label accuracy, or none has")
         except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
-            raise RecordError(f"{path} holds no record of a GAN ({error!r}); remove it") from error
+            raise RecordError(f"{path} is not a GAN's record ({error!r}); remove it") from error
         return record
 
 
@@ -176,10 +176,10 @@ def _stage(values: dict[str, Any]) -> StageDiversity:
 
 def pairs(records: Sequence[GanRecord], network: str) -> list[tuple[GanRecord, GanRecord]]:
     """Returns the records of a network with CCBN and with SaBN, paired by seed."""
-    of = {(r.norm, r.seed): r for r in records if r.network == network}
-    seeds = sorted({seed for _, seed in of})
+    runs = {(r.norm, r.seed): r for r in records if r.network == network}
+    seeds = sorted({seed for _, seed in runs})
     return [
-        (of["ccbn", seed], of["sabn", seed])
+        (runs["ccbn", seed], runs["sabn", seed])
         for seed in seeds
-        if ("ccbn", seed) in of and ("sabn", seed) in of
+        if ("ccbn", seed) in runs and ("sabn", seed) in runs
     ]

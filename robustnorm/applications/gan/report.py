@@ -19,7 +19,7 @@ from robustnorm.system.files import write_atomically
 
 
 def write_grid(images: Tensor, path: Path) -> None:
-    """Writes images uint8 (rows, columns, C, H, W) as one PNG."""
+    """Writes a grid of images, uint8 (rows, columns, C, H, W), as one PNG file."""
     rows, columns, channels, height, width = images.shape
     picture = images.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
     file = io.BytesIO()
@@ -39,13 +39,13 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
 
     Raises:
         UsageError: When the records differ in more, or there are none.
-        ImportError: Without the packages of the extra "report".
+        ImportError: When the packages of the extra "report" are not installed.
     """
     check_report()
     from robustnorm.applications.gan.figures import LOOKS, figure2, figure3, image_grids
     from robustnorm.reporting.sections import Section, write_sections
 
-    made, grouped, said = tables(records), group_runs(records), summary(records)
+    made, grouped, text = tables(records), group_runs(records), summary(records)
     compared = gradient_tables(records, setting_note(grouped))
     first = records[0]
     pictures = {}
@@ -67,7 +67,7 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
     write_sections(
         folder,
         title="Table 1: conditional GANs with CCBN and SaBN",
-        summary=said,
+        summary=text,
         facts={
             "Data": first.dataset["name"],
             "Runs": str(len(records)),
@@ -78,4 +78,4 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
         looks=LOOKS,
         command=command,
     )
-    return f"{said}\n\n{to_text([*made, *compared])}"
+    return f"{text}\n\n{to_text([*made, *compared])}"

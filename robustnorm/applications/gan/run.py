@@ -1,4 +1,4 @@
-"""Trains and measures one GAN, given by network, norm and seed."""
+"""Trains and measures one GAN, identified by network, norm and seed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ROWS = 6
 
 
 class GanRun(NamedTuple):
-    """One cell of the table, with one seed."""
+    """One row of the table, with one seed."""
 
     network: str
     norm: str
@@ -48,14 +48,14 @@ class GanRun(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of its folder and its record."""
+        """Name of the run's folder and record."""
         return f"{self.network}-{self.norm}-seed{self.seed}"
 
 
 class Finished(NamedTuple):
     """A trained run: its record, and images of its running mean, uint8 (_ROWS, K, C, H, W).
 
-    Images of a row share a latent vector, images of a column share a class.
+    The images of a row share a latent vector, those of a column share a class.
     """
 
     record: GanRecord
@@ -75,7 +75,7 @@ def train_gan(
     device: torch.device,
     should_stop: ShouldStop,
 ) -> Finished:
-    """Trains a run, or the rest of it, and measures it every ``config.eval_every`` steps.
+    """Trains a run, or continues it, and measures it every ``config.eval_every`` steps.
 
     Args:
         config: The settings.
@@ -97,8 +97,8 @@ def train_gan(
             features = measures().features.description
             if content.setdefault("features", features) != features:
                 raise UsageError(
-                    f"{folder} was measured through another network ({content['features']}); "
-                    "put that one back, or remove that folder"
+                    f"{folder} was measured through another network ({content['features']}); use "
+                    "that network again, or remove that folder"
                 )
             content["test_images"] = measures().of_test_images()
             _train(config, run, dataset, measures, device, should_stop, folder, state, content)
@@ -168,7 +168,7 @@ def _train(
     state: State,
     content: dict[str, Any],
 ) -> None:
-    """Trains to the end, updating and saving state and content."""
+    """Trains to the end; updates and saves state and content."""
     first, saved = content["step"], time.monotonic()
     steps = train(
         state,
@@ -191,7 +191,7 @@ def _train(
             measured = step % config.eval_every == 0 or step == config.steps
             if measured:
                 _measure(run, folder, state, measures(), content)
-            # Kept before the run is saved beyond this step.
+            # Saved before "last" moves on, so that a kill cannot lose it.
             if step in config.keep_steps:
                 save_checkpoint(folder, f"step{step}", _pair(state), content)
             stop = should_stop(0.0) and step < config.steps
@@ -206,7 +206,7 @@ def _train(
 def _measure(
     run: GanRun, folder: Path, state: State, measures: Measures, content: dict[str, Any]
 ) -> None:
-    """Measures the running mean and saves it if its distance is the lowest so far."""
+    """Measures the running mean, and saves it if its distance is the lowest so far."""
     entry = {"step": content["step"]} | measures.of_generator(state.average)
     content["measured"].append(entry)
     best = min(content["measured"], key=lambda other: other["distance"])
@@ -221,7 +221,7 @@ def _measure(
 
 
 def _pair(state: State) -> nn.ModuleDict:
-    """Returns generator and discriminator, not the running mean."""
+    """Returns generator and discriminator without the running mean."""
     return nn.ModuleDict({"generator": state.generator, "discriminator": state.discriminator})
 
 

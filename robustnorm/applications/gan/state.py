@@ -13,8 +13,8 @@ from robustnorm.settings.gan import GanSettings
 class State(nn.Module):
     """Networks, the generator's running mean, both optimizers and the losses so far.
 
-    The optimizers' state and the losses are buffers, so a checkpoint of this module, together with
-    the number of steps, is all that is needed to continue.
+    The optimizers' state and the losses are buffers, so that a checkpoint of this module and the
+    number of steps done are all that it takes to continue.
 
     Args:
         generator: On the training device.
@@ -22,8 +22,9 @@ class State(nn.Module):
         config: Settings of the run.
 
     Attributes:
-        average: The generator with the running mean of its parameters, in evaluation mode.
-        losses: (2, steps) of generator and discriminator; 0 for later steps.
+        average: A copy of the generator with the running mean of its parameters, in evaluation
+            mode.
+        losses: Losses of generator and discriminator, (2, steps); 0 for later steps.
     """
 
     losses: Tensor

@@ -1,4 +1,4 @@
-"""Table 1 beside the paper's, further measures and paired differences, from records."""
+"""Table 1 beside the paper's, further measures and paired differences, made from records."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PAPER = {
 }
 PAIRED_NOTE = (
     "SaBN minus CCBN, paired by seed: both runs see the same images, latent vectors and labels, "
-    "from different initial weights. Intervals: 95 %, Student's over seeds, not adjusted for "
-    "the number of comparisons."
+    "but start from different weights. Intervals: 95 %, Student's over seeds, not adjusted for the "
+    "number of comparisons."
 )
 
 
@@ -48,7 +48,9 @@ def group_runs(records: Sequence[GanRecord]) -> dict[tuple[str, str], list[GanRe
         UsageError: When there are none, or they differ in more than network, norm and seed.
     """
     if not records:
-        raise UsageError("no network is trained yet; run robustnorm table1 without --train false")
+        raise UsageError(
+            "no network has been trained yet; run robustnorm table1 without --train false"
+        )
     first = records[0]
     for record in records:
         if record.network not in NETWORKS or record.norm not in NORMS:
@@ -56,30 +58,30 @@ def group_runs(records: Sequence[GanRecord]) -> dict[tuple[str, str], list[GanRe
                 f"there is a record of {record.network} with {record.norm}, which Table 1 does not "
                 "have; remove it"
             )
-    own = ("network", "norm", "seed")
+    may_differ = ("network", "norm", "seed")
     for record in records[1:]:
-        odd = [
+        differing = [
             name
             for name, value in record.config.items()
-            if name not in own and value != first.config.get(name)
+            if name not in may_differ and value != first.config.get(name)
         ]
-        odd += [
+        differing += [
             name
             for name in ("dataset", "features")
             if getattr(record, name)["sha256"] != getattr(first, name)["sha256"]
         ]
-        if odd:
+        if differing:
             raise UsageError(
-                f"runs of one table differ only in network, norm and seed, {record.network}-"
-                f"{record.norm}-seed{record.seed} differs in {', '.join(odd)}; give it another "
-                "--name, or remove its record"
+                "runs of one table may differ only in network, norm and seed, but "
+                f"{record.network}-{record.norm}-seed{record.seed} differs in "
+                f"{', '.join(differing)}; give it another --name, or remove its record"
             )
     for network in NETWORKS:
         compared = [record.compared for record in records if record.network == network]
-        if any(places != compared[0] for places in compared):
+        if any(comparisons != compared[0] for comparisons in compared):
             raise UsageError(
-                f"runs of one table compare gradients at the same steps and stages, those of "
-                f"{network} do not; remove the records of some"
+                "runs of one table must compare gradients at the same steps and stages, but those "
+                f"of {network} do not; remove the records that differ"
             )
     grouped = {
         (network, norm): sorted(
@@ -103,7 +105,7 @@ def tables(records: Sequence[GanRecord]) -> list[Table]:
 
 
 def setting_note(grouped: dict[tuple[str, str], list[GanRecord]]) -> str:
-    """Describes training, data and measurement."""
+    """Describes training, data and measurements."""
     record = next(iter(grouped.values()))[0]
     config, features = record.config, record.features
     seeds = ", ".join(f"{model_name(*key)} {len(found)}" for key, found in grouped.items())
@@ -117,15 +119,15 @@ def setting_note(grouped: dict[tuple[str, str], list[GanRecord]]) -> str:
         f"{record.dataset['name']}, {record.dataset['train_images']:,} training images of "
         f"{config['image_size']}x{config['image_size']}; {config['steps']:,} steps of the "
         f"generator, {config['discriminator_steps']} of the discriminator before each, widths "
-        f"{config['width']} and {config['discriminator_width']}. Measured: n = "
+        f"{config['width']} and {config['discriminator_width']}. Measured on n = "
         f"{record.at('last')['n']:,} images of the running mean (weight {config['average']:g}), "
-        f"labels balanced and in random order, through a {net} (sha256 {features['sha256'][:8]}). "
-        f"Seeds: {seeds}."
+        f"with balanced labels in random order, through a {net} (SHA-256 "
+        f"{features['sha256'][:8]}). Seeds: {seeds}."
     )
 
 
 def summary(records: Sequence[GanRecord]) -> str:
-    """Says for each GAN whether SaBN is better than CCBN, as in the paper."""
+    """States for each GAN whether SaBN is better than CCBN, as in the paper."""
     distance, _ = measure_names(records[0])
     sentences = []
     for network, name in NETWORKS.items():
@@ -138,12 +140,12 @@ def summary(records: Sequence[GanRecord]) -> str:
         if limits.low > 0 or limits.high < 0:
             verdict = "SaBN is better" if limits.high < 0 else "CCBN is better"
         sentences.append(
-            f"{name}: SaBN minus CCBN in {distance} {mean(values):+.2f} {bracketed(limits)}, "
-            f"{verdict} ({len(values)} seeds)"
+            f"{name}: {distance} of SaBN minus that of CCBN {mean(values):+.2f} "
+            f"{bracketed(limits)}, {verdict} ({len(values)} seeds)"
         )
     if not sentences:
-        return "No GAN was trained with both norms and two seeds or more: nothing can be said."
-    return "At the last step. " + "; ".join(sentences) + "."
+        return "No GAN was trained with both norms and at least two seeds, so there is no result."
+    return "At the last step: " + "; ".join(sentences) + "."
 
 
 def _table1(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> Table:
@@ -167,8 +169,8 @@ def _table1(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> Ta
         if names[0] == "FID"
         else [
             f"{names[0]} and {names[1]} use the features of a small classifier trained here on "
-            "the same images. They are not FID and IS and can be compared only with each other: a "
-            "difference from the paper's columns would mean nothing, so none is printed."
+            "the same images. They are not FID and IS and can only be compared with each other; "
+            "differences from the paper's columns would mean nothing and are not shown."
         ]
     )
     return Table(
@@ -190,12 +192,12 @@ def _table1(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> Ta
         [
             setting,
             *surrogate,
-            f"Means over seeds; intervals: 95 %, Student's over seeds. Last: after the last step. "
-            f"Best: at the step, of those measured, with the lowest {names[0]} of the run, as the "
-            "paper and its release choose; choosing by the reported number flatters every row.",
-            "Paper: Gong et al., Table 1, CIFAR-10 at 32x32 and full width, best in a training "
-            "of 50,000 steps or more, one number per model.",
-            "Test images: the data's own, an upper bound for every generator.",
+            "Means over seeds; intervals: 95 %, Student's over seeds. Last: after the last step. "
+            f"Best: at the measured step with the run's lowest {names[0]}, as the paper and its "
+            "release choose; choosing by the reported number flatters every row.",
+            "Paper: Gong et al., Table 1, CIFAR-10 at 32x32 and full width, best step of a "
+            "training of at least 50,000 steps, one number per model.",
+            "Test images: those of the data set, a bound for every generator.",
         ],
     )
 
@@ -235,10 +237,10 @@ def _further(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> T
         rows,
         [
             setting,
-            f"Label accuracy: of the classifier on generated images, against the classes that they "
-            f"were made for; {100 / len(first.dataset['classes']):.0f} % ignores the class. "
-            "Precision and recall: Kynkäänniemi et al., third nearest neighbours. Minutes: of the "
-            f"steps of a run, on {first.device}, beside other work.",
+            "Label accuracy: how often the classifier predicts the class for which an image was "
+            f"generated; {100 / len(first.dataset['classes']):.0f} % for a generator that ignores "
+            "the class. Precision and recall: Kynkäänniemi et al., third nearest neighbours. "
+            f"Minutes: training steps of a run, on {first.device}, beside other work.",
         ],
     )
 
@@ -281,5 +283,5 @@ def _differences(records: Sequence[GanRecord], setting: str) -> list[Table]:
 def _paper_difference(network: str, measure: str) -> str | None:
     if measure not in ("score", "distance"):
         return None
-    place = ("score", "distance").index(measure)
-    return f"{PAPER[network, 'sabn'][place] - PAPER[network, 'ccbn'][place]:+.2f}"
+    column = ("score", "distance").index(measure)
+    return f"{PAPER[network, 'sabn'][column] - PAPER[network, 'ccbn'][column]:+.2f}"

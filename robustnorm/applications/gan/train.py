@@ -21,19 +21,19 @@ from robustnorm.system.errors import UsageError
 def train(
     state: State, split: Split, config: GanSettings, *, seed: int, num_classes: int, first: int = 0
 ) -> Iterator[int]:
-    """Yields the number of steps done after each step, from ``first`` + 1 to ``config.steps``.
+    """Trains step by step; yields the number of steps done, ``first`` + 1 to ``config.steps``.
 
     A step is ``config.discriminator_steps`` steps of the discriminator and one of the generator.
-    All randomness follows from (seed, step), so a run continued from a saved state has the same
-    bits as an uninterrupted one. Labels of generated images are uniform over the classes.
+    All randomness follows from (seed, step), so a run continued from a saved state repeats the
+    uninterrupted one bit for bit. Labels of generated images are uniform over the classes.
 
     Args:
-        state: In train mode, changed in place.
+        state: In train mode; changed in place.
         split: Real images of size ``config.image_size``, on the device of the state.
         config: Settings of the run.
         seed: Seed of the order of images, latent vectors and labels.
         num_classes: Number of classes.
-        first: Steps already done.
+        first: Number of steps already done.
 
     Raises:
         DataError: When a batch is larger than the data.
@@ -102,11 +102,11 @@ def window_means(losses: Tensor, done: int, windows: int = 200) -> list[dict[str
 
     Args:
         losses: ``State.losses``.
-        done: Steps done.
+        done: Number of steps done.
         windows: Largest number of windows in a run.
 
     Returns:
-        ``step`` (the last of the window), ``generator`` and ``discriminator`` per complete window.
+        For each complete window ``step`` (its last), ``generator`` and ``discriminator``.
     """
     length = math.ceil(losses.shape[1] / windows)
     return [
@@ -132,6 +132,6 @@ def _real_batches(split: Split, config: GanSettings, seed: int, first: int) -> I
 
 
 def _random(seed: int, step: int) -> torch.Generator:
-    # The third number separates these draws from those of the image order.
+    # The third number keeps these draws independent of those for the order of the images.
     state = np.random.SeedSequence((seed, step, 1)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))

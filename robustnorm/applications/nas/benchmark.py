@@ -1,9 +1,9 @@
 """Accuracies of all NAS-Bench-201 cells, trained from scratch by the benchmark's authors.
 
-``nasbench201.npz`` holds, per data set, the test accuracy after 200 epochs of each cell, in the
-order of ``all_cells``, as whole fractions of a percent (1/600, 1/300 or 1/180), so that means over
-two or three seeds of 5,000 or 3,000 images are exact. They come from the public repository
-v-tao/nats-bench-landscape, which took them from NATS-Bench (Dong et al., MIT licence).
+``nasbench201.npz`` holds for each data set the test accuracy of every cell after 200 epochs, in the
+order of ``all_cells``. They are integers in units of 1/600, 1/300 or 1/180 of a percent, so that
+means over two or three seeds on 5,000 or 3,000 images are exact. They come from the public
+repository v-tao/nats-bench-landscape, which took them from NATS-Bench (Dong et al., MIT licence).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from robustnorm.evaluation.statistics import Interval
 SETS = ("CIFAR-10", "CIFAR-100", "ImageNet16-120")
 _FILE = "nasbench201.npz"
 _PARTS = np.array([600, 300, 180])
-# Columns of the file from which the packaged one is made.
+# Columns of the CSV file from which the packaged file was made.
 _COLUMNS = [f"{name}TestAccuracy200Epochs" for name in ("CIFAR10", "CIFAR100", "ImageNet")]
 
 
 class SetStatistics(NamedTuple):
-    """Accuracies of all cells on one data set, as fractions; ``middle`` holds 90 % of them."""
+    """Accuracies of all cells on one data set, as fractions; 90 % of them lie in ``middle``."""
 
     best: float
     best_cell: Cell
@@ -50,9 +50,9 @@ def accuracies() -> NDArray[np.float64]:
     return found
 
 
-def set_statistics(place: int) -> SetStatistics:
-    """Returns the accuracies of random cells and of the best one on ``SETS[place]``."""
-    values = accuracies()[:, place]
+def set_statistics(index: int) -> SetStatistics:
+    """Returns the accuracies of random cells and of the best one on ``SETS[index]``."""
+    values = accuracies()[:, index]
     best = int(values.argmax())
     low, high = np.quantile(values, [0.05, 0.95])
     return SetStatistics(
@@ -69,11 +69,11 @@ def compact(lines: Iterable[str]) -> dict[str, NDArray[np.uint16]]:
     """Converts the published CSV file to the content of the packaged file.
 
     Args:
-        lines: A header and a row per cell: three accuracies in percent, and
+        lines: A header and one row per cell, with three accuracies in percent and
             ``ArchitectureString``.
 
     Raises:
-        ValueError: When cells are missing, or accuracies are not whole fractions of a percent.
+        ValueError: When cells are missing, or accuracies are not multiples of the units above.
     """
     found = np.full((CELLS, len(SETS)), np.nan)
     for row in csv.DictReader(lines):
@@ -81,4 +81,4 @@ def compact(lines: Iterable[str]) -> dict[str, NDArray[np.uint16]]:
     parts = np.rint(found * _PARTS)
     if not np.abs(found - parts / _PARTS).max() < 1e-5:
         raise ValueError("each cell needs accuracies that are means over whole counts of images")
-    return {name: parts[:, place].astype(np.uint16) for place, name in enumerate(SETS)}
+    return {name: parts[:, column].astype(np.uint16) for column, name in enumerate(SETS)}

@@ -1,4 +1,4 @@
-"""The mixed cell: the weighted sum of all operations on every edge, with shared work merged."""
+"""The mixed cell: the weighted sum of all operations on every edge."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from robustnorm.norms.routed import Affine, RoutedBatchNorm2d
 from robustnorm.settings.nas import Paths, SearchNorm
 
 _AFFINES: dict[SearchNorm, Affine] = {"affine": "shared", "ccbn": "split", "sabn": "sandwich"}
-# The release draws CCBN's scales from this distribution, too.
+# Standard deviation of CCBN's initial weights around 1, as in the release.
 _SCALE_STD = 0.02
 _EPS = 1e-5
 
@@ -33,16 +33,16 @@ class MixedConvolution(nn.Module):
     .. math:: y_e = w_e (a_{e,i} \frac{h_e - \mu}{\sqrt{\sigma^2 + \epsilon}} + b_{e,i}), \quad
         h_e = \mathrm{conv}_e(x)
 
-    The edges out of a node share its input and the path i, so they share one convolution and one
-    norm; :math:`w_e` is multiplied into the affine :math:`(a, b)`, the layer's
-    ``effective_affine``. Uses batch statistics in evaluation too and keeps no running ones.
+    The edges out of a node share its input and the path i, so they are computed by one convolution
+    and one norm; :math:`w_e` is multiplied into the affine :math:`(a, b)`, the layer's
+    ``effective_affine``. Batch statistics are used in evaluation too; there are no running ones.
 
     Args:
-        channels: C, of the input and of each edge's output.
-        edges: E.
-        kernel_size: Kernel size; padding keeps height and width.
-        norm: bn has no affine.
-        paths: Number of affine paths of ccbn and sabn.
+        channels: C, the channels of the input and of each edge's output.
+        edges: E, the number of edges.
+        kernel_size: Kernel size; the padding preserves height and width.
+        norm: Name of the norm; bn has no affine.
+        paths: Number of affine paths for ccbn and sabn.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class MixedCell(nn.Module):
 
     .. math:: x_i = \sum_{j < i} \sum_o w_{(i, j), o} \, o(x_j)
 
-    over nodes j and operations o: zero, x itself, ReLU-convolution-norm of 1x1 and of 3x3, and
-    average pooling 3x3.
+    over nodes j and operations o: zero, identity, ReLU-convolution-norm with 1x1 and with 3x3
+    kernels, and 3x3 average pooling.
 
     Args:
-        channels: C.
+        channels: Channels of every node.
         norm: Norm of the convolutions.
         paths: See ``num_paths``.
     """
@@ -119,7 +119,7 @@ class MixedCell(nn.Module):
         Args:
             input: Output of the first node, (N, C, H, W).
             weights: Weights of each operation on each edge, (6, 5).
-            sampled: One operation per edge; they select the affine paths.
+            sampled: One operation per edge, which together select the affine paths.
         """
         nodes: list[Tensor | None] = [input, *[None] * (NODES - 1)]
         for source in range(NODES - 1):
@@ -133,9 +133,9 @@ class MixedCell(nn.Module):
             pooled = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
             parts = convolved.chunk(len(edges), dim=1)
             for target, edge, part in zip(range(source + 1, NODES), edges, parts, strict=True):
-                sent = part + weights[edge, SKIP] * x + weights[edge, POOL] * pooled
-                former = nodes[target]
-                nodes[target] = sent if former is None else former + sent
+                term = part + weights[edge, SKIP] * x + weights[edge, POOL] * pooled
+                previous = nodes[target]
+                nodes[target] = term if previous is None else previous + term
         output = nodes[-1]
         assert output is not None
         return output
@@ -146,8 +146,8 @@ def sample_operations(alpha: Tensor, cells: int, generator: torch.Generator) -> 
 
     Args:
         alpha: (6, 5).
-        cells: Number of cells, which are drawn independently.
-        generator: On the CPU.
+        cells: Number of cells; their operations are drawn independently.
+        generator: Draws them, on the CPU.
 
     Returns:
         Indices into ``OPERATIONS``, by cell and edge.

@@ -22,7 +22,7 @@ NAMES: dict[SearchNorm, str] = {
     "ccbn": "DARTS-CCBN",
     "sabn": "DARTS-SaBN",
 }
-# The paper's first column.
+# Index of the paper's first data set.
 HEADLINE = SETS.index("CIFAR-100")
 
 
@@ -39,7 +39,7 @@ class Searched:
 
     @cached_property
     def readouts(self) -> dict[int, Readout]:
-        """Readouts of the final alpha, by seed."""
+        """The readout of the final alpha, by seed."""
         return {r.search.seed: read(r.history[-1].array) for r in self.records}
 
 
@@ -58,7 +58,7 @@ class Pair:
         return self.adjusted <= LEVEL
 
 
-# Quantities to compare: name, whether printed in percent, and value of a readout.
+# Quantities to compare: name, whether it is printed in percent, and its value in a readout.
 QUANTITIES: list[tuple[str, bool, Callable[[Readout], float]]] = [
     ("ground truth of the cell, CIFAR-100", True, lambda r: r.truth[HEADLINE]),
     ("ground truth of the cell, ImageNet16-120", True, lambda r: r.truth[2]),
@@ -75,7 +75,7 @@ def group_by_norm(records: Sequence[SearchRecord]) -> list[Searched]:
         UsageError: When there are none, or they differ in more than norm and seed.
     """
     if not records:
-        raise UsageError("no searches to compare; make some with robustnorm table2")
+        raise UsageError("there are no searches to compare; run robustnorm table2")
     first = records[0]
     for record in records:
         differences = first.search.differences(record.search, names(SearchFiles, ComparedSearches))

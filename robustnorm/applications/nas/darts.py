@@ -52,7 +52,7 @@ def search_folder(settings: SearchSettings) -> Path:
 
 
 def run_search(settings: SearchSettings, *, should_stop: ShouldStop = never) -> SearchRecord:
-    """Runs a search, or the rest of it, and writes its record; returns an existing record.
+    """Runs a search, or continues it, and writes its record; an existing record is returned.
 
     Args:
         settings: The settings, with a name.
@@ -61,8 +61,8 @@ def run_search(settings: SearchSettings, *, should_stop: ShouldStop = never) -> 
     Raises:
         UsageError: When the folder holds a search with other settings or data, or the losses are no
             longer finite.
-        DataError, CheckpointError: From data and checkpoint.
-        Stopped: When ``should_stop`` asks for it; the state is saved, the next call continues.
+        DataError, CheckpointError: When the data or the checkpoint are unusable.
+        Stopped: When ``should_stop`` asks for it; the state is saved, and the next call continues.
     """
     found = find_record(settings)
     if found is not None:
@@ -140,12 +140,12 @@ class DartsSearch:
         self.step = 0
         self.seconds = 0.0
         self.history: list[Entry] = []
-        # Sums over the steps on weights and on alpha since the last history entry.
+        # Sums of the losses on weights and on alpha since the last entry of the history.
         self.losses = torch.zeros(2, dtype=torch.float64, device=device)
-        self._note()
+        self._add_entry()
 
     def take_steps(self, should_stop: ShouldStop = never) -> None:
-        """Runs all remaining steps.
+        """Takes all remaining steps.
 
         Raises:
             Stopped: When ``should_stop`` asks for it, after saving.
@@ -182,7 +182,7 @@ class DartsSearch:
                 self.seconds = before + time.monotonic() - begun
                 at_end = self.step == settings.stop_step
                 if at_end or self.step % settings.record_every == 0:
-                    self._note()
+                    self._add_entry()
                 stop = should_stop(0.0)
                 if stop or at_end or time.monotonic() - saved > 60 * settings.save_minutes:
                     self.save()
@@ -195,7 +195,7 @@ class DartsSearch:
     def step_weights(
         self, images: Tensor, labels: Tensor, sampled: Sequence[Sequence[int]]
     ) -> Tensor:
-        """Runs a step on the weights; returns the loss."""
+        """Takes a step on the weights; returns the loss."""
         settings = self.settings
         learning_rate = cosine(
             self.step, settings.steps, settings.learning_rate, settings.final_learning_rate
@@ -212,10 +212,10 @@ class DartsSearch:
     def step_alpha(
         self, images: Tensor, labels: Tensor, sampled: Sequence[Sequence[int]]
     ) -> Tensor:
-        """Runs a step on alpha; returns the loss."""
+        """Takes a step on alpha; returns the loss."""
         alpha = self.network.alpha
         loss = F.cross_entropy(self.network(images, sampled), labels)
-        # Skips the gradients of the weights, a third of the work.
+        # Without the gradients of the weights, which would be a third of the work.
         (alpha.grad,) = torch.autograd.grad(loss, [alpha])
         self.alpha_optimizer.step()
         return loss.detach()
@@ -265,13 +265,13 @@ class DartsSearch:
             )
         if manifest["dataset"]["sha256"] != self.dataset["sha256"]:
             raise UsageError(
-                f"{self.folder} holds a search on {manifest['dataset']['name']}, the data given is "
-                f"{self.dataset['name']} of another content; give the same data with --data, or "
-                "another --name"
+                f"{self.folder} holds a search on {manifest['dataset']['name']}, but these data "
+                f"are {self.dataset['name']} with other content; set --data to the same data, or "
+                "choose another --name"
             )
         state = _State(self.network, self.alpha_optimizer)
         restore(checkpoint, state, self.weight_optimizer)
-        state.give_back(self.alpha_optimizer, manifest["step"])
+        state.restore_adam(self.alpha_optimizer, manifest["step"])
         self.step, self.seconds = manifest["step"], manifest["seconds"]
         self.losses.copy_(torch.tensor(manifest["losses"], dtype=torch.float64))
         self.history = [Entry(**entry) for entry in manifest["history"]]
@@ -282,8 +282,8 @@ class DartsSearch:
             f"--learning_rate or --alpha_learning_rate, under another --name"
         )
 
-    def _note(self) -> None:
-        """Adds alpha to the history."""
+    def _add_entry(self) -> None:
+        """Adds alpha and the mean losses to the history."""
         since = self.step - self.history[-1].step if self.history else 0
         means = [loss / since if since else None for loss in self.losses.tolist()]
         if not all(mean is None or math.isfinite(mean) for mean in means):
@@ -308,7 +308,7 @@ class _State(nn.Module):
             value = state.get(name, torch.zeros_like(network.alpha))
             self.register_buffer(name, value.clone())
 
-    def give_back(self, optimizer: torch.optim.Adam, steps: int) -> None:
+    def restore_adam(self, optimizer: torch.optim.Adam, steps: int) -> None:
         """Restores the averages and the number of steps in the optimizer."""
         if steps:
             optimizer.state[self.network.alpha] = {

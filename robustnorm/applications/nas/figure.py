@@ -1,4 +1,4 @@
-"""Figure of the searches over their steps: ground truth, expected accuracy, skip mass."""
+"""Figure of the searches against their steps: ground truth, expected accuracy, skip mass."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LOOKS = {
 
 
 def curves(searched: Sequence[Searched]) -> Drawing:
-    """Returns the figure of the searches, which come from ``group_by_norm``."""
+    """Returns the figure of the searches from ``group_by_norm``."""
     return Drawing(
         "search",
-        "Over the steps of the search. Thin: a seed; thick: mean over seeds. Dotted: a random cell "
-        "(its mean on CIFAR-100; a fifth of the mass). Above, ground truth on CIFAR-100 of the "
-        "cell of the largest alpha, which jumps; in the middle, the expected accuracy over all "
-        "cells; below, the mass that alpha puts on the skip connection.",
-        "Ground truth, expected accuracy and skip mass over the steps for "
+        "The searches against their steps. Thin: one seed; thick: mean over seeds. Dotted: a "
+        "random cell (its mean accuracy on CIFAR-100; a fifth of the mass). Above: ground truth on "
+        "CIFAR-100 of the cell with the largest alpha, which jumps. Middle: the expected accuracy "
+        "over all cells. Below: the probability that alpha gives the skip connection.",
+        "Ground truth, expected accuracy and skip mass against the steps for "
         f"{', '.join(one.name for one in searched)}.",
         partial(_draw, searched),
     )

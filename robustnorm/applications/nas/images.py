@@ -16,7 +16,7 @@ from robustnorm.data.dataset import Augmentation, Dataset, Split, split_validati
 from robustnorm.data.errors import DataError
 from robustnorm.settings.nas import SearchSettings
 
-# Images averaged at once; as floats they take four times the memory.
+# Number of images averaged at once; as floats they take four times the memory.
 _CHUNK = 2000
 
 
@@ -29,7 +29,7 @@ class SearchImages(NamedTuple):
 
 
 def reduced(dataset: Dataset, size: int | None) -> Dataset:
-    """Returns the data set averaged down to the given height, or unchanged if it has that height.
+    """Returns the data set averaged down to the given height; unchanged if it has that height.
 
     Raises:
         DataError: When ``size`` does not divide the images' height.
@@ -64,7 +64,7 @@ def _averaged(split: Split, factor: int) -> Split:
 
 
 def divide(dataset: Dataset, settings: SearchSettings) -> SearchImages:
-    """Splits the images between weights and alpha, independently of the seed."""
+    """Divides the images between weights and alpha, in the same way for every seed."""
     if settings.alpha_split == "train":
         weights, alpha = split_validation(dataset.train, len(dataset.train) // 2)
     else:
@@ -80,7 +80,7 @@ def batches_from(
 
     Args:
         split: Images for the weights or for alpha.
-        settings: Gives batch size and seed.
+        settings: Batch size and seed.
         augmentation: Augments the images.
         part: 0 for the weights, 1 for alpha; the two orders are independent.
         step: The first step.
@@ -99,7 +99,7 @@ def batches_from(
 
 
 def path_generator(step: int, seed: int, part: int) -> torch.Generator:
-    """Returns the generator that draws the paths of a step, independent of the norm.
+    """Returns the generator that draws the paths of a step; it does not depend on the norm.
 
     Args:
         step: Step of the search.

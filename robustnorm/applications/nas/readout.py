@@ -1,4 +1,4 @@
-"""The result of a search: the cell of the largest alpha, and exact means over all cells."""
+"""The result of a search: the cell with the largest alpha, and exact means over all cells."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from robustnorm.applications.nas.space import EDGES, OPERATIONS, SKIP, Cell, all
 
 
 class Readout(NamedTuple):
-    """The result that alpha encodes; tuples have one entry per data set in ``SETS``.
+    """What alpha encodes; tuples have one entry per data set in ``SETS``.
 
     Args:
-        cell: The operation of the largest alpha on each edge.
-        truth: Test accuracy of that cell when trained alone, as fractions.
+        cell: The operation with the largest alpha on each edge.
+        truth: Test accuracy of that cell when trained alone, as a fraction.
         expected: Mean test accuracy over all cells, weighted by their probability under alpha.
-        rank_correlation: Spearman's correlation of probability and test accuracy over all cells;
-            NaN when all are equally probable.
+        rank_correlation: Spearman's correlation between probability and test accuracy over all
+            cells; NaN when all are equally probable.
         skip_mass: Probability of the skip connection, averaged over the edges.
     """
 
@@ -32,7 +32,7 @@ class Readout(NamedTuple):
 
     @property
     def skips(self) -> int:
-        """Number of skip connections in the cell, of six."""
+        """Number of skip connections among the cell's six edges."""
         return self.cell.count(SKIP)
 
 
@@ -48,17 +48,17 @@ def log_probabilities(alpha: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def read(alpha: NDArray[np.float64]) -> Readout:
-    """Evaluates alpha, (6, 5)."""
+    """Returns the readout of alpha, (6, 5)."""
     if alpha.shape != (len(EDGES), len(OPERATIONS)):
         raise ValueError(f"alpha must be (6, 5), got {alpha.shape}")
     table, log_p = accuracies(), log_probabilities(alpha)
     p = np.exp(log_p)
     cell = tuple(alpha.argmax(axis=1).tolist())
-    # Equal up to rounding: there is no order.
+    # If all are equal up to rounding, there is no order.
     ranked = np.ptp(log_p) > 1e-12
     correlations = [
-        float(spearmanr(log_p, table[:, place]).statistic) if ranked else float("nan")
-        for place in range(len(SETS))
+        float(spearmanr(log_p, table[:, index]).statistic) if ranked else float("nan")
+        for index in range(len(SETS))
     ]
     softmax = np.exp(alpha - np.logaddexp.reduce(alpha, axis=1, keepdims=True))
     return Readout(

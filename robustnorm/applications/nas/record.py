@@ -59,10 +59,10 @@ class SearchRecord:
     """A finished search.
 
     Args:
-        settings: Settings of the search as plain values.
+        settings: Settings of the search, as plain values.
         dataset: ``name``, ``sha256``, ``classes``, ``image_size``, and the numbers of images for
             weights and alpha.
-        history: From the initial alpha to the final one.
+        history: Entries from the initial alpha to the final one.
         seconds: Time of the steps on ``device``.
         device: Name of the device.
         versions: Versions of packages, and the commit.
@@ -93,12 +93,12 @@ class SearchRecord:
         """Reads a record from its file.
 
         Raises:
-            RefusedFileError: When the file does not hold one.
+            RefusedFileError: When the file is not a record.
         """
         try:
             content = read_sealed(path)
             if (content.get("schema"), content.get("kind")) != (_SCHEMA, "nas-search"):
-                raise ValueError(f"schema {_SCHEMA} of a nas-search is required")
+                raise ValueError(f"schema {_SCHEMA} of kind nas-search is required")
             check_shape(content, _SHAPE)
             del content["schema"], content["kind"]
             content["history"] = [Entry(**entry) for entry in content["history"]]
@@ -110,7 +110,9 @@ class SearchRecord:
             if steps[-1] != record.search.stop_step:
                 raise ValueError(f"it ends after step {steps[-1]}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RefusedFileError(f"{path} holds no search ({error}); remove it") from error
+            raise RefusedFileError(
+                f"{path} is not the record of a search ({error}); remove it"
+            ) from error
         return record
 
 
@@ -120,7 +122,7 @@ def record_path(settings: SearchSettings) -> Path:
 
 
 def find_record(settings: SearchSettings) -> SearchRecord | None:
-    """Returns the record of a search, or None without one.
+    """Returns the record of a search, or None if there is none.
 
     Raises:
         UsageError: When its settings differ.
@@ -133,7 +135,7 @@ def find_record(settings: SearchSettings) -> SearchRecord | None:
     differences = settings.differences(record.search, names(SearchFiles))
     if differences:
         raise UsageError(
-            f"{path} is a search with other settings ({differences}); take those, choose another "
+            f"{path} is a search with other settings ({differences}); use those, choose another "
             "--name, or remove the file"
         )
     return record

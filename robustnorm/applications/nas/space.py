@@ -1,4 +1,4 @@
-"""NAS-Bench-201's cells: four nodes and one of five operations on each of six edges, 15,625 in all.
+"""NAS-Bench-201's 15,625 cells: four nodes, and one of five operations on each of six edges.
 
 A cell is a tuple of six indices into ``OPERATIONS``, in the order of ``EDGES``.
 
@@ -67,10 +67,10 @@ def number(cell: Sequence[int]) -> int:
         >>> number((0, 0, 0, 0, 1, 2))
         7
     """
-    place = 0
+    index = 0
     for operation in cell:
-        place = place * len(OPERATIONS) + operation
-    return place
+        index = index * len(OPERATIONS) + operation
+    return index
 
 
 @cache
@@ -92,12 +92,12 @@ def entering(target: int) -> list[int]:
 
 
 def num_paths(source: int, paths: Paths) -> int:
-    """Returns the number of affine paths of the norms on the edges out of a node.
+    """Returns the number of affine paths in the norms on the edges out of a node.
 
     Args:
         source: The node. Node 0, which no edge enters, has one path.
-        paths: "paper": one per operation of the previous layer. "release": one per tuple of
-            operations on the edges into the node, 5, then 25.
+        paths: "paper": one path per operation of the previous layer. "release": one per tuple of
+            operations on the edges into the node, 5 and then 25.
 
     Examples:
         >>> [num_paths(source, "paper") for source in range(3)]
@@ -116,8 +116,8 @@ def path(source: int, sampled: Sequence[int], paths: Paths) -> int:
         source: The node.
         sampled: One operation per edge.
         paths: "release": :math:`\sum_k 5^k o_k` over the operations :math:`o_k` on the edges into
-            the node. "paper", which does not specify which edge counts: the operation on the edge
-            from the previous node.
+            the node. "paper": the operation on the edge from the previous node; the paper does not
+            say which edge counts.
 
     Examples:
         >>> path(2, (0, 4, 3, 0, 0, 0), "release"), path(2, (0, 4, 3, 0, 0, 0), "paper")

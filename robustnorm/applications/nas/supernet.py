@@ -18,22 +18,22 @@ _ALPHA_STD = 1e-3
 
 
 class Supernet(nn.Module):
-    """Stem, three stages of mixed cells with residual blocks between them, classifier.
+    """A stem, three stages of mixed cells with residual blocks between them, and a classifier.
 
-    Blocks, stem and last norm use ordinary batch norms: affine, with running statistics. All cells
-    share ``alpha``, the logits of the operations' weights.
+    Stem, blocks and the last norm use ordinary batch norms, with affine and running statistics. All
+    cells share ``alpha``, the logits of the operations' weights.
 
     Args:
         num_classes: Number of classes.
-        channels: C, of the first stage; the later ones have 2 C and 4 C.
-        cells: N, cells per stage.
+        channels: C, the channels of the first stage; the others have 2 C and 4 C.
+        cells: N, the number of cells per stage.
         norm: Norm of the cells' convolutions.
         paths: See ``num_paths``.
         in_channels: Channels of the images.
-        mean: Per channel of the training images; subtracted first.
-        std: Per channel; then divided by.
-        seed: Seed of weights and alpha. Convolutions, classifier and alpha do not depend on the
-            norm.
+        mean: Mean of each channel, which is subtracted from the images.
+        std: Standard deviation of each channel, by which they are then divided.
+        seed: Seed of weights and alpha; those of convolutions and classifier, and alpha, are the
+            same for every norm.
 
     Shape:
         Images (N, in_channels, H, W) in [0, 1] to logits (N, num_classes).
@@ -74,7 +74,7 @@ class Supernet(nn.Module):
             self.layers = nn.ModuleList(layers)
             self.last_norm = nn.BatchNorm2d(channels)
             self.classifier = nn.Linear(channels, num_classes)
-            torch.manual_seed(seed)  # again, since some norms draw random numbers
+            torch.manual_seed(seed)  # again, because some norms have drawn random numbers
             for module in self.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.reset_parameters()

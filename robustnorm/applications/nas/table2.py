@@ -1,4 +1,4 @@
-"""Table 2 of the paper and further comparisons, from the records of searches."""
+"""Table 2 of the paper and further comparisons, made from the records of searches."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tables(records: Sequence[SearchRecord]) -> list[Table]:
 
 
 def summary(searched: Sequence[Searched]) -> str:
-    """Says whether SaBN's cells are better than vanilla DARTS's, as in the paper.
+    """States whether SaBN finds better cells than plain DARTS, as in the paper.
 
     Args:
         searched: From ``group_by_norm``.
@@ -79,7 +79,7 @@ def summary(searched: Sequence[Searched]) -> str:
                     f"(p = {pair.adjusted:.3f}, {len(pair.differences)} seeds)"
                 )
     if not sentences:
-        return "DARTS-SaBN and DARTS have fewer than two seeds in common: nothing can be said."
+        return "DARTS-SaBN and DARTS have fewer than two seeds in common, so there is no result."
     return "DARTS-SaBN minus DARTS: " + "; ".join(sentences) + "."
 
 
@@ -100,51 +100,52 @@ def setting_note(searched: Sequence[Searched]) -> str:
 
 
 _TRUTH_NOTE = (
-    "Ours: test accuracy of the cell that the last step ends with, trained alone for 200 epochs by "
-    "the authors of NAS-Bench-201, mean over seeds; it chooses nothing. Intervals: 95 %, Student's "
-    "over seeds."
+    "Ours: test accuracy of the cell after the last step, trained alone for 200 epochs by the "
+    "authors of NAS-Bench-201, mean over seeds; it is not used to choose anything. Intervals: 95 "
+    "%, Student's over seeds."
 )
 _GROUP_NOTE = (
     "Group: rows of one data set that share a letter are not distinguishable at the 5 % level "
-    "(exact sign-flip test on pairs of the same seed, Holm's adjustment); empty without two seeds."
+    "(exact sign-flip test on pairs with the same seed, Holm's adjustment); empty with fewer than "
+    "two seeds."
 )
 _PAPER_NOTE = (
-    "Paper: searches at full scale (27,335 steps on CIFAR-100) on the data set of the row, alpha "
-    "trained on half of its test images, number of seeds not given. Unless the searches above are "
-    "such, the two columns compare different experiments."
+    "Paper: searches at full scale (27,335 steps on CIFAR-100) on the row's data set, with alpha "
+    "trained on half of its test images and an unstated number of seeds. Unless the searches above "
+    "are the same, the two columns are from different experiments."
 )
 
 
 def _table2(searched: Sequence[Searched], setting: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for place in _ORDER:
-        title = SETS[place]
+    for index in _ORDER:
+        title = SETS[index]
         paper = PAPER.get(title, {})
-        marks = _groups(searched, place)
+        marks = _groups(searched, index)
         for norm in SEARCH_NORMS:
             published = f"{paper[norm][0]:.2f} ± {paper[norm][1]:.2f}" if norm in paper else None
             one = next((one for one in searched if one.norm == norm), None)
             if one is None:
                 rows.append((title, NAMES[norm], None, None, None, None, published))
                 continue
-            values = [readout.truth[place] for readout in one.readouts.values()]
+            values = [readout.truth[index] for readout in one.readouts.values()]
             rows.append((title, one.name, *_moments(values), marks[searched.index(one)], published))
-        cells = set_statistics(place)
+        cells = set_statistics(index)
         rows.append((title, "random cell", cells.mean, None, cells.std, None, None))
         optimum = _PAPER_OPTIMUM.get(title)
         published = None if optimum is None else f"{optimum:.2f}"
         rows.append((title, "optimum", cells.best, None, None, None, published))
     return Table(
         "table2",
-        "Table 2: ground-truth accuracy of the cell that the search ends with",
+        "Table 2: ground-truth accuracy of the cell found by the search",
         ("Data set", "Search", "Ours %", "95 % interval", "SD", "Group", "Paper %"),
         rows,
         [setting, _TRUTH_NOTE, _GROUP_NOTE, _PAPER_NOTE, *map(_random_note, _ORDER)],
     )
 
 
-def _random_note(place: int) -> str:
-    cells, title = set_statistics(place), SETS[place]
+def _random_note(index: int) -> str:
+    cells, title = set_statistics(index), SETS[index]
     below = sum(100 * cells.median > value for value, _ in PAPER.get(title, {}).values())
     paper = f"; {below} of the paper's 4 rows lie below the median" if title in PAPER else ""
     return (
@@ -154,8 +155,8 @@ def _random_note(place: int) -> str:
     )
 
 
-def _groups(searched: Sequence[Searched], place: int) -> list[str | None]:
-    pairs = compare_norms(searched, lambda readout: readout.truth[place])
+def _groups(searched: Sequence[Searched], index: int) -> list[str | None]:
+    pairs = compare_norms(searched, lambda readout: readout.truth[index])
     if not pairs:
         return [None] * len(searched)
     differ = {(pair.first.norm, pair.second.norm) for pair in pairs if pair.distinguishable}
@@ -165,16 +166,16 @@ def _groups(searched: Sequence[Searched], place: int) -> list[str | None]:
 
 def _expected(searched: Sequence[Searched], setting: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for place in _ORDER:
+    for index in _ORDER:
         for one in searched:
             readouts = list(one.readouts.values())
-            correlations = [readout.rank_correlation[place] for readout in readouts]
+            correlations = [readout.rank_correlation[index] for readout in readouts]
             masses = [readout.skip_mass for readout in readouts]
             rows.append(
                 (
-                    SETS[place],
+                    SETS[index],
                     one.name,
-                    *_moments([readout.expected[place] for readout in readouts]),
+                    *_moments([readout.expected[index] for readout in readouts]),
                     f"{mean(correlations):.3f}",
                     _limits(student(correlations)),
                     f"{mean(masses):.3f}",
@@ -183,7 +184,7 @@ def _expected(searched: Sequence[Searched], setting: str) -> Table:
             )
         random = (
             "random cell",
-            set_statistics(place).mean,
+            set_statistics(index).mean,
             None,
             None,
             "0.000",
@@ -191,10 +192,10 @@ def _expected(searched: Sequence[Searched], setting: str) -> Table:
             "0.200",
             None,
         )
-        rows.append((SETS[place], *random))
+        rows.append((SETS[index], *random))
     return Table(
         "expected",
-        "What alpha says of all cells: expected accuracy, rank correlation, mass on skip",
+        "All cells under alpha: expected accuracy, rank correlation, skip mass",
         (
             "Data set",
             "Search",
@@ -209,11 +210,11 @@ def _expected(searched: Sequence[Searched], setting: str) -> Table:
         rows,
         [
             setting,
-            "E[accuracy]: exact mean over all 15,625 cells of their ground truth, each as probable "
-            "as softmax(alpha) makes it. Rank correlation: Spearman's of that probability and the "
-            "ground truth. Skip mass: probability of the skip connection, mean over the edges. The "
-            "cell of the largest alpha jumps between neighbours of very different accuracy; these "
-            "move little.",
+            "E[accuracy]: exact mean of the ground truth over all 15,625 cells, weighted by their "
+            "probability under softmax(alpha). Rank correlation: Spearman's, between that "
+            "probability and the ground truth. Skip mass: probability of the skip connection, mean "
+            "over the edges. The cell with the largest alpha jumps between neighbours of very "
+            "different accuracy; these quantities change little.",
         ],
     )
 
@@ -239,9 +240,9 @@ def _paired(searched: Sequence[Searched], setting: str) -> Table:
         rows,
         [
             setting,
-            "Norms of a seed begin with the same weights and alpha and see the same batches. "
-            "Accuracies in points of a percent. p: exact sign-flip test; Holm's adjustment over "
-            "the pairs of a quantity. Intervals: Student's, not adjusted.",
+            "With the same seed, all norms start from the same weights and alpha and see the same "
+            "batches. Accuracies in percentage points. p: exact sign-flip test, with Holm's "
+            "adjustment over the pairs of a quantity. Intervals: Student's, not adjusted.",
         ],
     )
 
@@ -251,7 +252,7 @@ def _searches(searched: Sequence[Searched], setting: str) -> Table:
         (
             one.name,
             str(seed),
-            *(readout.truth[place] for place in _ORDER),
+            *(readout.truth[index] for index in _ORDER),
             str(readout.skips),
             f"{readout.skip_mass:.3f}",
             readout.expected[HEADLINE],
@@ -267,7 +268,7 @@ def _searches(searched: Sequence[Searched], setting: str) -> Table:
         (
             "Search",
             "Seed",
-            *(f"{SETS[place]} %" for place in _ORDER),
+            *(f"{SETS[index]} %" for index in _ORDER),
             f"Skips of {len(EDGES)}",
             "Skip mass",
             "E[CIFAR-100] %",
@@ -275,13 +276,13 @@ def _searches(searched: Sequence[Searched], setting: str) -> Table:
             "Cell",
         ),
         rows,
-        [setting, 'Cells as NAS-Bench-201 writes them, with "/" for the vertical bar.'],
+        [setting, 'Cells in NAS-Bench-201\'s notation, with "/" for the vertical bar.'],
     )
 
 
 def _moments(values: Sequence[float]) -> tuple[float, Interval | None, float | None]:
     limits = student(values)
-    if limits is not None:  # accuracies end at 0 and 1
+    if limits is not None:  # accuracies lie in [0, 1]
         limits = Interval(max(0.0, limits.low), min(1.0, limits.high))
     return mean(values), limits, stdev(values) if len(values) > 1 else None
 

@@ -25,7 +25,7 @@ log = logging.getLogger("robustnorm")
 
 @dataclass(frozen=True)
 class SearchJob:
-    """Runs a search, or the rest of it."""
+    """Runs a search, or continues it."""
 
     settings: SearchSettings
 
@@ -41,7 +41,7 @@ class SearchJob:
 
 
 def search_all(settings: Table2Settings, *, should_stop: ShouldStop = never) -> list[SearchRecord]:
-    """Runs the searches not yet finished, all norms of a seed before the next; returns all records.
+    """Runs the unfinished searches, all norms of a seed before the next seed; returns all records.
 
     Args:
         settings: The searches, with a name, and the engine that runs them.
@@ -49,7 +49,7 @@ def search_all(settings: Table2Settings, *, should_stop: ShouldStop = never) -> 
 
     Raises:
         ImportError: When the package of the engine is not installed.
-        SweepError: When searches failed, with the error of each, after all others are finished.
+        SweepError: When searches failed, after all others are finished; names each with its error.
         Stopped: When ``should_stop`` asks for it; the next call continues.
     """
     check_engine(settings)
@@ -72,20 +72,20 @@ def write_report(records: Sequence[SearchRecord], folder: Path, command: str) ->
 
     Raises:
         UsageError: When the records differ in more.
-        ImportError: Without the packages of the extra "report".
+        ImportError: When the packages of the extra "report" are not installed.
     """
     check_report()
     from robustnorm.applications.nas.figure import LOOKS, curves
     from robustnorm.reporting.sections import Section, write_sections
 
     made, searched = tables(records), group_by_norm(records)
-    said = summary(searched)
+    text = summary(searched)
     first = records[0]
     save_tables(made, folder, "tables")
     write_sections(
         folder,
         title="Table 2: DARTS on NAS-Bench-201",
-        summary=said,
+        summary=text,
         facts={
             "Data": first.dataset["name"],
             "Searches": str(len(records)),
@@ -94,12 +94,12 @@ def write_report(records: Sequence[SearchRecord], folder: Path, command: str) ->
         },
         sections=[
             Section("Table 2", tables=made[:1]),
-            Section("What alpha says of all cells", tables=made[1:2]),
-            Section("Over the steps", drawings=[curves(searched)]),
+            Section("All cells under alpha", tables=made[1:2]),
+            Section("The course of the searches", drawings=[curves(searched)]),
             Section("Paired tests", tables=made[2:3]),
             Section("Every search", tables=made[3:]),
         ],
         looks=LOOKS,
         command=command,
     )
-    return f"{said}\n\n{to_text(made)}"
+    return f"{text}\n\n{to_text(made)}"

@@ -1,4 +1,4 @@
-"""The small encoder: a VGG-like classifier, trained, folded, cut and normalized."""
+"""The classifier behind the small encoder: VGG-like, trained, then folded and cut."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Classifier(nn.Module):
     Args:
         widths: Channels of each stage.
         classes: Number of classes.
-        mean: Per color; subtracted first.
-        std: Per color; then divided by.
+        mean: Mean of each color, which is subtracted from the images.
+        std: Standard deviation of each color, by which they are then divided.
 
     Shape:
         (N, 3, H, W) in [0, 1] to (N, classes).
@@ -69,10 +69,10 @@ def train_epoch(
         model: On the device of the images.
         optimizer: For its parameters; the learning rate is set here.
         split: Training images.
-        augmentation: Augments them.
-        epoch: From 0.
-        epochs: Number of epochs of the whole training.
-        stop: Called before each step; True abandons the epoch.
+        augmentation: Augments the training images.
+        epoch: The epoch, counted from 0.
+        epochs: Total number of epochs.
+        stop: Called before each step; the epoch is abandoned when it returns True.
 
     Returns:
         Whether the epoch was completed.
@@ -83,8 +83,8 @@ def train_epoch(
         split, batch_size=min(BATCH, len(split)), seed=0, epoch=epoch, augmentation=augmentation
     )
     schedule = Config.from_dict(_SCHEDULE.to_dict() | {"epochs": epochs})
-    named = f"encoder, epoch {epoch + 1}/{epochs}"
-    for step, batch in enumerate(tqdm(batches, desc=named, total=steps, disable=None)):
+    title = f"encoder, epoch {epoch + 1}/{epochs}"
+    for step, batch in enumerate(tqdm(batches, desc=title, total=steps, disable=None)):
         if stop():
             return False
         for group in optimizer.param_groups:
@@ -114,21 +114,21 @@ def fold_encoder(model: Classifier, cut: int) -> Encoder:
     """Returns the layers up to the first ReLU of stage ``cut``, with batch norms fused.
 
     Args:
-        model: The classifier; unchanged, but put in evaluation mode.
-        cut: Number of stages to keep, the last with one convolution.
+        model: The classifier; left unchanged, except that it is put in evaluation mode.
+        cut: Number of stages to keep, the last one with one convolution.
     """
     model.eval()
     widths = [layer.out_channels for layer in model.features if isinstance(layer, nn.Conv2d)][1::2]
     encoder = Encoder(widths[:cut], (2,) * (cut - 1) + (1,))
     trained = iter(model.features)
     for layer in encoder.layers:
-        theirs = next(trained)
+        source = next(trained)
         if not isinstance(layer, nn.Conv2d):
             continue
-        assert isinstance(theirs, nn.Conv2d)
+        assert isinstance(source, nn.Conv2d)
         if layer.kernel_size != (1, 1):
             norm = next(trained)
             assert isinstance(norm, nn.BatchNorm2d)
-            theirs = fuse_conv_bn_eval(theirs, norm)
-        layer.load_state_dict(theirs.state_dict())
+            source = fuse_conv_bn_eval(source, norm)
+        layer.load_state_dict(source.state_dict())
     return encoder

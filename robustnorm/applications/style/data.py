@@ -1,4 +1,4 @@
-"""The training and validation data of a figure: content, styles, and pairs of crops."""
+"""Training and validation data of a figure: content, styles, and pairs of crops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustnorm.applications.style.pictures import (
     PHOTOGRAPHS,
     STYLES,
     Folder,
-    Kept,
+    InMemory,
     Pictures,
     content_hash,
     embedded,
@@ -42,11 +42,11 @@ _FIXED = 2102_11382
 
 @dataclass(frozen=True)
 class Sources:
-    """Pictures of a figure.
+    """The pictures of a figure.
 
     Args:
-        classes: Labelled images that train the small encoder and may serve as content; None with
-            VGG.
+        classes: Labelled images that train the small encoder and may also serve as content; None
+            with VGG.
         content: Content pictures for training.
         style: Style pictures for training.
         validation_content: Content pictures for validation.
@@ -77,10 +77,10 @@ def load_sources(settings: StyleSettings) -> Sources:
     """Returns the pictures that the settings name.
 
     Raises:
-        DataError: When pictures are missing or damaged, with the file and what to do.
+        DataError: When pictures are missing or damaged; names the file and what to do.
         ImportError: When the embedded pictures are needed and scikit-image is not installed.
     """
-    _check_places(settings)
+    _check_paths(settings)
     root = Path(settings.data_root)
 
     def folder(path: str) -> Folder:
@@ -112,18 +112,20 @@ def load_sources(settings: StyleSettings) -> Sources:
     return Sources(classes, content, style, held_out, held_out_style)
 
 
-def _check_places(settings: StyleSettings) -> None:
+def _check_paths(settings: StyleSettings) -> None:
     """Raises a DataError unless the named files and folders exist, before reading any of them."""
     for name in ("content", "style", "validation_content", "validation_style"):
-        place = getattr(settings, name)
-        if place is not None and not Path(place).is_dir():
-            raise DataError(f"--{name} must be a folder of pictures; {place} is none")
+        path = getattr(settings, name)
+        if path is not None and not Path(path).is_dir():
+            raise DataError(f"--{name} must be a folder of pictures; {path} is not a folder")
     if settings.vgg is not None and not Path(settings.vgg).is_file():
-        raise DataError(f"--vgg must be a file of VGG-19's weights; {settings.vgg} is none")
+        raise DataError(
+            f"--vgg must be a file of VGG-19's weights; there is no file {settings.vgg}"
+        )
 
 
 def _divided(folder: Folder, validation: str | None) -> tuple[Pictures, Pictures]:
-    """Returns a folder's training and validation pictures; all train if others are held out."""
+    """Returns training and validation pictures; all of them train if ``validation`` is given."""
     if validation is not None:
         return folder, folder
     return part_of(folder, held_out=False), part_of(folder, held_out=True)
@@ -133,21 +135,22 @@ def _check_classes(classes: Classes, crop: int) -> None:
     _, channels, height, width = classes.train.images.shape
     if channels != 3 or min(height, width) < crop:
         raise DataError(
-            f"style transfer needs RGB images of at least {crop}x{crop}, {classes.name} has "
-            f"{width}x{height} with {channels} channel(s); give other --data or a smaller --crop"
+            f"style transfer needs RGB images of at least {crop}x{crop}, but {classes.name} has "
+            f"{width}x{height} with {channels} channel(s); use other --data or a smaller --crop"
         )
 
 
-def _images(classes: Classes, split: Split, what: str) -> Kept:
-    # The data set's images are sorted by class; a few of them should show every class.
+def _images(classes: Classes, split: Split, what: str) -> InMemory:
+    # Shuffled, because images may be sorted by class and a few of them should show every class.
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(_FIXED))
-    return Kept(f"{classes.name}, {what}", split.images[order], classes.sha256)  # type: ignore[arg-type]
+    return InMemory(f"{classes.name}, {what}", split.images[order], classes.sha256)  # type: ignore[arg-type]
 
 
 def embedded_classes(crop: int) -> Classes:
-    """Returns crops of embedded photographs and textures, labelled by their picture.
+    """Returns crops of embedded photographs and textures, labelled by the picture they come from.
 
-    Training crops come from the left three quarters of a picture, test crops from the right one.
+    Training crops come from the left three quarters of a picture, test crops from the right
+    quarter.
 
     Args:
         crop: Side of a crop.
@@ -183,15 +186,15 @@ def embedded_classes(crop: int) -> Classes:
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """Crops of content and style by index; index and seed alone determine the crops.
+    """Pairs of content and style crops by index, which index and seed alone determine.
 
     Args:
-        content: Pictures of content.
-        style: Pictures of style.
-        crop: Side of the squares.
+        content: Content pictures.
+        style: Style pictures.
+        crop: Side of the square crops.
         seed: Seed of the random choices.
         recolor: Mix the colors of the style at random.
-        in_order: Take pictures in order, not at random.
+        in_order: Take the pictures in order, not at random.
     """
 
     def __init__(
@@ -214,8 +217,8 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         return content, _recolored(style, random) if self.recolor else style
 
     def _crop(self, pictures: Pictures, number: int, random: np.random.Generator) -> Tensor:
-        place = number % len(pictures) if self.in_order else int(random.integers(len(pictures)))
-        picture = pictures[place]
+        index = number % len(pictures) if self.in_order else int(random.integers(len(pictures)))
+        picture = pictures[index]
         top, left = (int(random.integers(side - self.crop + 1)) for side in picture.shape[1:])
         return to_float(picture[:, top : top + self.crop, left : left + self.crop])
 
@@ -230,13 +233,13 @@ def _recolored(picture: Tensor, random: np.random.Generator) -> Tensor:
 def training_batches(
     sources: Sources, settings: StyleSettings, seed: int, first_step: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the training batches from a step on, independent of earlier reads.
+    """Yields the training batches from a step on; they do not depend on earlier reads.
 
     Args:
         sources: The pictures.
         settings: Settings of the figure.
         seed: Seed of the run.
-        first_step: From 0.
+        first_step: The first step, counted from 0.
     """
     pairs = Pairs(sources.content, sources.style, settings.crop, seed, recolor=settings.recolor)
     size = settings.batch_size
@@ -252,7 +255,7 @@ def training_batches(
 
 
 def validation_pairs(sources: Sources, settings: StyleSettings) -> list[tuple[Tensor, Tensor]]:
-    """Returns the fixed pairs on which every run is validated, in batches."""
+    """Returns the fixed pairs that validate every run, in batches."""
     pairs = Pairs(
         sources.validation_content,
         sources.validation_style,

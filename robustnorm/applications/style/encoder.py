@@ -51,17 +51,17 @@ def vgg_layers(
 
 
 class Encoder(nn.Module):
-    """The features of an image after the first ReLU of each stage; never trained.
+    """Computes the features of an image after the first ReLU of each stage; never trained.
 
-    Its weights require no gradient, and it stays in evaluation mode.
+    Its weights do not require gradients, and it stays in evaluation mode.
 
     Args:
         widths: Channels of each stage.
         depths: Number of convolutions of each stage.
 
     Shape:
-        (N, 3, H, W) in [0, 1] to a list: stage k, from 0, gives (N, widths[k], H / 2^k, W / 2^k),
-        rounded up.
+        (N, 3, H, W) in [0, 1] to a list, with (N, widths[k], H / 2^k, W / 2^k) for stage k, counted
+        from 0; sizes are rounded up.
 
     Raises:
         ValueError: When an image is too small for the reflection padding of the last stage.
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
         self.train()
 
     def train(self, _mode: bool = True) -> Encoder:
-        """Keeps the evaluation mode."""
+        """Keeps evaluation mode, whatever the argument."""
         super().train(False)
         return self
 
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
         if min(images.shape[2:]) < self.least_side:
             raise ValueError(
                 f"images must have at least {self.least_side} x {self.least_side} pixels, got "
-                f"{images.shape[3]} x {images.shape[2]}; take larger ones"
+                f"{images.shape[3]} x {images.shape[2]}; use larger ones"
             )
         features, wanted = [], True
         for layer in self.layers:
@@ -108,7 +108,7 @@ class Encoder(nn.Module):
         return features
 
     def cut(self, stages: int) -> Encoder:
-        """Returns an encoder of the first stages, the last with one convolution and these weights.
+        """Returns an encoder of the first stages with these weights; its last stage has one layer.
 
         Args:
             stages: Number of stages to keep.
@@ -122,12 +122,13 @@ class Encoder(nn.Module):
     def normalize(self, images: Sequence[Tensor]) -> None:
         """Rescales the weights so that each channel's mean activation on ``images`` is 1, in place.
 
-        ReLU and pooling commute with a positive factor, so each channel is divided by its mean and
-        the next convolution compensates for it. A channel that is never active is not changed.
+        ReLU and pooling commute with a positive factor, so each channel can be divided by its mean
+        activation while the next convolution compensates for that. A channel that is never active
+        is not changed.
 
         Args:
-            images: Batches (N, 3, H, W) of any sizes; each batch weighs by its number of positions.
-            images: Batches (N, 3, H, W) of any sizes; every batch counts by its positions.
+            images: Batches (N, 3, H, W) of any sizes; every position of an image has the same
+                weight.
 
         References:
             Gatys, Ecker & Bethge, Image Style Transfer Using Convolutional Neural Networks, CVPR
@@ -136,18 +137,18 @@ class Encoder(nn.Module):
         sums: dict[int, Tensor] = {}
         positions: dict[int, int] = {}
         for batch in images:
-            for place, layer in enumerate(self.layers):
+            for index, layer in enumerate(self.layers):
                 batch = layer(batch)
                 if isinstance(layer, nn.ReLU):
-                    sums[place] = sums.get(place, 0) + batch.double().sum((0, 2, 3))
-                    positions[place] = positions.get(place, 0) + batch[:, 0].numel()
+                    sums[index] = sums.get(index, 0) + batch.double().sum((0, 2, 3))
+                    positions[index] = positions.get(index, 0) + batch[:, 0].numel()
         means: Tensor | None = None
-        for place, conv in enumerate(self.layers):
-            if not isinstance(conv, nn.Conv2d) or place == 0:
+        for index, conv in enumerate(self.layers):
+            if not isinstance(conv, nn.Conv2d) or index == 0:
                 continue
             if means is not None:
                 conv.weight.mul_(means[:, None, None])
-            found = (sums[place + 1] / positions[place + 1]).to(conv.weight.dtype)
+            found = (sums[index + 1] / positions[index + 1]).to(conv.weight.dtype)
             means = torch.where(found > 0, found, 1.0)
             conv.weight.div_(means[:, None, None, None])
             assert conv.bias is not None
@@ -155,11 +156,11 @@ class Encoder(nn.Module):
 
 
 def from_vgg19(state: Mapping[str, Tensor]) -> Encoder:
-    """Returns VGG-19 up to relu4_1 with weights in one of two layouts.
+    """Returns VGG-19 up to relu4_1, with weights in one of two layouts.
 
-    Either ``vgg_normalised`` by AdaIN's authors ("0.weight", "2.weight", ...), whose first layer
-    standardizes the colors, or torchvision's ("features.0.weight", ...), which need ImageNet's mean
-    and standard deviation.
+    These are ``vgg_normalised`` by AdaIN's authors ("0.weight", "2.weight", ...), whose first layer
+    standardizes the colors, and torchvision's layout ("features.0.weight", ...), which needs
+    ImageNet's mean and standard deviation.
 
     Args:
         state: Tensors by name; deeper layers are ignored.
@@ -168,34 +169,32 @@ def from_vgg19(state: Mapping[str, Tensor]) -> Encoder:
         ValueError: When layers are missing or have another shape.
     """
     encoder = Encoder(VGG19_WIDTHS, VGG19_DEPTHS)
-    own = encoder.layers.state_dict()
+    expected = encoder.layers.state_dict()
     if "features.0.weight" in state:
         mean, std = (torch.tensor(v) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        own |= color_standardization(mean, std)
-        places = [place for place in _conv_places(encoder.layers) if place]
+        found = expected | color_standardization(mean, std)
+        convolutions = [
+            i for i, layer in enumerate(encoder.layers) if isinstance(layer, nn.Conv2d) and i
+        ]
         # torchvision's numbering has no paddings: it counts convolutions, ReLUs and poolings.
         pools = [i for i, layer in enumerate(encoder.layers) if isinstance(layer, nn.MaxPool2d)]
-        for number, place in enumerate(places):
-            theirs = 2 * number + sum(pool < place for pool in pools)
+        for number, index in enumerate(convolutions):
+            source = 2 * number + sum(pool < index for pool in pools)
             for tensor in ("weight", "bias"):
-                own[f"{place}.{tensor}"] = state.get(f"features.{theirs}.{tensor}", torch.empty(0))
+                value = state.get(f"features.{source}.{tensor}", torch.empty(0))
+                found[f"{index}.{tensor}"] = value
     else:
-        own = {name: state.get(name, torch.empty(0)) for name in own}
-    expected = encoder.layers.state_dict()
-    wrong = [name for name, value in own.items() if value.shape != expected[name].shape]
+        found = {name: state.get(name, torch.empty(0)) for name in expected}
+    wrong = [name for name, value in found.items() if value.shape != expected[name].shape]
     if wrong:
         raise ValueError(
-            "the weights must be VGG-19's, named as vgg_normalised's or torchvision's; "
-            f"{len(wrong)} tensors are missing or of another shape, the first is {wrong[0]}"
+            "the weights must be those of VGG-19, named as in vgg_normalised or in torchvision; "
+            f"{len(wrong)} tensors are missing or have another shape, the first is {wrong[0]}"
         )
-    encoder.layers.load_state_dict(own)
+    encoder.layers.load_state_dict(found)
     return encoder
 
 
 def color_standardization(mean: Tensor, std: Tensor) -> dict[str, Tensor]:
-    """Returns weights of the first layer that subtract a mean and divide by a deviation, (3,)."""
+    """Returns first-layer weights that subtract a mean and divide by a standard deviation, (3,)."""
     return {"0.weight": torch.diag(1 / std)[:, :, None, None], "0.bias": -mean / std}
-
-
-def _conv_places(layers: nn.Sequential) -> list[int]:
-    return [place for place, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]

@@ -1,4 +1,4 @@
-"""The encoder shared by all runs of a figure: VGG-19, or a small one, trained once."""
+"""The encoder that all runs of a figure share: VGG-19, or a small one that is trained once."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ log = logging.getLogger("robustnorm")
 
 
 @dataclass(frozen=True)
-class Described:
-    """An encoder and its description in records.
+class DescribedEncoder:
+    """An encoder, and its description for records.
 
     Args:
         encoder: Frozen and normalized.
-        about: Its ``name``, the ``sha256`` of its weights, and further facts.
+        about: ``name``, ``sha256`` of the weights, and further facts.
     """
 
     encoder: Encoder
@@ -49,13 +49,13 @@ class Described:
 
 
 def figure_folder(settings: StyleSettings) -> Path:
-    """Returns the folder that holds all runs of a figure."""
+    """Returns the folder of all runs of a figure."""
     return Path(settings.output) / str(settings.name)
 
 
 def get_encoder(
     settings: StyleSettings, sources: Sources, device: torch.device, should_stop: ShouldStop
-) -> Described:
+) -> DescribedEncoder:
     """Returns the frozen encoder on the device, training the small one if needed.
 
     Raises:
@@ -76,7 +76,7 @@ def get_encoder(
         "layer": f"relu{settings.cut}_1",
         "parameters": sum(value.numel() for value in state.values()),
     }
-    return Described(encoder, about)
+    return DescribedEncoder(encoder, about)
 
 
 def _vgg(settings: StyleSettings) -> tuple[Encoder, dict[str, Any]]:
@@ -87,8 +87,8 @@ def _vgg(settings: StyleSettings) -> tuple[Encoder, dict[str, Any]]:
     except ValueError as error:
         raise RefusedFileError(f"{path}: {error}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    log.info("encoder: VGG-19 of %s, sha256 %s", path, digest)
-    # The authors' file is normalized already; weights in torchvision's layout are not.
+    log.info("encoder: VGG-19 from %s, sha256 %s", path, digest)
+    # The authors' weights are already normalized; those in torchvision's layout are not.
     normalized = "features.0.weight" not in state
     return encoder, {"name": "VGG-19", "file_sha256": digest, "normalized": normalized}
 
@@ -116,8 +116,8 @@ def _trained(
     with exclusive(folder):
         if (checkpoint := find_checkpoint(folder, "last")) is not None:
             about = checkpoint.manifest
-            there = {"sha256": about["dataset"]["sha256"]} | about["config"]
-            check_same(there, {"sha256": classes.sha256} | chosen, folder)
+            saved = {"sha256": about["dataset"]["sha256"]} | about["config"]
+            check_same(saved, {"sha256": classes.sha256} | chosen, folder)
             restore(checkpoint, model, optimizer)
         for epoch in range(about["epoch"], epochs):
             done = train_epoch(
@@ -130,17 +130,17 @@ def _trained(
                 stop=lambda: should_stop(0.0),
             )
             if not done:
-                raise Stopped(f"encoder: stopped in epoch {epoch + 1}, {epoch} are saved")
-            reached = accuracy(model, classes.test.to(device))
+                raise Stopped(f"encoder: stopped in epoch {epoch + 1}; {epoch} epochs are saved")
+            test_accuracy = accuracy(model, classes.test.to(device))
             log.info(
-                "encoder: epoch %d/%d, %.1f %% of the test images of %s",
-                epoch + 1, epochs, 100 * reached, classes.name,
+                "encoder: epoch %d/%d, accuracy %.1f %% on the test images of %s",
+                epoch + 1, epochs, 100 * test_accuracy, classes.name,
             )  # fmt: skip
             about = {
                 "config": chosen,
                 "dataset": {"name": classes.name, "sha256": classes.sha256},
                 "epoch": epoch + 1,
-                "test_accuracy": reached,
+                "test_accuracy": test_accuracy,
                 "test_images": len(classes.test),
             }
             save_checkpoint(folder, "last", model, about, optimizer)
@@ -153,21 +153,21 @@ def _trained(
 
 
 def _calibration(settings: StyleSettings, sources: Sources, device: torch.device) -> list[Tensor]:
-    """Returns the content crops on which mean activations are normalized to 1, in batches."""
+    """Returns batches of content crops on which the mean activations are normalized to 1."""
     pairs = Pairs(sources.content, sources.content, settings.crop, seed=0)
     crops = torch.stack([pairs[number][0] for number in range(CALIBRATION)])
     return list(torch.split(crops.to(device), 50))
 
 
-def check_same(there: dict[str, Any], here: dict[str, Any], folder: Path) -> None:
-    """Raises a UsageError when a folder belongs to other settings, pictures or encoder."""
-    different = [
-        f"{name}: {there.get(name)} there, {value} here"
-        for name, value in here.items()
-        if there.get(name) != value
+def check_same(saved: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    """Raises a UsageError when a folder was made with other settings, pictures or encoder."""
+    differing = [
+        f"{name}: {saved.get(name)} there, {value} here"
+        for name, value in wanted.items()
+        if saved.get(name) != value
     ]
-    if different:
+    if differing:
         raise UsageError(
-            f"{folder} was created with other settings ({', '.join(different)}); continue it "
+            f"{folder} was created with other settings ({', '.join(differing)}); continue it "
             "with those, choose another --name, or remove that folder"
         )

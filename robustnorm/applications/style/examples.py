@@ -14,7 +14,7 @@ from robustnorm.applications.style.runs import load_network
 from robustnorm.data.batches import to_float
 from robustnorm.settings.style import StyleSettings
 
-# Numbers of contents and styles, the first ones; every content is combined with every style.
+# Numbers of contents and of styles; every content is combined with every style.
 _CONTENTS, _STYLES = 2, 3
 _PHOTOGRAPHS = ("chelsea", "rocket")
 
@@ -24,10 +24,12 @@ def paint(
 ) -> list[tuple[Tensor, Tensor, dict[str, Tensor]]]:
     """Returns content, style and each row's output, for all pairs of a few pictures.
 
+    The styles are held out; the content is held out if folders were given, and otherwise embedded
+    photographs.
+
     Args:
         settings: Settings of the figure, whose rows have been trained with the seed.
-        sources: Its pictures. Content is held-out content if folders were given, otherwise embedded
-            photographs; styles are held out.
+        sources: The pictures of the figure.
         seed: Seed of the networks.
     """
     side = settings.crop * 3 // 2
@@ -53,7 +55,7 @@ def paint(
 
 
 def _some(pictures: Pictures, count: int, side: int) -> list[Tensor]:
-    """Returns the centers of a few pictures, spread over all of them."""
+    """Returns the centers of a few pictures, evenly spread over all of them."""
     chosen = [pictures[i * len(pictures) // count] for i in range(min(count, len(pictures)))]
     return [_middle(picture, side) for picture in chosen]
 

@@ -20,33 +20,33 @@ LOOKS = {
     name: Look(*colors, marker)
     for name, colors, marker in zip(NAMES.values(), PALETTE, "osD^v", strict=False)
 }
-# Weight of the past in the moving average of the training curves, per point of the curve.
+# Weight of the past in the moving average of the training curves, for each point of a curve.
 SMOOTHING = 0.9
 # A picture of Figure 8: content, style, and each row's output, (3, H, W) in [0, 1].
 Painted = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 def training(rows: Sequence[Row]) -> Drawing:
-    """Returns Figure 7 (a), the training losses."""
+    """Returns Figure 7 (a): the training losses."""
     every = rows[0].records[0]["config"]["log_every"]
     names = ", ".join(row.name for row in rows)
     return Drawing(
         "figure7-training",
         f"Figure 7 (a): training losses. Faint: the first seed, means over {every} steps; strong: "
-        f"the mean over seeds of an exponential moving average ({SMOOTHING} of the past a point).",
-        f"Content and style loss in training over the steps for {names}.",
+        f"mean over seeds of an exponential moving average (weight {SMOOTHING} for the past).",
+        f"Content and style loss in training against the steps for {names}.",
         partial(_training, rows),
     )
 
 
 def _training(rows: Sequence[Row]) -> Figure:
     figure, axes = panels(1, 2, 2.5)
-    for panel, place, title in zip(axes, (1, 2), ("Content loss", "Style loss"), strict=True):
+    for panel, column, title in zip(axes, (1, 2), ("Content loss", "Style loss"), strict=True):
         for row in rows:
             curves = [np.array(record["curve"]) for record in row.records]
             steps, color = curves[0][:, 0], LOOKS[row.name].color
-            panel.plot(steps, curves[0][:, place], color=color, linewidth=0.5, alpha=0.3)
-            smooth = np.mean([moving_average(curve[:, place]) for curve in curves], axis=0)
+            panel.plot(steps, curves[0][:, column], color=color, linewidth=0.5, alpha=0.3)
+            smooth = np.mean([moving_average(curve[:, column]) for curve in curves], axis=0)
             panel.plot(steps, smooth, color=color)
         panel.set_title(title)
         panel.set_xlabel("Step")
@@ -69,14 +69,14 @@ def moving_average(values: np.ndarray) -> np.ndarray:
 
 
 def validation(rows: Sequence[Row]) -> Drawing:
-    """Returns Figure 7 (b), the validation losses, and their analysis."""
+    """Returns Figure 7 (b): the validation losses, and an analysis of them."""
     names = ", ".join(row.name for row in rows)
     return Drawing(
         "figure7-validation",
-        "Figure 7 (b): validation losses on held-out content and styles; below, the content "
-        "without regard to scale, and the weight that moves the target. Lines: means over seeds; "
-        "bands: 95 % intervals.",
-        f"Validation losses, structure and mean weight over the steps for {names}.",
+        "Figure 7 (b): validation losses on held-out content and styles. Below: how well the "
+        "content is kept, regardless of scale, and the weight that moves the target. Lines: means "
+        "over seeds; bands: 95 % intervals.",
+        f"Validation losses, structure and mean weight against the steps for {names}.",
         partial(_validation, rows),
     )
 
@@ -86,7 +86,7 @@ def _validation(rows: Sequence[Row]) -> Figure:
     shown = {
         "content": "Content loss, as reported",
         "style": "Style loss",
-        "structure": "Structure: 0 the same, 2 unrelated",
+        "structure": "Structure: 0 equal, 2 unrelated",
         "gamma": "Mean weight γ before the style",
     }
     for panel, (measure, title) in zip(axes, shown.items(), strict=True):
@@ -120,11 +120,11 @@ def _band(panel: Axes, row: Row, measure: str) -> None:
 
 
 def grid(rows: Sequence[Row], painted: Sequence[Painted], seed: int) -> Drawing:
-    """Returns Figure 8: content, style and the outputs of each row."""
+    """Returns Figure 8: content, style and the output of each row."""
     return Drawing(
         "figure8",
-        f"Figure 8: held-out styles, painted by the networks of seed {seed}. The pictures are half "
-        "as large again as those of training.",
+        f"Figure 8: held-out styles, painted by the networks of seed {seed}. The pictures are 1.5 "
+        "times as large as those of training.",
         f"A grid of pictures: style, content, then the outputs of {', '.join(painted[0][2])}.",
         partial(_grid, rows, painted, f"seed {seed}"),
     )
@@ -145,7 +145,7 @@ def _grid(rows: Sequence[Row], painted: Sequence[Painted], seeds: str) -> Figure
 
 
 def _name_setting(figure: Figure, rows: Sequence[Row], seeds: str | None = None) -> None:
-    """Adds the setting below a figure, so that it is visible wherever the figure is shown."""
+    """Writes the setting below a figure, so that it is visible wherever the figure is shown."""
     record, most = rows[0].records[0], max(len(row.seeds) for row in rows)
     seeds = seeds or f"{most} {'seed' if most == 1 else 'seeds'}"
     figure.supxlabel(

@@ -27,7 +27,7 @@ def losses(network: StyleNetwork, content: Tensor, style: Tensor, *, content_tar
     With e the encoder, d the decoder, t the norm's output and g = d(t), the content loss is the
     mean of :math:`(e(g) - t)^2` over the deepest features. t depends on the norm's parameters, so
     "moving", as in the authors' release, lets the optimizer move the target towards what the
-    decoder reaches; "detached" treats t as a constant.
+    decoder can reach; "detached" treats t as a constant.
 
     Args:
         network: The network to train.
@@ -39,7 +39,7 @@ def losses(network: StyleNetwork, content: Tensor, style: Tensor, *, content_tar
         ValueError: On another ``content_target``.
 
     References:
-        Huang & Belongie, arXiv:1703.06868, Eq. 11 to 13, with squared distances as in its code.
+        Huang & Belongie, arXiv:1703.06868, Eq. 11 to 13, with squared distances as in their code.
     """
     if content_target not in ("moving", "detached"):
         raise ValueError(f"content_target must be moving or detached, got {content_target}")
@@ -56,7 +56,7 @@ def losses(network: StyleNetwork, content: Tensor, style: Tensor, *, content_tar
 def style_loss(
     output: Sequence[Tensor], style: Sequence[Tensor], *, unbiased: bool = False
 ) -> Tensor:
-    """Returns the squared distances of channel means and deviations, summed over the stages.
+    """Returns the squared distances of channel means and standard deviations, summed over stages.
 
     Args:
         output: Features of the stylized pictures, (N, C, H, W) per stage.
@@ -67,25 +67,26 @@ def style_loss(
         A scalar: the mean over N and C of both squared distances, summed over the stages.
     """
     loss = output[0].new_zeros(())
-    for mine, theirs in zip(output, style, strict=True):
-        mean, std = instance_statistics(mine, unbiased=unbiased)
-        style_mean, style_std = instance_statistics(theirs, unbiased=unbiased)
+    for features, style_features in zip(output, style, strict=True):
+        mean, std = instance_statistics(features, unbiased=unbiased)
+        style_mean, style_std = instance_statistics(style_features, unbiased=unbiased)
         loss = loss + F.mse_loss(mean, style_mean) + F.mse_loss(std, style_std)
     return loss
 
 
 class StyleMeasures(NamedTuple):
-    """Measures on fixed pairs of content and style, averaged over pairs.
+    """Measures on fixed pairs of content and style, averaged over the pairs.
 
     Attributes:
-        content: Content loss as in the paper's Figure 7: against the norm's output.
-        fixed: The same features against AdaIN's output, which no parameter can move.
-        relative: ``content`` divided by the target's spatial variance: 1 for a decoder that paints
-            each channel flat, at its mean.
-        structure: Distance of the instance-normalized features of output and content: 0 for equal
-            ones, 2 for unrelated ones.
+        content: Content loss as in the paper's Figure 7: the output's features compared with the
+            norm's output.
+        fixed: The same features compared with AdaIN's output, which no parameter can move.
+        relative: ``content`` divided by the target's spatial variance: 1 if each channel of the
+            features is constant, at the target's mean.
+        structure: Distance between the instance-normalized features of output and content: 0 if
+            equal, 2 if unrelated.
         style: Style loss.
-        gamma: Mean weight between the normalization and the style's statistics; 1 for AdaIN.
+        gamma: Mean weight applied between normalization and style statistics; 1 for AdaIN.
     """
 
     content: float
@@ -98,7 +99,7 @@ class StyleMeasures(NamedTuple):
 
 @torch.no_grad()
 def measure_network(network: StyleNetwork, pairs: Sequence[tuple[Tensor, Tensor]]) -> StyleMeasures:
-    """Returns the measures of a network, with equal weight for every pair.
+    """Returns the measures of a network, with the same weight for every pair.
 
     Args:
         network: In any mode; left unchanged.

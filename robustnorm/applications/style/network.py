@@ -1,4 +1,4 @@
-"""Encoder, norm and decoder: content and style to a stylized picture."""
+"""Encoder, norm and decoder: from content and style to a stylized picture."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NORMS = ("adain", "ilm", "saadain")
 
 
 def decoder(widths: Sequence[int], depths: Sequence[int]) -> nn.Sequential:
-    """Returns the mirror image of an encoder: deepest features to picture.
+    """Returns the mirror image of an encoder, from its deepest features to a picture.
 
-    Convolutions with reflection padding and ReLU in reverse order, nearest upsampling where the
-    encoder pools, no normalization, and no final ReLU.
+    It has convolutions with reflection padding and ReLU in reverse order, nearest-neighbour
+    upsampling where the encoder pools, no normalization, and no final ReLU.
 
     Args:
         widths: Channels of each stage of the encoder.
@@ -40,14 +40,13 @@ class StyleNetwork(nn.Module):
     """Paints content in the style of another picture.
 
     Args:
-        encoder: Frozen; its deepest features are normalized.
+        encoder: Frozen; the norm acts on its deepest features.
         norm: adain, ilm or saadain.
-        seed: Seed of the decoder's weights, then of the norm's; the decoder's do not depend on the
-            norm.
-        unbiased: As in ``AdaIN``, for the norm's variance.
+        seed: Seed of the weights; those of the decoder do not depend on the norm.
+        unbiased: As in ``AdaIN``.
 
     Shape:
-        content (N, 3, H, W), style (N, 3, H', W') in [0, 1] to content's shape, in [0, 1].
+        content (N, 3, H, W) and style (N, 3, H', W') in [0, 1] to (N, 3, H, W) in [0, 1].
 
     References:
         Huang & Belongie, arXiv:1703.06868; Gong et al., arXiv:2102.11382, Section 5.2.

@@ -1,4 +1,4 @@
-"""Pictures of content and style from folders, from a data set, or embedded in scikit-image."""
+"""Content and style pictures from folders, from a data set, or embedded in scikit-image."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ from robustnorm.system.untrusted import MOST_PIXELS, parse_json
 
 log = logging.getLogger("robustnorm")
 
-# Formats of plain pixels; Pillow opens some others by running programs such as Ghostscript.
+# Formats of plain pixels; for some others Pillow runs programs such as Ghostscript.
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # Smallest side that an encoder of four stages accepts.
 LEAST_SIDE = 16
 _MODES = ("RGB", "L", "LA", "RGBA", "P", "CMYK", "1")
 
-# Functions of skimage.data, one picture each. The held-out textures and photographs are in no
-# training set.
+# Functions of skimage.data, one picture each. Held-out styles are in no training set.
 PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 STYLES = (
     "brick",
@@ -68,7 +67,7 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True)
-class Kept:
+class InMemory:
     """Pictures in memory.
 
     Args:
@@ -94,7 +93,7 @@ class Folder:
     Args:
         name: Name in reports.
         paths: Paths of the pictures.
-        side: Height and width to which each is scaled.
+        side: Height and width to which each picture is scaled.
         sha256: Hash of the content.
     """
 
@@ -128,11 +127,11 @@ def read_picture(path: Path, *, draft: int | None = None) -> Image.Image:
 
     Args:
         path: The file.
-        draft: Sufficient side in pixels, for formats that can be decoded at lower resolution.
+        draft: Side in pixels that suffices, for formats that can be decoded at lower resolution.
 
     Raises:
-        RefusedDataError: When the file is not a complete picture, or too large.
-        DataError: When it is too small, or of an unsupported mode.
+        RefusedDataError: When the file is not a complete picture, or is too large.
+        DataError: When the picture is too small or of an unsupported mode.
     """
     try:
         data = path.read_bytes()
@@ -146,7 +145,7 @@ def read_picture(path: Path, *, draft: int | None = None) -> Image.Image:
             if min(width, height) < LEAST_SIDE:
                 raise DataError(
                     f"{path} has {width}x{height} pixels; a picture needs {LEAST_SIDE} on each "
-                    "side: take a larger one or remove it"
+                    "side: use a larger one or remove it"
                 )
             if image.mode not in _MODES:
                 raise DataError(f"{path} is of mode {image.mode}; convert it to RGB or grey (L)")
@@ -154,7 +153,7 @@ def read_picture(path: Path, *, draft: int | None = None) -> Image.Image:
                 image.draft("RGB", (draft, draft))
             return image.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).partition(" <")[0]  # without the buffer's address
+        reason = str(error).partition(" <")[0]  # without the address of the buffer
         raise RefusedDataError(
             f"{path} is not a readable picture ({reason}); replace or remove it"
         ) from error
@@ -185,15 +184,17 @@ def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Fold
         threads: Number of decoding threads.
 
     Raises:
-        DataError: When there is no picture; a RefusedDataError when a file is at fault.
+        DataError: When there is no picture, or a picture is unsuitable; see ``read_picture``.
     """
     if not path.is_dir():
-        raise DataError(f"{path} is not a folder; give a folder of pictures")
+        raise DataError(f"{path} is not a folder; choose a folder of pictures")
     paths = sorted(
         p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")
     )
     if not paths:
-        raise DataError(f"{path} has no pictures; put some there ({', '.join(sorted(_SUFFIXES))})")
+        raise DataError(
+            f"{path} has no pictures; put some into it ({', '.join(sorted(_SUFFIXES))})"
+        )
     names = [p.relative_to(path).as_posix() for p in paths]
     found = cache / f"pictures-{path.name}-{identity(path, names)}.json"
     try:
@@ -234,8 +235,8 @@ def part_of(folder: Folder, *, held_out: bool) -> Folder:
     """
     if len(folder) < 2:
         raise DataError(
-            f"{folder.name} has {len(folder)} picture; two are needed, one to train and one held "
-            "out, or give a folder of held-out ones"
+            f"{folder.name} has {len(folder)} picture(s); it needs two, one for training and one "
+            "held out, unless a validation folder is given"
         )
     paths = [p for i, p in enumerate(folder.paths) if (i % min(10, len(folder)) == 0) == held_out]
     suffix = "held out" if held_out else "training"
@@ -256,28 +257,28 @@ def embedded(names: Sequence[str]) -> list[Image.Image]:
     except ModuleNotFoundError as error:
         raise ImportError(
             f'the embedded pictures need scikit-image ({error}): pip install "robustnorm[style]", '
-            "or give folders with --content and --style"
+            "or choose folders with --content and --style"
         ) from error
     arrays = {name: getattr(data, name)() for name in names}
-    # Only the left picture of a stereo pair.
+    # Of a stereo pair, only the left picture.
     return [
         Image.fromarray(a[0] if isinstance(a, tuple) else a).convert("RGB") for a in arrays.values()
     ]
 
 
-def textures(names: Sequence[str], crop: int) -> Kept:
+def textures(names: Sequence[str], crop: int) -> InMemory:
     """Returns embedded pictures at three scales, to show coarse and fine texture.
 
     Args:
         names: Names of functions of ``skimage.data``.
-        crop: Side of the crop to be taken from each.
+        crop: Side of the crops that will be taken from them.
     """
     made = [
         to_tensor(scaled(image, round(scale * crop)))
         for image in embedded(names)
         for scale in _SCALES
     ]
-    return Kept(
+    return InMemory(
         f"{len(names)} pictures of scikit-image x {len(_SCALES)} scales", made, content_hash(made)
     )
 
@@ -290,7 +291,7 @@ def scaled(image: Image.Image, short: int) -> Image.Image:
 
 
 def content_hash(pictures: Sequence[Tensor]) -> str:
-    """Returns the hash of pictures' shapes and values."""
+    """Returns a hash of the pictures' shapes and values."""
     content = hashlib.sha256()
     for picture in pictures:
         content.update(f"{tuple(picture.shape)}".encode() + picture.numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Writes tables, figures and page from the records in a report's folder."""
+"""Writes tables, figures and the page from the records in a report's folder."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def write_report(
     """Writes tables.md, tables.tex, a CSV file per table, the figures and report.html.
 
     Args:
-        folder: Contains the ``records``; everything is written into it.
+        folder: Folder that contains the ``records``; everything is written into it.
         painted: The pictures of Figure 8; empty for a report without it.
-        seed: Seed of the networks that painted them.
+        seed: Seed of the networks that painted the pictures.
         command: The command that makes the report.
 
     Returns:
         The tables.
 
     Raises:
-        UsageError, RefusedFileError: From the records.
+        UsageError, RefusedFileError: When the records are missing, unusable or do not match.
     """
     rows = read_records(folder / "records")
-    made, said = tables(rows), summary(rows)
+    made, text = tables(rows), summary(rows)
     save_tables(made, folder, "tables")
-    write_atomically(folder / "tables.md", markdown(said, made, command).encode())
+    write_atomically(folder / "tables.md", markdown(text, made, command).encode())
 
     def named(*names: str) -> list[Table]:
         return [table for table in made if table.name in names]
@@ -46,7 +46,7 @@ def write_report(
     write_sections(
         folder,
         title=TITLE,
-        summary=said,
+        summary=text,
         facts=_facts(rows),
         sections=[
             section
@@ -65,9 +65,9 @@ def write_report(
     return made
 
 
-def markdown(said: str, made: Sequence[Table], command: str) -> str:
-    """Returns summary, tables and the command that made them as Markdown."""
-    parts = [f"# {TITLE}\n", f"{for_markdown(said)}\n", *map(to_markdown, made)]
+def markdown(text: str, made: Sequence[Table], command: str) -> str:
+    """Returns the summary, the tables and the command that made them as Markdown."""
+    parts = [f"# {TITLE}\n", f"{for_markdown(text)}\n", *map(to_markdown, made)]
     end = "the figures are in `figures/`, one page is `report.html`"
     return "\n".join([*parts, f"Made by `{for_markdown(command)}`; {end}.\n"])
 
@@ -87,7 +87,7 @@ def _facts(rows: Sequence[Row]) -> dict[str, str]:
 def _runs(rows: Sequence[Row]) -> Table:
     return Table(
         "runs",
-        "Where the numbers come from",
+        "Provenance",
         ("Norm", "Seed", "Steps", "Seconds", "Encoder's sha256", "Content's sha256", "Device"),
         [
             (
@@ -102,5 +102,5 @@ def _runs(rows: Sequence[Row]) -> Table:
             for row in rows
             for record in row.records
         ],
-        ["Seconds: wall clock, other work on the machine included."],
+        ["Seconds: wall-clock time, with other work on the machine."],
     )

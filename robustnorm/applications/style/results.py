@@ -1,4 +1,4 @@
-"""The trained rows of Figure 7, read from records, with tests of their differences."""
+"""The trained rows of Figure 7, read from their records, with tests of their differences."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Row:
     """The runs of one row, sorted by seed.
 
     Args:
-        row: Its name in the settings.
+        row: Name of the row in the settings.
         records: One per seed.
     """
 
@@ -80,7 +80,7 @@ class Row:
         return [record["seed"] for record in self.records]
 
     def values(self, measure: str) -> dict[int, float]:
-        """Returns a measure after the last step by seed."""
+        """Returns a measure after the last step, by seed."""
         return {record["seed"]: record["validation"][-1][measure] for record in self.records}
 
     def mean(self, measure: str) -> float:
@@ -88,7 +88,7 @@ class Row:
         return mean(self.values(measure).values())
 
     def interval(self, measure: str) -> Interval | None:
-        """Returns the 95 % interval of that mean, or None with one seed."""
+        """Returns the 95 % interval of that mean; None with one seed."""
         return student(list(self.values(measure).values()))
 
 
@@ -102,7 +102,7 @@ class Difference:
         other: The subtrahend.
         values: Differences, one per seed.
         p: p-value of the paired t-test; None with one seed.
-        adjusted: p after Holm's adjustment for the tests of its family.
+        adjusted: p after Holm's adjustment for all tests of the family.
     """
 
     measure: str
@@ -122,7 +122,7 @@ class Difference:
 
     @property
     def sign(self) -> int:
-        """-1 for lower, 1 for higher, 0 when not distinguishable."""
+        """-1 for lower, 1 for higher, 0 for not distinguishable."""
         if self.adjusted is None or self.adjusted > LEVEL:
             return 0
         return 1 if self.mean > 0 else -1
@@ -137,24 +137,24 @@ def read_records(folder: Path) -> list[Row]:
     """
     records = [_read(path) for path in sorted(folder.glob("*.json"))]
     if not records:
-        raise UsageError(f"no records in {folder}; make some with robustnorm figure7")
+        raise UsageError(f"there are no records in {folder}; run robustnorm figure7 first")
     first = records[0]
     for record in records:
         for part, ignored in (("config", {"row", "seed"}), ("dataset", set()), ("encoder", set())):
-            mine, theirs = (
+            expected, found = (
                 {k: v for k, v in r[part].items() if k not in ignored} for r in (first, record)
             )
-            if mine != theirs:
+            if expected != found:
                 raise UsageError(
                     f"{record['row']}-seed{record['seed']} and {first['row']}-seed{first['seed']} "
                     f"in {folder} differ in {part}; runs to compare may differ only in row and "
-                    "seed: move the others elsewhere"
+                    "seed: move the other runs elsewhere"
                 )
     ordered = sorted(records, key=lambda record: int(record["seed"]))
     return [
-        Row(row, found)
+        Row(row, members)
         for row in ROWS
-        if (found := tuple(record for record in ordered if record["row"] == row))
+        if (members := tuple(record for record in ordered if record["row"] == row))
     ]
 
 
@@ -165,7 +165,7 @@ def _read(path: Path) -> Record:
         if record["row"] not in NAMES or not record["validation"]:
             raise ValueError("it has no measures of a known row")
         if len({"test_accuracy", "test_images"} & record["encoder"].keys()) == 1:
-            raise ValueError("an encoder's accuracy and its test images belong together")
+            raise ValueError("of test_accuracy and test_images, the encoder has only one")
         if not record["curve"] or any(len(point) != 3 for point in record["curve"]):
             raise ValueError("its curve must have points of three numbers")
     except (OSError, ValueError) as error:
@@ -176,20 +176,20 @@ def _read(path: Path) -> Record:
 
 
 def differences(rows: Sequence[Row], measures: Sequence[str]) -> list[Difference]:
-    """Returns each row's difference from AdaIN, and SaAdaIN's from the others, as one family.
+    """Returns each row's difference from AdaIN and SaAdaIN's from others, tested as one family.
 
     Args:
         rows: From ``read_records``.
         measures: Measures to compare.
     """
-    there = {row.row: row for row in rows}
+    by_name = {row.row: row for row in rows}
     wanted = [(row, "adain") for row in ROWS if row != "adain"]
     wanted += [("saadain", row) for row in ("ilm", "saadain-detached")]
     found = [
-        _difference(measure, there[row], there[other])
+        _difference(measure, by_name[row], by_name[other])
         for measure in measures
         for row, other in wanted
-        if row in there and other in there
+        if row in by_name and other in by_name
     ]
     tested = [difference for difference in found if difference.p is not None]
     adjusted = dict(
@@ -199,8 +199,8 @@ def differences(rows: Sequence[Row], measures: Sequence[str]) -> list[Difference
 
 
 def _difference(measure: str, row: Row, other: Row) -> Difference:
-    mine, theirs = row.values(measure), other.values(measure)
-    values = tuple(mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys()))
+    first, second = row.values(measure), other.values(measure)
+    values = tuple(first[seed] - second[seed] for seed in sorted(first.keys() & second.keys()))
     p = None
     if len(set(values)) > 1:
         p = float(ttest_1samp(values, 0.0).pvalue)

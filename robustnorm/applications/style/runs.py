@@ -1,4 +1,4 @@
-"""Runs on disk: one network and record per row and seed."""
+"""Runs on disk: one network and one record per row and seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from robustnorm.applications.style.data import Sources, training_batches
 from robustnorm.applications.style.encoder import VGG19_DEPTHS, VGG19_WIDTHS, Encoder
-from robustnorm.applications.style.encoders import Described, check_same, figure_folder
+from robustnorm.applications.style.encoders import DescribedEncoder, check_same, figure_folder
 from robustnorm.applications.style.network import StyleNetwork
 from robustnorm.applications.style.training import Batch, Progress, make_optimizer, train
 from robustnorm.runs.checkpoint import (
@@ -47,7 +47,7 @@ def train_style(
     seed: int,
     settings: StyleSettings,
     sources: Sources,
-    described: Described,
+    described: DescribedEncoder,
     pairs: Sequence[Batch],
     device: torch.device,
     should_stop: ShouldStop,
@@ -55,7 +55,7 @@ def train_style(
     """Trains one network, or continues it, and writes its record.
 
     Args:
-        row: Row of the table.
+        row: Name of the row.
         seed: Seed of the run.
         settings: Settings of the figure.
         sources: The pictures.
@@ -92,17 +92,17 @@ def train_style(
     with exclusive(folder):
         progress = Progress()
         if (checkpoint := find_checkpoint(folder, "last")) is not None:
-            there = checkpoint.manifest
-            kept = ("dataset", "encoder")
-            # A longer training begins like a shorter one and continues from its end.
-            steps = max(there["progress"]["step"], settings.steps)
+            saved = checkpoint.manifest
+            parts = ("dataset", "encoder")
+            # A longer training begins like a shorter one, so it can continue from its end.
+            steps = max(saved["progress"]["step"], settings.steps)
             check_same(
-                there["config"] | {"steps": steps} | _hashes(*(there[part] for part in kept)),
-                chosen | _hashes(*(about[part] for part in kept)),
+                saved["config"] | {"steps": steps} | _hashes(*(saved[part] for part in parts)),
+                chosen | _hashes(*(about[part] for part in parts)),
                 folder,
             )
             restore(checkpoint, network, optimizer)
-            progress = Progress(**there["progress"])
+            progress = Progress(**saved["progress"])
 
         def save() -> None:
             manifest = about | {"progress": progress.to_dict()}
@@ -156,14 +156,14 @@ def load_network(folder: Path) -> tuple[StyleNetwork, dict[str, Any]]:
     """Returns a trained network on the CPU, and its manifest.
 
     Raises:
-        UsageError: When the folder has none.
-        CheckpointError: When it is damaged.
+        UsageError: When the folder does not hold such a network.
+        CheckpointError: When the checkpoint is missing or damaged.
     """
     checkpoint = load_checkpoint(folder, "last")
     manifest = checkpoint.manifest
     settings = manifest["config"]
     if "row" not in settings:
-        raise UsageError(f"{folder} holds no network for style transfer; give a run of figure7")
+        raise UsageError(f"{folder} holds no network for style transfer; choose a run of figure7")
     if not settings["vgg"]:
         widths, cut = settings["encoder_widths"], settings["cut"]
         encoder = Encoder(widths[:cut], (2,) * (cut - 1) + (1,))

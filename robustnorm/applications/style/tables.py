@@ -1,4 +1,4 @@
-"""The tables of Figure 7, and their summary."""
+"""The tables of Figure 7 and their summary."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from robustnorm.applications.style.results import Difference, Row, differences
 from robustnorm.reporting.render import Cell, Table, bracketed, p_value
 
-# Read off the ends of the validation curves that the authors published with their code: VGG-19,
-# MS-COCO and WikiArt, 160,000 steps. The style loss is multiplied by its weight of 10.
+# Read off the ends of the validation curves that the authors published with their code, for VGG-19,
+# MS-COCO and WikiArt after 160,000 steps. The style loss is multiplied by its weight of 10.
 PAPER = {"adain": (1.28, 4.1), "ilm": (2.02, 4.7), "saadain": (1.12, 3.8)}
 MEASURES = {
     "content": "content, as reported",
@@ -24,7 +24,7 @@ _NEARER = {-1: "nearer than", 0: "not distinguishable from", 1: "farther than"}
 def tables(rows: Sequence[Row]) -> list[Table]:
     """Returns the losses of Figure 7, the analysis of the content loss, the claims and the tests.
 
-    The last two are omitted when their rows are missing.
+    The last two are omitted if the rows that they compare are missing.
 
     Args:
         rows: From ``read_records``.
@@ -68,12 +68,12 @@ def _losses(rows: Sequence[Row], setting: str) -> Table:
         cells,
         [
             setting,
-            "Content and style: unweighted. Authors': read off the ends of the "
-            "validation curves published with their code, where the style loss has its weight of "
-            "10; VGG-19 up to relu4_1, MS-COCO and WikiArt, 160,000 steps: another experiment, so "
-            "no difference is given.",
-            "95 % interval: Student's, of the mean over seeds. All seeds share the encoder and the "
-            "validation pairs; it does not cover others.",
+            "Content and style: unweighted. Authors': read off the ends of the validation curves "
+            "published with their code, where the style loss has its weight of 10; VGG-19 up to "
+            "relu4_1, MS-COCO and WikiArt, 160,000 steps: a different experiment, so no difference "
+            "is given.",
+            "95 % interval: Student's, for the mean over seeds. All seeds share the encoder and "
+            "the validation pairs; the interval does not cover the choice of these.",
         ],
     )
 
@@ -107,15 +107,16 @@ def _measured(rows: Sequence[Row], setting: str) -> Table:
         cells,
         [
             setting,
-            "As reported: the decoder's picture, encoded, against the norm's own output, which the "
-            "norm's parameters move. Fixed target: the same picture against AdaIN's output, which "
-            "nothing moves.",
-            "Content / target's variance: the reported loss over the spatial variance of its "
-            "target. A picture with flat features, at the target's mean, reaches 1.",
-            "Structure: the picture's features against the content's, both instance-normalized, so "
-            "that no scale counts: 0 for the same, 2 for unrelated ones.",
-            "Mean γ: the weight between the normalization and the style's statistics, over "
-            "channels and pairs; AdaIN's is 1. Of ILM+IN the predicted one, near 1.5 at first.",
+            "As reported: the features of the decoder's picture compared with the norm's output, "
+            "which the norm's parameters can move. Fixed target: the same features compared with "
+            "AdaIN's output, which nothing can move.",
+            "Content / target's variance: the reported loss divided by the spatial variance of its "
+            "target. A picture with constant features, at the target's mean, has 1.",
+            "Structure: the picture's features compared with the content's, both "
+            "instance-normalized, so that scale does not matter: 0 if equal, 2 if unrelated.",
+            "Mean γ: the weight between the normalization and the style's statistics, averaged "
+            "over channels and pairs; 1 for AdaIN. For ILM+IN it is predicted, and near 1.5 at "
+            "first.",
         ],
     )
 
@@ -138,9 +139,9 @@ def _claims(tested: Sequence[Difference], setting: str) -> Table:
         cells,
         [
             setting,
-            "Holds: the loss is lower, and for content the structure is nearer to the content's, "
-            "too. Artefact: the loss is lower, the structure is not nearer. Contradicted: the loss "
-            "is higher. All at the 5 % level after Holm's adjustment.",
+            "Holds: the loss is lower and, for content, the structure is also nearer to the "
+            "content's. Artefact: the loss is lower, but the structure is not nearer. "
+            "Contradicted: the loss is higher. All at the 5 % level after Holm's adjustment.",
         ],
     )
 
@@ -185,15 +186,15 @@ def _tests(tested: Sequence[Difference], setting: str) -> Table:
         cells,
         [
             setting,
-            "A seed gives both rows the same decoder weights at the start and the same pictures at "
-            "every step. p: two-sided paired t-test over seeds, adjusted by Holm over all lines; "
-            "it assumes normal differences, which so few cannot show.",
+            "With the same seed, both rows start from the same decoder weights and see the same "
+            "pictures at every step. p: two-sided paired t-test over seeds, with Holm's adjustment "
+            "over all lines; it assumes normal differences, which so few seeds cannot confirm.",
         ],
     )
 
 
 def setting_note(rows: Sequence[Row]) -> str:
-    """Returns the note on data, networks, steps and seeds for all tables."""
+    """Describes data, networks, steps and seeds, for all tables."""
     record = rows[0].records[0]
     config, dataset, encoder = record["config"], record["dataset"], record["encoder"]
     seeds = sorted({len(row.seeds) for row in rows})
@@ -217,70 +218,70 @@ def setting_note(rows: Sequence[Row]) -> str:
 
 def summary(rows: Sequence[Row]) -> str:
     """Interprets the lower loss of Figure 7, as far as the rows allow."""
-    there = {row.row: row for row in rows}
-    said = [
-        "The content loss of Figure 7 compares the decoder's picture with the norm's own output. "
-        "In SaAdaIN and ILM+IN that output has trainable weights, and in the authors' release the "
-        "loss is not detached from them: the optimizer may lower it by keeping more of the "
+    by_name = {row.row: row for row in rows}
+    sentences = [
+        "The content loss of Figure 7 compares the decoder's picture with the norm's output. In "
+        "SaAdaIN and ILM+IN that output depends on trainable weights, and in the authors' release "
+        "the loss is not detached from them: the optimizer can lower it by keeping more of the "
         "content, or by making the target easier to hit."
     ]
-    if {"adain", "saadain"} <= there.keys():
-        adain, moving = there["adain"], there["saadain"]
+    if {"adain", "saadain"} <= by_name.keys():
+        adain, moving = by_name["adain"], by_name["saadain"]
         tested = differences(rows, list(MEASURES))
         content = _find(tested, "content", "saadain", "adain")
         structure = _find(tested, "structure", "saadain", "adain")
         assert content is not None
         assert structure is not None
-        said.append(
+        sentences.append(
             f"Here SaAdaIN's reported content loss, {_with_interval(moving, 'content')}, is "
             f"{_LOWER[content.sign]} "
             f"AdaIN's, {_with_interval(adain, 'content')}; meanwhile its mean γ went from 1 to "
-            f"{moving.mean('gamma'):.2f}, which makes the target flatter by that factor."
+            f"{moving.mean('gamma'):.2f}, which scales the target's contrast by that factor."
         )
-        said.append(
-            "Without regard to scale, its pictures' features are "
-            f"{_with_interval(moving, 'structure')} away from the content's (0 the same, 2 "
+        sentences.append(
+            "Regardless of scale, the features of its pictures are "
+            f"{_with_interval(moving, 'structure')} away from the content's (0 equal, 2 "
             f"unrelated), {_NEARER[structure.sign]} AdaIN's, {_with_interval(adain, 'structure')}."
         )
-        if "saadain-detached" in there:
-            detached = there["saadain-detached"]
+        if "saadain-detached" in by_name:
+            detached = by_name["saadain-detached"]
             without = _find(tested, "content", "saadain-detached", "adain")
             assert without is not None
-            said.append(
+            sentences.append(
                 "With the target detached, so that it cannot be moved, γ ends at "
                 f"{detached.mean('gamma'):.2f} and the content loss at "
                 f"{_with_interval(detached, 'content')}, {_LOWER[without.sign]} AdaIN's."
             )
         meta = _find(tested, "content", "ilm", "adain")
         if meta is not None:
-            said.append(
+            sentences.append(
                 "ILM+IN, whose code for this network the authors have not published, ends at "
-                f"{_with_interval(meta.row, 'content')}, {_LOWER[meta.sign]} AdaIN's; theirs is "
-                "the highest of the three."
+                f"{_with_interval(meta.row, 'content')}, {_LOWER[meta.sign]} AdaIN's; in the "
+                "authors' figure it is the highest of the three."
             )
         if adain.mean("relative") > 1:
-            said.append(
+            sentences.append(
                 "All of this is early in training: AdaIN's loss is still "
-                f"{adain.mean('relative'):.1f} times its target's variance, more than a flat "
-                "picture's would be."
+                f"{adain.mean('relative'):.1f} times its target's variance, more than that of a "
+                "picture with constant features."
             )
         verdict, _ = claim_verdict(content, structure)
-        said.append(
+        sentences.append(
             {
-                "artefact": "So what the lower content loss measures here is how far the target "
-                "has moved, not how much of the content is kept.",
-                "holds": "So here the lower loss goes with more of the content kept.",
-                "not distinguishable": "So there is no lower loss here to be explained.",
+                "artefact": "So here the lower content loss measures how far the target has moved, "
+                "not how much of the content is kept.",
+                "holds": "So here the lower loss comes with more of the content being kept.",
+                "not distinguishable": "So here there is no lower loss to explain.",
                 "contradicted": "So the paper's order does not appear here at all.",
             }[verdict]
         )
     name, steps = rows[0].records[0]["encoder"]["name"], rows[0].records[0]["step"]
-    said.append(
+    sentences.append(
         f"This was measured with the {name} and {steps:,} steps; that the same happens with VGG-19 "
-        "and 160,000 steps is a hypothesis, but the gradient's path into the target is in the "
-        "release."
+        "and 160,000 steps is a hypothesis, but the release contains the gradient's path into the "
+        "target."
     )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _find(tested: Sequence[Difference], measure: str, row: str, other: str) -> Difference | None:

@@ -25,9 +25,9 @@ class Progress:
     """Position and curves of a training, as JSON values.
 
     Attributes:
-        step: Steps done.
+        step: Number of steps done.
         since: Sums of content and style loss since the last point of the curve.
-        curve: Points (step, content loss, style loss), means over the steps since the last.
+        curve: Points (step, content loss, style loss), means over the steps since the last point.
         validation: One dictionary per validation, with "step" and the measures.
         seconds: Time spent.
     """
@@ -44,7 +44,7 @@ class Progress:
 
 
 def make_optimizer(network: StyleNetwork, settings: StyleSettings) -> torch.optim.Adam:
-    """Returns Adam over the decoder's and the norm's parameters."""
+    """Returns Adam for the parameters of decoder and norm."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return torch.optim.Adam(trained, lr=settings.learning_rate)
 
@@ -62,17 +62,17 @@ def train(
     should_stop: ShouldStop,
     name: str = "",
 ) -> None:
-    """Trains from ``progress`` to the end, updating both in place.
+    """Trains from ``progress`` to the end; updates network and progress in place.
 
     Args:
         network: On the training device.
         optimizer: From ``make_optimizer``.
         batches: Batches from the step of ``progress`` on.
-        pairs: The validation pairs, on the device.
+        pairs: The validation pairs, on the training device.
         progress: Updated at every step.
         settings: Settings of the figure.
         content_target: "moving" or "detached".
-        save: Called after each validation, and when time or a signal asks for it.
+        save: Called after each validation, every ``settings.save_minutes``, and before stopping.
         should_stop: Called before each step.
         name: Name of the run, for the progress bar.
 
@@ -103,7 +103,7 @@ def train(
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             progress.step += 1
-            _note(progress, found.content, found.style, settings)
+            _add_losses(progress, found.content, found.style, settings)
             bar.update()
             if progress.step % settings.validate_every == 0 or progress.step == settings.steps:
                 measures = measure_network(network, pairs)._asdict()
@@ -116,7 +116,9 @@ def train(
             saved = time.monotonic()
 
 
-def _note(progress: Progress, content: Tensor, style: Tensor, settings: StyleSettings) -> None:
+def _add_losses(
+    progress: Progress, content: Tensor, style: Tensor, settings: StyleSettings
+) -> None:
     """Adds a step's losses to the curve.
 
     Raises:
@@ -126,8 +128,8 @@ def _note(progress: Progress, content: Tensor, style: Tensor, settings: StyleSet
     progress.since = [a + b for a, b in zip(progress.since, values, strict=True)]
     if not all(map(torch.isfinite, torch.tensor(progress.since))):
         raise UsageError(
-            f"the loss is not finite at step {progress.step}; what was saved before is good. Try a "
-            "lower --learning_rate or --precision fp32"
+            f"the loss is not finite at step {progress.step}; what was saved before is intact. Try "
+            "a lower --learning_rate or --precision fp32"
         )
     every = settings.log_every
     if progress.step % every == 0 or progress.step == settings.steps:

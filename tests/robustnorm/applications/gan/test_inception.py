@@ -26,7 +26,7 @@ def test_features_are_those_of_torch_fidelity(tmp_path, monkeypatch, torchvision
     path = tmp_path / "weights.pth"
     torch.save(theirs.state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(RefusedFileError, match=f"sha256 of {digest[:8]}.*one of 6726825d"):
+    with pytest.raises(RefusedFileError, match=f"SHA-256 {digest[:8]}.*have 6726825d"):
         InceptionFeatures(path, CPU)
     monkeypatch.setattr(inception, "SHA256", digest[:8])
     own = InceptionFeatures(path, CPU)
@@ -44,7 +44,7 @@ def test_file_that_is_missing_or_holds_more_than_weights_is_refused(tmp_path, mo
     path = tmp_path / "code.pth"
     torch.save({"code": subprocess.run}, path)
     monkeypatch.setattr(inception, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
-    with pytest.raises(RefusedFileError, match="holds more than weights"):
+    with pytest.raises(RefusedFileError, match="contains more than weights"):
         InceptionFeatures(path, CPU)
 
 

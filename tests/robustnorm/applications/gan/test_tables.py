@@ -43,7 +43,7 @@ def test_record_comes_back_from_its_file(tmp_path):
 def test_file_that_holds_no_record_is_refused(tmp_path, text):
     path = tmp_path / "record.json"
     path.write_text(text)
-    with pytest.raises(RecordError, match="holds no record of a GAN"):
+    with pytest.raises(RecordError, match="is not a GAN's record"):
         GanRecord.load(path)
 
 
@@ -74,7 +74,7 @@ def test_reading_says_which_norm_is_better_or_that_none_is():
     assert "-1.10 [-1.35, -0.85], SaBN is better (3 seeds)" in summary(both(-1, -1.1, -1.2))
     assert "CCBN is better" in summary(both(1, 1.1, 1.2))
     assert "not distinguishable (3 seeds)" in summary(both(-1, 1, 0.1))
-    assert "nothing can be said" in summary(
+    assert "so there is no result" in summary(
         [gan_record(norm="ccbn"), gan_record(norm="ccbn", seed=1)]
     )
 
@@ -125,7 +125,7 @@ def test_runs_that_differ_in_more_are_not_put_into_one_table():
     other = gan_record(seed=1, features=gan_record().features | {"sha256": "0" * 64})
     with pytest.raises(UsageError, match="differs in features"):
         tables([gan_record(), other])
-    with pytest.raises(UsageError, match="no network is trained yet"):
+    with pytest.raises(UsageError, match="no network has been trained yet"):
         tables([])
 
 

@@ -313,7 +313,7 @@ def test_shrunk_images_are_means_of_squares(digits):
     small = shrunk(Dataset("d", ("a",), split, split, digits.augmentation, "0"), 4)
     # 0, 2, 16 and 18 have the mean 9; the next two columns are 4 more.
     assert small.train.images[0, 0, 0].tolist() == [9, 13, 17, 21]
-    with pytest.raises(DataError, match="images of 8x8 do not divide into 3x3"):
+    with pytest.raises(DataError, match="images of 8x8 cannot be averaged down to 3x3"):
         shrunk(digits, 3)
 
 

@@ -82,7 +82,7 @@ def test_search_of_other_data_is_not_continued(settings, dataset):
     with pytest.raises(Stopped):
         run_search(settings, should_stop=stop_after(1))
     with pytest.raises(
-        UsageError, match="holds a search on scikit-learn digits, the data given is noise"
+        UsageError, match="holds a search on scikit-learn digits, but these data are noise"
     ):
         make(dataset, settings).resume()
 
@@ -98,7 +98,7 @@ def test_damaged_record_is_refused(settings):
         text.replace('"channels"', '"chanels"'),
     ):
         path.write_text(damaged)
-        with pytest.raises(RefusedFileError, match="holds no search"):
+        with pytest.raises(RefusedFileError, match="is not the record of a search"):
             find_record(settings)
 
 

@@ -134,7 +134,7 @@ def test_reading_says_whether_sabn_is_better(records, settings):
     assert "ground truth of the cell, CIFAR-100: +55.50 [55.50, 55.50], higher" in said
     few = summary(group_by_norm(records[:6]))
     assert "+55.50 [55.50, 55.50], not distinguishable (p = 0.250, 3 seeds)" in few
-    assert "nothing can be said" in summary(group_by_norm([record(settings)]))
+    assert "so there is no result" in summary(group_by_norm([record(settings)]))
 
 
 def test_one_seed_has_no_interval_and_no_group(settings):

@@ -49,7 +49,7 @@ def test_damaged_record_is_told_before_any_search(table2):
     *_, last = table2.searches()
     record_path(last).parent.mkdir(parents=True)
     record_path(last).write_text("{}")
-    with pytest.raises(RefusedFileError, match="holds no search"):
+    with pytest.raises(RefusedFileError, match="is not the record of a search"):
         search_all(table2)
     assert not record_path(table2.searches()[0]).exists()
 

@@ -15,7 +15,7 @@ from robustnorm.applications.style.data import (
     training_batches,
     validation_pairs,
 )
-from robustnorm.applications.style.pictures import Kept
+from robustnorm.applications.style.pictures import InMemory
 from robustnorm.data.errors import DataError
 from robustnorm.settings.style import StyleSettings
 
@@ -24,7 +24,7 @@ def made_pictures(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shape = (count, 3, 12, 15)
     pictures = list(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8))
-    return Kept("made", pictures, f"{seed}")
+    return InMemory("made", pictures, f"{seed}")
 
 
 def test_pair_follows_from_seed_and_number_alone():
@@ -54,7 +54,7 @@ def test_crops_are_squares_of_the_pictures():
 
 def test_pairs_in_order_take_each_picture_in_turn():
     flat = [torch.full((3, 8, 8), value, dtype=torch.uint8) for value in (51, 102, 255)]
-    pairs = Pairs(Kept("", flat, ""), Kept("", flat[:2], ""), 8, seed=0, in_order=True)
+    pairs = Pairs(InMemory("", flat, ""), InMemory("", flat[:2], ""), 8, seed=0, in_order=True)
     values = [tuple(round(float(part[0, 0, 0]), 1) for part in pairs[i]) for i in range(4)]
     assert values == [(0.2, 0.2), (0.4, 0.4), (1.0, 0.2), (0.2, 0.4)]
 
@@ -109,9 +109,11 @@ def test_folders_take_the_place_of_every_other_picture(tmp_path):
 def test_missing_places_are_told_before_pictures_are_looked_through(tmp_path, monkeypatch):
     settings = folder_settings(tmp_path, validation_style=str(tmp_path / "missing"))
     monkeypatch.setattr(data, "read_folder", lambda *_, **__: pytest.fail("looked through"))
-    with pytest.raises(DataError, match=r"--validation_style must be a folder .*missing is none"):
+    with pytest.raises(
+        DataError, match=r"--validation_style must be a folder .*missing is not a folder"
+    ):
         load_sources(settings)
-    with pytest.raises(DataError, match=r"--vgg must be a file .*vgg\.pth is none"):
+    with pytest.raises(DataError, match=r"--vgg must be .*there is no file .*vgg\.pth"):
         load_sources(replace(settings, validation_style=None, vgg=str(tmp_path / "vgg.pth")))
 
 

@@ -178,7 +178,7 @@ def test_vgg19_refuses_other_weights(name, value):
     state.pop(name)
     if value is not None:
         state[name] = value
-    with pytest.raises(ValueError, match=f"1 tensors are missing or of another.*{name}"):
+    with pytest.raises(ValueError, match=f"1 tensors are missing or have another.*{name}"):
         from_vgg19(state)
 
 

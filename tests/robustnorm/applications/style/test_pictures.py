@@ -114,7 +114,7 @@ def test_parts_of_a_folder_share_no_picture(tmp_path):
 
 
 def test_one_picture_cannot_be_divided(tmp_path):
-    with pytest.raises(DataError, match="two are needed"):
+    with pytest.raises(DataError, match="it needs two"):
         part_of(Folder("made", [tmp_path / "a.png"], 20, ""), held_out=True)
 
 
@@ -134,7 +134,7 @@ def test_embedded_textures_are_seen_at_three_scales():
 
 def test_embedded_pictures_name_the_extra_that_they_need(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(ImportError, match=r"robustnorm\[style\].*or give folders"):
+    with pytest.raises(ImportError, match=r"robustnorm\[style\].*or choose folders"):
         textures(("brick",), crop=8)
 
 

@@ -113,7 +113,7 @@ def test_lower_loss_without_nearer_structure_is_an_artefact(folder):
     assert verdicts["SaAdaIN has a lower style loss than AdaIN"] == "not distinguishable"
     words = summary(rows)
     assert (
-        "measures here is how far the target has moved, not how much of the content is kept"
+        "here the lower content loss measures how far the target has moved, not how much of the"
         in words
     )
     assert "its mean γ went from 1 to 0.60" in words
@@ -162,7 +162,7 @@ def test_records_of_other_experiments_are_refused(tmp_path, part):
 
 
 def test_folder_without_records_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="make some with robustnorm figure7"):
+    with pytest.raises(UsageError, match="run robustnorm figure7 first"):
         read_records(tmp_path)
 
 

@@ -10,7 +10,7 @@ from robustnorm.applications.style import classifier, encoders
 from robustnorm.applications.style.data import Sources, validation_pairs
 from robustnorm.applications.style.encoder import VGG19_DEPTHS, VGG19_WIDTHS, Encoder
 from robustnorm.applications.style.encoders import figure_folder, get_encoder
-from robustnorm.applications.style.pictures import Kept
+from robustnorm.applications.style.pictures import InMemory
 from robustnorm.applications.style.runs import load_network, split_row, train_style
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.runs.checkpoint import load_checkpoint
@@ -47,7 +47,7 @@ def sources(monkeypatch):
     images = torch.randint(0, 256, (24, 3, 8, 8), generator=generator, dtype=torch.uint8)
     split = Split(images, torch.arange(24) % 2)
     classes = Dataset("made", ("a", "b"), split, split, Augmentation(), "0")
-    pictures = Kept("made pictures", list(images), "1")
+    pictures = InMemory("made pictures", list(images), "1")
     return Sources(classes, pictures, pictures, pictures, pictures)
 
 
@@ -169,7 +169,7 @@ def test_encoder_is_trained_once_and_a_stopped_one_goes_on(settings, sources, tm
     whole = get_encoder(settings, sources, CPU, never)
     assert get_encoder(settings, sources, CPU, stop_after(0)).about == whole.about
     other = replace(settings, output=str(tmp_path / "other"))
-    with pytest.raises(Stopped, match="stopped in epoch 2, 1 are saved"):
+    with pytest.raises(Stopped, match="stopped in epoch 2; 1 epochs are saved"):
         get_encoder(other, sources, CPU, stop_after(4))  # three steps an epoch
     assert get_encoder(other, sources, CPU, never).about["sha256"] == whole.about["sha256"]
 
@@ -223,7 +223,7 @@ def test_vgg19_is_taken_as_it_is_and_named_by_its_hash(settings, sources, tmp_pa
 
 def test_file_without_vgg19_is_refused(settings, sources, tmp_path):
     torch.save({"0.weight": torch.zeros(2)}, tmp_path / "vgg.pth")
-    with pytest.raises(RefusedFileError, match=r"vgg\.pth: the weights must be VGG-19's"):
+    with pytest.raises(RefusedFileError, match=r"vgg\.pth: the weights must be those of VGG-19"):
         get_encoder(replace(settings, vgg=str(tmp_path / "vgg.pth")), sources, CPU, never)
 
 
