@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from robustnorm.attacks.passes import Passes
-from robustnorm.data.dataset import Dataset, subset
+from robustnorm.data.dataset import subset
 from robustnorm.evaluation.attack import attack_chunk, attacks_in_order
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.probe import check_network
@@ -47,6 +47,9 @@ from robustnorm.work.train import train_run
 
 # Name of the PGD jobs, which give the verdicts on clean images and after each number of steps.
 PGD = "pgd"
+
+
+_dataset = lru_cache(maxsize=1)(load_data)  # per process, which runs many jobs on the same data
 
 
 class Job(Protocol):
@@ -318,15 +321,6 @@ def record_job(run: Run, config: Config) -> RecordJob:
         for number, chunk in enumerate(chunks)
     ]
     return RecordJob(run.folder, config, tuple(attacks))
-
-
-def _dataset(config: Config) -> Dataset:
-    return _load_data(config.data, config.data_root, config.download)
-
-
-@lru_cache(maxsize=1)  # per process, which runs many jobs on the same data
-def _load_data(data: str, data_root: str, download: bool) -> Dataset:
-    return load_data(Config(data=data, data_root=data_root, download=download))
 
 
 @lru_cache(maxsize=1)

@@ -14,8 +14,10 @@ from sweep_jobs import RUN, load_record, make_record_job
 
 from robustnorm.evaluation.protocol import identity
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
+from robustnorm.runs import described
 from robustnorm.runs.checkpoint import save_checkpoint
 from robustnorm.runs.run import load_model
+from robustnorm.settings.config import Config
 from robustnorm.system.device import device_name
 from robustnorm.system.errors import UsageError
 from robustnorm.system.sealed import seal, unseal
@@ -24,6 +26,23 @@ from robustnorm.work import jobs
 from robustnorm.work.attempt import Place, attempt
 from robustnorm.work.evaluate import evaluate_runs
 from robustnorm.work.jobs import digest
+
+
+def test_jobs_read_the_data_as_training_does(monkeypatch):
+    read = []
+    jobs._dataset.cache_clear()
+    monkeypatch.setattr(described, "load_dataset", lambda data, **how: read.append((data, how)))
+    config = Config(data="pictures", data_root="there", resize=32, stream=True)
+    for _ in range(2):
+        jobs._dataset(config)
+    jobs._dataset.cache_clear()
+    ((data, how),) = read
+    assert (data, how["root"], how["resize"], how["stream"]) == (
+        "pictures",
+        Path("there"),
+        32,
+        True,
+    )
 
 
 def finish(waiting, folder, threads=None):
