@@ -68,8 +68,16 @@ def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
     return fuse_convolutions(folded) if fuse else folded
 
 
-class _BatchNormAct2d(nn.Sequential):
-    """timm's layer of that name, folded: batch norm, dropout, activation."""
+class _NormAct(nn.Sequential):
+    """A norm, then the dropout and activation of timm's BatchNormAct2d that it replaces."""
+
+    def __init__(self, norm: nn.Module, layer: nn.Module) -> None:
+        super().__init__(OrderedDict(bn=norm, **dict(layer.named_children())))
+        self.training = layer.training
+
+
+class _BatchNormAct2d(_NormAct):
+    """timm's layer of that name, folded."""
 
 
 def folded_state(folded: nn.Module) -> dict[str, Tensor]:
@@ -203,11 +211,7 @@ def with_norm(model: nn.Module, norm: str, branches: Sequence[str] = ("clean", "
     def new_layer(layer: nn.BatchNorm2d) -> nn.Module:
         new: nn.Module = make(layer.num_features, branches)
         new.to(layer.weight.device).train(layer.training)
-        if _is_batch_norm_act(layer):
-            replaced = nn.Sequential(OrderedDict(bn=new, **dict(layer.named_children())))
-            replaced.training = layer.training
-            return replaced
-        return new
+        return _NormAct(new, layer) if _is_batch_norm_act(layer) else new
 
     def is_chosen(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
         return module in chosen
@@ -313,11 +317,7 @@ def _fold_layer(layer: RoutedLayer, branch: str) -> nn.Module:
     state = (*layer.effective_affine(row), *(layer.branch_statistics(row) if running else ()))
     for target, source in zip((*folded.parameters(), *folded.buffers()), state, strict=True):
         target.copy_(source)
-    if isinstance(layer, _RoutedBatchNormAct2d):
-        wrapped = _BatchNormAct2d(OrderedDict(bn=folded, drop=layer.drop, act=layer.act))
-        wrapped.training = layer.training
-        return wrapped
-    return folded
+    return _BatchNormAct2d(folded, layer) if isinstance(layer, _RoutedBatchNormAct2d) else folded
 
 
 @torch.no_grad()
