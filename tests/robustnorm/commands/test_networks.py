@@ -110,7 +110,7 @@ def test_change_of_the_module_is_told_where_the_run_is_opened(module, caplog):
     sys.modules.pop(module)
     NETWORKS._sources.clear()
     load_model(Path(RUN), network=network)
-    assert f"the code of network {network} changed since this checkpoint" in caplog.text
+    assert f"the code of network {network} has changed since this checkpoint" in caplog.text
     caplog.clear()
     NETWORKS._sources.clear()
     Path(f"{module}.py").write_text(Path(tiny_networks.__file__).read_text())
