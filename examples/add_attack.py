@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from robustnorm import bind, evaluate, resnet18
 from robustnorm.attacks import ATTACKS
-from robustnorm.attacks.asked import Model
 from robustnorm.attacks.contract import traits
 from robustnorm.attacks.inputs import admit
+from robustnorm.attacks.logits import Model
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.records.record import Verdict
 

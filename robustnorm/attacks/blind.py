@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.asked import Model
+from robustnorm.attacks.logits import Model
 from robustnorm.attacks.losses import lead
 
 # Part of the image that a square covers at first, and after which of 10,000 queries it halves.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustnorm.attacks.asked import Model
+from robustnorm.attacks.logits import Model
 
 _Attack = TypeVar("_Attack", bound=Callable[..., Tensor])
 

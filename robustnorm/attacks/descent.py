@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.asked import InputError, Model
 from robustnorm.attacks.contract import require_generator, traits
-from robustnorm.attacks.inputs import Given, admit
+from robustnorm.attacks.inputs import AttackInputs, admit
 from robustnorm.attacks.limits import check_size
+from robustnorm.attacks.logits import InputError, Model
 from robustnorm.attacks.losses import find_loss
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
@@ -218,7 +218,7 @@ def fgsm(
 
 
 @torch.no_grad()
-def _best_of(results: Iterable[Tensor], given: Given, loss: str) -> Tensor:
+def _best_of(results: Iterable[Tensor], given: AttackInputs, loss: str) -> Tensor:
     """Returns each image's first result that succeeds, or else the one with the highest loss."""
     labels, targets, best = given.labels, given.targets, given.images
     reached = torch.zeros_like(labels, dtype=torch.bool)

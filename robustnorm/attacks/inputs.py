@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.asked import NO_GRADIENT, Asked, InputError, Model, out_of_range
 from robustnorm.attacks.contract import unchanged, undisturbed
 from robustnorm.attacks.limits import check_size
+from robustnorm.attacks.logits import NO_GRADIENT, InputError, LogitsModel, Model, out_of_range
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
 log = logging.getLogger("robustnorm")
@@ -23,7 +23,7 @@ _ROUNDING = 1e-6
 _WITHOUT_GRADIENT = ("does not require grad", "not have been used in the graph")
 
 
-class Given(NamedTuple):
+class AttackInputs(NamedTuple):
     """Checked inputs of an attack.
 
     Attributes:
@@ -35,7 +35,7 @@ class Given(NamedTuple):
         original: The images that the caller passed.
     """
 
-    model: Asked
+    model: LogitsModel
     images: Tensor
     labels: Tensor
     targets: Tensor | None
@@ -80,11 +80,11 @@ def admit(
     targets: Tensor | None = None,
     *,
     blind: bool = False,
-) -> Given:
+) -> AttackInputs:
     """Checks the inputs of an attack; every attack calls it. Synchronizes with the device once.
 
     Args:
-        model: Images to logits, see ``Asked``.
+        model: Images to logits, see ``LogitsModel``.
         images: Floating point (N, C, H, W) in [0, 1], see ``admit_images``.
         labels: (N,), see ``admit_labels``.
         epsilon: Radius of the ball; may be 0.
@@ -106,8 +106,8 @@ def admit(
     except ValueError as error:
         raise InputError(str(error)) from None
     highest = max(int(v.max()) for v in (classes, aims) if v is not None) if len(given) else 0
-    asked = Asked(model, strict=True, highest=highest, blind=blind)
-    return Given(asked, given, classes, aims, float(epsilon), images)
+    checked = LogitsModel(model, strict=True, highest=highest, blind=blind)
+    return AttackInputs(checked, given, classes, aims, float(epsilon), images)
 
 
 def _reach(images: Tensor, threat_model: str) -> float:

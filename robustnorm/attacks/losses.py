@@ -68,11 +68,11 @@ def _dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     top = logits.topk(least, dim=1).values
     if targets is None:
         return lead(logits, labels) / (top[:, 0] - top[:, 2] + _TINY)
-    towards = own(logits, targets) - own(logits, labels)
+    towards = logit_of(logits, targets) - logit_of(logits, labels)
     return towards / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
 
 
-def own(logits: Tensor, classes: Tensor) -> Tensor:
+def logit_of(logits: Tensor, classes: Tensor) -> Tensor:
     """Returns the logit of one class for each image, (N,)."""
     return logits.gather(1, classes[:, None])[:, 0]
 
@@ -80,7 +80,7 @@ def own(logits: Tensor, classes: Tensor) -> Tensor:
 def lead(logits: Tensor, classes: Tensor) -> Tensor:
     """Returns how far the largest other logit is above that of a class, (N,)."""
     others = logits.scatter(1, classes[:, None], -torch.inf)
-    return others.max(1).values - own(logits, classes)
+    return others.max(1).values - logit_of(logits, classes)
 
 
 LOSSES: dict[str, Loss] = {"ce": _cross_entropy, "margin": _margin, "dlr": _dlr}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from robustnorm.attacks.asked import Model
+from robustnorm.attacks.logits import Model
 
 
 class Passes(NamedTuple):

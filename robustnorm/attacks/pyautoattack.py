@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.asked import InputError, Model
 from robustnorm.attacks.contract import Shell, require_generator, seeded, traits
-from robustnorm.attacks.inputs import Given, admit
+from robustnorm.attacks.inputs import AttackInputs, admit
+from robustnorm.attacks.logits import InputError, Model
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 # Number of wrong classes that the authors' targeted attacks target in turn, or all if fewer.
@@ -101,7 +101,7 @@ def autoattack(
 
 
 @torch.no_grad()
-def _targets(given: Given, names: Sequence[str]) -> int:
+def _targets(given: AttackInputs, names: Sequence[str]) -> int:
     """Returns the number of wrong classes to target, all if there are few."""
     if not len(given.images):
         return _TARGETS

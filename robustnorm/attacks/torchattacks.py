@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.asked import InputError, Model
 from robustnorm.attacks.contract import Shell, require_generator, seeded, traits
 from robustnorm.attacks.inputs import admit
+from robustnorm.attacks.logits import InputError, Model
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
 

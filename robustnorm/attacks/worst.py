@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.asked import InputError, Model, gradient_of
 from robustnorm.attacks.blind import blind_search
 from robustnorm.attacks.contract import traits
 from robustnorm.attacks.inputs import admit
-from robustnorm.attacks.losses import lead, own
+from robustnorm.attacks.logits import InputError, Model, gradient_of
+from robustnorm.attacks.losses import lead, logit_of
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
 log = logging.getLogger("robustnorm")
@@ -276,7 +276,9 @@ class _Search:
             leaf = adv_images.detach().requires_grad_()
             logits = self._model(leaf)
             leads = (
-                lead(logits, labels) if aims is None else own(logits, aims) - own(logits, labels)
+                lead(logits, labels)
+                if aims is None
+                else logit_of(logits, aims) - logit_of(logits, labels)
             )
             gradient = gradient_of(leads.sum(), leaf)
         if gradient is None:
@@ -296,8 +298,8 @@ class _Search:
             leaf = images.detach().requires_grad_()
             logits = self._model(leaf)
             for candidate in candidates.unbind(1):
-                leads = own(logits, candidate) - own(logits, labels)
-                gradient = gradient_of(leads.sum(), leaf, again=True)
+                leads = logit_of(logits, candidate) - logit_of(logits, labels)
+                gradient = gradient_of(leads.sum(), leaf, keep_graph=True)
                 if gradient is None:  # of this class alone
                     gradient = torch.zeros_like(leaf)
                 slope = (gradient * self._ball.ascend(gradient, 1.0)).flatten(1).sum(1)

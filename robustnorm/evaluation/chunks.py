@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.backends import cudnn
 from torch.nn import functional as F
 
-from robustnorm.attacks.asked import Model, check_finite
+from robustnorm.attacks.logits import Model, check_finite
 from robustnorm.attacks.passes import Passes
 from robustnorm.data.batches import to_float
 from robustnorm.models.layout import must_be_contiguous

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustnorm.attacks.asked import precision_of
 from robustnorm.attacks.contract import undisturbed
 from robustnorm.attacks.inputs import admit_images, admit_labels
+from robustnorm.attacks.logits import precision_of
 from robustnorm.attacks.passes import Passes
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.data.stored import is_stored

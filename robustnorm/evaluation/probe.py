@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnorm.attacks import ATTACKS
-from robustnorm.attacks.asked import (
+from robustnorm.attacks.inputs import admit, check_classes
+from robustnorm.attacks.logits import (
     NO_GRADIENT,
     InputError,
     NotFiniteError,
     check_finite,
     gradient_of,
 )
-from robustnorm.attacks.inputs import admit, check_classes
 from robustnorm.evaluation.chunks import CHUNK, rows_on_device
 from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.search import Branch

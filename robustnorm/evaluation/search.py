@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robustnorm.attacks import pgd
-from robustnorm.attacks.asked import Asked, NotFiniteError, find_logits
+from robustnorm.attacks.logits import LogitsModel, NotFiniteError, find_logits
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.models.faithful import TOLERANCE, Standin
 from robustnorm.models.layout import is_channels_last, is_fragile
@@ -122,7 +122,7 @@ def scorers(model: nn.Module, *, serving: bool = False) -> dict[str, nn.Module]:
         serving: Also return each serving rule over all branches, as if it were a branch.
     """
     scores: dict[str, nn.Module] = {
-        name: Asked(bind(model, name)) for name in branches_of(model) or (SINGLE,)
+        name: LogitsModel(bind(model, name)) for name in branches_of(model) or (SINGLE,)
     }
     if not serving or len(scores) == 1:
         return scores
@@ -141,9 +141,9 @@ def _standin(
     # which CUDA graphs would overwrite.
     network = _quietly(torch.compile(copy)) if compile else copy
     if precision == "fp32":
-        exact = Asked(copy)
-        return Standin(exact, score, Asked(network) if compile else exact, branch)
-    exact = Asked(deepcopy(copy))
+        exact = LogitsModel(copy)
+        return Standin(exact, score, LogitsModel(network) if compile else exact, branch)
+    exact = LogitsModel(deepcopy(copy))
     for module in copy.modules():
         if isinstance(module, nn.Conv2d):
             module.to(torch.bfloat16)  # once, not in every forward

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustnorm.attacks.asked import find_logits
+from robustnorm.attacks.logits import find_logits
 from robustnorm.exchange.foreign import read_weights
 from robustnorm.models import NETWORKS
 from robustnorm.models.building import NetworkError, build_network

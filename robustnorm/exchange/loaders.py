@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from robustnorm.attacks.asked import check_values
+from robustnorm.attacks.logits import check_values
 from robustnorm.exchange.matching import match_names
 from robustnorm.models.weights import check_weights
 from robustnorm.norms.routing import branches_of

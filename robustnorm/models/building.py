@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustnorm.attacks.asked import Asked, InputError
 from robustnorm.attacks.contract import unchanged
+from robustnorm.attacks.logits import InputError, LogitsModel
 from robustnorm.models import NETWORKS
 from robustnorm.models.resnet import Norm, Normalized
 from robustnorm.norms import NORMS
@@ -127,7 +127,7 @@ def check_output(
     try:
         with unchanged(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
             network.eval()
-            logits = Asked(bound)(images)
+            logits = LogitsModel(bound)(images)
     except InputError as error:
         raise NetworkError(f"network {name}: {error}") from error
     finally:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustnorm.attacks.asked import InputError, gradient_of, tie
+from robustnorm.attacks.logits import InputError, attach_gradient, gradient_of
 from robustnorm.models.serving import Served
 from robustnorm.system.memory import is_out_of_memory
 
@@ -118,7 +118,7 @@ class Standin:
         self.choose(images)
         assert self._chosen is not None
         logits = self._chosen(images)
-        return tie(logits, images) if self.is_blind else logits
+        return attach_gradient(logits, images) if self.is_blind else logits
 
     @property
     def is_network(self) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustnorm.attacks.asked import Asked
+from robustnorm.attacks.logits import LogitsModel
 from robustnorm.data.dataset import Dataset
 from robustnorm.models.serving import RULES, Served
 from robustnorm.norms.routing import bind
@@ -231,7 +231,7 @@ def _distance(adv_images: Array, originals: Array, threat_model: str) -> Array:
 
 
 def _scores(model: nn.Module, record: Record) -> dict[str, nn.Module]:
-    branches = {name: Asked(bind(model, name)) for name in record.branches}
+    branches = {name: LogitsModel(bind(model, name)) for name in record.branches}
     rules = [name for name in record.answers if name in RULES]
     return branches | {rule: Served(list(branches.values()), rule) for rule in rules}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustnorm import cli
-from robustnorm.attacks.asked import find_logits
+from robustnorm.attacks.logits import find_logits
 from robustnorm.data import load_dataset
 from robustnorm.records.record import Record
 from robustnorm.runs import load_model

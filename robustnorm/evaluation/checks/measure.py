@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustnorm.attacks import autoattack, fgsm, torchattack
-from robustnorm.attacks.asked import tie
+from robustnorm.attacks.logits import attach_gradient
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.checks.forwards import (
@@ -110,7 +110,7 @@ def _finite_gradients(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], T
         given = images.clone()
         if given.requires_grad:
             given.register_hook(_zero_unless_finite)  # type: ignore[no-untyped-call]
-        return tie(model(given), images)
+        return attach_gradient(model(given), images)
 
     return tied
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from robustnorm.attacks import ATTACKS
-from robustnorm.attacks.asked import Asked, InputError, find_logits
 from robustnorm.attacks.inputs import admit_images, admit_labels
+from robustnorm.attacks.logits import InputError, LogitsModel, find_logits
 
 OPTIONS = {
     "pgd": {"step_size": 0.02, "steps": 3},
@@ -259,15 +259,15 @@ def test_what_no_attack_takes_is_refused(attack, change, message):
         attack(**change)
 
 
-def test_asked_has_the_mode_of_the_network():
+def test_logits_model_has_the_mode_of_the_network():
     model = make_model()
-    asked = Asked(model)
-    asked.train()
+    wrapped = LogitsModel(model)
+    wrapped.train()
     assert model.training
-    assert asked.training
-    asked.eval()
+    assert wrapped.training
+    wrapped.eval()
     assert not model.training
-    assert not Asked(lambda images: images).training
+    assert not LogitsModel(lambda images: images).training
 
 
 def test_admitted_images_and_labels_are_not_the_caller_s():

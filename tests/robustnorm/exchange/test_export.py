@@ -14,7 +14,7 @@ from manifests import rewrite_manifest
 from torch import nn
 
 from robustnorm import RoutingError, cli, fold, resnet18, route
-from robustnorm.attacks.asked import find_logits
+from robustnorm.attacks.logits import find_logits
 from robustnorm.data import load_dataset
 from robustnorm.exchange.export import (
     TOLERANCE,

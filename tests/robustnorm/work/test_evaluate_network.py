@@ -10,7 +10,7 @@ from record_factory import make_record
 from torch import nn
 
 from robustnorm import cli, evaluate, resnet18
-from robustnorm.attacks.asked import InputError
+from robustnorm.attacks.logits import InputError
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.evaluate import evaluate as verdicts_of

@@ -64,7 +64,7 @@ class NotFiniteError(InputError):
         return NotFiniteError(self.what, self.found, self.row, image)
 
 
-class Asked(nn.Module):
+class LogitsModel(nn.Module):
     """Maps images to logits in float32 or float64, whatever the network's input and output types.
 
     The network receives a copy of the images in the precision of its weights, so a network that
@@ -86,7 +86,8 @@ class Asked(nn.Module):
 
     Examples:
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2).double())
-        >>> Asked(lambda images: {"logits": network(images.double())})(torch.rand(4, 3, 2, 2)).shape
+        >>> model = LogitsModel(lambda images: {"logits": network(images.double())})
+        >>> model(torch.rand(4, 3, 2, 2)).shape
         torch.Size([4, 2])
     """
 
@@ -164,22 +165,22 @@ def _remedy(images: Tensor) -> str:
     return "give images with the channels, height and width that it was built for"
 
 
-def gradient_of(value: Tensor, images: Tensor, *, again: bool = False) -> Tensor | None:
+def gradient_of(value: Tensor, images: Tensor, *, keep_graph: bool = False) -> Tensor | None:
     """Returns the gradient of a scalar with respect to images, None if it does not depend on them.
 
     Args:
         value: Computed from ``images``.
         images: A leaf tensor.
-        again: Keep the graph for another gradient.
+        keep_graph: Keep the graph for another gradient.
     """
     if not value.requires_grad:
         return None
-    (gradient,) = torch.autograd.grad(value, images, retain_graph=again, allow_unused=True)
+    (gradient,) = torch.autograd.grad(value, images, retain_graph=keep_graph, allow_unused=True)
     found: Tensor | None = gradient
     return found
 
 
-def tie(logits: Tensor, images: Tensor) -> Tensor:
+def attach_gradient(logits: Tensor, images: Tensor) -> Tensor:
     """Returns equal logits with a gradient with respect to the images, zero if they had none."""
     return logits + 0 * images.flatten(1).sum(1, keepdim=True).to(logits)
 
