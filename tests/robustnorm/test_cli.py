@@ -326,7 +326,9 @@ def test_eval_refuses_a_checkpoint_of_another_dataset(capsys, place, monkeypatch
     other = {"sha256": "0" * 64, "name": "other digits"}
     rewrite_manifest(manifest, dataset=dataset | other)
     error = refused(capsys, "eval", "--config", "small.yaml")
-    assert "was trained on other digits (content 000000000000), but the data given are scikit" in error
+    assert (
+        "was trained on other digits (content 000000000000), but the data given are scikit" in error
+    )
 
 
 def test_other_settings_in_the_same_folder_are_refused(capsys):
