@@ -1,7 +1,8 @@
-"""Runs every command in one process, in a folder where nothing can be written.
+"""Runs every command in folders where nothing can be written.
 
-python every_command.py FOLDER CONDITION [COMMAND ...] tells how each ended, one line of JSON each;
-with the condition "prepare" it makes in the folder what the commands read.
+python every_command.py FOLDER CONDITION ... tells how each command ended under each condition, one
+line of JSON each. What the commands read is made once, and a process is forked for each condition,
+since importing torch takes as long as the commands do.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from pathlib import Path
 import sklearn.datasets  # noqa: F401 - joblib writes a file when it is imported
 import torch
 import torch._inductor.codecache  # which cannot be imported twice, should that fail at first
+import torch.onnx._internal.exporter._core
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
@@ -133,19 +135,30 @@ def forbid(condition):
         shutil.rmtree(here)
 
 
-def main(folder, condition, *names):
+def tell(condition):
+    """Tells how each command ends in the working folder under a condition."""
+    forbid(condition)
+    for name, words in COMMANDS.items():
+        sys.stdout.write(json.dumps([condition, name, *run(words)]) + "\n")
+        sys.stdout.flush()
+
+
+def main(folder, *conditions):
     torch.set_num_threads(1)
     referee.installed = lambda: None
     referee.autoattack = lambda model, images, labels, **_: (model(images), images)[1]
     data._TRAIN_CROPS = 20
-    os.chdir(folder)
-    if condition == "prepare":
-        prepare()
-        return
-    forbid(condition)
-    for name in names or COMMANDS:
-        sys.stdout.write(json.dumps([name, *run(COMMANDS[name])]) + "\n")
-        sys.stdout.flush()
+    prepared = Path(folder, "prepared")
+    prepared.mkdir()
+    os.chdir(prepared)
+    prepare()
+    for condition in conditions:
+        os.chdir(shutil.copytree(prepared, Path(folder, condition)))
+        process = os.fork()
+        if not process:
+            tell(condition)
+            os._exit(0)
+        assert os.waitpid(process, 0)[1] == 0, condition
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ def test_best_is_the_worst_adversarial_branch():
 
 
 def test_three_branches_from_the_command_line_to_the_tables(
-    tiny, blank_figures, tmp_path, monkeypatch, capsys
+    tiny, short_worst, blank_figures, tmp_path, monkeypatch, capsys
 ):
     settings = {
         "data": "digits",

@@ -34,11 +34,10 @@ from robustnorm.system.errors import UserError
 from robustnorm.system.escaping import for_terminal
 from robustnorm.system.sealed import seal, unseal
 
+# The first has no slash, which names refuse.
 PAYLOADS = {
-    "html": "<script>alert(1)</script>",
-    "markdown": "x | y ![i](javascript:alert) <img src=x onerror=alert(1)>",
-    "latex": "\\input{/etc/passwd}",
-    "csv": "=cmd|' /C calc'!A0",
+    "csv and markdown": "=x | y ![i](javascript:alert) <img src=x onerror=alert(1)>",
+    "latex and html": "\\input{/etc/passwd} <script>alert(1)</script>",
 }
 REFUSED = {"terminal": "\x1b]0;owned\x07\x1b[2J", "direction": "safe\u202etxt.exe"}
 
