@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
+import pyautoattack
 import pytest
 import torch
 from torch import Tensor, nn
@@ -31,9 +32,9 @@ EPSILON, STEP_SIZE = 3 / 16, 3 / 64
 
 
 @cache
-def _trained(norm: str) -> tuple[nn.Module, Tensor, Tensor]:
+def _trained(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     test = load_digits().test
-    return load_network(norm), test.images, test.labels
+    return load_network(name), test.images, test.labels
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +55,28 @@ def tiny():
     del NETWORKS["tiny"]
 
 
-@pytest.fixture
-def short_worst(monkeypatch):
-    """The attack worst is a tenth as long, for tests whose subject is not its strength."""
-    monkeypatch.setitem(worst_case.__kwdefaults__, "restarts", 4)
-    monkeypatch.setitem(worst_case.__kwdefaults__, "queries", 500)
+@pytest.fixture(scope="module")
+def short_worst():
+    """The attack worst is a tenth as long for a whole file, whose subject is not its strength."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(worst_case.__kwdefaults__, "restarts", 4)
+        patch.setitem(worst_case.__kwdefaults__, "queries", 500)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_autoattack():
+    """The authors' AutoAttack takes 10 steps instead of 100: its strength is not tested here."""
+    initialize = pyautoattack.AutoAttack.__init__
+
+    def shortened(self, *arguments, **options):
+        initialize(self, *arguments, **options)
+        for attack in (self.apgd, self.apgd_targeted, self.fab):
+            attack.n_iter = 10
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyautoattack.AutoAttack, "__init__", shortened)
+        yield
 
 
 @pytest.fixture(scope="module")

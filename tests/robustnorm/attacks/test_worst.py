@@ -187,7 +187,7 @@ class Saturated(Defence):
 def test_hidden_gradients_leave_no_more_than_under_autoattack(trained, defence):
     """With a tenth of AutoAttack's queries on both sides."""
     pytest.importorskip("pyautoattack")
-    network, images, labels = trained("bn")
+    network, images, labels = trained("tiny-bn")
     model, images, labels = defence(network), images[:12] / 255, labels[:12]
     seed = torch.Generator().manual_seed(0)
     found = worst_case(model, images, labels, epsilon=3 / 16, queries=500)
@@ -247,7 +247,7 @@ def test_every_query_uses_the_whole_radius(threat_model, order, shape):
 
 
 def test_honest_network_is_never_searched_without_gradients(trained):
-    model, images, labels = trained("bn")
+    model, images, labels = trained("tiny-bn")
     asked = [Counted(model) for _ in range(2)]
     for counted, queries in zip(asked, (0, 5000), strict=True):
         # After fewer restarts more images stand, which a search would then be for.
@@ -257,7 +257,7 @@ def test_honest_network_is_never_searched_without_gradients(trained):
 
 
 def test_worst_case_breaks_more_than_pgd_on_a_trained_network(trained):
-    model, images, labels = trained("auxbn")
+    model, images, labels = trained("tiny-auxbn")
     images, labels, network = images[:40] / 255, labels[:40], bind(model, "adv")
     ours = worst_case(network, images, labels, epsilon=3 / 16)
     theirs = pgd(
@@ -272,7 +272,7 @@ def test_worst_case_breaks_more_than_pgd_on_a_trained_network(trained):
 
 def test_worst_case_is_an_attack_of_evaluate(trained, monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK", 10)  # no padding of 10 images to 100
-    model, images, labels = trained("auxbn")
+    model, images, labels = trained("tiny-auxbn")
     images, labels = images[:10], labels[:10]
     verdicts = evaluate(
         model, images, labels, epsilon=3 / 16, step_size=3 / 64, steps=(20,), attacks=["worst"]

@@ -59,7 +59,7 @@ def run(model, images, labels, attacks=PER_IMAGE, **options):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _small_chunks():
+def _small_chunks(short_worst, short_autoattack):
     """So few images are not padded to 100."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "CHUNK", N)

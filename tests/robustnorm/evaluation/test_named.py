@@ -45,7 +45,7 @@ def data(model):
 
 
 @pytest.fixture(autouse=True)
-def small_chunk(monkeypatch):
+def small_chunk(short_worst, short_autoattack, monkeypatch):
     """Third-party code draws for a whole chunk, here all images."""
     monkeypatch.setattr(chunks, "CHUNK", N)
 

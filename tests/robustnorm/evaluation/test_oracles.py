@@ -15,7 +15,7 @@ EPSILON, STEP_SIZE, STEPS = 3 / 16, 3 / 64, 10
 
 @pytest.fixture(scope="module", params=["clean", "adv"])
 def case(request, trained):
-    model, images, labels = trained("saauxbn")
+    model, images, labels = trained("tiny-auxbn")
     assert len(images) == 500
     return bind(model, request.param), images.float() / 255, labels
 
