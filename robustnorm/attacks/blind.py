@@ -1,4 +1,4 @@
-"""A search without gradients, for images on which they lead nowhere."""
+"""A search without gradients, for images on which gradients lead nowhere."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from robustnorm.attacks.logits import Model
 from robustnorm.attacks.losses import lead
 
-# Part of the image that a square covers at first, and after which of 10,000 queries it halves.
+# Fraction of the image that a square covers at first, and the queries of 10,000 at which it halves.
 _SHARE, _HALVED = 0.8, (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-# Smallest side of an L2 square, which holds two hills; tiles along a side at the start.
+# Smallest side of an L2 square, which holds two hills; number of tiles along a side at the start.
 _LEAST, _TILES = 3, 5
 _TINY = 1e-12
 
-# Squares (query, changes (N, C, H, W)) to changed ones, within the ball.
+# (query, changes (N, C, H, W)) to new changes within the ball.
 _Move = Callable[[int, Tensor], Tensor]
 
 
@@ -31,14 +31,14 @@ def blind_search(
     threat_model: str,
     queries: int,
 ) -> Tensor:
-    """Changes squares of the image, ever smaller ones, and keeps what brings a wrong class near.
+    """Changes ever smaller squares of the image and keeps changes that bring a wrong class nearer.
 
-    The squares are the same for every image and every call: an image's result follows from itself
-    alone. It leaves the search when it is misclassified.
+    The squares are the same for every image and every call, so an image's result depends only on
+    the image. It leaves the search when it is misclassified.
 
-    In an Linf ball a square gets one color, of values that are all epsilon or -epsilon. In an L2
-    ball it gets two hills, one up and one down, of the length of what another square gives up and
-    of what clipping to [0, 1] has left over.
+    In an Linf ball, a square gets one color, with values of epsilon or -epsilon. In an L2 ball, it
+    gets two hills, one up and one down; their length is what another square gives up plus what
+    clipping to [0, 1] has left unused.
 
     Args:
         model: Images to logits.
@@ -46,10 +46,10 @@ def blind_search(
         labels: int64 (N,).
         epsilon: Radius of the ball.
         threat_model: ``"linf"`` or ``"l2"``.
-        queries: Forward passes of an image at most.
+        queries: Largest number of forward passes per image.
 
     Returns:
-        The points of the ball on which a wrong class came nearest to the label.
+        The points of the ball at which a wrong class came nearest to the label.
 
     References:
         Andriushchenko et al., Square Attack, ECCV 2020, arXiv:1912.00049, Algorithms 1 to 3. Here
@@ -69,11 +69,11 @@ def blind_search(
         tried = (images[rows] + move(query, changes[rows])).clamp(0, 1)
         found = tried.reshape(-1, *best.shape[1:])
         logits = model(found)
-        now = lead(logits, labels[rows]).to(leads)
-        better = now > leads[rows]
-        taken = rows[better]
-        leads[taken], best[taken] = now[better], found[better]
-        changes[taken] = tried[better] - images[taken]
+        new_leads = lead(logits, labels[rows]).to(leads)
+        better = new_leads > leads[rows]
+        improved = rows[better]
+        leads[improved], best[improved] = new_leads[better], found[better]
+        changes[improved] = tried[better] - images[improved]
         rows = rows[logits.argmax(1) == labels[rows]]
     return best
 
@@ -87,7 +87,7 @@ def _colors(images: Tensor, epsilon: float, queries: int, generator: torch.Gener
             stripes = epsilon * _signs((1, channels, 1, width), generator)
             return stripes.to(images).expand_as(changes)
         side = _side(query, queries, height * width)
-        rows, columns = (_part(size, side, generator) for size in (height, width))
+        rows, columns = (_draw_range(size, side, generator) for size in (height, width))
         changed = changes.clone()
         color = epsilon * _signs((1, channels, 1, 1), generator)
         changed[:, :, rows, columns] = color.to(images)
@@ -116,17 +116,18 @@ def _hills(images: Tensor, epsilon: float, queries: int, generator: torch.Genera
         else:
             side = max(least, _side(query, queries, height * width) // 2 * 2 + 1)
             to, source = (
-                (_part(height, side, generator), _part(width, side, generator)) for _ in range(2)
+                (_draw_range(height, side, generator), _draw_range(width, side, generator))
+                for _ in range(2)
             )
             tall, wide = changes[(..., *to)].shape[2:]
             hills = _two_hills(tall, wide, generator)
             hills = (hills * _signs((1, channels, 1, 1), generator)).to(images)
             freed = changes.clone()
             freed[(..., *to)] = freed[(..., *source)] = 0
-            left = (epsilon**2 - changes.square().sum((1, 2, 3), keepdim=True)).clamp_min(0)
+            unused = (epsilon**2 - changes.square().sum((1, 2, 3), keepdim=True)).clamp_min(0)
             gained = (changes.square() - freed.square()).sum((2, 3), keepdim=True)
             hills = _unit(hills + _unit(changes[(..., *to)], (2, 3)), (2, 3))
-            freed[(..., *to)] = hills * (gained + left / channels).sqrt()
+            freed[(..., *to)] = hills * (gained + unused / channels).sqrt()
             changed = freed
         return epsilon * _unit(changed, (1, 2, 3))
 
@@ -139,14 +140,14 @@ def _side(query: int, queries: int, pixels: int) -> int:
     return max(1, round(math.sqrt(_SHARE * 0.5**halved * pixels)))
 
 
-def _part(size: int, side: int, generator: torch.Generator) -> slice:
+def _draw_range(size: int, side: int, generator: torch.Generator) -> slice:
     side = min(side, size)
     begin = int(torch.randint(size - side + 1, (), generator=generator))
     return slice(begin, begin + side)
 
 
 def _two_hills(height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Returns a hill and its opposite side by side, or one above the other; of length 1."""
+    """Returns a hill and its negative, side by side or stacked, with a joint length of 1."""
     upright = (bool(torch.randint(2, (), generator=generator)) and height > 1) or width == 1
     size, across = (height, width) if upright else (width, height)
     both = torch.cat([_hill(size // 2, across), -_hill(size - size // 2, across)])

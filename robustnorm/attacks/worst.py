@@ -1,4 +1,4 @@
-"""The worst case over a portfolio of attacks, run on the images that still withstand."""
+"""The worst case over a portfolio of attacks, each run on the images that still withstand."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
 log = logging.getLogger("robustnorm")
 
-# Wrong classes among which targets are chosen, as many as AutoAttack aims at.
+# Wrong classes among which targets are chosen, as many as AutoAttack targets.
 _CANDIDATES = 9
-# An image is started anew where a wrong class has come from its distance to the label's logit to
-# less than this part of it, and ever less from one restart to the next: most that a restart breaks
-# had come within a fiftieth, and the others would take most passes.
+# An image is restarted if a wrong class has come within this fraction of its first distance to the
+# label's logit. The fraction shrinks with each restart: most images that a restart breaks had come
+# within a fiftieth, and the others would take most of the passes.
 _NEAR, _NEARER = 0.3, 3
-# Runs from other points: size of the first step, in radii of the ball; classes that some aim at.
+# Restarts: size of the first step, in radii of the ball; classes that some of them target.
 _WIDER, _LIKELIEST = 2.0, 3
-# A gradient misleads where all climbs together gain less than this part of what it promised. On
-# honest networks they gain a third and more.
+# A gradient misleads if all runs together gain less than this fraction of what it promised. On
+# honest networks they gain at least a third.
 _MISLEADS = 0.1
-# Keeps a quotient finite where a gradient is zero everywhere.
+# Keeps a quotient finite if a gradient is zero everywhere.
 _TINY = 1e-30
 
 
@@ -48,27 +48,27 @@ def worst_case(
 ) -> Tensor:
     """Attacks each image with a portfolio of attacks until one breaks it.
 
-    Every attack ascends the difference between a wrong class's logit and the label's, which is
-    invariant to the scale of the logits. In this order, with step sizes that fall linearly from
-    epsilon:
+    Every attack ascends the difference between a wrong class's logit and the label's, whose
+    gradient sign does not depend on the scale of the logits. The attacks run in this order, with
+    step sizes that fall linearly from epsilon:
 
     1. from the image, towards the most likely wrong class;
     2. from the image, towards other wrong classes, first those whose difference is small relative
-       to its slope; from the second such class on only images to which a wrong class has come
-       nearer than a half, a third, ... of its first distance;
+       to its slope; from the second such class on, only on images to which some wrong class
+       has come within a half, a third, ... of its first distance;
     3. from other points of the ball, the same for all images, mostly corners, and mostly towards
-       the nearest wrong class, with a first step of twice epsilon; only images that came near to
-       another class, ever nearer ones;
-    4. random search by squares; only images whose gradients mislead, which gained less than a tenth
-       of what their gradient promises.
+       the nearest wrong class, with a first step of twice epsilon; only on images that came near
+       another class, and with each restart on nearer ones;
+    4. random search by squares; only on images whose gradients mislead: these gained less than a
+       tenth of what their gradient promised.
 
-    A network whose logits have no gradient in the images is searched by squares alone, and a
-    warning logged.
+    A network whose logits have no gradient with respect to the images is searched only by squares,
+    and a warning is logged.
 
     An image leaves at its first misclassified iterate, so most of the work is spent on those that
     withstand. No random numbers are drawn from ``generator`` or a global state: an image's result
-    depends on the network and the image only. On a processor the last bits of a network's logits
-    may depend on how many images it is given; an evaluation gives it batches of few sizes.
+    depends only on the network and the image. On a CPU the last bits of a network's logits may
+    depend on the size of its batch; evaluations therefore use few different sizes.
 
     Args:
         model: Images to logits; its mode and branch are the caller's choice.
@@ -76,7 +76,7 @@ def worst_case(
         labels: int64 (N,).
         epsilon: Radius of the ball on the [0, 1] scale; 0 returns the images.
         threat_model: ``"linf"`` or ``"l2"``.
-        generator: Ignored; part of the contract.
+        generator: Unused; part of the contract.
         steps: Gradient steps per run.
         targets: Number of wrong classes to target, or all if there are fewer.
         restarts: Runs from other points of the ball, for the images nearest to another class.
@@ -91,7 +91,7 @@ def worst_case(
         ValueError: On inputs out of range, fewer than one step or target, or a negative number.
 
     References:
-        Croce & Hein, ICML 2020, arXiv:2003.01690, for targets one after the other on survivors;
+        Croce & Hein, ICML 2020, arXiv:2003.01690, for one target after the other on survivors;
         Melamed et al., MALT, 2024, arXiv:2407.02240, for their order; Carlini & Wagner, 2017,
         arXiv:1608.04644, for the difference of logits; Andriushchenko et al., ECCV 2020,
         arXiv:1912.00049, for the search without gradients.
@@ -115,20 +115,20 @@ def worst_case(
         )
         if search.is_blind:
             log.warning(
-                "the network's logits have no gradient in the images: worst searches without "
-                "gradients, and finds less than with those of a differentiable approximation"
+                "the network's logits have no gradient with respect to the images: worst searches "
+                "without gradients, which finds less than those of a differentiable approximation"
             )
         else:
             search.from_the_image(targets)
         misled = search.misled()
         if not search.is_blind:
-            search.from_elsewhere(restarts)
-        search.blindly(misled, queries)
+            search.from_other_points(restarts)
+        search.without_gradients(misled, queries)
     return given.result(search.best)
 
 
-class _Look(NamedTuple):
-    """Logits of images, and the gradient of what is climbed there, of zero where it is missing."""
+class _Forward(NamedTuple):
+    """Logits of images, and the gradient of the ascended difference, zero if there is none."""
 
     logits: Tensor
     gradient: Tensor
@@ -138,10 +138,10 @@ class _Search:
     """Images on their way through the portfolio.
 
     Attributes:
-        best: The point of each image's ball on which a wrong class came nearest to the label, or
-            the first that is misclassified.
+        best: The point of each image's ball at which a wrong class came nearest to the label, or
+            the first misclassified one.
         standing: Whether the image still withstands, bool (N,).
-        is_blind: Whether the logits have no gradient in the images.
+        is_blind: Whether the logits have no gradient with respect to the images.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class _Search:
         self._epsilon, self._steps = epsilon, steps
         self._threat_model, self._ball = threat_model, find_threat_model(threat_model)
         self.is_blind = False
-        self._first = self._look(images, labels, None)
+        self._first = self._forward(images, labels, None)
         logits, gradient = self._first
         self.best, self.standing = images.clone(), logits.argmax(1) == labels
         self._start = lead(logits, labels)  # how far the nearest wrong class is, below 0
@@ -182,14 +182,14 @@ class _Search:
             self._climb(self._rows(near), aim, self._images)
 
     def misled(self) -> Tensor:
-        """Returns whether gradients led an image nowhere, bool (N,)."""
+        """Returns whether an image's gradients led nowhere, bool (N,)."""
         return (self._leads - self._start) <= _MISLEADS * self._promised
 
-    def from_elsewhere(self, restarts: int) -> None:
+    def from_other_points(self, restarts: int) -> None:
         """Climbs from other points of the ball, in the same directions for every image.
 
-        In turn from a corner, from a point within, from a corner, and from a corner towards one of
-        the likeliest wrong classes; where no class is named, towards the nearest one.
+        Starts in turn from a corner, an inner point, a corner, and a corner towards one of the
+        likeliest wrong classes; the first three climb towards the nearest wrong class.
         """
         generator = torch.Generator().manual_seed(0)
         wrong = self._first.logits.scatter(1, self._labels[:, None], -torch.inf)
@@ -204,8 +204,8 @@ class _Search:
             aims = likeliest[:, done // 4 % likeliest.shape[1]] if kind == 3 else None
             self._climb(rows, aims, starts, widest=_WIDER)
 
-    def blindly(self, misled: Tensor, queries: int) -> None:
-        """Searches without gradients around images that theirs mislead."""
+    def without_gradients(self, misled: Tensor, queries: int) -> None:
+        """Searches without gradients around images whose gradients mislead."""
         rows = self._rows(misled)
         if not self._epsilon or not queries or not len(rows):
             return
@@ -230,17 +230,17 @@ class _Search:
         rows: Tensor,
         aims: Tensor | None,
         starts: Tensor,
-        first: _Look | None = None,
+        first: _Forward | None = None,
         *,
         widest: float = 1.0,
     ) -> None:
-        """Climbs towards one wrong class of each image, without ``aims`` the nearest one.
+        """Climbs towards one wrong class of each image, by default the nearest one.
 
         Args:
-            rows: Places of the images that climb.
-            aims: A class of each image, int64 (N,).
+            rows: Indices of the images that climb.
+            aims: A class for each image, int64 (N,).
             starts: A point of each image's ball.
-            first: What was seen there, where that is known.
+            first: Logits and gradients there, if known.
             widest: Size of the first step, in radii of the ball.
         """
         adv_images = starts[rows]
@@ -248,22 +248,23 @@ class _Search:
             if not len(rows):
                 return
             aim = None if aims is None else aims[rows]
-            if step == self._steps:  # only seen
+            if step == self._steps:  # the last iterate is only classified
                 with torch.no_grad():
                     self._keep(rows, adv_images, self._model(adv_images))
                 return
             if step == 0 and first is not None:
                 logits, gradient = first.logits[rows], first.gradient[rows]
             else:
-                logits, gradient = self._look(adv_images, self._labels[rows], aim)
-            stands = ~self._keep(rows, adv_images, logits)
-            rows, adv_images, gradient = rows[stands], adv_images[stands], gradient[stands]
+                logits, gradient = self._forward(adv_images, self._labels[rows], aim)
+            standing = ~self._keep(rows, adv_images, logits)
+            rows, adv_images = rows[standing], adv_images[standing]
+            gradient = gradient[standing]
             size = widest * self._epsilon * (1 - step / self._steps)
             moved = adv_images + self._ball.ascend(gradient, size)
             adv_images = self._ball.project(moved, self._images[rows], self._epsilon)
 
     def _keep(self, rows: Tensor, adv_images: Tensor, logits: Tensor) -> Tensor:
-        """Notes iterates that are the best so far; returns which of them are misclassified."""
+        """Keeps iterates that are the best so far; returns which iterates are misclassified."""
         labels = self._labels[rows]
         broken, leads = logits.argmax(1) != labels, lead(logits, labels)
         better = broken | (leads > self._leads[rows])
@@ -271,7 +272,7 @@ class _Search:
         self.standing[rows[broken]] = False
         return broken
 
-    def _look(self, adv_images: Tensor, labels: Tensor, aims: Tensor | None) -> _Look:
+    def _forward(self, adv_images: Tensor, labels: Tensor, aims: Tensor | None) -> _Forward:
         with torch.enable_grad():
             leaf = adv_images.detach().requires_grad_()
             logits = self._model(leaf)
@@ -283,13 +284,13 @@ class _Search:
             gradient = gradient_of(leads.sum(), leaf)
         if gradient is None:
             self.is_blind, gradient = True, torch.zeros_like(leaf)
-        return _Look(logits.detach(), gradient.detach())
+        return _Forward(logits.detach(), gradient.detach())
 
     def _nearest(self, rows: Tensor, wrong: Tensor, count: int) -> Tensor:
         """Returns the nearest wrong classes after the likeliest, nearest first, int64 (N, count).
 
-        A class is as near as the distance between its logit and the label's, over the gain that a
-        step of the size of the ball promises.
+        The distance of a class is the difference between the label's logit and its own, divided by
+        the gain that a step of size 1 promises.
         """
         candidates = wrong.topk(min(_CANDIDATES, wrong.shape[1] - 1), dim=1).indices[:, 1:]
         images, labels = self._images[rows], self._labels[rows]
@@ -300,7 +301,7 @@ class _Search:
             for candidate in candidates.unbind(1):
                 leads = logit_of(logits, candidate) - logit_of(logits, labels)
                 gradient = gradient_of(leads.sum(), leaf, keep_graph=True)
-                if gradient is None:  # of this class alone
+                if gradient is None:  # for this class only
                     gradient = torch.zeros_like(leaf)
                 slope = (gradient * self._ball.ascend(gradient, 1.0)).flatten(1).sum(1)
                 gaps.append(leads.detach() / slope.clamp_min(_TINY))

@@ -195,7 +195,7 @@ def test_network_without_a_gradient_is_searched_by_worst(attack, model, caplog):
     images, labels = IMAGES, MODEL(IMAGES).argmax(1)
     adv_images = attack(model, images, labels, epsilon=0.3)
     assert (model(adv_images.detach()).argmax(1) != labels).sum() > 1
-    assert "no gradient in the images: worst searches without" in caplog.text
+    assert "worst searches without gradients" in caplog.text
 
 
 @pytest.mark.parametrize(
