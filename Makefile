@@ -28,8 +28,8 @@ help: ## Show targets and variables
 	@echo "  CONTENT, STYLE  folders of pictures (figure7)"
 	@echo "  CHECKPOINT  best, last or epoch190      LIMIT    test images to evaluate"
 	@echo "  RUNS        folders of runs, result records or folders of them (compare)"
-	@echo "  BUDGET      seconds that campaign may take; the same command goes on after them"
-	@echo "  ATTACKS     further ones to evaluate    CHECKS   of the evaluation: none, quick or full"
+	@echo "  BUDGET      seconds that campaign may take; the same command continues afterwards"
+	@echo "  ATTACKS     further attacks             CHECKS   of the evaluation: none, quick or full"
 	@echo "              such as ATTACKS=pgd-50x5-margin,autoattack"
 	@echo "  ARGS        any other setting, such as ARGS='--width 16 --precision bf16'"
 
@@ -60,12 +60,12 @@ referee: setup ## Compare the attack worst with AutoAttack on what is trained: m
 report: setup ## Write reports/<config>/report.html from the evaluations
 	$(BIN)/robustnorm report --config $(CONFIG) $(ARGS)
 
-compare: setup ## Runs or records in one table and page: make compare RUNS='A B'
+compare: setup ## Compare runs or records in one table and page: make compare RUNS='A B'
 	$(if $(RUNS),,$(error make compare needs RUNS, for example: make compare RUNS='reports/digits mine.json'))
 	$(BIN)/robustnorm compare $(RUNS) $(ARGS)
 
 campaign: CONFIG = configs/campaign.yaml
-campaign: setup ## Tables 3 and 4 at full scale in slices: make campaign BUDGET=540
+campaign: setup ## Tables 3 and 4 at full scale, in slices of time: make campaign BUDGET=540
 	$(BIN)/robustnorm campaign --config $(CONFIG) $(if $(BUDGET),--budget $(BUDGET)) \
 		$(if $(DATA),--data $(DATA)) $(ARGS)
 
@@ -117,10 +117,10 @@ bench: setup ## Run the benchmarks, into reports/benchmarks.md
 benchgpu: setup ## Run the GPU benchmark, into reports/benchmarks-gpu.md
 	table=$$($(BIN)/python -m benchmarks.gpu $(ARGS)) && echo "$$table" | tee reports/benchmarks-gpu.md
 
-traps: setup ## Ask four tools about inputs whose answer is known, into reports/traps.md (7 minutes)
+traps: setup ## Evaluate inputs of known robust accuracy with four tools, into reports/traps.md (7 minutes)
 	table=$$($(BIN)/python tests/traps) && echo "$$table" | tee reports/traps.md
 
-fuzz: setup ## Give 100,000 made inputs to all that reads files and settings (10 minutes)
+fuzz: setup ## Feed 100,000 generated inputs to everything that reads files and settings (10 minutes)
 	$(BIN)/python tests/fuzz $(ARGS)
 
 soak: setup ## Kill runs, damage files, exhaust resources, into reports/reliability.md (10 minutes)
