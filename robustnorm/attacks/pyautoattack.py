@@ -75,7 +75,7 @@ def autoattack(
     generator = require_generator(generator)
     package = installed()
     names = list(attacks_to_run) if attacks_to_run is not None else None
-    targets = _targets(given, names or [version])
+    targets = _count_targets(given, names or [version])
     device = given.images.device
     original = package == "autoattack"
     options = {"attacks_to_run": names or [], "verbose": False} if original else {"attacks": names}
@@ -101,7 +101,7 @@ def autoattack(
 
 
 @torch.no_grad()
-def _targets(given: AttackInputs, names: Sequence[str]) -> int:
+def _count_targets(given: AttackInputs, names: Sequence[str]) -> int:
     """Returns the number of wrong classes to target, all if there are few."""
     if not len(given.images):
         return _TARGETS

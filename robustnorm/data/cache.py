@@ -31,7 +31,7 @@ def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]
     nothing that could be mistaken for a complete file.
 
     Args:
-        path: The file; its name contains the ``identity`` of what the tensors are computed from.
+        path: The file; its name contains the ``files_identity`` of the files behind the tensors.
         make: Computes the tensors.
 
     Raises:
@@ -47,7 +47,7 @@ def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]
         return tensors
 
 
-def identity(root: Path, names: Sequence[str], titles: Sequence[str] | None = None) -> str:
+def files_identity(root: Path, names: Sequence[str], titles: Sequence[str] | None = None) -> str:
     """Returns a hash of the names and content of files.
 
     Above 4 GB in total, it uses sizes, inodes and times instead of the content; programs cannot set

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustnorm.data.cache import identity
+from robustnorm.data.cache import files_identity
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.data.listing import EncodedSplit, ReadOptions, read_listing
@@ -78,7 +78,7 @@ def load_csv(path: Path, how: ReadOptions) -> Dataset:
             found[split] = EncodedSplit(encoded.take(chosen), numbers[chosen], titles)
     if "test" not in found:
         raise DataError(f"{path} has no test images; give some rows the split test")
-    key = identity(path.parent, [path.name, *paths])
+    key = files_identity(path.parent, [path.name, *paths])
     return read_listing(path.stem, key, classes, found, how)
 
 

@@ -141,7 +141,7 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata, and what is refused below
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _check(image, where)
+                _check_header(image, where)
                 _check_scans(image, data, where)
                 yield image
     except (UserError, MemoryError):
@@ -155,7 +155,7 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
         ) from error
 
 
-def _check(image: Image.Image, where: str) -> None:
+def _check_header(image: Image.Image, where: str) -> None:
     if image.width * image.height > MOST_PIXELS:
         raise RefusedDataError(
             f"{where} has {image.width}x{image.height} pixels, more than {MOST_PIXELS:,}; scale it "

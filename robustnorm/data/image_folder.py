@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustnorm.data.cache import identity
+from robustnorm.data.cache import files_identity
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import RefusedDataError
 from robustnorm.data.layout import SplitFiles, arrange, walk
@@ -59,7 +59,9 @@ def load_image_folder(path: Path, how: ReadOptions) -> Dataset:
 def identity_of(root: Path, names: Sequence[str], found: dict[str, SplitFiles]) -> str:
     """Returns the identity of the images found in a folder, in their order."""
     chosen = [names[row] for split in found.values() for row in split.rows]
-    return identity(root, chosen, [title for split in found.values() for title in split.titles])
+    return files_identity(
+        root, chosen, [title for split in found.values() for title in split.titles]
+    )
 
 
 def encoded_splits(encoded: Encoded, found: dict[str, SplitFiles]) -> dict[str, EncodedSplit]:

@@ -85,7 +85,7 @@ def arrange(names: Sequence[str], where: Path) -> tuple[tuple[str, ...], dict[st
     prefix = ""
     while len(tops := _tops(names, prefix)) == 1 and not _names_a_split(next(iter(tops))):
         prefix += f"{tops.pop()}/"
-    chosen = {split: _choose(spellings, tops) for split, spellings in _SPELLINGS.items()}
+    chosen = {split: _find_folder(spellings, tops) for split, spellings in _SPELLINGS.items()}
     if chosen["test"] is None:
         raise DataError(
             f"{where} has no folder test/ or val/ with class folders: images are read from "
@@ -140,6 +140,6 @@ def _names_a_split(top: str) -> bool:
     return any(top.lower() in spellings for spellings in _SPELLINGS.values())
 
 
-def _choose(spellings: tuple[str, ...], tops: set[str]) -> str | None:
+def _find_folder(spellings: tuple[str, ...], tops: set[str]) -> str | None:
     by_spelling = {top.lower(): top for top in sorted(tops, reverse=True)}
     return next((by_spelling[each] for each in spellings if each in by_spelling), None)

@@ -79,7 +79,7 @@ def read_listing(
 
     Args:
         name: Name in reports, unless the content is a known copy.
-        identity: Identity of the files, from ``cache.identity``.
+        identity: Identity of the files, from ``cache.files_identity``.
         classes: Names of the classes, by label.
         splits: "train" and "test", or only "test".
         how: How to read them.

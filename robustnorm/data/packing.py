@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustnorm.data.cache import identity, in_bytes, kept
+from robustnorm.data.cache import files_identity, in_bytes, kept
 from robustnorm.data.errors import RefusedDataError
 from robustnorm.data.layout import is_visible
 from robustnorm.data.stored import Encoded
@@ -25,7 +25,7 @@ class Pack:
 
     Args:
         name: Name of the concatenated file.
-        identity: Identity of the source, from ``cache.identity``.
+        identity: Identity of the source, from ``cache.files_identity``.
         cache: Folder of the concatenated file, which is written once.
         members: Yields name and content of each file.
         check: Called with the names; if it raises an error, nothing is left behind.
@@ -59,7 +59,7 @@ class Pack:
         cls, archive: Path, cache: Path, check: Callable[[Sequence[str]], object] = len
     ) -> Pack:
         """Packs the visible files of a tar or zip archive; raises errors like the class."""
-        name, key = archive.name.split(".")[0], identity(archive.parent, [archive.name])
+        name, key = archive.name.split(".")[0], files_identity(archive.parent, [archive.name])
         return cls(name, key, cache, partial(_visible, archive), check)
 
     def remove(self) -> None:

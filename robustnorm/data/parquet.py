@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from robustnorm.data.arrays import MOST_CLASSES
-from robustnorm.data.cache import identity
+from robustnorm.data.cache import files_identity
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import DataError, RefusedDataError, refusing
 from robustnorm.data.listing import EncodedSplit, ReadOptions, read_listing
@@ -45,7 +45,7 @@ def load_parquet(path: Path, how: ReadOptions) -> Dataset:
         ) from error
     splits = {"test": [path]} if path.is_file() else _files(path)
     files = [file for each in splits.values() for file in each]
-    key = identity(path.parent, [str(file.relative_to(path.parent)) for file in files])
+    key = files_identity(path.parent, [str(file.relative_to(path.parent)) for file in files])
     name = path.resolve().name.split(".")[0]
     pack = Pack(name, key, how.cache, partial(_members, splits))
     # An image's name holds its split, label and number; the first file holds the class names.

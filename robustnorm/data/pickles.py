@@ -38,7 +38,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"more than {_MOST_BYTES:,} bytes")
         data = path.read_bytes()
-        _check(data)
+        _check_opcodes(data)
         content = _Unpickler(io.BytesIO(data), encoding="latin1").load()
         if not isinstance(content, dict):
             raise ValueError("no dictionary")
@@ -54,7 +54,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _check(data: bytes) -> None:
+def _check_opcodes(data: bytes) -> None:
     """Raises a ValueError on opcodes that take memory or reach objects without naming them."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if opcode.name in _REFUSED:

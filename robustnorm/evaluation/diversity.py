@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from robustnorm.evaluation.statistics import Interval, student
-from robustnorm.system.shapes import interval
+from robustnorm.system.structure import interval
 
 
 class Gradient(NamedTuple):

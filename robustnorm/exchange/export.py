@@ -31,7 +31,7 @@ from robustnorm.system.extras import extra
 from robustnorm.system.files import disk_errors, move, write_atomically
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.sealed import DamagedError, seal, unseal
-from robustnorm.system.shapes import check_shape
+from robustnorm.system.structure import check_structure
 from robustnorm.system.tensor_hash import hash_tensors
 from robustnorm.system.untrusted import parse_json
 
@@ -308,7 +308,7 @@ def _read_weights(path: Path) -> nn.Module:
             written = (opened.metadata() or {}).get("sha256")
         if written not in (None, hash_tensors(weights)):  # older files have none
             raise DamagedError("its weights do not match their hash")
-        check_shape(config, {"network": str, "arguments": {"*": object}, "*": object})
+        check_structure(config, {"network": str, "arguments": {"*": object}, "*": object})
         name, args = NETWORKS.check(config["network"]), config.get("network_args", {})
         build = partial(build_network, name, config["arguments"], args)
         with torch.device("meta"):  # allocates nothing before the shapes are known to fit

@@ -28,7 +28,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def plain(input: Tensor) -> tuple[Tensor, Tensor]:
-        wide = (x.to(_at_least_float32(input)) for (x,) in _sample_groups(input))
+        wide = (x.to(_wide_dtype(input)) for (x,) in _sample_groups(input))
         moments = [torch.cat([x.mean((2, 3)), x.square().mean((2, 3))], 1) for x in wide]
         return _concatenated(moments), input
 
@@ -147,7 +147,7 @@ def _maps(input: Tensor, values: Tensor) -> tuple[Tensor, ...]:
     return rows.transpose(2, 3)[:, :, :, None].unbind(1)
 
 
-def _at_least_float32(input: Tensor) -> torch.dtype:
+def _wide_dtype(input: Tensor) -> torch.dtype:
     return torch.promote_types(input.dtype, torch.float32)
 
 
@@ -247,7 +247,7 @@ class ModeNorm(nn.Module):
                 else:
                     affines = _affines(sums, self.weight, self.bias, self.eps)
             else:
-                means = input.mean((2, 3), dtype=_at_least_float32(input))
+                means = input.mean((2, 3), dtype=_wide_dtype(input))
                 gates = self._gates(means, self.running_mean.dtype)
                 running = torch.cat([self.running_mean, self.running_second_moment], 1)
                 affines = _affines(running, self.weight, self.bias, self.eps)

@@ -6,11 +6,11 @@ from typing import Any
 
 from robustnorm.system.escaping import for_terminal
 from robustnorm.system.names import check_name
-from robustnorm.system.shapes import check_shape, count, finite, radius
+from robustnorm.system.structure import attack_size, check_structure, count, finite
 from robustnorm.system.untrusted import parse_fraction
 
 _OF_BRANCH = {"sa": float, "ra": float, "clean_loss": float, "adv_loss": float}
-_ATTACK = {"threat_model": str, "epsilon": radius, "step_size": radius}
+_ATTACK = {"threat_model": str, "epsilon": attack_size, "step_size": attack_size}
 _EPOCH = {
     "epoch": count,
     "learning_rate": float,
@@ -36,7 +36,7 @@ _EXAMPLE = {
     **dict.fromkeys(("answer", "image", "adv_image"), str),
 }
 # A record as plain values; entries that only older or newer versions write are optional.
-SHAPE = {
+_STRUCTURE = {
     "schema": int,
     **dict.fromkeys(("name", "norm", "config_hash", "protocol_hash", "device", "labels"), str),
     "seed": int,
@@ -91,7 +91,7 @@ SHAPE = {
 def check_content(content: dict[str, Any]) -> None:
     """Raises a ValueError unless a record's plain values have valid types and ranges."""
     check_text(content)
-    check_shape(content, SHAPE)
+    check_structure(content, _STRUCTURE)
     if not any(verdict["attack"] == "none" for verdict in content["verdicts"]):
         raise ValueError("it has no verdicts on clean images")
     unknown = {each["verdict"] for each in content["checks"]}
@@ -101,9 +101,11 @@ def check_content(content: dict[str, Any]) -> None:
     if any(point["correct"] > point["n"] or not point["n"] for point in content["curve"]):
         raise ValueError("a point of the curve has no images, or more correct ones than images")
     if "given" not in content["checkpoint"]:
-        check_shape(content["config"], {"network": str, "width": count, "*": object})
+        check_structure(content["config"], {"network": str, "width": count, "*": object})
         if "imported" not in content["checkpoint"]:
-            check_shape(content["config"], {"precision": str, "train_steps": count, "*": object})
+            check_structure(
+                content["config"], {"precision": str, "train_steps": count, "*": object}
+            )
     check_paths(content)
 
 

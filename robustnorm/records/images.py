@@ -16,7 +16,7 @@ from torch import Tensor
 from robustnorm.records.journal import Key
 from robustnorm.records.record import RecordError
 from robustnorm.system.files import write_atomically
-from robustnorm.system.shapes import check_shape
+from robustnorm.system.structure import check_structure
 from robustnorm.system.untrusted import parse_json
 
 _IDS = "image_ids"
@@ -88,7 +88,7 @@ def _check_arrays(image_ids: NDArray[Any], images: dict[Key, NDArray[Any]]) -> N
     if any(image_ids < 0) or len(set(image_ids.tolist())) < len(image_ids):
         raise ValueError("its list of images has a duplicate or a negative entry")
     for key, found in images.items():
-        check_shape(list(key), [str], "key")
+        check_structure(list(key), [str], "key")
         if found.dtype != np.float32 or found.ndim != 4 or len(found) != len(image_ids):
             raise ValueError(f"{found.dtype} of shape {found.shape} are not its images")
 

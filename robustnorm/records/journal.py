@@ -15,8 +15,8 @@ from robustnorm.records.record import RecordError
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import disk_errors
 from robustnorm.system.sealed import seal, unseal
-from robustnorm.system.shapes import check_shape, count, finite
-from robustnorm.system.source import differences
+from robustnorm.system.source import version_differences
+from robustnorm.system.structure import check_structure, count, finite
 from robustnorm.system.untrusted import parse_json
 
 log = logging.getLogger("robustnorm")
@@ -25,9 +25,9 @@ log = logging.getLogger("robustnorm")
 def _verdict(entry: Any) -> None:
     """Checks for a verdict: its key, bits of correctness and agreement, and passes."""
     key, correct, agrees, *passes = entry
-    check_shape([key, [correct, agrees], passes], [list])
-    check_shape([*key, correct, agrees], [str])
-    check_shape(passes, [count])
+    check_structure([key, [correct, agrees], passes], [list])
+    check_structure([*key, correct, agrees], [str])
+    check_structure(passes, [count])
 
 
 # A line of a journal, without its hash.
@@ -100,7 +100,7 @@ class Journal:
                 continue
             try:
                 entry, _ = unseal(parse_json(line), required=True)
-                check_shape(entry, _LINE)
+                check_structure(entry, _LINE)
                 size = entry["size"]
                 verdicts = {
                     Key(*key): ChunkVerdict(
@@ -124,7 +124,7 @@ class Journal:
                 self.images.clear()
                 self.devices.clear()
                 return
-            if found := differences(by, compared):
+            if found := version_differences(by, compared):
                 raise UsageError(
                     f"{path} was begun with others ({found}), so verdicts may differ in the last "
                     "bits; continue with those, or remove it to start again"

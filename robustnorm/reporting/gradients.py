@@ -10,7 +10,7 @@ from robustnorm.evaluation.statistics import Interval
 from robustnorm.records.record import RecordError
 from robustnorm.reporting.render import Table, bracketed
 from robustnorm.system.sealed import read_sealed
-from robustnorm.system.shapes import check_shape
+from robustnorm.system.structure import check_structure
 
 if TYPE_CHECKING:
     from robustnorm.studies.diagnosis import Diagnosis
@@ -31,7 +31,7 @@ _NOTES = (
 )
 
 
-_SHAPE = {
+_STRUCTURE = {
     "schema": int,
     **dict.fromkeys(("title", "kind", "setting"), str),
     **{name: [str] for name in ("models", "stages")},
@@ -87,7 +87,7 @@ def read_gradients(path: Path) -> dict[str, Any]:
     """
     try:
         content = read_sealed(path)
-        check_shape(content, _SHAPE)
+        check_structure(content, _STRUCTURE)
         if content["schema"] != 1:
             raise ValueError(f"schema 1 is required, got {content['schema']}")
         for row in content["rows"]:

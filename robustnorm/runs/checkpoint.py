@@ -23,7 +23,7 @@ from robustnorm.system.files import disk_errors, write_atomically
 from robustnorm.system.locks import check_held
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.names import check_name
-from robustnorm.system.shapes import check_shape, count
+from robustnorm.system.structure import check_structure, count
 from robustnorm.system.untrusted import parse_json
 
 # Format 1 had no hash of the manifest and no random states; it can still be read.
@@ -33,7 +33,7 @@ _MOMENTUM = "momentum."  # SGD's buffers; followed by the parameter's name
 _OPTIMIZER = "optimizer."  # other optimizers' state; followed by its name and the parameter's
 _RANDOM = "random."
 # What every manifest holds.
-_SHAPE = {
+_STRUCTURE = {
     **{"format": int, "file": str, "sha256": str, "bytes": count},
     **{"config": object, "dataset": object, "*": object},
 }
@@ -210,7 +210,7 @@ def find_checkpoint(folder: Path, tag: str) -> Checkpoint | None:
     damages = []
     for path in paths:
         try:
-            manifest, tensors = _check(path)
+            manifest, tensors = _read_verified(path)
         except CheckpointError as error:
             damages.append(str(error))
             continue
@@ -232,7 +232,7 @@ def find_checkpoint(folder: Path, tag: str) -> Checkpoint | None:
     )
 
 
-def _check(path: Path) -> tuple[dict[str, Any], Path]:
+def _read_verified(path: Path) -> tuple[dict[str, Any], Path]:
     """Checks a manifest and the file of tensors that it names; returns both.
 
     Raises:
@@ -260,7 +260,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         manifest: dict[str, Any] = parse_json(data)
-        check_shape(manifest, _SHAPE)
+        check_structure(manifest, _STRUCTURE)
         complete = True
     except (OSError, ValueError, AttributeError):
         complete = False
@@ -280,7 +280,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _is_intact(path: Path) -> bool:
     try:
-        _check(path)
+        _read_verified(path)
     except CheckpointError:
         return False
     return True

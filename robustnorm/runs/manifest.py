@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from robustnorm.runs.checkpoint import CheckpointError
-from robustnorm.system.shapes import check_shape, count, finite
+from robustnorm.system.structure import check_structure, count, finite
 
 # What a manifest holds besides its file's hash; that of imported weights has an empty history.
-_SHAPE = {
+_STRUCTURE = {
     "epoch": count,
     "config": {"*": object},
     "dataset": {
@@ -37,7 +37,7 @@ _SHAPE = {
 def check_manifest(manifest: dict[str, Any], where: str) -> None:
     """Raises a CheckpointError that names ``where`` unless a manifest is that of a run."""
     try:
-        check_shape(manifest, _SHAPE)
+        check_structure(manifest, _STRUCTURE)
         data = manifest["dataset"]
         if {len(data[name]) for name in ("mean", "std")} != {data["channels"]}:
             raise ValueError("mean and std must have one number per channel")

@@ -29,13 +29,13 @@ def source_commit() -> dict[str, str]:
     return {"commit": done.stdout.strip()}
 
 
-def differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+def version_differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
     """Describes how the versions and the device of an earlier result differ from those here.
 
     Compares only what ``here`` names; returns "" if all of that is equal.
 
     Examples:
-        >>> differences({"torch": "2.12.0", "device": "CPU"}, {"torch": "2.13.0"})
+        >>> version_differences({"torch": "2.12.0", "device": "CPU"}, {"torch": "2.13.0"})
         'torch 2.12.0, here 2.13.0'
     """
     names = [name for name in here if there.get(name) != here[name]]

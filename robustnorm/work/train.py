@@ -29,7 +29,7 @@ from robustnorm.system.errors import OutOfMemoryError, UsageError
 from robustnorm.system.files import check_free_space
 from robustnorm.system.locks import exclusive
 from robustnorm.system.memory import is_out_of_memory, peak_memory
-from robustnorm.system.source import differences, versions
+from robustnorm.system.source import version_differences, versions
 from robustnorm.system.stopping import ShouldStop, interrupted, never
 from robustnorm.training import distributed
 from robustnorm.training.advprop import train
@@ -143,7 +143,7 @@ def _start(
                 distributed.world_size(), run.processes,
             )  # fmt: skip
         here = versions() if "versions" in run.manifest else {}  # old runs name none
-        if changed := differences(run.manifest.get("versions", {}), here):
+        if changed := version_differences(run.manifest.get("versions", {}), here):
             log.warning("continued by other versions (%s): the last bits may differ", changed)
     check_free_space(folder, saver.bytes_needed())
     saver.save_settings()

@@ -13,7 +13,7 @@ from robustnorm.evaluation.statistics import Interval
 from robustnorm.records.record import RecordError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import read_sealed, seal
-from robustnorm.system.shapes import check_shape, count, finite
+from robustnorm.system.structure import check_structure, count, finite
 
 _SCHEMA = 1
 _MEASURES = {
@@ -21,7 +21,7 @@ _MEASURES = {
     "label_accuracy": (float, None),
     "n": count,
 }
-_SHAPE = {
+_STRUCTURE = {
     "schema": int,
     "config": {
         **dict.fromkeys(("network", "norm"), str),
@@ -150,7 +150,7 @@ class GanRecord:
             schema = content.get("schema")
             if schema != _SCHEMA:
                 raise ValueError(f"schema {_SCHEMA} is required, got {schema}")
-            check_shape(content, _SHAPE)
+            check_structure(content, _STRUCTURE)
             del content["schema"]
             content["gradients"] = [
                 ClassGradients.from_dict(entry) for entry in content["gradients"]

@@ -15,10 +15,10 @@ from robustnorm.settings.nas import SearchFiles, SearchSettings
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import read_sealed, seal
-from robustnorm.system.shapes import check_shape, count, finite
+from robustnorm.system.structure import check_structure, count, finite
 
 _SCHEMA = 1
-_SHAPE = {
+_STRUCTURE = {
     "schema": int,
     "kind": str,
     "settings": {"*": object},
@@ -99,7 +99,7 @@ class SearchRecord:
             content = read_sealed(path)
             if (content.get("schema"), content.get("kind")) != (_SCHEMA, "nas-search"):
                 raise ValueError(f"schema {_SCHEMA} of kind nas-search is required")
-            check_shape(content, _SHAPE)
+            check_structure(content, _STRUCTURE)
             del content["schema"], content["kind"]
             content["history"] = [Entry(**entry) for entry in content["history"]]
             record = cls(**content)

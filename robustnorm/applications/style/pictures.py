@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from robustnorm.data.cache import identity
+from robustnorm.data.cache import files_identity
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal, unseal
@@ -196,7 +196,7 @@ def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Fold
             f"{path} has no pictures; put some into it ({', '.join(sorted(_SUFFIXES))})"
         )
     names = [p.relative_to(path).as_posix() for p in paths]
-    found = cache / f"pictures-{path.name}-{identity(path, names)}.json"
+    found = cache / f"pictures-{path.name}-{files_identity(path, names)}.json"
     try:
         kept, _ = unseal(parse_json(found.read_bytes()), required=True)
         sha256 = str(kept["sha256"])

@@ -15,7 +15,7 @@ from robustnorm.reporting.comparisons import LEVEL
 from robustnorm.settings.style import ROWS
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.sealed import read_sealed
-from robustnorm.system.shapes import check_shape, count, finite
+from robustnorm.system.structure import check_structure, count, finite
 
 NAMES = {
     "adain": "AdaIN",
@@ -26,7 +26,7 @@ NAMES = {
 }
 _PICTURES = {"name": str, "sha256": str, "pictures": count, "*": object}
 _MEASURES = ("content", "fixed", "relative", "structure", "style", "gamma")
-_SHAPE = {
+_STRUCTURE = {
     "format": count,
     "row": str,
     "seed": int,
@@ -161,7 +161,7 @@ def read_records(folder: Path) -> list[Row]:
 def _read(path: Path) -> Record:
     try:
         record = read_sealed(path)
-        check_shape(record, _SHAPE)
+        check_structure(record, _STRUCTURE)
         if record["row"] not in NAMES or not record["validation"]:
             raise ValueError("it has no measures of a known row")
         if len({"test_accuracy", "test_images"} & record["encoder"].keys()) == 1:
