@@ -25,7 +25,7 @@ from benchmarks.workload import machine
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.search import Search
-from robustnorm.records.bits import pack
+from robustnorm.records.bits import pack_bits
 from robustnorm.records.images import hashes
 from robustnorm.records.record import Verdict
 from robustnorm.runs import Run
@@ -121,7 +121,7 @@ def finish_damaged(config: Config, times: int, seed: int = 0) -> tuple[int, list
             model, data.images[:count], data.labels[:count], Search(8 / 255, 2 / 255, (1,)),
             journal=folder / "journal", keep=folder / "images", should_stop=should_stop,
         )  # fmt: skip
-        return [[*verdict[:4], pack(verdict[4])] for verdict in map(_fields, found)]
+        return [[*verdict[:4], pack_bits(verdict[4])] for verdict in map(_fields, found)]
 
     place = Path(config.reports)
     expected, images = finish(place / "whole"), hashes(place / "whole" / "images")

@@ -28,7 +28,7 @@ from benchmarks.soak.killing import TINY
 from benchmarks.workload import machine
 from robustnorm import resnet18
 from robustnorm.exchange.export import FORMATS, Description, export
-from robustnorm.records.journal import Journal, Key, Part
+from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.records.record import Record
 from robustnorm.reporting.render import Table, save_tables
 from robustnorm.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -119,13 +119,13 @@ def checkpoints() -> Writing:
 def journals() -> Writing:
     """Adds a part to a journal that has one."""
     bits = np.ones(20_000, bool)
-    part = {Key("none", "final", "clean", "clean"): Part(bits, bits)}
+    part = {Key("none", "final", "clean", "clean"): ChunkVerdict(bits, bits)}
 
     def write(place: Path, new: int) -> None:
         Journal(place / "x.journal", "a").add(new, part)
 
     def is_whole(place: Path) -> bool:
-        found = Journal(place / "x.journal", "a").parts
+        found = Journal(place / "x.journal", "a").chunks
         return 0 in found and all(each.keys() == part.keys() for each in found.values())
 
     return Writing(write, is_whole)

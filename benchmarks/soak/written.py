@@ -138,8 +138,8 @@ def _of_evaluation(config: Config, folder: Path) -> dict[str, Written]:
 
     def parts(path: Path, fingerprint: str) -> Entries:
         found = Journal(path, fingerprint)
-        taken = {"seconds": str(found.seconds)} if len(found.parts) == 3 else {}
-        return taken | {str(n): _digest([p, found.images[n]]) for n, p in found.parts.items()}
+        taken = {"seconds": str(found.seconds)} if len(found.chunks) == 3 else {}
+        return taken | {str(n): _digest([p, found.images[n]]) for n, p in found.chunks.items()}
 
     job = record_job(run, config).attacks[0]
     job.run()
@@ -148,7 +148,7 @@ def _of_evaluation(config: Config, folder: Path) -> dict[str, Written]:
         if not job.done():
             return {}
         kept = read_chunk(job.images_path, job.journal.images[job.number])
-        return {"job": _digest([job.journal.parts, sorted(kept.images.items())])}
+        return {"job": _digest([job.journal.chunks, sorted(kept.images.items())])}
 
     compared = folder / "referee.json"
     attacks = {name: {"correct": "//8=", "seconds": 1.5, "passes": 90} for name in ATTACKS}
