@@ -13,7 +13,7 @@ import numpy as np
 
 from robustnorm.models.serving import RULES
 from robustnorm.records.bits import Bits, encode, pack_bits, unpack_bits
-from robustnorm.records.hostile import check_content, check_indices
+from robustnorm.records.validation import check_content, check_indices
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal, unseal

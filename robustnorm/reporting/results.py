@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, overload
 from torch import Tensor, nn
 
 from robustnorm.evaluation.statistics import wilson
-from robustnorm.records.given import digest_of_images, digest_of_network
+from robustnorm.records.digests import digest_of_images, digest_of_network
 from robustnorm.records.record import Record, Verdict
 from robustnorm.records.verify import Verification, check_verdicts
 from robustnorm.reporting.notes import setting_notes

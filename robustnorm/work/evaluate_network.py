@@ -22,10 +22,10 @@ from robustnorm.evaluation.evaluate import Rules
 from robustnorm.evaluation.evaluate import evaluate as verdicts_of
 from robustnorm.evaluation.margins import median_margins
 from robustnorm.evaluation.search import Precision, Search, scorers
-from robustnorm.records.given import digest_of_images, digest_of_network
-from robustnorm.records.hostile import check_text
+from robustnorm.records.digests import digest_of_images, digest_of_network
 from robustnorm.records.images import hashes
 from robustnorm.records.record import Record, fingerprint
+from robustnorm.records.validation import check_text
 from robustnorm.reporting.results import Results
 from robustnorm.settings.groups import BranchAttack
 from robustnorm.system.device import device_name
