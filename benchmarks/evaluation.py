@@ -4,8 +4,8 @@
 
 All use the same network, images, threads and threat model. A peer runs what its users run: one pass
 for SA, one attack of 10 steps and one of 20. Each measurement has its own process, since the
-allocator's settings apply to a whole process; rounds alternate between them. Random starts differ
-between peers, so a few verdicts differ; the table says how many.
+allocator's settings apply to a whole process; rounds alternate between the jobs. Random starts
+differ between peers, so a few verdicts differ; the table says how many.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ JOBS = {
     "robustnorm, bf16 search, 'any' only": ("any", True),
 }
 
-# Replacing broken images needs further images: each image is used so many times, with as many
-# random starts. The time is that of one copy.
+# Replacing broken images needs further images, so each image is used this many times, with as many
+# random starts. The reported time is that of one copy.
 _COPIES = 3
 
 Steps = tuple[int, ...]
@@ -51,7 +51,7 @@ Steps = tuple[int, ...]
 def ours(
     images: Tensor, labels: Tensor, steps: Steps, epsilon: float, job: str, branch: Branch
 ) -> Tensor:
-    """Returns the verdicts after the last step, or by rule "any" for that job."""
+    """Returns the verdicts after the last step, or for job "any" those under rule "any"."""
     search = Search(epsilon, epsilon / 4, steps)
     ids = torch.arange(len(images))
     if job == "any":
@@ -141,8 +141,8 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.evaluation", "--job", job]
             for name in ("width", "images", "epsilon", "weights"):
                 command += [f"--{name}", str(getattr(options, name))]
-            answer = subprocess.run(command, check=True, capture_output=True, text=True)
-            results[job].append(json.loads(answer.stdout))
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            results[job].append(json.loads(done.stdout))
     base = results["robustnorm, fp32"]
     rows = []
     for job, runs in results.items():

@@ -2,8 +2,8 @@
 
     python -m benchmarks.folded [--rounds 5]
 
-Inference in evaluation mode on the same images, with interleaved runs, taking the shortest of each.
-Both must predict the same class for every image.
+Inference in evaluation mode on the same images; runs are interleaved, and the shortest of each
+counts. Both must predict the same class for every image.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from robustnorm import bind, fold
 from robustnorm.runs.described import to_channels_last
 from robustnorm.system.allocator import keep_freed_memory
 
-# Width and batch: the paper's network and a narrow one, many images at once and one.
+# Width and batch: the paper's network and a narrow one, with many images at once and with one.
 CASES = ((64, 64), (64, 1), (16, 64), (16, 1))
 NORMS = ("bn", "saauxbn")
 
 
 @torch.no_grad()
 def seconds(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """Returns the shortest time of each run, measured in turn."""
+    """Returns the shortest time of each run; the runs are measured in turn."""
 
     def measure(run: Callable[[], object]) -> float:
         start = time.perf_counter()
@@ -41,13 +41,13 @@ def seconds(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
     return [min(t) for t in zip(*([*map(measure, runs)] for _ in range(rounds)), strict=True)]
 
 
-def answers(network: nn.Module, images: Tensor, batch: int) -> Tensor:
+def all_logits(network: nn.Module, images: Tensor, batch: int) -> Tensor:
     """Returns the logits of all images."""
     return torch.cat([network(part) for part in images.split(batch)])
 
 
 def convolutions(network: nn.Module, images: Tensor, batch: int) -> Callable[[], None]:
-    """Returns a function that runs only the convolutions, as often as ``answers`` does."""
+    """Returns a function that runs only the convolutions, as often as ``all_logits`` does."""
     calls: list[tuple[nn.Module, Tensor]] = []
     hooks = [
         module.register_forward_pre_hook(lambda m, inputs: calls.append((m, inputs[0].clone())))
@@ -82,7 +82,7 @@ def main() -> None:
             networks = [bind(model, "adv"), fold(model, "adv"), fold(model, "adv", fuse=True)]
             for network in networks:
                 to_channels_last(network)
-            runs = [partial(answers, network, images, batch) for network in networks]
+            runs = [partial(all_logits, network, images, batch) for network in networks]
             times = seconds([*runs, convolutions(networks[2], images, batch)], options.rounds)
             with torch.no_grad():
                 logits = [run() for run in runs]
@@ -98,8 +98,8 @@ def main() -> None:
             )
     print(
         f"## Folded inference\n\nResNet-18, 32x32 images, evaluation mode, fp32, channels last; "
-        f"the shortest of {options.rounds} runs; {machine()}. What runs the convolutions alone is "
-        "as fast as any fusion of the rest could be.\n"
+        f"the shortest of {options.rounds} runs; {machine()}. The convolutions alone take as long "
+        "as the network would if everything else were free.\n"
     )
     headers = [
         "network", "routed, ms per image", "folded, times as fast", "folded and fused",

@@ -5,8 +5,8 @@
 
 Each row is built, run once to warm up (choosing kernels, compiling networks), then timed in every
 round, waiting for the device before and after; "times the peer" compares medians. The time of an
-epoch is extrapolated from about ten seconds of steps. Float32 convolutions of searches and peers
-may round to TF32, as torch does by default; this suite's verdicts never do.
+epoch is extrapolated from about ten seconds of steps. Float32 convolutions of attacks and peers may
+round to TF32, as torch does by default; this suite's verdicts never do.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from robustnorm.system.errors import UsageError
 
 PEER = "torchattacks, batch 500"
 STEPS = 20
-# Seconds of steps of a training row in a round.
+# Seconds of training steps to measure in each round.
 _SECONDS = 10
 
 
 class Row(NamedTuple):
-    """Seconds of each round, peak memory in GiB (on a GPU), and the verdicts if any."""
+    """Seconds of each round, peak memory in GiB (on a GPU), and the verdicts, if there are any."""
 
     name: str
     seconds: list[float]
@@ -68,8 +68,8 @@ def measure(name: str, run: Callable[[], Tensor | None], options: argparse.Names
     return Row(name, seconds, memory, correct)
 
 
-def forget(device: torch.device) -> None:
-    """Frees compiled code and memory of earlier rows."""
+def free_earlier_rows(device: torch.device) -> None:
+    """Frees the compiled code and the memory of earlier rows."""
     torch.compiler.reset()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -77,7 +77,7 @@ def forget(device: torch.device) -> None:
 
 def epoch(name: str, norm: str, compile: bool, tf32: bool, options: argparse.Namespace) -> Row:
     """Returns the row of a training epoch."""
-    forget(options.device)
+    free_earlier_rows(options.device)
     steps = steps_per_epoch(options.epoch_images, options.batch)
     with cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=tf32):
         step = stepper(norm, options.device, options, compile=compile)
@@ -110,7 +110,7 @@ def training(options: argparse.Namespace) -> Iterator[Row]:
 def evaluation(options: argparse.Namespace) -> Iterator[Row]:
     """Yields the rows of PGD-20 through one branch, the peer's first."""
     device, epsilon = options.device, options.epsilon
-    # Trained if the width allows it, so that some images withstand the attack.
+    # Trained, if the width allows it, so that some images withstand the attack.
     steps = 150 if options.width % 16 == 0 else 0
     images, labels, network = images_and_network(options.images, options.width, steps=steps)
     images, labels = images.to(device), labels.to(device)
@@ -119,7 +119,7 @@ def evaluation(options: argparse.Namespace) -> Iterator[Row]:
     yield peer(images, labels, bind(network, "adv"), options)
     for precision in ("fp32", "bf16"):
         for compile in (False, True):
-            forget(device)
+            free_earlier_rows(device)
             searched = branches(network, precision, compile=compile)
             branch = next(branch for branch in searched if branch.name == "adv")
             for chosen in (True, False):
@@ -147,12 +147,12 @@ def ours(
 
 
 def peer(images: Tensor, labels: Tensor, model: nn.Module, options: argparse.Namespace) -> Row:
-    """Returns the row of torchattacks, without seconds if it is not installed."""
+    """Returns the row of torchattacks; without seconds if it is not installed."""
     try:
         import torchattacks
     except ImportError:
         return Row(f"{PEER}: not installed", [])
-    forget(options.device)
+    free_earlier_rows(options.device)
     attack = torchattacks.PGD(model, eps=options.epsilon, alpha=options.epsilon / 4, steps=STEPS)
 
     def run() -> Tensor:
@@ -213,7 +213,7 @@ def main() -> None:
     print(
         f"# Benchmarks on a GPU\n\nResNet-18 of width {options.width}, 32x32 images; "
         f"{options.rounds} rounds; {machine(options.device)}.\n\n## Training\n\nAn AdvProp epoch "
-        f"of {options.epoch_images} images, PGD-10, batch {options.batch}, by the time of about "
+        f"of {options.epoch_images} images, PGD-10, batch {options.batch}, extrapolated from about "
         f"{_SECONDS} seconds of steps; without augmentation and validation. The peer is the "
         "release's method with TF32.\n"
     )

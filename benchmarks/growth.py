@@ -3,7 +3,7 @@
     python -m benchmarks.growth
 
 Each point has its own process, to measure peak memory. The slope is that of a straight line through
-the logarithms: 1 is proportional, 2 quadratic. "batch" is the number of images in one PGD step,
+the logarithms: 1 means proportional, 2 quadratic. "batch" is the number of images in one PGD step,
 "images" the number in a whole evaluation.
 """
 
@@ -85,8 +85,8 @@ def main() -> None:
         for value in values:
             command = [sys.executable, "-m", "benchmarks.growth"]
             command += ["--point", json.dumps({name: value})]
-            answer = subprocess.run(command, check=True, capture_output=True, text=True)
-            results.append(json.loads(answer.stdout))
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            results.append(json.loads(done.stdout))
         seconds = [result["seconds"] for result in results]
         memory = [result["memory"] for result in results]
         rows.append(
@@ -100,7 +100,7 @@ def main() -> None:
             )
         )
     print(
-        f"## Growth\n\nPGD through a folded branch of ResNet-18, fp32; unless it grows: width "
+        f"## Growth\n\nPGD through a folded branch of ResNet-18, fp32; otherwise: width "
         f"{DEFAULTS['width']}, batch {DEFAULTS['batch']}, {DEFAULTS['steps']} steps, images of "
         f"{DEFAULTS['size']}x{DEFAULTS['size']}. {machine()}.\n"
     )

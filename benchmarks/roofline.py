@@ -1,14 +1,15 @@
-"""Distance from the machine's limit: what each job computes and moves, against measured times.
+"""Distance from the machine's limit: operations and bytes of each job, against measured times.
 
     python -m benchmarks.roofline [--width 64] [--batch 64] [--rounds 5]
 
 Operations are recorded as a job runs: floating-point operations of its convolutions and matrix
 products, and bytes of everything else (inputs and outputs, once each). The machine's rates are
 those of this network's best 3x3 convolution and of copying a large tensor. A job's limit is its
-operations over the first rate plus its bytes over the second; "of peak" ignores the bytes.
+operations divided by the first rate plus its bytes divided by the second; "of peak" ignores the
+bytes.
 
-A search may need fewer multiplications than direct convolutions. "Direct, of peak" counts those of
-direct convolutions, as is usual; it may exceed 1.
+The folded copy may need fewer operations than the network itself. "Direct, of peak" counts those of
+the network; it may exceed 1.
 """
 
 from __future__ import annotations
@@ -86,14 +87,14 @@ def copy_rate(rounds: int) -> float:
 
 
 def operations(job: Callable[[], Any]) -> Work:
-    """Returns what one run of the job computes and moves."""
+    """Returns the operations and bytes of one run of the job."""
     with Work() as work:
         job()
     return work
 
 
 class Job(NamedTuple):
-    """A step, the same with direct convolutions, and the precision of these."""
+    """A step, the same step through the network itself, and the precision of its convolutions."""
 
     run: Callable[[], Any]
     direct: Callable[[], Any]

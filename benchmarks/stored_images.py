@@ -1,10 +1,10 @@
-"""Images that stay encoded on disk: images a second and memory, on few images and on many.
+"""Images that stay encoded on disk: images per second and memory, with few images and with many.
 
     python -m benchmarks.stored_images [--images 20000] [--folder FOLDER]
 
-Makes JPEG files of 224 x 224 in a folder, then reads them in processes of their own: the first look
-at all of them, batches of training without a network, and an epoch of AdvProp on a few hundred of
-them with its evaluation. Memory is the largest of the process and of one worker beside it.
+Makes JPEG files of 224 x 224 pixels in a folder, then reads them in separate processes: the first
+check of all files, training batches without a network, and an epoch of AdvProp on a few hundred of
+them with an evaluation. Memory is the peak of the process, and that of its largest worker.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from robustnorm.work.evaluate import evaluate_records
 from robustnorm.work.train import train_run
 
 SIDE, CLASSES, TEST = 224, 10, 200
-SMALL = 64  # to which images are brought for a network, so that it takes a minute
+SMALL = 64  # side to which images are scaled for the network, so that this takes a minute
 BATCH, BATCHES = 64, 30
 TRAINED = 256
 
@@ -79,8 +79,8 @@ def train(folder: Path, workers: int) -> int:
             **{"name": "stored", "output": output, "reports": output, "device": "cpu"},
             **{"epochs": 1, "train_limit": TRAINED, "validation": 16, "test_limit": 20},
             **{"batch_size": 32, "width": 4, "train_steps": 1, "validation_steps": 1},
-            # A backward pass of torch 2.13 on the CPU damages memory where few channels of so many
-            # pixels lie channels-last (1 x 1 convolution, stride 2).
+            # A backward pass of torch 2.13 on the CPU corrupts memory for few channels with this
+            # many pixels in channels-last layout (1 x 1 convolution, stride 2).
             **{"checks": "none", "worst": False, "channels_last": False},
         )
         train_run(config)
@@ -93,7 +93,7 @@ PARTS: dict[str, Callable[[Path, int], int]] = {"look": look, "load": load, "tra
 
 
 def measure(part: str, folder: Path, workers: int) -> dict[str, float]:
-    """Returns what a process of its own found, see ``main``."""
+    """Measures in a separate process; returns what it printed, see ``main``."""
     command = [sys.executable, "-m", "benchmarks.stored_images", "--part", part]
     done = subprocess.run(
         [*command, "--folder", str(folder), "--workers", str(workers)],
@@ -106,7 +106,7 @@ def measure(part: str, folder: Path, workers: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints the table, or with ``--part`` what one process measures."""
+    """Prints the table, or with ``--part`` the measurements of this process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--folder", type=Path)

@@ -5,12 +5,12 @@
 FILE is a copy of the authors' own code, which is not part of this project:
 `Adaptive_Auto_Attack_main.py` (Liu et al., CVPR 2022, arXiv:2203.05154) and `PMA.py` (Xie et al.,
 2024, arXiv:2411.15210). Both are run as they are, on the CPU: A3 on the test images as PNG files,
-with the settings that it has for images of one channel, PMA with as many steps as given. RUN is the
-folder of a run with 8-bit test images of one channel, BRANCH one of its branches.
+with its settings for images of one channel, PMA with several numbers of steps. RUN is the folder of
+a run with 8-bit test images of one channel, BRANCH one of its branches.
 
-Passes are images forward and images backward, counted at the network. A3 goes on for thousands of
-them an image; what it had left when it had taken as many as worst is printed, and what it had left
-after the first restart beyond ``--times`` as many.
+Passes are images passed forward and backward, counted at the network. A3 takes thousands of them
+per image; its robust accuracy is printed at the number of passes that worst takes, and after the
+first restart beyond ``--times`` that number.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from robustnorm.evaluation.search import Branch, Search, branches
 from robustnorm.runs import Run
 from robustnorm.runs.described import load_data
 
-# What A3's code has of a GPU, of numpy's former names and of worker processes.
+# What has to change in A3's code: the GPU, names that numpy removed, worker processes.
 _ON_CPU = {"'cuda'": "'cpu'", '"cuda"': '"cpu"', "np.bool)": "bool)", "np.int)": "int)"}
 _ON_CPU |= {"num_workers=8": "num_workers=0", "pin_memory=True": "pin_memory=False"}
 _STATE = re.compile(r"robust acc: (\S+) used_bp_num")
@@ -64,7 +64,7 @@ def a3(
     states: list[Any] = []
 
     class Watched(io.StringIO):
-        """Notes the passes whenever A3 prints what is left."""
+        """Notes the passes whenever A3 prints its robust accuracy."""
 
         def write(self, text: str) -> int:
             if found := _STATE.search(text):
@@ -90,7 +90,7 @@ def a3(
 
 @contextlib.contextmanager
 def _without_torchvision() -> Iterator[None]:
-    """Gives A3's code the two transforms that it uses, without torchvision."""
+    """Provides the two transforms of torchvision that A3's code uses."""
 
     def to_tensor() -> Any:
         return lambda image: torch.from_numpy(np.asarray(image).copy())[None].float() / 255
@@ -129,7 +129,7 @@ def _without_torchvision() -> Iterator[None]:
 def pma(
     file: Path, model: Counted, images: Tensor, labels: Tensor, epsilon: float, steps: int
 ) -> float:
-    """Returns the robust accuracy under PMA with as many steps, from two starts each."""
+    """Returns the robust accuracy under PMA with that many steps, from two starts each."""
     module: dict[str, Any] = {"__name__": "pma"}
     exec(compile(file.read_text(), str(file), "exec"), module)
     with torch.no_grad():
@@ -148,7 +148,7 @@ def _left(model: Any, adv_images: Tensor, labels: Tensor) -> float:
 
 
 def worst(model: Counted, images: Tensor, labels: Tensor, epsilon: float) -> float:
-    """Returns the robust accuracy under worst, in an evaluation's chunks."""
+    """Returns the robust accuracy under worst, in chunks like those of an evaluation."""
     parts = zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
     adv_images = torch.cat([worst_case(model, *part, epsilon=epsilon) for part in parts])
     return _left(model.model, adv_images, labels)
@@ -199,7 +199,7 @@ def main() -> None:
     for given in options.runs:
         folder, _, branch = given.rpartition(":")
         rows += [*compare(folder, branch, options)]
-    header = ["Run", "Attack", "Passes an image", "RA %"]
+    header = ["Run", "Attack", "Passes per image", "RA %"]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
 
 

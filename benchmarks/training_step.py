@@ -3,8 +3,8 @@
     python -m benchmarks.training_step [--width 64] [--batch 64] [--rounds 2]
 
 Rounds alternate between the rows, so that a slow phase of the machine affects all of them; a ratio
-is the median over rounds of a row's time over BN's in the same round. The last rows follow the
-authors' release in computing SaAuxBN: two affines in sequence with a copy per sample, float32,
+is the median over rounds of a row's time divided by BN's in the same round. The last rows compute
+SaAuxBN as the authors' release does: two affines in sequence with a copy per sample, float32,
 channels first, running statistics updated by the attack; once with this suite's allocator settings
 and once as installed, in a separate process.
 """
@@ -89,12 +89,12 @@ def stepper(
     return step
 
 
-def alone(row: str, *flags: str) -> dict[str, float]:
+def in_own_process(row: str, *flags: str) -> dict[str, float]:
     """Returns seconds per step and peak memory in MiB, measured in a separate process."""
     words = [word for word in sys.argv[1:] if word]
     command = [sys.executable, "-m", "benchmarks.training_step", *words, "--row", row, *flags]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(answer.stdout)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
 
 
 def timed(step: Callable[[], None]) -> float:
@@ -131,24 +131,24 @@ def main() -> None:
     for _ in range(options.rounds):
         for row, step in steps.items():
             seconds[row].append(timed(step))
-        released = alone(RELEASE, "--as_installed")
+        released = in_own_process(RELEASE, "--as_installed")
         seconds[AS_INSTALLED].append(released["seconds"])
         memory[AS_INSTALLED] = released["memory"]
     for row in ("saauxbn", RELEASE):
-        memory[row] = alone(row)["memory"]
+        memory[row] = in_own_process(row)["memory"]
     rows = []
     for row, times in seconds.items():
-        ratios, ours = (
-            [mine / theirs for mine, theirs in zip(times, seconds[other], strict=True)]
+        over_bn, over_saauxbn = (
+            [time / base for time, base in zip(times, seconds[other], strict=True)]
             for other in ("bn", "saauxbn")
         )
         rows.append(
             (
                 row,
                 1000 * statistics.median(times) / options.batch,
-                statistics.median(ratios),
-                f"{min(ratios):.3f} to {max(ratios):.3f}",
-                statistics.median(ours),
+                statistics.median(over_bn),
+                f"{min(over_bn):.3f} to {max(over_bn):.3f}",
+                statistics.median(over_saauxbn),
                 memory.get(row),
             )
         )

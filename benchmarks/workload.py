@@ -24,14 +24,14 @@ def images_and_network(
     """Returns images of ten classes, labels, and a network in evaluation mode.
 
     An image is its class's smooth pattern plus an individual smooth pattern and noise. The network
-    has used them only for its running statistics; with ``steps``, its branch "adv" is trained on
-    other images.
+    has seen them only to estimate its running statistics; with ``steps``, its branch "adv" is
+    trained on other images instead.
 
     Args:
         count: Number of images.
-        width: Width of the network; with ``steps`` a multiple of 16.
-        norm: Norm of the network; with ``steps`` one whose layers are ``RoutedBatchNorm``.
-        steps: Training steps, adversarial with radius 4/255.
+        width: Width of the network; with ``steps``, a multiple of 16.
+        norm: Norm of the network; with ``steps``, one whose layers are ``RoutedBatchNorm``.
+        steps: Number of training steps, which are adversarial with radius 4/255.
     """
     images, labels = make_images(count)
     if steps:
@@ -83,7 +83,7 @@ def _train(network: nn.Module, images: Tensor, labels: Tensor, steps: int) -> No
 def _widen(narrow: nn.Module, wide: nn.Module) -> nn.Module:
     """Copies each channel of ``narrow`` several times into ``wide``, which then computes the same.
 
-    Gives a trained network of full width in the time of training a narrow one.
+    This gives a trained network of full width in the time that a narrow one takes.
     """
     state = {}
     for name, target in wide.state_dict().items():
@@ -117,9 +117,9 @@ def machine(device: torch.device | None = None) -> str:
 
 
 def peak_mebibytes() -> int:
-    """Returns the peak memory of this process.
+    """Returns the peak memory of this process, in MiB.
 
-    On Linux ``ru_maxrss`` of a child starts at its parent's value, so /proc is read first.
+    On Linux a child's ``ru_maxrss`` starts at its parent's value, so /proc is read if it exists.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,1 +1,1 @@
-"""Long reliability measurements; the tests have short versions."""
+"""Long measurements of reliability; the tests have short versions of them."""

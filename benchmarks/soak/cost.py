@@ -2,9 +2,9 @@
 
     python -m benchmarks.soak.cost [--width 64] [--batch 8] [--steps 3] [--rounds 7]
 
-Steps are those of ``train``, and saves those of a run: "best" and "last" after each epoch, "last"
-every ten minutes, each synced to the disk. The time of an epoch is computed from the time per
-image.
+Steps are taken by ``train``, and a run's states are saved: "best" and "last" after each epoch,
+"last" every ten minutes, each synced to the disk. The time of an epoch is computed from the time
+per image.
 """
 
 from __future__ import annotations
@@ -82,15 +82,15 @@ def main() -> None:
     saved = at_end + within * (epoch // (60 * config.save_minutes))
     print(
         f"## Cost of saving\n\nResNet-18 of width {options.width}, saauxbn, PGD-10, "
-        f"{options.precision}; an epoch of CIFAR-10 counted from {options.steps} steps of "
-        f"{options.batch} images; medians of {options.rounds} savings; {machine(device)}.\n"
+        f"{options.precision}; an epoch of CIFAR-10 extrapolated from {options.steps} steps of "
+        f"{options.batch} images; medians of {options.rounds} saves; {machine(device)}.\n"
     )
     rows = [
         ("one epoch", f"{epoch:,.0f} s"),
         ('"best" and "last" after it', f"{at_end:.2f} s"),
         ('"last" within it', f"{within:.2f} s"),
         ("share of an epoch", f"{100 * saved / epoch:.2f} %"),
-        ("epoch of which one saving after it is 2 %", f"{at_end / 0.02:.0f} s"),
+        ("length of an epoch for which the save after it takes 2 %", f"{at_end / 0.02:.0f} s"),
     ]
     print(tabulate(rows, headers=["", "time"], tablefmt="pipe"))
 

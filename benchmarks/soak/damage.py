@@ -1,8 +1,8 @@
-"""Damages to every kind of file that is written and read again: whether each is noticed.
+"""Damages every kind of file that is written and read again: each damage must be noticed.
 
-python -m benchmarks.soak.damage [--damages 10000] [--seed 0]
+    python -m benchmarks.soak.damage [--damages 10000] [--seed 0]
 
-An evaluation whose journal and kept images are damaged before its end must find the same verdicts.
+An evaluation whose journal or kept images are damaged before its end must find the same verdicts.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def damage(
         found[name, outcome] += 1
         if outcome in FAULTS:
             faults.append(f"{name}, {kind}, damage {number}: {outcome} {why}")
-        for path, content in kept[name].items():  # what was made again, too
+        for path, content in kept[name].items():  # also files that were made again
             if not path.is_file() or path.read_bytes() != content:
                 path.write_bytes(content)
     return found, faults
@@ -101,7 +101,7 @@ def _outcome(file: Written, expected: Entries) -> tuple[str, str]:
 
 
 def finish_damaged(config: Config, times: int, seed: int = 0) -> tuple[int, list[str]]:
-    """Damages the journal or the kept images of evaluations stopped half-way; finishes them.
+    """Damages the journal or the kept images of evaluations stopped half-way, then finishes them.
 
     Args:
         config: Settings of a trained run.
@@ -109,8 +109,8 @@ def finish_damaged(config: Config, times: int, seed: int = 0) -> tuple[int, list
         seed: Seed of the choices.
 
     Returns:
-        How often parts were named and evaluated again, and descriptions of evaluations that found
-        other verdicts or kept other images than one without damage.
+        How many evaluations named the damaged file and evaluated its part again, and descriptions
+        of those that found other verdicts or kept other images than one without damage.
     """
     dice, others, again = random.Random(seed), list[str](), 0
     model, data = Run.open(config.folder, "best").network(), load_data(config).test
@@ -132,9 +132,9 @@ def finish_damaged(config: Config, times: int, seed: int = 0) -> tuple[int, list
         files = [folder / "journal", *sorted((folder / "images").iterdir())]
         path, kind = dice.choice(files), dice.choice(list(DAMAGES))
         path.write_bytes(damaged(path.read_bytes(), kind, dice))
-        with _Heard() as heard:
+        with _CapturedLog() as captured:
             found = finish(folder)
-        again += str(folder) in heard.text
+        again += str(folder) in captured.text
         if found != expected or hashes(folder / "images") != images:
             others.append(f"{path.name}, {kind}, evaluation {number}: other verdicts or images")
         shutil.rmtree(folder)
@@ -146,7 +146,7 @@ def _fields(verdict: Verdict) -> tuple[Any, ...]:
     return v.attack, v.rule, v.attack_branch, v.score_branch, v.correct
 
 
-class _Heard(logging.Handler):
+class _CapturedLog(logging.Handler):
     """Collects what is logged within a block."""
 
     text = ""
@@ -154,7 +154,7 @@ class _Heard(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.text += record.getMessage()
 
-    def __enter__(self) -> _Heard:
+    def __enter__(self) -> _CapturedLog:
         log.addHandler(self)
         self._level, log.propagate = log.level, False
         log.setLevel(logging.WARNING)
@@ -185,11 +185,11 @@ def main() -> int:
         f"## Damaged files\n\n{', '.join(DAMAGES)}, at random places; {machine()}.\n\n"
         f"{options.damages:,} damages of {len({name for name, _ in found})} kinds of files: "
         f"{bad[NUMBER]} accepted with another number, {bad[FAULT]} tracebacks, {bad[NAMELESS]} "
-        "refused without naming the file. Nothing is lost: the same was read, since it was made "
-        "again at once or the damage says nothing, such as a space.\n\n"
+        "refused without naming the file. Nothing is lost: the same content was read, since it was "
+        "made again at once or the damage does not matter, such as a space.\n\n"
         f"{options.evaluations} evaluations whose journal or kept images were damaged half-way: "
         f"{len(others)} found other verdicts or images than one without damage; {again} named the "
-        "file and did its part again, the others had lost nothing, or a line of the journal.\n"
+        "file and evaluated its part again; the others lost nothing, or a line of the journal.\n"
     )
     names = list(dict.fromkeys(name for name, _ in found))
     rows = [(name, *(found[name, outcome] for outcome in OUTCOMES)) for name in names]

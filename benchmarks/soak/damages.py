@@ -1,4 +1,4 @@
-"""What happens to files: flipped bits, lost ends, overwritten blocks, lines in disorder."""
+"""Kinds of damage to a file: flipped bits, lost ends, overwritten blocks, lines in disorder."""
 
 from __future__ import annotations
 
@@ -82,5 +82,5 @@ DAMAGES: dict[str, Callable[[bytes, Random], bytes]] = {
 
 
 def damaged(data: bytes, kind: str, dice: Random) -> bytes:
-    """Returns the content of a file, not empty, after a damage of a kind in ``DAMAGES``."""
+    """Returns a file's content, which must not be empty, after a damage from ``DAMAGES``."""
     return DAMAGES[kind](data, dice)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.soak.faults [--width 64] [--batch 16] [--steps 3] [--rounds 50]
 
-The time of a step is that of ``train``'s parts; the check is measured separately, many times on the
-gradient of such a step, because it is smaller than the noise of a step.
+A step is made of the functions that ``train`` uses; the check is measured separately, many times on
+the gradient of such a step, because its time is smaller than the noise of a step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from robustnorm.training.losses import AdvProp
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Returns the time of the work, including the device's."""
+    """Returns the time of the work, including that of the device."""
     start = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -67,25 +67,24 @@ def main() -> None:
 
     loss = torch.ones((), device=device)
 
-    def look() -> None:
+    def check() -> None:
         finite.begin(0)
         finite.inspect(0, batch, loss, loss, gradient_norm(model))
         finite.end()
 
     step()
-    look()
-    steps, looks = [], []
+    check()
+    steps, checks = [], []
     for _ in range(options.steps):
         steps.append(seconds(step, device))
-        looks += [seconds(look, device) for _ in range(options.rounds)]
-    # A step includes one check.
-    whole, looking = statistics.median(steps), statistics.median(looks)
+        checks += [seconds(check, device) for _ in range(options.rounds)]
+    step_time, check_time = statistics.median(steps), statistics.median(checks)
     print(
         "## Values that are not finite\n\n"
         f"ResNet-18 of width {options.width}, norm saauxbn, batch {options.batch}, "
         f"{config.train_steps} attack steps, fp32; {machine(device)}.\n\n"
-        f"A training step takes {whole:.2f} s, of which looking for values that are not finite "
-        f"takes {1000 * looking:.1f} ms: **{100 * looking / whole:.2f} %** (at most 0.5 %)."
+        f"A training step takes {step_time:.2f} s; checking for values that are not finite takes "
+        f"{1000 * check_time:.1f} ms: **{100 * check_time / step_time:.2f} %** (at most 0.5 %)."
     )
 
 

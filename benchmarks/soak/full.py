@@ -1,8 +1,8 @@
-"""A disk that is full at any byte: each file is then the former or the new one.
+"""A disk that becomes full at any byte: each file must then be either the old or the new one.
 
     python -m benchmarks.soak.full [--times 100]
 
-The kernel's limit on the size of a file, RLIMIT_FSIZE, ends writing at a random byte.
+The kernel's limit on the size of a file, RLIMIT_FSIZE, cuts writing off at a random byte.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Writing(NamedTuple):
     """What is written into a folder.
 
     Args:
-        write: Writes the former (0) or the new (1) content into a folder.
-        is_whole: Returns whether what is in a folder can be read and is one of the two.
+        write: Writes the old (0) or the new (1) content into a folder.
+        is_whole: Returns whether a folder's content can be read and is one of the two.
     """
 
     write: Callable[[Path, int], object]
@@ -54,7 +54,7 @@ class Writing(NamedTuple):
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Lets no file of this process grow beyond a size within the block."""
+    """For the block, lets no file of this process grow beyond a size."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -64,13 +64,13 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def fill(writing: Writing, place: Path, times: int) -> tuple[int, int, int]:
-    """Writes new content over the former, on a disk that is full at a random byte.
+    """Writes new content over the old, on a disk that is full at a random byte.
 
     Returns:
-        How often writing was cut off, how often a DiskError told of it, and how often what is
-        there was whole, without a file left behind.
+        How often writing was cut off, how often a DiskError reported that, and how often the
+        content was whole, without any other file left behind.
     """
-    dice, cut, told, whole = random.Random(0), 0, 0, 0
+    dice, cut, reported, whole = random.Random(0), 0, 0, 0
     most = 0
     for _ in range(times):
         shutil.rmtree(place, ignore_errors=True)
@@ -80,11 +80,11 @@ def fill(writing: Writing, place: Path, times: int) -> tuple[int, int, int]:
             with largest_file(dice.randrange(most)):
                 writing.write(place, 1)
         except DiskError:
-            cut, told = cut + 1, told + 1
+            cut, reported = cut + 1, reported + 1
         except Exception:
             cut += 1
         whole += writing.is_whole(place) and not any("tmp" in path.name for path in _files(place))
-    return cut, told, whole
+    return cut, reported, whole
 
 
 def _files(place: Path) -> list[Path]:
@@ -192,11 +192,11 @@ def main() -> None:
         ]
         rows = [(name, n, *fill(make(), place / "here", n)) for name, make, n in writings]
     print(
-        "## Full disk\n\nNew content written over the former, with writing cut off at a random "
-        f"byte (RLIMIT_FSIZE); {machine()}. Whole: what is there can be read, and is the former or "
-        "the new one; nothing else is left.\n"
+        "## Full disk\n\nNew content written over the old, with writing cut off at a random byte "
+        f"(RLIMIT_FSIZE); {machine()}. Whole: the content can be read and is the old or the new "
+        "one; nothing else is left.\n"
     )
-    print(tabulate(rows, ["file", "times", "cut off", "told in one sentence", "whole"], "pipe"))
+    print(tabulate(rows, ["file", "times", "cut off", "reported in one sentence", "whole"], "pipe"))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def _work(work: Callable[..., object], config: Config, sender: Connection) -> No
     logging.getLogger("robustnorm").setLevel(logging.ERROR)
 
     def tell(seconds: float) -> bool:
-        if seconds != WITHIN:  # asked after a step, not within one
+        if seconds != WITHIN:  # called after a step, not within one
             sender.send_bytes(b"step")
         return False
 

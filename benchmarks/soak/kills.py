@@ -2,8 +2,8 @@
 
     python -m benchmarks.soak.kills [--kills 200] [--kills_per_norm 10]
 
-First, whether the last checkpoint can be read after each kill and how many steps are lost; then,
-whether killed runs end bit for bit like uninterrupted ones.
+It measures first whether the last checkpoint can be read after each kill and how many steps are
+lost, then whether killed runs end bit for bit like uninterrupted ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from robustnorm.settings.plan import PAPER_NORMS
 from robustnorm.work.evaluate import evaluate_records
 from robustnorm.work.jobs import digest
 
-# Largest delay of a kill after a step, in seconds: saving takes some hundredths.
+# Largest delay of a kill after a step, in seconds; a save takes a few hundredths.
 _LONGEST = 0.1
 
 
@@ -77,8 +77,8 @@ def kill_evaluations(kills: int, output: Path, seed: int = 0) -> tuple[int, int,
     """Kills evaluations at random moments and continues each until it has its record.
 
     Returns:
-        The kills, the evaluations, and how many of them had other verdicts than an uninterrupted
-        one, or left a journal.
+        The numbers of kills, of evaluations, and of evaluations that found other verdicts than an
+        uninterrupted one or left a journal behind.
     """
     dice, killed, evaluations, different = random.Random(seed), 0, 0, 0
     config = replace(TINY, norm="auxbn", output=str(output), test_limit=500, checks="none")
@@ -116,16 +116,16 @@ def main() -> None:
     print(
         f"## Kills\n\nSIGKILL at random moments of a run that saves after each step; {machine()}.\n"
         f"\n{options.kills} kills, {counts['saving']} of them before the last step was saved: "
-        f"{counts['unreadable']} times the newest checkpoint could not be read, at most "
-        f"{counts['lost']} step was lost, one interval between two savings.\n\n"
-        'Runs killed and continued, against uninterrupted ones: tensors of "last" and "best", '
-        "random states, lines of metrics but for times.\n"
+        f"{counts['unreadable']} times the newest checkpoint could not be read; at most "
+        f"{counts['lost']} step was lost, the interval between two saves.\n\n"
+        'Runs killed and continued, compared with uninterrupted ones: tensors of "last" and '
+        '"best", random states, lines of metrics except for times.\n'
     )
     print(tabulate(rows, headers=["norm", "kills", "different"], tablefmt="pipe"))
     print(
         f"\n{evaluated[0]} kills of {evaluated[1]} evaluations, each continued until it had its "
-        f"record: {evaluated[2]} times other verdicts than those of an uninterrupted one, or a "
-        "journal left behind."
+        f"record: {evaluated[2]} of them found other verdicts than an uninterrupted one, or left a "
+        "journal behind."
     )
 
 

@@ -1,10 +1,10 @@
-"""Two processes at once: in the folder of one run, at one evaluation, on one archive.
+"""Two processes at once: in the folder of one run, on one evaluation, on one archive.
 
     python -m benchmarks.soak.together [--times 20]
 
-Two trainings are driven step by step, each step followed by a saving. Before the second begins,
-what stands for the lock is left alone, removed, or the folder is replaced; on a file system with
-locks, with locks of files alone (as NFS), and with none.
+Two trainings are driven step by step, and saved after each step. Before the second begins, the lock
+file is left alone or removed, or the folder is replaced; on a file system with locks, with locks on
+files only (as NFS), and without locks.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def without_locks(kinds: tuple[str, ...]) -> None:
 
 
 def _train(config: Config, kinds: tuple[str, ...], connection: Connection) -> None:
-    """Trains; tells each step and waits for a word: whether to stop."""
+    """Trains; reports each step and then waits to be told whether to stop."""
     torch.set_num_threads(1)
     logging.getLogger("robustnorm").setLevel(logging.ERROR)
     without_locks(kinds)
@@ -103,28 +103,28 @@ def _change(folder: Path, change: str) -> None:
 
 
 def two_trainings(output: Path, kinds: tuple[str, ...], change: str) -> str:
-    """Returns what became of the second training and of the first one's next saving."""
+    """Returns what became of the second training and of the first one's next save."""
     config = replace(TINY, norm="bn", epochs=1000, output=str(output))
     folder = config.folder
     first, one = _begin(_train, config, kinds)
     assert one.recv() == "step"
     one.send(False)
-    assert one.recv() == "step"  # so the former one is saved
+    assert one.recv() == "step"  # so the step before is saved
     _change(folder, change)
     second, other = _begin(_train, config, kinds)
-    told = other.recv()
-    one.send(True)  # it saves what it has, and ends
+    reply = other.recv()
+    one.send(True)  # it saves its state and ends
     after = one.recv()
     saved = "the first saves" if after == "ended" else "the first ends without saving"
-    if told == "step":
+    if reply == "step":
         other.send(True)
         assert other.recv() == "ended"
     else:
-        assert "is in use by" in told, told
+        assert "is in use by" in reply, reply
     for process in (first, second):
         process.join()
     shutil.rmtree(output)
-    return f"the second {'trains' if told == 'step' else 'is refused'}, {saved}"
+    return f"the second {'trains' if reply == 'step' else 'is refused'}, {saved}"
 
 
 def _evaluate(config: Config, connection: Connection) -> None:
@@ -147,18 +147,18 @@ def _tell(connection: Connection, work: Callable[[], str]) -> None:
 
 
 def both(work: Callable[..., None], *arguments: Any) -> set[str]:
-    """Returns what two processes tell that begin at once."""
+    """Returns the results of two processes that begin at the same time."""
     begun = [_begin(work, *arguments) for _ in range(2)]
     for _, connection in begun:
         connection.send("now")
-    told = {connection.recv() for _, connection in begun}
+    results = {connection.recv() for _, connection in begun}
     for process, _ in begun:
         process.join()
-    return told
+    return results
 
 
 def two_readers(times: int, place: Path) -> tuple[int, int]:
-    """Returns how often two evaluations, and two readings of an archive, tell the same."""
+    """Returns how often two evaluations, and two readings of an archive, gave the right result."""
     config = replace(TINY, norm="auxbn", output=str(place), test_limit=130, checks="none")
     train_run(config)
     expected = digest(evaluate_records(replace(config, reports=str(place / "one")))[0])
@@ -196,8 +196,8 @@ def main() -> None:
                 rows += [(system, change, what, n) for what, n in found.items()]
         evaluations, archives = two_readers(times, Path(folder) / "both")
     print(
-        "## Two processes at once\n\nA second training in the folder of one that is at work, on "
-        f"file systems made to refuse locks in the process; {machine()}.\n"
+        "## Two processes at once\n\nA second training in the folder of one that is running, also "
+        f"where the process is made to refuse locks as some file systems do; {machine()}.\n"
     )
     print(tabulate(rows, ["file system", "before the second", "outcome", "times"], "pipe"))
     print(

@@ -1,9 +1,10 @@
-"""Workers killed at random moments while they evaluate: nothing is lost, nothing is there twice.
+"""Workers killed at random moments while they evaluate: nothing may be lost or exist twice.
 
     python -m benchmarks.soak.workers [--kills 30]
 
-A small network is evaluated in one process; then by 1, 2, 3, 5 and 7 workers; then by Ray, whose
-workers are killed with SIGKILL, in one evaluation after the other, until so many were killed.
+A small network is evaluated in one process; then by 1, 2, 3, 5 and 7 workers; then, in one
+evaluation after another, by Ray, whose workers are killed with SIGKILL until the number of kills is
+reached.
 """
 
 from __future__ import annotations
@@ -59,12 +60,12 @@ RAY_WORKERS = 3
 
 
 class Killer(threading.Thread):
-    """Kills a worker of this process's Ray at random moments, each after some job was finished.
+    """Kills workers of this process's Ray at random moments, each time after a job was finished.
 
     Args:
         results: Folder of the jobs' results.
-        kills: At most.
-        dice: For the moment and the worker.
+        kills: Largest number of kills.
+        dice: Chooses the moment and the worker.
     """
 
     def __init__(self, results: Path, kills: int, dice: random.Random) -> None:
@@ -88,7 +89,7 @@ class Killer(threading.Thread):
 
 
 def working() -> list[int]:
-    """Returns the processes in which Ray, begun by this process, is at a job."""
+    """Returns the ids of the processes in which this process's Ray is running a job."""
     parents, workers = {}, []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -105,7 +106,7 @@ def working() -> list[int]:
 def evaluate_by(
     settings: SweepSettings, config: Config, kills: int, dice: random.Random
 ) -> tuple[Record, int, int]:
-    """Evaluates as jobs; returns the record, the kills, and jobs that a second sweep had to do."""
+    """Evaluates as jobs; returns the record, and the numbers of kills and of repeated jobs."""
     folder = config.folder
     job = record_job(Run.open(folder, config.checkpoint), config)
     killer = Killer(job.attacks[0].path.parent, kills, dice)
@@ -116,8 +117,8 @@ def evaluate_by(
             if jobs == [job]:
                 check_files(job)
             while waiting := [each for each in jobs if not each.done()]:
-                told = [each for each, _ in engine(waiting, never)]
-                assert sorted(each.name for each in told) == sorted(each.name for each in waiting)
+                ran = [each for each, _ in engine(waiting, never)]
+                assert sorted(each.name for each in ran) == sorted(each.name for each in waiting)
                 again += sum(not each.done() for each in waiting)
         killer.ended.set()
         killer.join()
@@ -125,9 +126,9 @@ def evaluate_by(
 
 
 def check_files(job: RecordJob) -> None:
-    """Raises unless the results that lie there are those of the jobs, each once."""
-    there = {path.name for path in job.attacks[0].results.glob("*.journal")}
-    assert there == {each.path.name for each in job.attacks}
+    """Raises unless the folder of results holds exactly those of the jobs."""
+    found = {path.name for path in job.attacks[0].results.glob("*.journal")}
+    assert found == {each.path.name for each in job.attacks}
 
 
 def main() -> None:
@@ -137,7 +138,7 @@ def main() -> None:
     kills = parser.parse_args().kills
     dice = random.Random(0)
     rows = []
-    # Ray tells of dead workers on stdout, whatever it is told.
+    # Ray reports dead workers on stdout, whatever its settings.
     aside = contextlib.redirect_stdout(sys.stderr)
     with TemporaryDirectory() as folder, contextlib.chdir(folder), aside:
         train_run(SMALL)
@@ -169,9 +170,9 @@ def main() -> None:
         )
     print(
         f"## Workers killed during evaluation\n\nResNet-18 of width 4, {expected.n} digits, two "
-        f"branches, four attacks: 24 jobs an evaluation; {machine()}. A job is begun again "
-        "when its worker dies, up to six times; beyond that, the same sweep is given again. "
-        "Each image has one verdict for each attack and branch, or merging fails.\n"
+        f"branches, four attacks: 24 jobs per evaluation; {machine()}. A job is run again when its "
+        "worker dies, up to six times in all; beyond that, the same sweep is started again. Each "
+        "image must have exactly one verdict for each attack and branch, or merging fails.\n"
     )
     headers = (
         "by",

@@ -1,4 +1,4 @@
-"""One file of every kind that is written and read again, and what is read from it."""
+"""One file of every kind that is written and read again, with a function that reads it."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Written(NamedTuple):
 
     Args:
         path: The file.
-        read: Returns what commands take from it, as a digest by name; what is missing there is done
-            again, and what is not to be trusted raises a UserError.
-        allowed: Results of an earlier state that may stand for it, such as the checkpoint before.
+        read: Returns what commands read from it, as digests by name. Commands compute missing
+            content again, and raise a UserError for content that cannot be trusted.
+        allowed: Results of earlier states that may replace it, such as the previous checkpoint.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class Written(NamedTuple):
 
 
 def config_in(folder: Path) -> Config:
-    """Returns the settings of the run and its evaluation below a folder."""
+    """Returns the settings of the run and of its evaluation, with all files below a folder."""
     places = {"output": str(folder / "checkpoints"), "reports": str(folder / "reports")}
     short = {"worst": False, "checks": "none", "test_limit": 20, "keep_images": True}
     return replace(TINY, norm="auxbn", width=1, save_minutes=10.0, **places, **short)
@@ -91,7 +91,7 @@ def _of_run(config: Config) -> dict[str, Written]:
     def settings() -> Entries:
         try:
             found = read_file(Config, run / "config.yaml")
-        except ValueError as error:  # which the command line tells as its own
+        except ValueError as error:  # the command line reports it as a UsageError too
             raise UsageError(str(error)) from error
         return {k: _digest(v) for k, v in found.items()}
 
@@ -119,7 +119,7 @@ def _of_evaluation(config: Config, folder: Path) -> dict[str, Written]:
     (kept, sha256), *_ = evaluated.images["files"].items()
 
     def record() -> Entries:
-        content = json.loads(Record.load(path).to_json())  # the order of names says nothing
+        content = json.loads(Record.load(path).to_json())  # the order of names does not matter
         return {"record": _digest(json.dumps(content, sort_keys=True))}
 
     def chunk() -> Entries:
@@ -188,7 +188,7 @@ def _of_applications(folder: Path) -> dict[str, Written]:
 
 
 def _of_data(folder: Path) -> dict[str, Written]:
-    """Returns what is computed once from an archive of images, and from a folder of pictures."""
+    """Returns what is cached for an archive of images and for a folder of pictures."""
     archive, cache = folder / "images.tar", folder / "cache"
     dice = np.random.default_rng(0)
     with tarfile.open(archive, "w") as tar:
@@ -245,7 +245,7 @@ def _of_export(config: Config, folder: Path) -> dict[str, Written]:
 
 
 def _digest(value: Any) -> str:
-    """Returns a hash of values, which for arrays depends on every byte."""
+    """Returns a hash of values; for arrays it depends on every byte."""
     return hashlib.sha256(_text(value)).hexdigest()[:16]
 
 
