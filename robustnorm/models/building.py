@@ -32,7 +32,7 @@ class NetworkError(UsageError):
     """A network cannot be built."""
 
 
-def usable(name: str, offered: Mapping[str, Any]) -> dict[str, Any]:
+def relevant_arguments(name: str, offered: Mapping[str, Any]) -> dict[str, Any]:
     """Returns those of the offered arguments on which the network from ``build_network`` depends.
 
     Raises:
@@ -68,7 +68,7 @@ def build_network(
     factory = NETWORKS[NETWORKS.check(name)]
     parameters = _parameters(name, factory)
     norm, branches = offered["norm"], tuple(offered.get("branches", ("clean", "adv")))
-    known = offered if name in NETWORKS else usable(name, offered)
+    known = offered if name in NETWORKS else relevant_arguments(name, offered)
     arguments = {key: value for key, value in known.items() if key in parameters}
     if "norm" in arguments and parameters["norm"].annotation not in _NAMES:
         arguments["norm"] = _layers(norm, branches)
@@ -103,7 +103,7 @@ def normalizes_itself(name: str) -> bool:
 
 
 def check_output(
-    network: nn.Module, name: str, data: Mapping[str, Any], *, alone: bool = False
+    network: nn.Module, name: str, data: Mapping[str, Any], *, only_logits: bool = False
 ) -> None:
     """Raises a NetworkError unless a network gives each image one logit per class.
 
@@ -111,8 +111,8 @@ def check_output(
         network: As built; its mode and state are left as they are.
         name: Its name, for the message.
         data: ``channels``, ``image_size`` and ``classes`` of the images.
-        alone: Whether it must return the logits alone, as in training; an evaluation also finds
-            them in a tuple, a dictionary or an object.
+        only_logits: Whether it must return the logits and nothing else, as in training; an
+            evaluation also finds them in a tuple, a dictionary or an object.
     """
     from robustnorm.norms.routing import bind, branches_of  # see _with_norm
 
@@ -133,7 +133,7 @@ def check_output(
     finally:
         watch.remove()
     begin = f"network {name} must return logits of shape (images, {classes} classes)"
-    if alone and not isinstance(outputs[0], Tensor):
+    if only_logits and not isinstance(outputs[0], Tensor):
         returned = type(outputs[0]).__name__
         raise NetworkError(
             f"{begin} to be trained, it returns a {returned}: return the logits alone"

@@ -11,7 +11,7 @@ from torch import nn
 from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Dataset
 from robustnorm.models import NETWORKS
-from robustnorm.models.building import build_network, usable
+from robustnorm.models.building import build_network, relevant_arguments
 from robustnorm.settings.config import Config
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -80,7 +80,7 @@ def network_arguments(config: Config, data: dict[str, Any]) -> dict[str, Any]:
         "branches": ("clean", *config.adversarial_branches),
         "final_norm": config.final_norm,
     }
-    return usable(config.network, arguments)
+    return relevant_arguments(config.network, arguments)
 
 
 def build_model(config: Config, data: dict[str, Any]) -> nn.Module:

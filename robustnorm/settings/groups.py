@@ -129,7 +129,7 @@ class Network(Settings):
             a function in a module, such as mypkg.nets:wrn, which is imported only if its name is
             typed after --network, never because a file names it.
         network_args: Further arguments of the network's function, such as {depth: 28}.
-        final_norm: Norm and ReLU before the pooling of preact_resnet18.
+        final_norm: Apply norm and ReLU before the pooling of preact_resnet18.
         width: Channels of the first stage; 64 is the paper's ResNet-18.
         input_normalization: Mean and standard deviation inside the model: of the training images
             (dataset), of ImageNet (imagenet) as in the authors' release, or none.
@@ -173,17 +173,17 @@ class Training(Settings):
         learning_rate: Highest learning rate of SGD.
         momentum: Momentum of SGD.
         weight_decay: L2 penalty on all parameters.
-        schedule: Drops at milestones, or one-cycle (linear up, then linear down to zero).
+        schedule: Learning rate: drops at milestones, or one-cycle (linear up, then down to zero).
         milestones: Epochs at which the learning rate is multiplied by ``decay``.
         decay: Factor at each milestone.
         warmup_steps: Steps of linear warm-up, for schedule milestones.
         warmup_from: Learning rate at the first step of the warm-up.
         peak: Fraction of the run at which one-cycle reaches ``learning_rate``.
-        loss: The sum of clean and adversarial loss (Eq. 7) or their mean (the release).
+        loss: Sum of the clean and adversarial losses (Eq. 7), or their mean (authors' release).
         label_smoothing: Label smoothing of both losses.
         gradient_clipping: Largest gradient norm; none by default.
         precision: fp32 or bf16, in training; verdicts of an evaluation always use fp32.
-        channels_last: Memory format of images and weights.
+        channels_last: Use the channels-last memory format for images and weights.
         keep_epochs: Epochs whose weights are kept besides best and last.
     """
 
@@ -226,7 +226,7 @@ class Attack(Settings):
     Args:
         threat_model: Ball of the attack, in training and evaluation: linf or l2.
         epsilon: Radius of the attack's ball on the [0, 1] scale, such as 8/255.
-        step_size: Size of one attack step on that scale; with linf the change of a pixel.
+        step_size: Size of one attack step on the [0, 1] scale; with linf the change of a pixel.
         train_steps: PGD steps of the training attack.
         attack_norm_mode: Statistics during the training attack: the batch's, with running ones
             unchanged (batch); the batch's, updating the running ones, as released (batch-update);
@@ -256,7 +256,7 @@ class Evaluation(Settings):
         test_curve: Test images whose losses and accuracies are recorded after each epoch, for
             Figure 6; they select nothing. 0 for none.
         eval_seed: Seed of the random starts of the evaluation attack.
-        eval_precision: Precision of the gradients of that attack; bf16 is faster than fp32.
+        eval_precision: Precision of the evaluation attack's gradients; bf16 is faster than fp32.
         serving: Also evaluate serving rules, which combine the branches; takes three times as long.
         worst: Also run the attack worst on each branch, a portfolio of attacks on the images that
             still withstand: Table 4 then ends with the worst case.

@@ -122,7 +122,7 @@ def _start(
     folder = config.folder
     info = describe_dataset(dataset, train_images)
     model = build_model(config, info)
-    check_output(model, config.network, info, alone=True)
+    check_output(model, config.network, info, only_logits=True)
     place_model(model, device, channels_last=config.channels_last)
     if config.channels_last and must_be_contiguous(model, dataset.train.images):
         raise UsageError(FRAGILE + "set --channels_last false, or --width 16 or more")

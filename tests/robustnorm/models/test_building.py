@@ -162,7 +162,7 @@ DATA = {"channels": 2, "image_size": [6, 6], "classes": list("abcdefg")}
 def test_wrong_output_is_refused_in_one_sentence(name, args, data, message):
     network = build(name, args)
     with pytest.raises(UsageError, match=message) as refused:
-        check_output(network, name, DATA | data, alone=True)
+        check_output(network, name, DATA | data, only_logits=True)
     assert "\n" not in str(refused.value)
 
 
