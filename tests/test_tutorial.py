@@ -29,7 +29,7 @@ def run_commands(text):
 
 
 @pytest.fixture
-def names(tmp_path, monkeypatch):
+def names(short_worst, tmp_path, monkeypatch):
     """The notebook's variables, in an empty folder from which modules are imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

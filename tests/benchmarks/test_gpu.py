@@ -31,6 +31,7 @@ def run(monkeypatch, capsys):
     return call
 
 
+@pytest.mark.slow
 def test_both_tables_are_printed(run):
     lines = run(f"--device cpu {TINY}").splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]

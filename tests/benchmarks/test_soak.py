@@ -62,9 +62,9 @@ def test_kill_within_the_first_epoch_keeps_its_steps(tmp_path):
 
 def test_damage_of_any_file_is_named_or_repaired(tmp_path):
     files = write_all(tmp_path)
-    found, faults = damage(files, 10 * len(files))
+    found, faults = damage(files, 5 * len(files))
     assert faults == []
-    assert sum(found.values()) == 10 * len(files) > 200
+    assert sum(found.values()) == 5 * len(files) > 100
     again, others = finish_damaged(config_in(tmp_path), 3)
     assert others == []
     assert again

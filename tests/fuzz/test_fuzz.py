@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from robustnorm.system.errors import UsageError
 
-INPUTS = 60
+INPUTS = 40
 # What hypothesis does while it makes inputs, and Python's zip files while some are made.
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from trap_apart import ask_apart
-from trap_cases import CLASSES, LABELS
+from trap_cases import CLASSES, LABELS, N
 from trap_tools import RAW, RIGHT, SAID, TRAPS, Outcome, ask
 from trap_truth import by_grid, linear_in_box, linear_radii
+
+from robustnorm.evaluation import chunks
 
 # Deprecated by torch, still in use by others.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.(trace|trace_method)` is deprecated")
@@ -34,6 +36,14 @@ REFUSED = {
     "shattered gradients",
     "logits cut off",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_chunks(short_worst):
+    """The images of a trap are not padded to 100."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "CHUNK", N)
+        yield
 
 
 @pytest.mark.parametrize("name", TRAPS)
