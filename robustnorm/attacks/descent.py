@@ -162,7 +162,8 @@ def pgd_step(
     with torch.enable_grad():
         adv_images = adv_images.detach().requires_grad_()
         logits = model(adv_images)
-        losses = find_loss(loss)(_at_least_float32(logits), labels, targets)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = find_loss(loss)(wide, labels, targets)
         # Summed, so that an image's gradient does not depend on the size of its batch.
         (gradient,) = torch.autograd.grad(losses.sum(), adv_images)
     moved = adv_images.detach() + ball.ascend(gradient, step_size)
@@ -231,7 +232,3 @@ def _best_of(results: Iterable[Tensor], given: AttackInputs, loss: str) -> Tenso
         best = torch.where(better.view(-1, *[1] * (best.dim() - 1)), adv_images, best)
         highest, reached = torch.where(better, loss_now, highest), reached | reached_now
     return best
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -9,7 +9,7 @@ from torch import Tensor
 from robustnorm.data.arrays import dataset_of, pair_up
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.errors import refusing
-from robustnorm.system.torch_files import read_torch
+from robustnorm.system.torch_files import check_storage, read_torch
 
 
 def load_tensors(path: Path) -> Dataset:
@@ -33,9 +33,7 @@ def load_tensors(path: Path) -> Dataset:
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         tensors = {str(name): v for name, v in content.items() if isinstance(v, Tensor)}
-        for name, value in tensors.items():
-            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                raise ValueError(f"tensor {name} has more values than are stored")
+        check_storage(tensors)
     pairs = pair_up(list(tensors), str(path))
     return dataset_of(
         path.stem, {split: (tensors[x], tensors[y]) for split, (x, y) in pairs.items()}, str(path)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robustnorm.system.errors import RefusedFileError
 from robustnorm.system.registry import some
-from robustnorm.system.torch_files import LEGACY, read_torch
+from robustnorm.system.torch_files import LEGACY, check_storage, read_torch
 from robustnorm.system.untrusted import parse_json
 
 # Limit of a safetensors header; that of a network with ten thousand tensors has one megabyte.
@@ -131,9 +131,7 @@ def _tensors(content: object, part: str | None) -> FoundWeights:
         if part is not None and part not in keys:
             raise ValueError(f"it has no tensors under '{part}', but under {some(keys)}")
         chosen = part if part is not None else next(iter(keys), "")
-        large = [name for name, value in found[chosen].items() if _is_expanded(value)]
-        if large:
-            raise ValueError(f"tensor {large[0]} has more values than are stored")
+        check_storage(found[chosen])
         if found[chosen]:
             others = tuple(key for key in keys if key not in (chosen, ""))
             return FoundWeights(found[chosen], chosen, others)
@@ -151,8 +149,3 @@ def _by_name(content: object) -> dict[str, Tensor]:
     }
     within = (content[key] for key in _WITHIN if isinstance(content.get(key), Mapping))
     return state or next((inner for each in within if (inner := _by_name(each))), {})
-
-
-def _is_expanded(tensor: Tensor) -> bool:
-    """Returns whether elements share storage: a copy could then take any amount of memory."""
-    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()

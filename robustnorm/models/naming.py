@@ -173,7 +173,7 @@ class Networks(Registry):
             )
         if factory not in self._sources:
             file = inspect.getsourcefile(module) if hasattr(module, "__file__") else None
-            self._sources[factory] = {} if file is None else _hash(Path(file))
+            self._sources[factory] = {} if file is None else _described(Path(file))
         return found  # type: ignore[no-any-return]
 
 
@@ -193,5 +193,5 @@ def _is_defined_in(value: object, module: str) -> bool:
     return callable(value) and getattr(value, "__module__", None) == module
 
 
-def _hash(file: Path) -> dict[str, str]:
+def _described(file: Path) -> dict[str, str]:
     return {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}

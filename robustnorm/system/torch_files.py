@@ -6,6 +6,7 @@ import os
 import pickletools
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -84,6 +85,13 @@ def read_torch(path: Path) -> Any:
     stand_ins = [(_Placeholder, name.replace(" ", ".")) for name in sorted(IGNORED)]
     with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def check_storage(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises a ValueError on values that share storage: a copy could take any amount of memory."""
+    for name, value in tensors.items():
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"tensor {name} has more values than are stored")
 
 
 class _Placeholder:

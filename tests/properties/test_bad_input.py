@@ -138,7 +138,7 @@ ON_THE_COMMAND_LINE = {
         "flat", FLAT, npz(), "cannot take the norm 'auxbn': .* no batch norm", "--norm=auxbn",
     ),
     "unknown network": ("flatt", FLAT, npz(), "unknown network 'flatt'; did you mean 'flat'"),
-    "weights on the meta device": ("flat", saved(meta().state_dict()), npz(), "shapes without val"),
+    "weights on the meta device": ("flat", saved(meta().state_dict()), npz(), "which have no val"),
     "network on the meta device": (
         "meta", FLAT, npz(), "weights on the meta device, .*; build it without torch.device",
     ),
@@ -163,7 +163,7 @@ ON_THE_COMMAND_LINE = {
         "flat", FLAT, npz(torch.rand(4, 1, 8, 8)), "; give images with the channels, height and",
     ),
     "not enough memory": (
-        "OutOfMemory", saved(OutOfMemory().state_dict()), npz(), "out of memory .*: free memory or",
+        "OutOfMemory", saved(OutOfMemory().state_dict()), npz(), "out of memory .*: free memory, or",
     ),
 }  # fmt: skip
 

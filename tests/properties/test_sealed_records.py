@@ -39,7 +39,7 @@ def test_old_records_open_without_a_hash_and_no_flipped_bit_of_a_sealed_one_pass
 ):
     read = KINDS[kind]
     source = next((REPORTS / kind / "records").glob("*.json"))
-    sealed._tell_unsealed.cache_clear()
+    sealed._log_unsealed.cache_clear()
     with caplog.at_level(logging.INFO):
         read(source)  # from before records were sealed
     assert f"{source.parent} has files without a hash" in caplog.text
