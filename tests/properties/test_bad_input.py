@@ -163,7 +163,7 @@ ON_THE_COMMAND_LINE = {
         "flat", FLAT, npz(torch.rand(4, 1, 8, 8)), "; give images with the channels, height and",
     ),
     "not enough memory": (
-        "OutOfMemory", saved(OutOfMemory().state_dict()), npz(), "out of memory .*: free memory, or",
+        "OutOfMemory", saved(OutOfMemory().state_dict()), npz(), "out of memory .*: free memory",
     ),
 }  # fmt: skip
 
