@@ -24,7 +24,7 @@ _MOST_HASHED = 4_000_000_000
 log = logging.getLogger("robustnorm")
 
 
-def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached_tensors(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Returns the cached tensors in a file, computing them if there is no valid file.
 
     If several processes call it at once, one computes and the others wait. A killed process leaves
@@ -72,8 +72,8 @@ def files_identity(root: Path, names: Sequence[str], titles: Sequence[str] | Non
     return total.hexdigest()[:16]
 
 
-def in_bytes(name: str, most: int = 80) -> str:
-    """Shortens a name to at most ``most`` bytes."""
+def shorten(name: str, most: int = 80) -> str:
+    """Returns the first ``most`` bytes of a name, without a half character at the end."""
     return os.fsencode(name)[:most].decode(errors="ignore")
 
 

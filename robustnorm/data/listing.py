@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from robustnorm.data.cache import in_bytes, kept
+from robustnorm.data.cache import cached_tensors, shorten
 from robustnorm.data.dataset import Augmentation, Dataset, Split
 from robustnorm.data.decoding import Shape, shape_of
 from robustnorm.data.errors import DataError, RefusedDataError
@@ -87,8 +87,8 @@ def read_listing(
     Raises:
         DataError: When images cannot be used; a RefusedDataError when a file is damaged.
     """
-    stem = f"{in_bytes(name)}-{identity}"
-    facts = kept(how.cache / f"looked-{stem}.safetensors", lambda: _inspect(name, splits))
+    stem = f"{shorten(name)}-{identity}"
+    facts = cached_tensors(how.cache / f"looked-{stem}.safetensors", lambda: _inspect(name, splits))
     try:
         return _read_inspected(name, stem, facts, classes, splits, how)
     except RefusedDataError:
@@ -126,7 +126,7 @@ def _read_inspected(
     images = cast(dict[str, Tensor], stored)
     if not (needed > MOST_IN_MEMORY if how.stream is None else how.stream):
         size = "" if how.resize is None else f"-{how.resize}"
-        images = kept(
+        images = cached_tensors(
             how.cache / f"decoded-{stem}{size}.safetensors", lambda: _decode(name, stored)
         )
     loaded = {

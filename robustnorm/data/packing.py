@@ -1,4 +1,4 @@
-"""Concatenates files into one, of which any of them can be read without the others."""
+"""Concatenates files into a single file with random access to each of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustnorm.data.cache import files_identity, in_bytes, kept
+from robustnorm.data.cache import cached_tensors, files_identity, shorten
 from robustnorm.data.errors import RefusedDataError
 from robustnorm.data.layout import is_visible
 from robustnorm.data.stored import Encoded
@@ -44,12 +44,12 @@ class Pack:
         check: Callable[[Sequence[str]], object] = len,
     ) -> None:
         self._members, self._check, self.identity = members, check, identity
-        self._file = cache / f"packed-{in_bytes(name)}-{identity}.bin"
+        self._file = cache / f"packed-{shorten(name)}-{identity}.bin"
         self._index = self._file.with_suffix(".safetensors")
-        found = kept(self._index, self._make)
+        found = cached_tensors(self._index, self._make)
         if not self._file.is_file() or self._file.stat().st_size != int(found["places"].sum(0)[1]):
             self.remove()
-            found = kept(self._index, self._make)
+            found = cached_tensors(self._index, self._make)
         names = bytes(found["names"].numpy()).split(b"\0")
         self.encoded = Encoded(self._file, np.array(names, np.bytes_), found["places"].numpy())
         self.names = [os.fsdecode(name) for name in names]

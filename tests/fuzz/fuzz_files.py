@@ -26,7 +26,7 @@ from safetensors.torch import save
 
 from robustnorm import resnet18
 from robustnorm.data import load_dataset
-from robustnorm.data.cache import kept
+from robustnorm.data.cache import cached_tensors
 from robustnorm.data.decoding import decode, shape_of
 from robustnorm.exchange.export import Description, export, load_exported
 from robustnorm.exchange.foreign import find_weights
@@ -249,12 +249,12 @@ def cache_target(folder: Path) -> Target:
     def make() -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in tensors.items()}
 
-    kept(path, make)
+    cached_tensors(path, make)
     whole = path.read_bytes()
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        found = kept(path, make)
+        found = cached_tensors(path, make)
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[each], tensors[each]) for each in tensors)
 

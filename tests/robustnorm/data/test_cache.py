@@ -13,7 +13,7 @@ from PIL import Image
 from processes import CONTEXT, read_together
 
 from robustnorm.data import load_dataset
-from robustnorm.data.cache import kept
+from robustnorm.data.cache import cached_tensors
 
 
 @pytest.fixture
@@ -81,15 +81,15 @@ def test_who_waits_finds_what_was_made(tmp_path):
         # Another process, which found nothing either, asks now and waits.
         child = os.fork()
         if child == 0:
-            found = kept(tmp_path / "x.safetensors", lambda: os._exit(1))
+            found = cached_tensors(tmp_path / "x.safetensors", lambda: os._exit(1))
             os._exit(0 if found["a"].tolist() == [1, 2] else 2)
         made.append(child)
         return {"a": torch.tensor([1, 2])}
 
-    kept(tmp_path / "x.safetensors", make)
+    cached_tensors(tmp_path / "x.safetensors", make)
     _, status = os.waitpid(made[1], 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    assert kept(tmp_path / "x.safetensors", None)["a"].tolist() == [1, 2]
+    assert cached_tensors(tmp_path / "x.safetensors", None)["a"].tolist() == [1, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
 
 
@@ -118,6 +118,6 @@ def test_file_system_without_locks_keeps_things_too(tmp_path, monkeypatch, numbe
         return {"numbers": torch.arange(3)}
 
     for _ in range(2):
-        assert kept(tmp_path / "file", make)["numbers"].tolist() == [0, 1, 2]
+        assert cached_tensors(tmp_path / "file", make)["numbers"].tolist() == [0, 1, 2]
     assert len(made) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
