@@ -30,7 +30,7 @@ from robustnorm.evaluation.probe import (
 )
 from robustnorm.evaluation.search import Branch, Precision, Search, branches
 from robustnorm.evaluation.until_broken import any_outcomes
-from robustnorm.models.faithful import followed
+from robustnorm.models.faithful import gradient_source
 from robustnorm.models.layout import FRAGILE, is_channels_last, must_be_contiguous
 from robustnorm.records.images import chunk_file, is_kept, write_chunk
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
@@ -233,7 +233,7 @@ def evaluate(
                 bar.update(len(rows))
         collected = done.collected(len(parts))
         back = order.argsort().numpy()
-        searched = {branch.name: followed(branch.standin) for branch in attacked}
+        searched = {branch.name: gradient_source(branch.standin) for branch in attacked}
         verdicts = [
             Verdict(
                 *key,

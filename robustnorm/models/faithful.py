@@ -171,13 +171,13 @@ def has_gradient(network: Network, images: Tensor) -> bool:
         return gradient_of(network(leaf).sum(), leaf) is not None
 
 
-def followed(search: Network) -> str:
+def gradient_source(search: Network) -> str:
     """Returns where an attack's gradients come from: "copy", "network" or "nothing".
 
     For a serving rule, returns the last of these that any branch has.
     """
     if isinstance(search, Served):
-        return max(map(followed, search.branches), key=("copy", "network", "nothing").index)
+        return max(map(gradient_source, search.branches), key=("copy", "network", "nothing").index)
     if not isinstance(search, Standin):
         return "copy"
     return "nothing" if search.is_blind else "network" if search.is_network else "copy"

@@ -43,11 +43,11 @@ def is_registered(name: str) -> bool:
     return not name.startswith(TIMM) and not names_factory(name)
 
 
-def in_words(source: Mapping[str, str]) -> str:
+def describe_source(source: Mapping[str, str]) -> str:
     """Describes the result of ``Networks.source``.
 
     Examples:
-        >>> in_words({"file": "nets.py", "sha256": "0123456789abcdef"})
+        >>> describe_source({"file": "nets.py", "sha256": "0123456789abcdef"})
         'file nets.py, sha256 0123456789ab'
     """
     return ", ".join(

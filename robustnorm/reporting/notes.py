@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from robustnorm.models.naming import in_words, is_registered
+from robustnorm.models.naming import describe_source, is_registered
 from robustnorm.records.record import Record
 from robustnorm.reporting.model_records import NAMES, ModelRecords
 from robustnorm.reporting.paper import SETTING
@@ -128,7 +128,7 @@ def _network(record: Record) -> str:
     call = f"{config['network']}({', '.join(arguments)})" if arguments else str(config["network"])
     if is_registered(config["network"]):
         return f"{call} of width {config['width']}"
-    return f"{call} ({in_words(source)})" if source else call
+    return f"{call} ({describe_source(source)})" if source else call
 
 
 def _sample(record: Record) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 from robustnorm.data.dataset import Dataset
 from robustnorm.models import NETWORKS
 from robustnorm.models.building import NetworkError
-from robustnorm.models.naming import in_words
+from robustnorm.models.naming import describe_source
 from robustnorm.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -164,7 +164,7 @@ class Run:
             log.warning(
                 "%s: the code of network %s has changed since this checkpoint was written (%s "
                 "then, %s now); what it computes may have changed, too",
-                *(self.folder, name, in_words(was), in_words(now)),
+                *(self.folder, name, describe_source(was), describe_source(now)),
             )
 
     def check_data(self, dataset: Dataset) -> None:
@@ -236,7 +236,7 @@ def find_runs(config: Config) -> list[Run]:
     return [run for run in found if run is not None and not run.within_epoch]
 
 
-def misfit(config: Config, run: Run) -> str:
+def setting_differences(config: Config, run: Run) -> str:
     """Describes how a run's settings differ from the config's; "" if it fits.
 
     Compared runs may differ in norm and seed; a shortened run fits too and is reported with its

@@ -38,7 +38,7 @@ from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import Run
 from robustnorm.runs.described import load_data, network_source
-from robustnorm.runs.run import find_runs, misfit
+from robustnorm.runs.run import find_runs, setting_differences
 from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Files, Network
@@ -128,7 +128,7 @@ def fitting_runs(config: Config) -> list[Run]:
     """Returns the runs that ``config`` evaluates; warns about those that it leaves out."""
     fitting = []
     for run in find_runs(config):
-        difference = misfit(config, run)
+        difference = setting_differences(config, run)
         if difference:
             log.warning("%s is left out because its settings differ: %s", run.folder, difference)
         else:

@@ -42,7 +42,7 @@ from robustnorm.reporting.tables import tables
 from robustnorm.runs import Run
 from robustnorm.runs.checkpoint import manifest_bytes, read_history, restore, save_checkpoint
 from robustnorm.runs.described import build_model, describe_dataset
-from robustnorm.runs.run import misfit
+from robustnorm.runs.run import setting_differences
 from robustnorm.settings.config import Config
 from robustnorm.system.sealed import seal, unseal
 from robustnorm.system.untrusted import parse_json
@@ -136,7 +136,7 @@ def small_run(folder: Path) -> tuple[Path, Dataset]:
 def use_run(folder: Path) -> None:
     """All that commands take from a run."""
     run = Run.open(folder, "last")
-    misfit(CONFIG, run)
+    setting_differences(CONFIG, run)
     read_history(folder)
     assert run.epoch + run.best + run.processes is not None
     assert (run.imported, run.within_epoch, run.whole_history, run.dataset["name"]) is not None
