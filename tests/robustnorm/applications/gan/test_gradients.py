@@ -88,5 +88,5 @@ def test_equal_gradients_have_cosine_one_and_orthogonal_ones_zero():
     assert compare(one, one, one).std_of_norms == pytest.approx(0, abs=1e-7)
     assert compare(*torch.eye(3)).mean_cosine == pytest.approx(0)
     assert compare(3 * torch.eye(3)[0], torch.eye(3)[1]).std_of_norms == pytest.approx(1)
-    with pytest.raises(ValueError, match="norm 0 for group 1"):
+    with pytest.raises(ValueError, match=r"for group 1 .* has norm 0"):
         compare(one, 0 * one)
