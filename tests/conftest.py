@@ -7,6 +7,8 @@ from functools import cache
 import pyautoattack
 import pytest
 import torch
+import yaml
+from small_runs import SMALL
 from torch import Tensor, nn
 from trained_networks import load_network
 
@@ -53,6 +55,13 @@ def tiny():
     NETWORKS["tiny"] = "tiny_network:tiny"
     yield "tiny"
     del NETWORKS["tiny"]
+
+
+@pytest.fixture
+def small_yaml(tiny, tmp_path, monkeypatch):
+    """The working folder is empty but for small.yaml, with the settings of small_runs."""
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Tables from records whose counts are known."""
 
-import csv
-import io
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +9,8 @@ from record_factory import RULE_VERDICTS, N, bits, make_record, serving_record
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import SINGLE, RecordError, Verdict
 from robustnorm.reporting.paper import PAPER
-from robustnorm.reporting.render import to_csv, to_latex, to_markdown, to_text
-from robustnorm.reporting.tables import tables, write_tables
+from robustnorm.reporting.render import to_csv, to_text
+from robustnorm.reporting.tables import tables
 
 
 def find(table, evaluation, model):
@@ -242,53 +240,6 @@ def test_tables_refuse_to_mix_evaluations(change, message):
 def test_tables_refuse_no_records():
     with pytest.raises(RecordError, match="at least one result record"):
         tables([])
-
-
-def test_csv_reads_back():
-    _, table4, _ = tables([make_record("saauxbn", sa=180, ra=80)])
-    rows = list(csv.DictReader(io.StringIO(to_csv(table4))))
-    (row,) = [r for r in rows if r["Evaluation"] == "RA, PGD-20" and r["Model"] == "SaAuxBN (adv)"]
-    low, high = wilson(80, N)
-    assert float(row["Ours %"]) == 40.0
-    assert float(row["95 % interval, low"]) == pytest.approx(100 * low, abs=0.005)
-    assert float(row["95 % interval, high"]) == pytest.approx(100 * high, abs=0.005)
-    assert rows[0]["Ours %"] == ""
-
-
-def test_markdown_reads_back():
-    table3, _, _ = tables([make_record("bn", sa=150)])
-    lines = [line for line in to_markdown(table3).splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == list(table3.columns)
-    assert cells[2][:3] == ["SA", "BN", "75.00"]
-    assert len(lines) == 2 + 4
-
-
-def test_latex_escapes_and_uses_booktabs():
-    text = to_latex(tables([make_record("bn")])[0])
-    assert "\\toprule" in text
-    assert "a\\_b" in text
-    assert "95 \\% interval" in text
-    assert " %" not in text.replace("\\%", "")
-
-
-def test_text_says_a_shared_note_once():
-    text = to_text(tables([make_record("bn")]))
-    assert text.count("Attack: PGD, Linf") == 1
-    notes = [line.strip() for line in text.splitlines() if "  " not in line.strip()]
-    assert 90 < max(map(len, notes)) <= 100
-
-
-def test_write_tables_writes_each_format(tmp_path):
-    paths = write_tables([make_record("bn")], tmp_path / "reports")
-    assert sorted(path.name for path in paths) == [
-        "branch-matrix.csv",
-        "table3.csv",
-        "table4.csv",
-        "tables.md",
-        "tables.tex",
-    ]
-    assert all(path.read_text() for path in paths)
 
 
 def test_deployment_is_the_worst_case_over_all_attacks():

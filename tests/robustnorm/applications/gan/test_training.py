@@ -7,75 +7,24 @@ from functools import partial
 
 import pytest
 import torch
+from gan_cases import CONFIG, CPU, start
 
 from robustnorm import route
-from robustnorm.applications.gan.features import ClassifierFeatures, trained_classifier
 from robustnorm.applications.gan.losses import discriminator_loss, generator_loss
-from robustnorm.applications.gan.measures import Measures, balanced_labels, generate, shrunk
-from robustnorm.applications.gan.networks import build_networks
+from robustnorm.applications.gan.measures import balanced_labels, generate
 from robustnorm.applications.gan.record import GanRecord
 from robustnorm.applications.gan.run import GanRun, folder_of, train_gan
-from robustnorm.applications.gan.state import State
 from robustnorm.applications.gan.train import train, window_means
-from robustnorm.data.dataset import Dataset, Split
 from robustnorm.data.digits import load_digits
-from robustnorm.data.errors import DataError
 from robustnorm.runs.checkpoint import load_checkpoint
 from robustnorm.settings.gan import GanSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import Stopped, never
 
-CPU = torch.device("cpu")
-CONFIG = GanSettings(
-    data="digits",
-    image_size=8,
-    width=8,
-    discriminator_width=8,
-    latent_dim=6,
-    steps=6,
-    discriminator_steps=2,
-    batch_size=8,
-    generator_batch=10,
-    average=0.5,
-    eval_every=3,
-    eval_images=40,
-    classifier_epochs=1,
-    classifier_width=1,
-    keep_steps=(4,),
-    gradient_latents=2,
-    gradient_batches=2,
-    device="cpu",
-)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    dataset = load_digits()
-    train_part = dataset.train.take(torch.arange(20 * CONFIG.batch_size))
-    return Dataset(
-        dataset.name,
-        dataset.classes,
-        train_part,
-        dataset.test.take(torch.arange(50)),
-        dataset.augmentation,
-        dataset.sha256,
-    )
-
-
-@pytest.fixture(scope="module")
-def measures(digits, tmp_path_factory):
-    features = trained_classifier(digits, CONFIG, CPU, tmp_path_factory.mktemp("classifier"))
-    return Measures(features, digits, images=CONFIG.eval_images, latent_dim=CONFIG.latent_dim)
-
 
 def in_folder(folder, **changes):
     values = {"output": str(folder / "checkpoints"), "reports": str(folder / "reports")}
     return GanSettings(**{**vars(CONFIG), **values, **changes})
-
-
-def start(config=CONFIG, network="sngan", norm="sabn"):
-    networks = build_networks(config, network, norm, 0, num_classes=10, channels=1)
-    return State(*networks, config)
 
 
 def advance(state, digits, first, last, config=CONFIG):
@@ -285,61 +234,6 @@ def test_window_means_by_hand():
         {"step": 2, "generator": 2, "discriminator": 2},
         {"step": 4, "generator": 6, "discriminator": 4},
     ]
-
-
-def test_labels_are_balanced_and_in_random_order():
-    labels = balanced_labels(25, 10, 0)
-    assert torch.bincount(labels).tolist() == [3] * 5 + [2] * 5
-    assert not torch.equal(labels, labels.sort().values)
-
-
-def test_generate_gives_the_same_images_whatever_the_batch(monkeypatch):
-    generator = start().average
-    latents, labels = torch.randn(7, 6), torch.arange(7)
-    images = generate(generator, latents, labels)
-    assert images.dtype == torch.uint8
-    monkeypatch.setattr("robustnorm.applications.gan.measures._BATCH", 3)
-    # A value on the edge between two numbers may round to either.
-    difference = images.int() - generate(generator, latents, labels).int()
-    assert difference.abs().max() <= 1
-    with route(generator, labels), torch.no_grad():
-        expected = ((generator(latents) + 1) / 2 * 255).round()
-    assert (images - expected).abs().max() <= 1
-
-
-def test_shrunk_images_are_means_of_squares(digits):
-    images = 2 * torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8)
-    split = Split(images, torch.zeros(1, dtype=torch.int64))
-    small = shrunk(Dataset("d", ("a",), split, split, digits.augmentation, "0"), 4)
-    # 0, 2, 16 and 18 have the mean 9; the next two columns are 4 more.
-    assert small.train.images[0, 0, 0].tolist() == [9, 13, 17, 21]
-    with pytest.raises(DataError, match="images of 8x8 cannot be averaged down to 3x3"):
-        shrunk(digits, 3)
-
-
-def test_features_lead_to_the_classifiers_own_logits(digits, tmp_path):
-    features = trained_classifier(digits, CONFIG, CPU, tmp_path)
-    again = trained_classifier(digits, CONFIG, CPU, tmp_path)  # from its checkpoint
-    seen, same = features(digits.test.images), again(digits.test.images)
-    assert torch.equal(seen.logits, same.logits)
-    assert features.description == again.description
-    assert seen.features.shape == (50, 8)
-    correct = (seen.logits.argmax(1) == digits.test.labels).double().mean()
-    assert correct.item() == pytest.approx(features.description["accuracy"])
-    assert isinstance(features, ClassifierFeatures)
-    with pytest.raises(UsageError, match="classifier with other settings or data"):
-        trained_classifier(
-            digits, GanSettings(**{**vars(CONFIG), "classifier_width": 2}), CPU, tmp_path
-        )
-
-
-def test_measures_of_the_datas_own_images_are_better_than_a_generators(measures):
-    real = measures.of_test_images()
-    fake = measures.of_generator(start().average)
-    assert real["n"] == fake["n"] == 40
-    assert real["distance"] < fake["distance"]
-    assert 1 <= fake["score"] <= 10
-    assert 0 <= fake["label_accuracy"] <= 1
 
 
 @pytest.mark.slow
