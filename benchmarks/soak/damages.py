@@ -9,13 +9,13 @@ _BLOCK = 64
 
 
 def _flipped_bit(data: bytes, dice: Random) -> bytes:
-    place = dice.randrange(len(data))
-    return data[:place] + bytes([data[place] ^ 1 << dice.randrange(8)]) + data[place + 1 :]
+    start = dice.randrange(len(data))
+    return data[:start] + bytes([data[start] ^ 1 << dice.randrange(8)]) + data[start + 1 :]
 
 
 def _other_byte(data: bytes, dice: Random) -> bytes:
-    place = dice.randrange(len(data))
-    return data[:place] + bytes([data[place] ^ dice.randrange(1, 256)]) + data[place + 1 :]
+    start = dice.randrange(len(data))
+    return data[:start] + bytes([data[start] ^ dice.randrange(1, 256)]) + data[start + 1 :]
 
 
 def _truncated(data: bytes, dice: Random) -> bytes:
@@ -23,26 +23,26 @@ def _truncated(data: bytes, dice: Random) -> bytes:
 
 
 def _overwritten(data: bytes, dice: Random) -> bytes:
-    place = dice.randrange(len(data))
-    size = dice.randint(1, min(_BLOCK, len(data) - place))
-    return data[:place] + dice.randbytes(size) + data[place + size :]
+    start = dice.randrange(len(data))
+    size = dice.randint(1, min(_BLOCK, len(data) - start))
+    return data[:start] + dice.randbytes(size) + data[start + size :]
 
 
 def _zeroed(data: bytes, dice: Random) -> bytes:
-    place = dice.randrange(len(data))
-    size = dice.randint(1, min(_BLOCK, len(data) - place))
-    return data[:place] + bytes(size) + data[place + size :]
+    start = dice.randrange(len(data))
+    size = dice.randint(1, min(_BLOCK, len(data) - start))
+    return data[:start] + bytes(size) + data[start + size :]
 
 
 def _copied_block(data: bytes, dice: Random) -> bytes:
     size = dice.randint(1, min(_BLOCK, len(data)))
-    source, place = (dice.randrange(len(data) - size + 1) for _ in range(2))
-    return data[:place] + data[source : source + size] + data[place + size :]
+    source, start = (dice.randrange(len(data) - size + 1) for _ in range(2))
+    return data[:start] + data[source : source + size] + data[start + size :]
 
 
 def _lost_block(data: bytes, dice: Random) -> bytes:
-    place = dice.randrange(len(data))
-    return data[:place] + data[place + dice.randint(1, _BLOCK) :]
+    start = dice.randrange(len(data))
+    return data[:start] + data[start + dice.randint(1, _BLOCK) :]
 
 
 def _lines(change: Callable[[list[bytes], Random], None]) -> Callable[[bytes, Random], bytes]:

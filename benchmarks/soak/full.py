@@ -63,7 +63,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def fill(writing: Writing, place: Path, times: int) -> tuple[int, int, int]:
+def write_until_full(writing: Writing, folder: Path, times: int) -> tuple[int, int, int]:
     """Writes new content over the old, on a disk that is full at a random byte.
 
     Returns:
@@ -73,22 +73,22 @@ def fill(writing: Writing, place: Path, times: int) -> tuple[int, int, int]:
     dice, cut, reported, whole = random.Random(0), 0, 0, 0
     most = 0
     for _ in range(times):
-        shutil.rmtree(place, ignore_errors=True)
-        writing.write(place, 0)
-        most = most or max(path.stat().st_size for path in _files(place))
+        shutil.rmtree(folder, ignore_errors=True)
+        writing.write(folder, 0)
+        most = most or max(path.stat().st_size for path in _files(folder))
         try:
             with largest_file(dice.randrange(most)):
-                writing.write(place, 1)
+                writing.write(folder, 1)
         except DiskError:
             cut, reported = cut + 1, reported + 1
         except Exception:
             cut += 1
-        whole += writing.is_whole(place) and not any("tmp" in path.name for path in _files(place))
+        whole += writing.is_whole(folder) and not any("tmp" in path.name for path in _files(folder))
     return cut, reported, whole
 
 
-def _files(place: Path) -> list[Path]:
-    return [path for path in place.rglob("*") if path.is_file()]
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def _record(output: Path) -> Record:
@@ -100,8 +100,8 @@ def _record(output: Path) -> Record:
 def _records(record: Record) -> Writing:
     both = [record, replace(record, seed=1)]
     return Writing(
-        lambda place, new: both[new].save(place / "x.json"),
-        lambda place: (place / "x.json").read_text() in [each.to_json() for each in both],
+        lambda folder, new: both[new].save(folder / "x.json"),
+        lambda folder: (folder / "x.json").read_text() in [each.to_json() for each in both],
     )
 
 
@@ -109,11 +109,13 @@ def checkpoints() -> Writing:
     """Writes "last" of a run."""
     models = [resnet18("auxbn", width=4 + new) for new in range(2)]
 
-    def write(place: Path, new: int) -> None:
+    def write(folder: Path, new: int) -> None:
         manifest = {"epoch": new, "config": {}, "dataset": {}, "history": []}
-        save_checkpoint(place, "last", models[new], manifest)
+        save_checkpoint(folder, "last", models[new], manifest)
 
-    return Writing(write, lambda place: load_checkpoint(place, "last").manifest["epoch"] in (0, 1))
+    return Writing(
+        write, lambda folder: load_checkpoint(folder, "last").manifest["epoch"] in (0, 1)
+    )
 
 
 def journals() -> Writing:
@@ -121,29 +123,29 @@ def journals() -> Writing:
     bits = np.ones(20_000, bool)
     part = {Key("none", "final", "clean", "clean"): ChunkVerdict(bits, bits)}
 
-    def write(place: Path, new: int) -> None:
-        Journal(place / "x.journal", "a").add(new, part)
+    def write(folder: Path, new: int) -> None:
+        Journal(folder / "x.journal", "a").add(new, part)
 
-    def is_whole(place: Path) -> bool:
-        found = Journal(place / "x.journal", "a").chunks
+    def is_whole(folder: Path) -> bool:
+        found = Journal(folder / "x.journal", "a").chunks
         return 0 in found and all(each.keys() == part.keys() for each in found.values())
 
     return Writing(write, is_whole)
 
 
 def _tables() -> Writing:
-    def write(place: Path, new: int) -> None:
+    def write(folder: Path, new: int) -> None:
         rows = [(str(number + new), "x") for number in range(200)]
-        save_tables([Table("x", "Title", ("Number", "x"), rows, [])], place, "tables")
+        save_tables([Table("x", "Title", ("Number", "x"), rows, [])], folder, "tables")
 
-    def is_whole(place: Path) -> bool:
-        with TemporaryDirectory() as folder:
-            both = [Path(folder) / str(new) for new in range(2)]
+    def is_whole(folder: Path) -> bool:
+        with TemporaryDirectory() as other:
+            both = [Path(other) / str(new) for new in range(2)]
             for new, each in enumerate(both):
                 write(each, new)
             return all(
                 path.read_bytes() in [(each / path.name).read_bytes() for each in both]
-                for path in _files(place)
+                for path in _files(folder)
             )
 
     return Writing(write, is_whole)
@@ -155,21 +157,21 @@ def _exports(to: str) -> Writing:
     arguments = {"norm": "bn", "width": 4}
     description = Description({"network": "resnet18", "arguments": arguments}, "card")
 
-    def write(place: Path, new: int) -> None:
+    def write(folder: Path, new: int) -> None:
         export(
             model,
             ("clean", "adv")[new],
-            place / f"x{FORMATS[to].suffix}",
+            folder / f"x{FORMATS[to].suffix}",
             to=to,
             images=images,
             description=description,
         )
         if not new:
             former.clear()
-            former.update({path: path.read_bytes() for path in _files(place)})
+            former.update({path: path.read_bytes() for path in _files(folder)})
 
-    def is_whole(place: Path) -> bool:
-        return {path: path.read_bytes() for path in _files(place)} == former
+    def is_whole(folder: Path) -> bool:
+        return {path: path.read_bytes() for path in _files(folder)} == former
 
     return Writing(write, is_whole)
 
@@ -180,9 +182,9 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=100)
     times = parser.parse_args().times
     logging.getLogger("robustnorm").setLevel(logging.ERROR)
-    with TemporaryDirectory() as folder:
-        place = Path(folder)
-        record = _record(place / "run")
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        record = _record(folder / "run")
         writings: list[tuple[str, Callable[[], Writing], int]] = [
             ("checkpoint", checkpoints, times),
             ("record", partial(_records, record), times),
@@ -190,7 +192,9 @@ def main() -> None:
             ("tables", _tables, times),
             *((f"export, {to}", partial(_exports, to), _EXPORTS) for to in FORMATS),
         ]
-        rows = [(name, n, *fill(make(), place / "here", n)) for name, make, n in writings]
+        rows = [
+            (name, n, *write_until_full(make(), folder / "here", n)) for name, make, n in writings
+        ]
     print(
         "## Full disk\n\nNew content written over the old, with writing cut off at a random byte "
         f"(RLIMIT_FSIZE); {machine()}. Whole: the content can be read and is the old or the new "

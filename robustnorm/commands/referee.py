@@ -18,7 +18,7 @@ from robustnorm.attacks.pyautoattack import installed
 from robustnorm.data.dataset import subset
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.chunks import CHUNK, classify_all, rows_on_device
-from robustnorm.evaluation.protocol import identity_wanted
+from robustnorm.evaluation.protocol import wanted_identity
 from robustnorm.evaluation.search import Branch, Search, branches, generator_of
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.models.faithful import Standin
@@ -69,7 +69,7 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
     rows: list[tuple[Cell, ...]] = []
     for run in runs:
         run.check_data(dataset)
-        identity = identity_wanted(run, config, dataset) | {"image_ids": ids.tolist()}
+        identity = wanted_identity(run, config, dataset) | {"image_ids": ids.tolist()}
         wanted = fingerprint(identity | {"by": made_by(device)})
         for branch in branches(run.network(device), config.eval_precision):
             if interrupted(should_stop):

@@ -67,7 +67,7 @@ def protocol_of(config: Config) -> dict[str, Any]:
     }
 
 
-def identity(record: Record) -> dict[str, Any]:
+def record_identity(record: Record) -> dict[str, Any]:
     """Returns everything that a record's verdicts depend on."""
     return {
         "checkpoint": record.checkpoint["sha256"],
@@ -77,8 +77,8 @@ def identity(record: Record) -> dict[str, Any]:
     }
 
 
-def identity_wanted(run: Run, config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Returns the ``identity`` that a record must have to be what ``config`` asks for."""
+def wanted_identity(run: Run, config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Returns the ``record_identity`` that a record must have to be what ``config`` asks for."""
     return {
         "checkpoint": run.sha256,
         "dataset": dataset.sha256,
@@ -88,8 +88,8 @@ def identity_wanted(run: Run, config: Config, dataset: Dataset) -> dict[str, Any
 
 
 def evaluation_hash(run: Run, config: Config, dataset: Dataset) -> str:
-    """Returns the fingerprint of ``identity_wanted``."""
-    return fingerprint(identity_wanted(run, config, dataset))
+    """Returns the fingerprint of ``wanted_identity``."""
+    return fingerprint(wanted_identity(run, config, dataset))
 
 
 def find_record(run: Run, config: Config, dataset: Dataset, reports: Path) -> Record | None:
@@ -110,4 +110,4 @@ def find_record(run: Run, config: Config, dataset: Dataset, reports: Path) -> Re
         )
     if keeps_images(config) and not _has_images(record, images_folder(path)):
         return None
-    return record if identity(record) == identity_wanted(run, config, dataset) else None
+    return record if record_identity(record) == wanted_identity(run, config, dataset) else None

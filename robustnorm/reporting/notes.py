@@ -34,10 +34,11 @@ def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list
     first = records[0]
     data, protocol = first.dataset, first.protocol
     several = len(records) > len(models)
+    sample = "this one seed" if first.is_ours else "these weights"
     notes = [
         f"n = {first.n:,} of {data['test_images']:,} test images of {data['name']}. Intervals: "
         "Wilson, 95 %, over the choice of test images, "
-        + ("at the mean over seeds." if several else f"for {_sample(first)}."),
+        + ("at the mean over seeds." if several else f"for {sample}."),
         f"Training: {_each(models, _training)}; seed "
         f"{_each(models, _seed)}; protocol {_each(models, _protocol)}. "
         f"Checkpoint {_each(models, _checkpoint)}.",
@@ -129,10 +130,6 @@ def _network(record: Record) -> str:
     if is_registered(config["network"]):
         return f"{call} of width {config['width']}"
     return f"{call} ({describe_source(source)})" if source else call
-
-
-def _sample(record: Record) -> str:
-    return "this one seed" if record.is_ours else "these weights"
 
 
 def _seed(record: Record) -> str:

@@ -28,7 +28,8 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
     first = next(iter(evaluations.values()))
     links = ", ".join(f"[{for_markdown(title)}]({quote(title)}/tables.md)" for title in evaluations)
     lines = "\n".join(f"- {line}" for line in orderings(first))
-    over_seeds = [claims_table(first), seeds_table(first)] if _seeds(first) > 1 else []
+    several_seeds = len({record.seed for record in first}) > 1
+    over_seeds = [claims_table(first), seeds_table(first)] if several_seeds else []
     tables = [*over_seeds, _best_and_later(evaluations), _autoattack(evaluations)]
     return "\n".join(
         [
@@ -205,10 +206,6 @@ def _verdicts(record: Record, attack: str, branch: str) -> Bits:
 
 def _p(p: float) -> str:
     return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
-
-
-def _seeds(records: Sequence[Record]) -> int:
-    return len({record.seed for record in records})
 
 
 def _each(texts: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from robustnorm.data.dataset import Dataset, subset
 from robustnorm.evaluation.evaluate import evaluate
-from robustnorm.evaluation.protocol import identity
+from robustnorm.evaluation.protocol import record_identity
 from robustnorm.evaluation.search import STEPS, Search
 from robustnorm.records.record import SINGLE, Record, Verdict, fingerprint
 from robustnorm.reporting.model_records import group
@@ -77,7 +77,7 @@ def evaluate_variants(
     path = folder / f"{stem}.json"
     if path.exists():
         found = Record.load(path)
-        if identity(found) == identity(wanted):
+        if record_identity(found) == record_identity(wanted):
             log.info("%s: already evaluated, in %s", stem, path)
             return found
     ids, test = subset(run.dataset.test, config.test_limit)
@@ -99,7 +99,7 @@ def evaluate_variants(
                 compile=config.compile,
                 image_ids=ids,
                 journal=journals[-1],
-                fingerprint=fingerprint(identity(wanted)),
+                fingerprint=fingerprint(record_identity(wanted)),
                 progress=f"evaluating {run.trained.run} {name}",
             )
         verdicts += [

@@ -23,7 +23,7 @@ LOST = (
 )
 
 
-class Place(NamedTuple):
+class JobEnvironment(NamedTuple):
     """Where and how a job's process runs it.
 
     Args:
@@ -38,17 +38,17 @@ class Place(NamedTuple):
     networks: tuple[str, ...] = ()
 
 
-def attempt(job: Job, place: Place, should_stop: ShouldStop = never) -> str | None:
+def attempt(job: Job, environment: JobEnvironment, should_stop: ShouldStop = never) -> str | None:
     """Runs a job unless it is done; returns why it failed, or None on success.
 
     Raises:
         Stopped: When ``should_stop`` asks for it.
     """
     keep_freed_memory()
-    if place.threads is not None:
-        torch.set_num_threads(place.threads)
+    if environment.threads is not None:
+        torch.set_num_threads(environment.threads)
     try:
-        with contextlib.chdir(Path(place.folder)), NETWORKS.typed(*place.networks):
+        with contextlib.chdir(Path(environment.folder)), NETWORKS.typed(*environment.networks):
             if not job.done():
                 job.run(should_stop)
     except Stopped:

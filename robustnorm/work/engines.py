@@ -19,7 +19,7 @@ import torch
 from robustnorm.models import NETWORKS
 from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import ShouldStop, Stopped
-from robustnorm.work.attempt import ATTEMPTS, LOST, Place, attempt
+from robustnorm.work.attempt import ATTEMPTS, LOST, JobEnvironment, attempt
 from robustnorm.work.jobs import Job
 from robustnorm.work.workers import POLL_SECONDS, Workers
 
@@ -73,31 +73,33 @@ def open_engine(settings: EngineSettings) -> Iterator[Engine]:
     """Opens the engine that the settings name; after the block, ends everything that it started."""
     folder, typed = str(Path.cwd()), NETWORKS.typed_names
     if settings.engine == "ray":
-        with _ray(settings, Place(folder, settings.threads or 1, typed)) as engine:
+        with _ray(settings, JobEnvironment(folder, settings.threads or 1, typed)) as engine:
             yield engine
     elif settings.engine == "submitit":
-        yield _submitit(settings, Place(folder, settings.threads or 1, typed))
+        yield _submitit(settings, JobEnvironment(folder, settings.threads or 1, typed))
     elif settings.workers == 0:
-        place = Place(folder, settings.threads, typed)
-        yield partial(_run_here, place)
+        environment = JobEnvironment(folder, settings.threads, typed)
+        yield partial(_run_here, environment)
     else:
         share = max(1, torch.get_num_threads() // settings.workers)
-        workers = Workers(settings.workers, Place(folder, settings.threads or share, typed))
+        workers = Workers(
+            settings.workers, JobEnvironment(folder, settings.threads or share, typed)
+        )
         try:
             yield workers.run
         finally:
             workers.close()
 
 
-def _run_here(place: Place, jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
+def _run_here(environment: JobEnvironment, jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
     for number, job in enumerate(jobs):
         if should_stop(0.0):
             raise Stopped(f"{len(jobs) - number} jobs are left")
-        yield job, attempt(job, place, should_stop)
+        yield job, attempt(job, environment, should_stop)
 
 
 @contextmanager
-def _ray(settings: EngineSettings, place: Place) -> Iterator[Engine]:
+def _ray(settings: EngineSettings, environment: JobEnvironment) -> Iterator[Engine]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends nothing to Ray's developers
     import ray
 
@@ -110,13 +112,13 @@ def _ray(settings: EngineSettings, place: Place) -> Iterator[Engine]:
         settings.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
     )
     remote = ray.remote(attempt).options(
-        num_cpus=place.threads,
+        num_cpus=environment.threads,
         num_gpus=settings.gpus if on_gpu else 0,
         max_retries=ATTEMPTS - 1,
     )
 
     def run(jobs: Sequence[Job], should_stop: ShouldStop) -> Results:
-        waiting = {remote.remote(job, place): job for job in jobs}
+        waiting = {remote.remote(job, environment): job for job in jobs}
         while waiting:
             if should_stop(0.0):
                 for running in waiting:
@@ -139,7 +141,7 @@ def _ray(settings: EngineSettings, place: Place) -> Iterator[Engine]:
             ray.shutdown()
 
 
-def _submitit(settings: EngineSettings, place: Place) -> Engine:
+def _submitit(settings: EngineSettings, environment: JobEnvironment) -> Engine:
     import submitit
     from submitit.helpers import DelayedSubmission
 
@@ -147,14 +149,14 @@ def _submitit(settings: EngineSettings, place: Place) -> Engine:
         """Runs a share of the jobs; when its time limit ends, it is queued again for the rest."""
 
         def __call__(self, jobs: Sequence[Job]) -> list[str | None]:
-            return [attempt(job, place) for job in jobs]
+            return [attempt(job, environment) for job in jobs]
 
         def checkpoint(self, jobs: Sequence[Job]) -> DelayedSubmission:
             return DelayedSubmission(self, jobs)
 
     executor = submitit.AutoExecutor(Path(settings.reports) / "slurm")
     executor.update_parameters(
-        name="robustnorm", cpus_per_task=place.threads or 1, **settings.slurm
+        name="robustnorm", cpus_per_task=environment.threads or 1, **settings.slurm
     )
 
     def run(jobs: Sequence[Job], should_stop: ShouldStop) -> Results:

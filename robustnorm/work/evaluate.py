@@ -211,7 +211,7 @@ def evaluate_run(
         search=search,
         precision=config.eval_precision,
     )
-    checks, curve = _checks(name, model, test, ids, search, config, _recorded(run), should_stop)
+    checks, curve = _run_checks(name, model, test, ids, search, config, _recorded(run), should_stop)
     seconds = journal.seconds + time.perf_counter() - clock
     # Without paths and devices: they do not affect the results, and a record may be published.
     settings = {key: value for key, value in trained.to_dict().items() if key not in names(Files)}
@@ -271,7 +271,7 @@ def _recorded(run: Run) -> dict[str, float]:
     return {branch: float(values["sa"]) for branch, values in measured.items()}
 
 
-def _checks(
+def _run_checks(
     name: str,
     model: nn.Module,
     test: Split,

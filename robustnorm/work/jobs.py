@@ -166,7 +166,7 @@ class AttackJob:
 
     def run(self, should_stop: ShouldStop = never) -> None:
         clock = time.perf_counter()
-        attacked = _attacked(self.folder, self.config, self.checkpoint)
+        attacked = _branches_to_attack(self.folder, self.config, self.checkpoint)
         dataset = _dataset(self.config)
         if dataset.sha256 != self.dataset:
             raise UsageError(
@@ -324,7 +324,7 @@ def record_job(run: Run, config: Config) -> RecordJob:
 
 
 @lru_cache(maxsize=1)
-def _attacked(folder: Path, config: Config, sha256: str) -> list[Branch]:
+def _branches_to_attack(folder: Path, config: Config, sha256: str) -> list[Branch]:
     """Returns the branches of a run's checkpoint, checked and ready to be attacked."""
     run = Run.open(folder, config.checkpoint)
     if run.sha256 != sha256:

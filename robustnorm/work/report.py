@@ -29,9 +29,9 @@ def report(config: ReportSettings, config_path: str | None = None) -> None:
     folder = Path(config.reports) / str(config.name)
     paths = record_files([Path(path) for path in config.records] or [folder])
     # Records lie in reports/<name>/records, diagnostics beside them in reports/<name>/gradients.
-    places = dict.fromkeys([folder, *(path.parent.parent for path in paths)])
+    folders = dict.fromkeys([folder, *(path.parent.parent for path in paths)])
     diagnostics = [
-        read_gradients(path) for place in places for path in sorted(place.glob("gradients/*.json"))
+        read_gradients(path) for each in folders for path in sorted(each.glob("gradients/*.json"))
     ]
     write_page(
         [Record.load(path) for path in paths],

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
 from robustnorm.system.stopping import ShouldStop, SignalStop, Stopped, never
-from robustnorm.work.attempt import ATTEMPTS, LOST, Place, attempt
+from robustnorm.work.attempt import ATTEMPTS, LOST, JobEnvironment, attempt
 from robustnorm.work.jobs import Job
 
 # Seconds between two calls of ``should_stop``.
@@ -41,13 +41,13 @@ class Workers:
 
     Args:
         count: Number of processes.
-        place: Working folder and threads.
+        environment: Working folder and threads.
     """
 
-    def __init__(self, count: int, place: Place) -> None:
+    def __init__(self, count: int, environment: JobEnvironment) -> None:
         if _SERVER:
             _start_server()
-        self._workers = [_Worker(place) for _ in range(count)]
+        self._workers = [_Worker(environment) for _ in range(count)]
 
     def run(
         self, jobs: Sequence[Job], should_stop: ShouldStop = never
@@ -117,8 +117,8 @@ def _start_server() -> None:
 class _Worker:
     """A process that runs one job after the other."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, environment: JobEnvironment) -> None:
+        self._environment = environment
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
         self._ended = False
@@ -142,7 +142,7 @@ class _Worker:
 
     def _begin(self) -> Connection:
         here, there = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_serve, args=(there, self._place), daemon=True)
+        process = _CONTEXT.Process(target=_serve, args=(there, self._environment), daemon=True)
         process.start()
         self._process = process  # only once started: Ctrl-C may have ended the server
         there.close()  # now only the worker holds this end: when it dies, receiving ends
@@ -165,7 +165,7 @@ class _Worker:
             self._process.join()
 
 
-def _serve(connection: Connection, place: Place) -> None:
+def _serve(connection: Connection, environment: JobEnvironment) -> None:
     """Runs incoming jobs until no sender is left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     log = logging.getLogger("robustnorm")
@@ -176,4 +176,4 @@ def _serve(connection: Connection, place: Place) -> None:
     stop = SignalStop()  # when the parent ends this process, training saves its state first
     with stop.installed(), contextlib.suppress(EOFError, OSError, Stopped):
         while not stop.received:
-            connection.send(attempt(connection.recv(), place, stop))
+            connection.send(attempt(connection.recv(), environment, stop))

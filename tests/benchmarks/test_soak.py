@@ -12,7 +12,7 @@ from benchmarks.soak.damage import (
     damage,
     finish_damaged,
 )
-from benchmarks.soak.full import checkpoints, fill, journals
+from benchmarks.soak.full import checkpoints, journals, write_until_full
 from benchmarks.soak.killing import TINY, differences, steps_saved, train_and_kill
 from benchmarks.soak.kills import kill_and_compare, kill_evaluations, kill_often
 from benchmarks.soak.together import CHANGES, SYSTEMS, two_trainings
@@ -88,7 +88,7 @@ def test_what_is_read_wrongly_is_found(tmp_path):
 
 def test_full_disk_leaves_the_former_or_the_new_file(tmp_path):
     for writing in (checkpoints(), journals()):
-        assert fill(writing, tmp_path / "here", 5) == (5, 5, 5)
+        assert write_until_full(writing, tmp_path / "here", 5) == (5, 5, 5)
 
 
 @pytest.mark.slow

@@ -193,7 +193,8 @@ def _train(
                 _measure(run, folder, state, measures(), content)
             # Saved before "last" moves on, so that a kill cannot lose it.
             if step in config.keep_steps:
-                save_checkpoint(folder, f"step{step}", _pair(state), content)
+                networks = {"generator": state.generator, "discriminator": state.discriminator}
+                save_checkpoint(folder, f"step{step}", nn.ModuleDict(networks), content)
             stop = should_stop(0.0) and step < config.steps
             if measured or stop or now - saved > 60 * config.save_minutes:
                 save_checkpoint(folder, "last", state, content)
@@ -218,11 +219,6 @@ def _measure(
         run.name, entry["step"], entry["distance"], entry["score"],
         *state.losses[:, entry["step"] - 1].tolist(),
     )  # fmt: skip
-
-
-def _pair(state: State) -> nn.ModuleDict:
-    """Returns generator and discriminator without the running mean."""
-    return nn.ModuleDict({"generator": state.generator, "discriminator": state.discriminator})
 
 
 def _gradients(

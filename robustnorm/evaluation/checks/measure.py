@@ -120,7 +120,7 @@ def _zero_unless_finite(gradient: Tensor) -> Tensor:
     return torch.where(finite.view(-1, *[1] * (gradient.dim() - 1)), gradient, 0.0)
 
 
-def radius(entry: int, search: Search) -> float:
+def attack_radius(entry: int, search: Search) -> float:
     """Returns the attack radius of an entry of ``Tier.radii``."""
     return entry / 255 if search.threat_model == "linf" else entry / 8 * search.epsilon
 
@@ -129,7 +129,9 @@ def radius_text(entry: int, search: Search) -> str:
     """Returns the radius as ``CurvePoint.epsilon`` writes it."""
     if not entry:
         return "0"
-    return f"{entry}/255" if search.threat_model == "linf" else f"{radius(entry, search):.4g}"
+    return (
+        f"{entry}/255" if search.threat_model == "linf" else f"{attack_radius(entry, search):.4g}"
+    )
 
 
 def measure(
@@ -207,7 +209,7 @@ def _measure_within(
         evidence[branch.name]["valid"] = watched.stop()
     for entry in tier.radii:
         if entry:
-            attack(f"radius {entry}", _scaled(search, radius(entry, search)))
+            attack(f"radius {entry}", _scaled(search, attack_radius(entry, search)))
         else:
             attack("radius 0", search._replace(epsilon=0.0, steps=(1,)), "final")
     everything = 1.0 if search.threat_model == "linf" else images[0].numel() ** 0.5

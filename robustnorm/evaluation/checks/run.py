@@ -56,7 +56,7 @@ def run_checks(
         labels: int64 (N,).
         image_ids: int64 (N,), indices of the images in their data set.
         search: The attack whose results are reported. Its largest number of steps is checked, with
-            each branch's own threat model and radius.
+            each branch's settings threat model and radius.
         tier: ``"quick"``: at most 100 images and a few attacks on each; ``"full"``: at most 1,000
             images, the whole curve, and Square with AutoAttack's 5,000 queries.
         serving: Also check each serving rule.
@@ -128,9 +128,9 @@ def run_checks(
         for name in names:
             seen = [chunk[name] for chunk in chunks]
             evidence = {key: torch.cat([part[key] for part in seen]).cpu() for key in seen[0]}
-            binarized, own = None, search.for_branch(name)
+            binarized, settings = None, search.for_branch(name)
             if name not in RULES:
-                binarized = binarize(model, name, images[few], ids[few], own, size, generator)
+                binarized = binarize(model, name, images[few], ids[few], settings, size, generator)
             on_attack()
             findings = judge(
                 evidence,
@@ -143,7 +143,12 @@ def run_checks(
             )
             checks += [Check(check, name, *finding) for check, finding in findings.items()]
             curve += [
-                CurvePoint(name, radius_text(entry, own), int(evidence[f"radius {entry}"].sum()), n)
+                CurvePoint(
+                    name,
+                    radius_text(entry, settings),
+                    int(evidence[f"radius {entry}"].sum()),
+                    n,
+                )
                 for entry in size.radii
             ]
     return checks, curve

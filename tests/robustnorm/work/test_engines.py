@@ -78,10 +78,10 @@ def test_workers_import_nothing_from_the_working_folder(marks):
     program.parent.mkdir()
     program.write_text(
         "from pathlib import Path; from robustnorm.work.workers import Workers; "
-        "from robustnorm.work.attempt import Place\n"
+        "from robustnorm.work.attempt import JobEnvironment\n"
         "if __name__ == '__main__':\n"
         "    from sweep_jobs import Writes\n"
-        "    workers = Workers(1, Place(str(Path.cwd())))\n"
+        "    workers = Workers(1, JobEnvironment(str(Path.cwd())))\n"
         "    print([failure for _, failure in workers.run([Writes(Path('a'))])])\n"
         "    workers.close()\n"
     )

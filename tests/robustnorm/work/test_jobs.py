@@ -12,7 +12,7 @@ import torch
 from record_factory import make_record
 from sweep_jobs import RUN, load_record, make_record_job
 
-from robustnorm.evaluation.protocol import identity
+from robustnorm.evaluation.protocol import record_identity
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.runs import described
 from robustnorm.runs.checkpoint import save_checkpoint
@@ -23,7 +23,7 @@ from robustnorm.system.errors import UsageError
 from robustnorm.system.sealed import seal, unseal
 from robustnorm.system.source import versions
 from robustnorm.work import jobs
-from robustnorm.work.attempt import Place, attempt
+from robustnorm.work.attempt import JobEnvironment, attempt
 from robustnorm.work.evaluate import evaluate_runs
 from robustnorm.work.jobs import digest
 
@@ -47,7 +47,7 @@ def test_jobs_read_the_data_as_training_does(monkeypatch):
 
 def finish(waiting, folder, threads=None):
     for job in waiting:
-        assert attempt(job, Place(str(folder), threads)) is None
+        assert attempt(job, JobEnvironment(str(folder), threads)) is None
         assert job.done()
 
 
@@ -57,7 +57,7 @@ def test_merged_record_is_that_of_one_process(trained, record):
     finish([job], trained)
     merged = load_record(job.config)
     assert digest(merged) == digest(record)
-    assert identity(merged) == identity(record)
+    assert record_identity(merged) == record_identity(record)
     for one, other in zip(merged.verdicts, record.verdicts, strict=True):
         assert np.array_equal(one.correct, other.correct)
         assert replace(one, correct=0) == replace(other, correct=0)
@@ -190,7 +190,7 @@ def test_jobs_refuse_a_checkpoint_that_changed(trained):
     torch.nn.init.zeros_(next(model.parameters()))
     kept = ("config", "dataset", "epoch", "history")
     save_checkpoint(RUN, "best", model, {name: manifest[name] for name in kept})
-    jobs._attacked.cache_clear()  # a process keeps the network that it began with
+    jobs._branches_to_attack.cache_clear()  # a process keeps the network that it began with
     with pytest.raises(UsageError, match="changed during the sweep"):
         last.run()
     with pytest.raises(UsageError, match="changed during the sweep"):
