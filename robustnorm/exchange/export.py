@@ -191,8 +191,8 @@ def largest_difference(network: Network, exported: Network, images: Tensor) -> f
     if changed or not largest <= TOLERANCE:
         raise ExportError(
             f"the exported file does not agree with the network: a logit differs by {largest:.1e} "
-            f"(at most {TOLERANCE:.0e} is allowed), and predictions on {changed} of {len(images)} "
-            "images; the file was removed"
+            f"(at most {TOLERANCE:.0e} is allowed), and {changed} of {len(images)} predictions "
+            "differ; the file was removed"
         )
     return largest
 

@@ -224,5 +224,5 @@ def test_command_asks_for_the_size_that_an_older_checkpoint_lacks(run, capsys):
     del dataset["image_size"]
     rewrite_manifest(run / "best.json", dataset=dataset)
     words = ("export", str(run), "--to", "safetensors", "--branch", "adv", "--check_images", "3")
-    assert "does not record its image size; give --image_size" in refused(capsys, *words)
+    assert "does not record its image size; set --image_size" in refused(capsys, *words)
     assert cli.main([*words, "--image_size", "12"]) == 0

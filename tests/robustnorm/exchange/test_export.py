@@ -106,8 +106,8 @@ def test_export_that_answers_otherwise_is_removed_and_the_former_file_stays(tmp_
 @pytest.mark.parametrize(
     ("exported", "message"),
     [
-        (lambda x: x + 2e-4, r"a logit differs by 2\.0e-04 .* predictions on 0 of 3 images"),
-        (lambda x: torch.stack([x[:, 0], x[:, 0] + 1e-5], 1), "prediction on 3 of 3"),
+        (lambda x: x + 2e-4, r"a logit differs by 2\.0e-04 .* 0 of 3 predictions differ"),
+        (lambda x: torch.stack([x[:, 0], x[:, 0] + 1e-5], 1), "3 of 3 predictions differ"),
         (lambda x: x * torch.nan, "a logit differs by nan"),
     ],
 )
