@@ -43,7 +43,7 @@ def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list
         f"{_each(models, _seed)}; protocol {_each(models, _protocol)}. "
         f"Checkpoint {_each(models, _checkpoint)}.",
         f"Attack: PGD, {_attacks(protocol)}, uniform random start, through the branch that scores; "
-        "verdict at the last iterate ('any': neither the clean image nor any iterate was "
+        "verdict at the last iterate ('any': neither the clean image nor any iterate up to it was "
         "misclassified).",
         _search_note(records),
     ]

@@ -56,7 +56,7 @@ def run_checks(
         labels: int64 (N,).
         image_ids: int64 (N,), indices of the images in their data set.
         search: The attack whose results are reported. Its largest number of steps is checked, with
-            each branch's settings threat model and radius.
+            each branch's own threat model and radius.
         tier: ``"quick"``: at most 100 images and a few attacks on each; ``"full"``: at most 1,000
             images, the whole curve, and Square with AutoAttack's 5,000 queries.
         serving: Also check each serving rule.
