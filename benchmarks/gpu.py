@@ -42,7 +42,7 @@ STEPS = 20
 _SECONDS = 10
 
 
-class Row(NamedTuple):
+class Timing(NamedTuple):
     """Seconds of each round, peak memory in GiB (on a GPU), and the verdicts, if there are any."""
 
     name: str
@@ -51,7 +51,7 @@ class Row(NamedTuple):
     correct: Tensor | None = None
 
 
-def measure(name: str, run: Callable[[], Tensor | None], options: argparse.Namespace) -> Row:
+def measure(name: str, run: Callable[[], Tensor | None], options: argparse.Namespace) -> Timing:
     """Measures ``run`` after one warm-up call."""
     device = options.device
     correct, seconds, memory = run(), [], None
@@ -65,7 +65,7 @@ def measure(name: str, run: Callable[[], Tensor | None], options: argparse.Names
         seconds.append(time.perf_counter() - start)
         if device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(device) / 2**30
-    return Row(name, seconds, memory, correct)
+    return Timing(name, seconds, memory, correct)
 
 
 def free_earlier_rows(device: torch.device) -> None:
@@ -75,7 +75,7 @@ def free_earlier_rows(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def epoch(name: str, norm: str, compile: bool, tf32: bool, options: argparse.Namespace) -> Row:
+def epoch(name: str, norm: str, compile: bool, tf32: bool, options: argparse.Namespace) -> Timing:
     """Returns the row of a training epoch."""
     free_earlier_rows(options.device)
     steps = steps_per_epoch(options.epoch_images, options.batch)
@@ -96,7 +96,7 @@ def epoch(name: str, norm: str, compile: bool, tf32: bool, options: argparse.Nam
     return row._replace(seconds=[seconds * steps / count for seconds in row.seconds])
 
 
-def training(options: argparse.Namespace) -> Iterator[Row]:
+def training(options: argparse.Namespace) -> Iterator[Timing]:
     """Yields the rows of a training epoch, the peer's first."""
     for tf32 in (True, False):
         name = f"{RELEASE}, fp32, TF32 {'on' if tf32 else 'off'}"
@@ -107,7 +107,7 @@ def training(options: argparse.Namespace) -> Iterator[Row]:
             yield epoch(name, norm, compile, True, options)
 
 
-def evaluation(options: argparse.Namespace) -> Iterator[Row]:
+def evaluation(options: argparse.Namespace) -> Iterator[Timing]:
     """Yields the rows of PGD-20 through one branch, the peer's first."""
     device, epsilon = options.device, options.epsilon
     # Trained, if the width allows it, so that some images withstand the attack.
@@ -146,12 +146,12 @@ def ours(
     return torch.cat(parts)
 
 
-def peer(images: Tensor, labels: Tensor, model: nn.Module, options: argparse.Namespace) -> Row:
+def peer(images: Tensor, labels: Tensor, model: nn.Module, options: argparse.Namespace) -> Timing:
     """Returns the row of torchattacks; without seconds if it is not installed."""
     try:
         import torchattacks
     except ImportError:
-        return Row(f"{PEER}: not installed", [])
+        return Timing(f"{PEER}: not installed", [])
     free_earlier_rows(options.device)
     attack = torchattacks.PGD(model, eps=options.epsilon, alpha=options.epsilon / 4, steps=STEPS)
 
@@ -166,7 +166,7 @@ def peer(images: Tensor, labels: Tensor, model: nn.Module, options: argparse.Nam
     return measure(PEER, run, options)
 
 
-def table(rows: Iterator[Row]) -> str:
+def table(rows: Iterator[Timing]) -> str:
     """Measures the rows and returns their table; the first is the reference."""
     lines, base = [], None
     for row in rows:

@@ -93,7 +93,7 @@ def operations(job: Callable[[], Any]) -> Work:
     return work
 
 
-class Job(NamedTuple):
+class TimedJob(NamedTuple):
     """A step, the same step through the network itself, and the precision of its convolutions."""
 
     run: Callable[[], Any]
@@ -101,7 +101,7 @@ class Job(NamedTuple):
     dtype: torch.dtype
 
 
-def jobs(options: argparse.Namespace) -> dict[str, Job]:
+def jobs(options: argparse.Namespace) -> dict[str, TimedJob]:
     """Returns the jobs by name."""
     images, labels, network = images_and_network(options.batch, options.width)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -117,10 +117,10 @@ def jobs(options: argparse.Namespace) -> dict[str, Job]:
     direct = attack(bind(network, "adv").requires_grad_(False))
     saauxbn, bn = (stepper(norm, cpu, options) for norm in ("saauxbn", "bn"))
     return {
-        "PGD step, fp32": Job(searched("fp32"), direct, torch.float32),
-        "PGD step, bf16 search": Job(searched("bf16"), direct, torch.bfloat16),
-        "AdvProp step, SaAuxBN, bf16": Job(saauxbn, saauxbn, torch.bfloat16),
-        "AdvProp step, BN, bf16": Job(bn, bn, torch.bfloat16),
+        "PGD step, fp32": TimedJob(searched("fp32"), direct, torch.float32),
+        "PGD step, bf16 search": TimedJob(searched("bf16"), direct, torch.bfloat16),
+        "AdvProp step, SaAuxBN, bf16": TimedJob(saauxbn, saauxbn, torch.bfloat16),
+        "AdvProp step, BN, bf16": TimedJob(bn, bn, torch.bfloat16),
     }
 
 

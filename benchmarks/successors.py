@@ -154,7 +154,7 @@ def worst(model: Counted, images: Tensor, labels: Tensor, epsilon: float) -> flo
     return _left(model.model, adv_images, labels)
 
 
-def compare(folder: str, name: str, options: argparse.Namespace) -> Iterator[list[Any]]:
+def branch_rows(folder: str, name: str, options: argparse.Namespace) -> Iterator[list[Any]]:
     """Yields the rows of one branch."""
     run = Run.open(Path(folder))
     dataset, search = load_data(run.config), Search.of(run.config)
@@ -198,7 +198,7 @@ def main() -> None:
     rows = []
     for given in options.runs:
         folder, _, branch = given.rpartition(":")
-        rows += [*compare(folder, branch, options)]
+        rows += [*branch_rows(folder, branch, options)]
     header = ["Run", "Attack", "Passes per image", "RA %"]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
 

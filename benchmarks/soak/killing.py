@@ -115,7 +115,7 @@ def end_state(config: Config) -> tuple[dict[str, dict[str, Tensor]], list[dict[s
     return tensors, [{k: v for k, v in line.items() if k not in _TIMES} for line in lines]
 
 
-def differences(config: Config, other: Config) -> list[str]:
+def run_differences(config: Config, other: Config) -> list[str]:
     """Describes how two finished runs differ: tensors, random states, lines of metrics."""
     (tensors, lines), (others, other_lines) = end_state(config), end_state(other)
     found = [] if lines == other_lines else ["metrics.jsonl"]

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from tabulate import tabulate
 
-from benchmarks.soak.killing import TINY, differences, finish, steps_saved, train_and_kill
+from benchmarks.soak.killing import TINY, finish, run_differences, steps_saved, train_and_kill
 from benchmarks.workload import machine
 from robustnorm.runs.checkpoint import CheckpointError, load_checkpoint
 from robustnorm.settings.plan import PAPER_NORMS
@@ -70,7 +70,7 @@ def kill_and_compare(norm: str, kills: int, output: Path, seed: int = 0) -> tupl
         _, ended = train_and_kill(killed, dice.randint(1, 3), dice.uniform(0, _LONGEST))
         survived += not ended
     finish(killed)
-    return survived, differences(whole, killed)
+    return survived, run_differences(whole, killed)
 
 
 def kill_evaluations(kills: int, output: Path, seed: int = 0) -> tuple[int, int, int]:

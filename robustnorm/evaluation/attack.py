@@ -84,25 +84,23 @@ def attack_chunk(
         kept: dict[Key, list[Tensor]] = {}
         taken: dict[Key, list[Passes]] = {}
         for rows, size in split_padded(len(images), batch_size):
-            placed = (
-                *rows_on_device(attacked[0].score, images, labels, rows),
-                image_ids[rows],
-                search,
-            )
+            batch = rows_on_device(attacked[0].score, images, labels, rows)
+            arguments = (*batch, image_ids[rows], search)
             if attack is None:
+                pgd = trajectory(attacked, *arguments, scored_by or attacked)
                 found = {
-                    key: AttackResult(*behind, _passes_of_pgd(key, size))
-                    for key, behind in trajectory(attacked, *placed, scored_by or attacked).items()
+                    key: AttackResult(*result, _passes_of_pgd(key, size))
+                    for key, result in pgd.items()
                 }
             else:
                 found = {
                     Key(attack.name, "final", branch.name, branch.name): attack_branch(
-                        attack, branch, *placed, size
+                        attack, branch, *arguments, size
                     )
                     for branch in attacked
                 }
-            for key, (outcome, iterate, asked) in found.items():
-                taken.setdefault(key, []).append(asked)
+            for key, (outcome, iterate, counted) in found.items():
+                taken.setdefault(key, []).append(counted)
                 outcomes.setdefault(key, []).append(without_padding(outcome, size))
                 if adv_images is not None and iterate is not None:
                     kept.setdefault(key, []).append(iterate[:size])

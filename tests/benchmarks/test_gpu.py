@@ -55,7 +55,9 @@ def test_both_tables_are_printed(run):
 def test_peer_that_is_not_installed_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", None)  # importing it is an ImportError
     row = gpu.peer(torch.zeros(1), torch.zeros(1), torch.nn.Identity(), None)
-    assert f"{gpu.PEER}: not installed" in gpu.table(iter([row, gpu.Row("ours", [1.0, 2.0, 4.0])]))
+    assert f"{gpu.PEER}: not installed" in gpu.table(
+        iter([row, gpu.Timing("ours", [1.0, 2.0, 4.0])])
+    )
 
 
 def test_lack_of_a_gpu_is_told_in_one_line(run):

@@ -13,7 +13,7 @@ from benchmarks.soak.damage import (
     finish_damaged,
 )
 from benchmarks.soak.full import checkpoints, journals, write_until_full
-from benchmarks.soak.killing import TINY, differences, steps_saved, train_and_kill
+from benchmarks.soak.killing import TINY, run_differences, steps_saved, train_and_kill
 from benchmarks.soak.kills import kill_and_compare, kill_evaluations, kill_often
 from benchmarks.soak.together import CHANGES, SYSTEMS, two_trainings
 from benchmarks.soak.written import Written, config_in, write_all
@@ -49,7 +49,7 @@ def test_comparison_finds_a_run_that_ended_otherwise(tmp_path):
     )
     for config in (one, other):
         train_run(config)
-    found = differences(one, other)
+    found = run_differences(one, other)
     assert {"metrics.jsonl", "last: random.torch", "last: model.conv1.weight"} <= set(found)
 
 

@@ -175,7 +175,7 @@ def _read(path: Path) -> Record:
     return record
 
 
-def differences(rows: Sequence[Row], measures: Sequence[str]) -> list[Difference]:
+def paired_differences(rows: Sequence[Row], measures: Sequence[str]) -> list[Difference]:
     """Returns each row's difference from AdaIN and SaAdaIN's from others, tested as one family.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustnorm.applications.style.results import Difference, Row, differences
+from robustnorm.applications.style.results import Difference, Row, paired_differences
 from robustnorm.reporting.render import Cell, Table, bracketed, p_value
 
 # Read off the ends of the validation curves that the authors published with their code, for VGG-19,
@@ -30,7 +30,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         rows: From ``read_records``.
     """
     setting = setting_note(rows)
-    tested = differences(rows, list(MEASURES))
+    tested = paired_differences(rows, list(MEASURES))
     made = [
         _losses(rows, setting),
         _measured(rows, setting),
@@ -227,7 +227,7 @@ def summary(rows: Sequence[Row]) -> str:
     ]
     if {"adain", "saadain"} <= by_name.keys():
         adain, moving = by_name["adain"], by_name["saadain"]
-        tested = differences(rows, list(MEASURES))
+        tested = paired_differences(rows, list(MEASURES))
         content = _find(tested, "content", "saadain", "adain")
         structure = _find(tested, "structure", "saadain", "adain")
         assert content is not None

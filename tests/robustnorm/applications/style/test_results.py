@@ -7,7 +7,7 @@ from scipy.stats import t as student_t
 from scipy.stats import ttest_rel
 
 from robustnorm.applications.style.report import write_report
-from robustnorm.applications.style.results import differences, read_records
+from robustnorm.applications.style.results import paired_differences, read_records
 from robustnorm.applications.style.tables import MEASURES, claim_verdict, summary, tables
 from robustnorm.evaluation.statistics import holm
 from robustnorm.system.errors import RefusedFileError, UsageError
@@ -88,7 +88,7 @@ def test_rows_stand_in_the_order_of_the_settings(folder):
 
 
 def test_differences_are_paired_and_adjusted_together(folder):
-    found = differences(read_records(folder), list(MEASURES))
+    found = paired_differences(read_records(folder), list(MEASURES))
     one = find(found, "content", "saadain", "adain")
     adain = [1.6 + noise for noise in NOISE]
     saadain = [1.1 + noise + NOISE[-1 - i] / 3 for i, noise in enumerate(NOISE)]
@@ -101,7 +101,7 @@ def test_differences_are_paired_and_adjusted_together(folder):
 
 
 def test_equal_values_are_not_tested(folder):
-    fixed = find(differences(read_records(folder), ["fixed"]), "fixed", "saadain", "adain")
+    fixed = find(paired_differences(read_records(folder), ["fixed"]), "fixed", "saadain", "adain")
     assert (fixed.p, fixed.adjusted, fixed.sign) == (None, None, 0)
 
 
@@ -139,7 +139,7 @@ def test_claim_is_judged_by_loss_and_structure(tmp_path, content, structure, ver
             ),
         )
     ]
-    found = differences(read_records(write(tmp_path / "records", records)), list(MEASURES))
+    found = paired_differences(read_records(write(tmp_path / "records", records)), list(MEASURES))
     loss, other = (find(found, m, "saadain", "adain") for m in ("content", "structure"))
     assert claim_verdict(loss, other)[0] == verdict
 
@@ -148,7 +148,7 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     records = [made_record("adain", 0, 1.6), made_record("saadain", 0, 1.1)]
     rows = read_records(write(tmp_path / "records", records))
     assert rows[0].interval("content") is None
-    assert all(difference.sign == 0 for difference in differences(rows, list(MEASURES)))
+    assert all(difference.sign == 0 for difference in paired_differences(rows, list(MEASURES)))
     assert "not distinguishable" in summary(rows)
 
 
