@@ -179,7 +179,7 @@ def picture(
     make: Callable[[], Figure | None],
     files: dict[str, bytes],
 ) -> Picture | None:
-    """Draws a figure in the report's style and adds its files; None where there is no figure."""
+    """Draws a figure in the report's style and adds its files; None without a figure."""
     with drawing.style():
         figure = make()
     if figure is None:

@@ -88,7 +88,7 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
 
 
 def do_plans(plans: Sequence[Plan], settings: EngineSettings, should_stop: ShouldStop) -> Failures:
-    """Trains and evaluates what is missing of each plan's one evaluation; returns the failures.
+    """Trains and evaluates, as jobs, what plans of one evaluation each lack; returns the failures.
 
     Raises:
         Stopped: When ``should_stop`` asks for it.
