@@ -6,6 +6,7 @@ seconds on importing torch.
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from robustnorm import cli
 from robustnorm.data import load_dataset
 from robustnorm.models import NETWORKS
+from robustnorm.system.allocator import keep_freed_memory
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([
@@ -68,6 +70,20 @@ def read_together(data, cache, together, hashes):
     """Loads a data set when the other processes do, and puts its hash."""
     together.wait(60)
     hashes.put(load_dataset(data, root=cache).sha256)
+
+
+def put_faults(keep, found):
+    """Puts the number of page faults of 50 large tensors, or -1 where memory cannot be kept."""
+    import torch
+
+    torch.set_num_threads(1)
+    if keep and not keep_freed_memory():
+        found.put(-1)
+        return
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        torch.ones(40 << 20, dtype=torch.uint8)
+    found.put(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def signal_after_step(at, forever=False):

@@ -36,7 +36,7 @@ FEW = ("--test_limit", "60", "--batches", "2", "--steps", "2", "--device", "cpu"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(blank_figures, tmp_path_factory):
     """A folder with two trained runs."""
     folder = tmp_path_factory.mktemp("diagnose")
     (folder / "small.yaml").write_text(yaml.safe_dump(SETTINGS))

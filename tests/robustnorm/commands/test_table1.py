@@ -14,7 +14,9 @@ TINY = [
 ]
 
 
-def test_table1_trains_what_is_missing_and_prints_the_same_again(tmp_path, monkeypatch, capsys):
+def test_table1_trains_what_is_missing_and_prints_the_same_again(
+    blank_figures, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert main(["table1", *TINY]) == 0
     shown, told = capsys.readouterr()

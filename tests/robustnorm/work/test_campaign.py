@@ -115,7 +115,7 @@ def test_campaign_in_slices_on_machine_after_machine_ends_as_the_uninterrupted_o
     place, whole, blank_figures, monkeypatch, capsys
 ):
     here = place
-    for number, question in enumerate(itertools.cycle((2, 3, 5))):
+    for number, question in enumerate(itertools.cycle((3, 4, 7))):
         monkeypatch.setattr(slices, "Budget", lambda _, question=question: StopsAt(question))
         campaign("--budget", "60")
         if "Everything is done." in capsys.readouterr().out:

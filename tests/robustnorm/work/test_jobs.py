@@ -12,6 +12,7 @@ import torch
 from record_factory import make_record
 from sweep_jobs import RUN, load_record, make_record_job
 
+from robustnorm.attacks import worst_case
 from robustnorm.evaluation.protocol import record_identity
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.runs import described
@@ -197,7 +198,8 @@ def test_jobs_refuse_a_checkpoint_that_changed(trained):
         job.run()
 
 
-def test_images_are_kept_as_one_process_keeps_them(trained):
+def test_images_are_kept_as_one_process_keeps_them(trained, monkeypatch):
+    monkeypatch.setitem(worst_case.__kwdefaults__, "restarts", 4)  # for time
     changes = {"keep_images": True, "serving": True, "attacks": []}
     job = make_record_job(**changes)
     evaluate_runs(job.config)

@@ -12,7 +12,7 @@ from robustnorm.work import evaluate as module
 from robustnorm.work import jobs
 
 WORDS = ["digits", "--norms=[bn,auxbn]", "--control=false", "--device=cpu"]
-SMALL = {"test_limit": 60, "attacks": []}
+SMALL = {"test_limit": 60, "attacks": [], "worst": False}
 
 
 def settings(**changes):
@@ -76,7 +76,7 @@ def test_sweep_tells_failed_jobs_by_name_and_does_the_others(monkeypatch, capsys
         return attack_chunk(attacked, *arguments, **options)
 
     monkeypatch.setattr(jobs, "attack_chunk", fails_on_adv)
-    assert cli.main(["sweep", *WORDS, settings()]) == 1
+    assert cli.main(["sweep", *WORDS, settings(worst=True)]) == 1
     error = capsys.readouterr().err
     assert "2 jobs failed;" in error
     for attack in ("pgd", "worst"):
