@@ -93,8 +93,8 @@ figure7: setup ## Style transfer, Figures 7 and 8: make figure7 DATA=<CIFAR-10> 
 		$(if $(CONTENT),--content $(CONTENT)) $(if $(STYLE),--style $(STYLE)) \
 		$(if $(SEEDS),--seeds '[$(SEEDS)]') $(ARGS)
 
-# One worker per core, one thread each; tests of one file share fixtures.
-PYTEST = $(BIN)/pytest -q -n auto --dist loadfile
+# One worker per core, one thread each; tests of one file share fixtures, files with slow tests begin.
+PYTEST = $(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test: setup ## Run all tests except the slow ones (4 minutes on two cores)
 	$(PYTEST) -m 'not slow'

@@ -33,6 +33,11 @@ torch.set_num_threads(1)
 EPSILON, STEP_SIZE = 3 / 16, 3 / 64
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests begin: a long file that a worker takes last would leave the others idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @cache
 def _trained(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     test = load_digits().test
