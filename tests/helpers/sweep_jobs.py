@@ -14,6 +14,7 @@ from robustnorm.work.jobs import Job, record_job
 
 # Two steps and one epoch a run; an evaluation of two chunks, the last one short.
 SETTINGS = {
+    "network": "tiny_network:tiny",
     "train_limit": 64, "validation": 20, "width": 4, "epochs": 1, "batch_size": 32,
     "epsilon": "3/16", "step_size": "3/64", "train_steps": 1, "validation_steps": 1,
     "test_limit": 130, "checks": "none", "attacks": ["fgsm", "pgd-20"], "device": "cpu",

@@ -8,11 +8,19 @@ import pytest
 from sweep_jobs import SETTINGS
 
 from robustnorm import cli
+from robustnorm.models import NETWORKS
 from robustnorm.records.record import Record
 
 
 @pytest.fixture(scope="session")
-def evaluated(tmp_path_factory):
+def typed():
+    """The network of sweep_jobs may be imported, here and in workers, as if it had been typed."""
+    with NETWORKS.typed(SETTINGS["network"]):
+        yield
+
+
+@pytest.fixture(scope="session")
+def evaluated(typed, tmp_path_factory):
     """A folder with the checkpoint and the record of one run, evaluated in this process."""
     folder, before = tmp_path_factory.mktemp("evaluated"), Path.cwd()
     os.chdir(folder)

@@ -26,7 +26,7 @@ def evaluate():
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
