@@ -1,14 +1,16 @@
 """What an archive may write into data_root: the data set's own files, on the disk when it ends."""
 
+import hashlib
 import io
 import os
 import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
-from robustnorm.data.errors import RefusedDataError
-from robustnorm.data.unpacking import unpacked_folder
+from robustnorm.data.errors import DataError, RefusedDataError
+from robustnorm.data.unpacking import download, unpacked_folder
 
 DATA = {"set/data_batch_1": b"1", "set/data_batch_2.bin": b"2", "set/batches.meta": b"3"}
 PROGRAMS = (
@@ -69,3 +71,50 @@ def test_every_file_is_synced_before_the_folder_has_its_name(tmp_path, monkeypat
     names = [Path(name).name for name in DATA]
     assert {(f".{name}.tmp", False) for name in names} <= set(synced)
     assert synced[-1] == (tmp_path.name, True)
+
+
+def test_rest_of_a_killed_unpacking_is_no_part_of_the_folder(tmp_path):
+    (tmp_path / ".set.tmp" / "set").mkdir(parents=True)
+    (tmp_path / ".set.tmp" / "set" / "data_batch_7").write_bytes(b"half")
+    write(tmp_path / "set.tar", DATA)
+    unpacked_folder(tmp_path, "set", "set.tar")
+    assert files_below(tmp_path) == {*DATA, "set.tar"}
+
+
+def test_truncated_archive_leaves_no_folder_that_a_second_call_would_take(tmp_path):
+    write(tmp_path / "set.tar", DATA)
+    whole = (tmp_path / "set.tar").read_bytes()
+    (tmp_path / "set.tar").write_bytes(whole[:1600])  # after the first file
+    for _ in range(2):
+        with pytest.raises(RefusedDataError, match=r"set\.tar cannot be read"):
+            unpacked_folder(tmp_path, "set", "set.tar")
+        assert {path.name for path in tmp_path.iterdir()} == {"set.tar"}
+    (tmp_path / "set.tar").write_bytes(whole)
+    assert files_below(unpacked_folder(tmp_path, "set", "set.tar")) == {Path(n).name for n in DATA}
+
+
+def published(monkeypatch, content):
+    """Returns the addresses from which files of this content were downloaded."""
+    asked = []
+
+    def fetch(url, path):
+        asked.append(url)
+        Path(path).write_bytes(content)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    return asked
+
+
+def test_file_is_downloaded_once(tmp_path, monkeypatch):
+    asked = published(monkeypatch, b"data")
+    for _ in range(2):
+        download("https://a.b/set.tar", tmp_path / "set.tar", hashlib.md5(b"data").hexdigest())
+    assert asked == ["https://a.b/set.tar"]
+    assert (tmp_path / "set.tar").read_bytes() == b"data"
+
+
+def test_download_of_another_content_leaves_nothing(tmp_path, monkeypatch):
+    published(monkeypatch, b"datum")
+    with pytest.raises(DataError, match=r"its md5 is .*; download it by other means and put it"):
+        download("https://a.b/set.tar", tmp_path / "set.tar", hashlib.md5(b"data").hexdigest())
+    assert not list(tmp_path.iterdir())
