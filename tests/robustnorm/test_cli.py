@@ -238,7 +238,11 @@ def test_interrupt_that_a_library_takes_for_another_error_ends_in_one_sentence(c
             raise RecursionError("in an import that was cut off") from None
 
     monkeypatch.setattr(cli, "import_module", interrupt)
-    run("train", "--config", "small.yaml", status=130)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup ignores it
+    try:
+        run("train", "--config", "small.yaml", status=130)
+    finally:
+        signal.signal(signal.SIGINT, before)
     error = capsys.readouterr().err
     assert error.startswith("robustnorm: interrupted; ")
     assert error.count("\n") == 1
