@@ -96,7 +96,7 @@ figure7: setup ## Style transfer, Figures 7 and 8: make figure7 DATA=<CIFAR-10> 
 # One worker per core, one thread each; tests of one file share fixtures, files with slow tests begin.
 PYTEST = $(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
-test: setup ## Run all tests except the slow ones (4 minutes on two cores)
+test: setup ## Run all tests except the slow ones (three and a half minutes on two cores)
 	$(PYTEST) -m 'not slow'
 
 check: setup ## Format, lint, types, import order, all tests: what CI runs
