@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from robustnorm.data import load_dataset
 from robustnorm.data.dataset import Dataset
 from robustnorm.models import NETWORKS
 from robustnorm.models.building import build_network, relevant_arguments
+from robustnorm.settings.base import names
 from robustnorm.settings.config import Config
+from robustnorm.settings.groups import Files
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -39,6 +42,14 @@ def load_data(config: Config) -> Dataset:
         stream=config.stream,
         workers=config.data_workers,
     )
+
+
+_load_once = lru_cache(maxsize=1)(load_data)
+
+
+def load_data_once(config: Config) -> Dataset:
+    """Loads the data and keeps them for all jobs of this process, also those of other configs."""
+    return _load_once(Config(**{name: getattr(config, name) for name in names(Files)}))
 
 
 def describe_dataset(dataset: Dataset, train_images: int) -> dict[str, Any]:

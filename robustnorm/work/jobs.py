@@ -33,7 +33,7 @@ from robustnorm.records.images import chunk_file, is_kept, read_chunk, write_chu
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.records.record import Record, fingerprint
 from robustnorm.runs import Run
-from robustnorm.runs.described import load_data
+from robustnorm.runs.described import load_data_once
 from robustnorm.runs.run import is_trained
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.config import Config
@@ -47,9 +47,6 @@ from robustnorm.work.train import train_run
 
 # Name of the PGD jobs, which give the verdicts on clean images and after each number of steps.
 PGD = "pgd"
-
-
-_dataset = lru_cache(maxsize=1)(load_data)  # per process, which runs many jobs on the same data
 
 
 class Job(Protocol):
@@ -167,7 +164,7 @@ class AttackJob:
     def run(self, should_stop: ShouldStop = never) -> None:
         clock = time.perf_counter()
         attacked = _branches_to_attack(self.folder, self.config, self.checkpoint)
-        dataset = _dataset(self.config)
+        dataset = load_data_once(self.config)
         if dataset.sha256 != self.dataset:
             raise UsageError(
                 f"the data on this machine are not those of the sweep (SHA-256 "
@@ -224,11 +221,11 @@ class RecordJob:
     def done(self) -> bool:
         run, reports = Run.find(self.folder, self.config.checkpoint), self.config.reports_folder
         return run is not None and (
-            find_record(run, self.config, _dataset(self.config), reports) is not None
+            find_record(run, self.config, load_data_once(self.config), reports) is not None
         )
 
     def run(self, should_stop: ShouldStop = never) -> None:
-        dataset, reports = _dataset(self.config), self.config.reports_folder
+        dataset, reports = load_data_once(self.config), self.config.reports_folder
         run = Run.find(self.folder, self.config.checkpoint)
         if run is None or run.sha256 != self.attacks[0].checkpoint:
             raise _changed(self.folder, self.config)
@@ -297,7 +294,7 @@ def record_job(run: Run, config: Config) -> RecordJob:
         UsageError: When the run was trained on other data.
         CheckpointError: When the weights do not fit the settings.
     """
-    dataset = _dataset(config)
+    dataset = load_data_once(config)
     run.check_data(dataset)
     model = run.network()
     ids = subset(dataset.test, config.test_limit)[0].sort().values
@@ -333,7 +330,7 @@ def _branches_to_attack(folder: Path, config: Config, sha256: str) -> list[Branc
     attacked = branches(
         model, config.eval_precision, serving=config.serving, compile=config.compile
     )
-    test = _dataset(config).test
+    test = load_data_once(config).test
     check_network(attacked, test.images, test.labels, parse_attacks(config.all_attacks))
     return attacked
 

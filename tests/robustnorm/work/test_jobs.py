@@ -31,12 +31,12 @@ from robustnorm.work.jobs import digest
 
 def test_jobs_read_the_data_as_training_does(monkeypatch):
     read = []
-    jobs._dataset.cache_clear()
+    described._load_once.cache_clear()
     monkeypatch.setattr(described, "load_dataset", lambda data, **how: read.append((data, how)))
     config = Config(data="pictures", data_root="there", resize=32, stream=True)
-    for _ in range(2):
-        jobs._dataset(config)
-    jobs._dataset.cache_clear()
+    for each in (config, config, replace(config, norm="auxbn", width=8)):
+        described.load_data_once(each)
+    described._load_once.cache_clear()
     ((data, how),) = read
     assert (data, how["root"], how["resize"], how["stream"]) == (
         "pictures",
