@@ -28,8 +28,6 @@ _FOLDERS = {
     "cifar-10-batches-py": "cifar-10-python.tar.gz",
     "cifar-10-batches-bin": "cifar-10-binary.tar.gz",
 }
-
-
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 _MD5 = "c58f30108f718f92721af3b95e74349a"
 
@@ -53,9 +51,9 @@ def load_cifar10(root: Path, *, download: bool = False) -> Dataset:
     References:
         Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    if download and not _existing_versions(root):
+    if download and not unpacking.existing_versions(root, _FOLDERS):
         unpacking.download(_URL, root / "cifar-10-python.tar.gz", _MD5)
-    existing = _existing_versions(root)
+    existing = unpacking.existing_versions(root, _FOLDERS)
     if not existing:
         raise DataError(
             f"CIFAR-10 is not in {root}. Download it with --download true, put one of "
@@ -76,15 +74,6 @@ def read_cifar10(path: Path) -> Dataset:
         classes=_CLASSES,
         augmentation=Augmentation(padding=4, flip=True),
     )
-
-
-def _existing_versions(root: Path) -> list[tuple[str, str]]:
-    """Returns the (folder, archive) pairs of which one exists."""
-    return [
-        (folder, archive)
-        for folder, archive in _FOLDERS.items()
-        if (root / folder).is_dir() or (root / archive).is_file()
-    ]
 
 
 def _read_python(folder: Path) -> tuple[list[tuple[Tensor, Tensor]], str]:

@@ -43,11 +43,7 @@ def load_cifar100(root: Path, *, download: bool = False) -> Dataset:
     References:
         Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    existing = [
-        (folder, archive)
-        for folder, archive in _FOLDERS.items()
-        if (root / folder).is_dir() or (root / archive).is_file()
-    ]
+    existing = unpacking.existing_versions(root, _FOLDERS)
     if download and not existing:
         unpacking.download(_URL, root / "cifar-100-python.tar.gz", _MD5)
     return read_cifar100(unpacking.unpacked_folder(root, *(existing or list(_FOLDERS.items()))[0]))

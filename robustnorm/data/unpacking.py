@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -59,6 +59,15 @@ def unpacked_folder(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return root / folder
+
+
+def existing_versions(root: Path, folders: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Returns the folders, with their archives, of which one or the other is in ``root``."""
+    return [
+        (folder, archive)
+        for folder, archive in folders.items()
+        if (root / folder).is_dir() or (root / archive).is_file()
+    ]
 
 
 def _is_data(name: str, folder: str) -> bool:
