@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import small_runs
 import torch
 import yaml
 from processes import command, end, signal_after_step
@@ -22,24 +23,7 @@ from robustnorm.training import advprop
 from robustnorm.training.losses import AdvProp
 from robustnorm.work import report
 
-SMALL = {
-    "data": "digits",
-    "network": "tiny",
-    "train_limit": 128,
-    "validation": 150,
-    "width": 4,
-    "epochs": 3,
-    "batch_size": 32,
-    "learning_rate": 0.05,
-    "epsilon": "3/16",
-    "step_size": "3/64",
-    "train_steps": 2,
-    "validation_steps": 2,
-    "test_limit": 200,
-    "device": "cpu",
-    "checks": "none",
-    "worst": False,
-}
+SMALL = small_runs.SMALL | {"validation": 150, "epochs": 3, "test_limit": 200}
 TRAIN = ("train", "--config", "small.yaml", "--norm", "saauxbn")
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import small_runs
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -19,20 +20,8 @@ from robustnorm.training.origin import origin
 from robustnorm.work import train as train_module
 from robustnorm.work.train import train_run
 
-SMALL = {
-    "data": "digits",
-    "train_limit": 128,
-    "validation": 20,
-    "width": 4,
-    "epochs": 2,
-    "batch_size": 32,
-    "learning_rate": 0.05,
-    "epsilon": "3/16",
-    "step_size": "3/64",
-    "train_steps": 2,
-    "validation_steps": 2,
-    "device": "cpu",
-}
+# A ResNet, whose layers have names.
+SMALL = small_runs.SMALL | {"network": "resnet18", "validation": 20}
 TRAIN = ("train", "--config", "small.yaml", "--norm", "saauxbn")
 RUN = Path("checkpoints/small/saauxbn-seed0")
 
