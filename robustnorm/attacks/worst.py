@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,11 @@ _CANDIDATES = 9
 _NEAR, _NEARER = 0.3, 3
 # Restarts: size of the first step, in radii of the ball; classes that some of them target.
 _WIDER, _LIKELIEST = 2.0, 3
+# Restarts that climb side by side: a batch of the few images near another class costs hardly more
+# than one image.
+_AT_ONCE = 6
+# Stands for the nearest wrong class of each iterate, where an aim is expected.
+_NEAREST = -1
 # A gradient misleads if all runs together gain less than this fraction of what it promised. On
 # honest networks they gain at least a third.
 _MISLEADS = 0.1
@@ -157,7 +163,7 @@ class _Search:
         self._epsilon, self._steps = epsilon, steps
         self._threat_model, self._ball = threat_model, find_threat_model(threat_model)
         self.is_blind = False
-        self._first = self._forward(images, labels, None)
+        self._first = self._forward(images, labels, torch.full_like(labels, _NEAREST))
         logits, gradient = self._first
         self.best, self.standing = images.clone(), logits.argmax(1) == labels
         self._start = lead(logits, labels)  # how far the nearest wrong class is, below 0
@@ -168,9 +174,10 @@ class _Search:
 
     def from_the_image(self, targets: int) -> None:
         """Climbs from the image towards wrong classes in turn."""
-        wrong = self._first.logits.scatter(1, self._labels[:, None], -torch.inf)
-        likeliest = wrong.argmax(1)
-        self._climb(self._rows(), likeliest, self._images, self._first)
+        wrong = _wrong(self._first.logits, self._labels)
+        rows = self._rows()
+        first = _Forward(*(values[rows] for values in self._first))
+        self._climb(rows, wrong.argmax(1)[rows], self._images[rows], first)
         others = min(targets, wrong.shape[1] - 1) - 1
         rows = self._rows()
         if not others or not len(rows):
@@ -178,8 +185,8 @@ class _Search:
         aims = torch.zeros_like(wrong[:, :others], dtype=torch.int64)
         aims[rows] = self._nearest(rows, wrong[rows], others)
         for number, aim in enumerate(aims.unbind(1), start=1):
-            near = self._leads >= self._start / number
-            self._climb(self._rows(near), aim, self._images)
+            rows = self._rows(self._leads >= self._start / number)
+            self._climb(rows, aim[rows], self._images[rows])
 
     def misled(self) -> Tensor:
         """Returns whether an image's gradients led nowhere, bool (N,)."""
@@ -192,17 +199,24 @@ class _Search:
         likeliest wrong classes; the first three climb towards the nearest wrong class.
         """
         generator = torch.Generator().manual_seed(0)
-        wrong = self._first.logits.scatter(1, self._labels[:, None], -torch.inf)
+        wrong = _wrong(self._first.logits, self._labels)
         likeliest = wrong.topk(min(_LIKELIEST, wrong.shape[1] - 1), dim=1).indices
-        for done in range(restarts):
-            near = _NEAR * (1 - done / restarts) ** _NEARER
-            rows = self._rows(self._leads > near * self._start)
-            noise = 2 * torch.rand(1, *self._images.shape[1:], generator=generator) - 1
-            kind, noise = done % 4, noise.to(self._images)
-            change = self._epsilon * noise if kind == 1 else self._ball.ascend(noise, self._epsilon)
-            starts = self._ball.project(self._images + change, self._images, self._epsilon)
-            aims = likeliest[:, done // 4 % likeliest.shape[1]] if kind == 3 else None
-            self._climb(rows, aims, starts, widest=_WIDER)
+        for begin in range(0, restarts, _AT_ONCE):
+            climbs = []
+            for done in range(begin, min(begin + _AT_ONCE, restarts)):
+                near = _NEAR * (1 - done / restarts) ** _NEARER
+                rows = self._rows(self._leads > near * self._start)
+                noise = 2 * torch.rand(1, *self._images.shape[1:], generator=generator) - 1
+                kind, noise = done % 4, noise.to(self._images)
+                inner = self._epsilon * noise
+                change = inner if kind == 1 else self._ball.ascend(noise, self._epsilon)
+                images = self._images[rows]
+                starts = self._ball.project(images + change, images, self._epsilon)
+                aims = likeliest[rows, done // 4 % likeliest.shape[1]]
+                if kind != 3:
+                    aims = torch.full_like(aims, _NEAREST)
+                climbs.append((rows, aims, starts))
+            self._climb(*map(torch.cat, zip(*climbs, strict=True)), widest=_WIDER)
 
     def without_gradients(self, misled: Tensor, queries: int) -> None:
         """Searches without gradients around images whose gradients mislead."""
@@ -228,59 +242,67 @@ class _Search:
     def _climb(
         self,
         rows: Tensor,
-        aims: Tensor | None,
+        aims: Tensor,
         starts: Tensor,
         first: _Forward | None = None,
         *,
         widest: float = 1.0,
     ) -> None:
-        """Climbs towards one wrong class of each image, by default the nearest one.
+        """Climbs towards wrong classes, from each start until one breaks the start's image.
 
         Args:
-            rows: Indices of the images that climb.
-            aims: A class for each image, int64 (N,).
-            starts: A point of each image's ball.
+            rows: Indices of the images that climb, once for each of their starts, int64 (M,).
+            aims: A class for each start, or ``_NEAREST``, int64 (M,).
+            starts: Points of the images' balls, (M, C, H, W).
             first: Logits and gradients there, if known.
             widest: Size of the first step, in radii of the ball.
         """
-        adv_images = starts[rows]
+        adv_images = starts
         for step in range(self._steps + 1):
             if not len(rows):
                 return
-            aim = None if aims is None else aims[rows]
-            if step == self._steps:  # the last iterate is only classified
+            labels = self._labels[rows]
+            if step == self._steps:  # the last iterates are only classified
                 with torch.no_grad():
-                    self._keep(rows, adv_images, self._model(adv_images))
+                    (logits,) = self._in_parts(lambda part: [self._model(part)], adv_images)
+                self._keep(rows, adv_images, logits)
                 return
-            if step == 0 and first is not None:
-                logits, gradient = first.logits[rows], first.gradient[rows]
-            else:
-                logits, gradient = self._forward(adv_images, self._labels[rows], aim)
-            standing = ~self._keep(rows, adv_images, logits)
-            rows, adv_images = rows[standing], adv_images[standing]
-            gradient = gradient[standing]
+            if first is None:
+                first = _Forward(*self._in_parts(self._forward, adv_images, labels, aims))
+            self._keep(rows, adv_images, first.logits)
+            standing = self.standing[rows]
+            rows, aims, adv_images = rows[standing], aims[standing], adv_images[standing]
             size = widest * self._epsilon * (1 - step / self._steps)
-            moved = adv_images + self._ball.ascend(gradient, size)
-            adv_images = self._ball.project(moved, self._images[rows], self._epsilon)
+            moved = adv_images + self._ball.ascend(first.gradient[standing], size)
+            adv_images, first = self._ball.project(moved, self._images[rows], self._epsilon), None
 
-    def _keep(self, rows: Tensor, adv_images: Tensor, logits: Tensor) -> Tensor:
-        """Keeps iterates that are the best so far; returns which iterates are misclassified."""
+    def _keep(self, rows: Tensor, adv_images: Tensor, logits: Tensor) -> None:
+        """Keeps each image's best iterate so far: the first misclassified one, or the nearest."""
         labels = self._labels[rows]
-        broken, leads = logits.argmax(1) != labels, lead(logits, labels)
-        better = broken | (leads > self._leads[rows])
-        self.best[rows[better]], self._leads[rows[better]] = adv_images[better], leads[better]
-        self.standing[rows[broken]] = False
-        return broken
+        broken = logits.argmax(1) != labels
+        leads = lead(logits, labels).masked_fill(broken, torch.inf)
+        count = len(self.standing)
+        most = leads.new_full((count,), -torch.inf).scatter_reduce(0, rows, leads, "amax")
+        better = (leads == most[rows]) & (leads > self._leads[rows])
+        entries = better.nonzero().flatten()  # several of an image where they are equally near
+        first = rows.new_full((count,), len(rows)).scatter_reduce(0, rows[entries], entries, "amin")
+        entries = first[first < len(rows)]
+        rows = rows[entries]
+        self.best[rows], self._leads[rows] = adv_images[entries], leads[entries]
+        self.standing[rows[broken[entries]]] = False
 
-    def _forward(self, adv_images: Tensor, labels: Tensor, aims: Tensor | None) -> _Forward:
+    def _in_parts(self, function: Callable[..., Sequence[Tensor]], *values: Tensor) -> list[Tensor]:
+        """Calls a function on as many rows at once as there are images, to save memory."""
+        parts = zip(*(value.split(len(self._images)) for value in values), strict=True)
+        results = [function(*part) for part in parts]
+        return [torch.cat(result) for result in zip(*results, strict=True)]
+
+    def _forward(self, adv_images: Tensor, labels: Tensor, aims: Tensor) -> _Forward:
         with torch.enable_grad():
             leaf = adv_images.detach().requires_grad_()
             logits = self._model(leaf)
-            leads = (
-                lead(logits, labels)
-                if aims is None
-                else logit_of(logits, aims) - logit_of(logits, labels)
-            )
+            aims = torch.where(aims == _NEAREST, _wrong(logits, labels).argmax(1), aims)
+            leads = logit_of(logits, aims) - logit_of(logits, labels)
             gradient = gradient_of(leads.sum(), leaf)
         if gradient is None:
             self.is_blind, gradient = True, torch.zeros_like(leaf)
@@ -307,3 +329,8 @@ class _Search:
                 gaps.append(leads.detach() / slope.clamp_min(_TINY))
         order = torch.stack(gaps, 1).topk(count, dim=1).indices
         return candidates.gather(1, order)
+
+
+def _wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the logits with those of the labels at minus infinity."""
+    return logits.scatter(1, labels[:, None], -torch.inf)
