@@ -26,10 +26,10 @@ _CANDIDATES = 9
 _NEAR, _NEARER = 0.3, 3
 # Restarts: size of the first step, in radii of the ball; classes that some of them target.
 _WIDER, _LIKELIEST = 2.0, 3
-# Restarts that climb side by side: a batch of the few images near another class costs hardly more
-# than one image.
+# Restarts that climb side by side, since few images restart, and a small batch takes hardly longer
+# than one image. More would often continue where one has already broken the image.
 _AT_ONCE = 6
-# Stands for the nearest wrong class of each iterate, where an aim is expected.
+# As an aim: the nearest wrong class, chosen anew at each iterate.
 _NEAREST = -1
 # A gradient misleads if all runs together gain less than this fraction of what it promised. On
 # honest networks they gain at least a third.
@@ -71,8 +71,9 @@ def worst_case(
     A network whose logits have no gradient with respect to the images is searched only by squares,
     and a warning is logged.
 
-    An image leaves at its first misclassified iterate, so most of the work is spent on those that
-    withstand. No random numbers are drawn from ``generator`` or a global state: an image's result
+    From the third class of step 2 on, all aims climb side by side, and in step 3 six restarts at a
+    time, in batches of at most N. An image leaves at its first misclassified iterate, so most of
+    the work is spent on those that withstand. No random numbers are drawn from ``generator`` or a global state: an image's result
     depends only on the network and the image. On a CPU the last bits of a network's logits may
     depend on the size of its batch; evaluations therefore use few different sizes.
 
@@ -140,6 +141,20 @@ class _Forward(NamedTuple):
     gradient: Tensor
 
 
+class _Climb(NamedTuple):
+    """Climbs of M different images, one of each, towards wrong classes.
+
+    Attributes:
+        rows: Indices of the images, int64 (M,).
+        aims: A class for each, or ``_NEAREST``, int64 (M,).
+        starts: Points of the images' balls, (M, C, H, W).
+    """
+
+    rows: Tensor
+    aims: Tensor
+    starts: Tensor
+
+
 class _Search:
     """Images on their way through the portfolio.
 
@@ -175,18 +190,23 @@ class _Search:
     def from_the_image(self, targets: int) -> None:
         """Climbs from the image towards wrong classes in turn."""
         wrong = _wrong(self._first.logits, self._labels)
-        rows = self._rows()
+        rows = self._near()
         first = _Forward(*(values[rows] for values in self._first))
-        self._climb(rows, wrong.argmax(1)[rows], self._images[rows], first)
+        self._climb([_Climb(rows, wrong.argmax(1)[rows], self._images[rows])], first)
         others = min(targets, wrong.shape[1] - 1) - 1
-        rows = self._rows()
+        rows = self._near()
         if not others or not len(rows):
             return
         aims = torch.zeros_like(wrong[:, :others], dtype=torch.int64)
         aims[rows] = self._nearest(rows, wrong[rows], others)
-        for number, aim in enumerate(aims.unbind(1), start=1):
-            rows = self._rows(self._leads >= self._start / number)
-            self._climb(rows, aim[rows], self._images[rows])
+        self._climb([_Climb(rows, aims[rows, 0], self._images[rows])])
+        near = [self._near(1 / number) for number in range(2, others + 1)]
+        climbs = [
+            _Climb(rows, aims[rows, number], self._images[rows])
+            for number, rows in enumerate(near, start=1)
+        ]
+        if climbs:
+            self._climb(climbs)
 
     def misled(self) -> Tensor:
         """Returns whether an image's gradients led nowhere, bool (N,)."""
@@ -204,8 +224,7 @@ class _Search:
         for begin in range(0, restarts, _AT_ONCE):
             climbs = []
             for done in range(begin, min(begin + _AT_ONCE, restarts)):
-                near = _NEAR * (1 - done / restarts) ** _NEARER
-                rows = self._rows(self._leads > near * self._start)
+                rows = self._near(_NEAR * (1 - done / restarts) ** _NEARER)
                 noise = 2 * torch.rand(1, *self._images.shape[1:], generator=generator) - 1
                 kind, noise = done % 4, noise.to(self._images)
                 inner = self._epsilon * noise
@@ -215,12 +234,12 @@ class _Search:
                 aims = likeliest[rows, done // 4 % likeliest.shape[1]]
                 if kind != 3:
                     aims = torch.full_like(aims, _NEAREST)
-                climbs.append((rows, aims, starts))
-            self._climb(*map(torch.cat, zip(*climbs, strict=True)), widest=_WIDER)
+                climbs.append(_Climb(rows, aims, starts))
+            self._climb(climbs, widest=_WIDER)
 
     def without_gradients(self, misled: Tensor, queries: int) -> None:
         """Searches without gradients around images whose gradients mislead."""
-        rows = self._rows(misled)
+        rows = (self.standing & misled).nonzero().flatten()
         if not self._epsilon or not queries or not len(rows):
             return
         images, labels = self._images[rows], self._labels[rows]
@@ -235,29 +254,21 @@ class _Search:
         with torch.no_grad():
             self._keep(rows, adv_images, self._model(adv_images))
 
-    def _rows(self, among: Tensor | None = None) -> Tensor:
-        standing = self.standing if among is None else self.standing & among
-        return standing.nonzero().flatten()
+    def _near(self, fraction: float = 1.0) -> Tensor:
+        """Returns the rows that stand and came within a fraction of their first distance."""
+        return (self.standing & (self._leads >= fraction * self._start)).nonzero().flatten()
 
     def _climb(
-        self,
-        rows: Tensor,
-        aims: Tensor,
-        starts: Tensor,
-        first: _Forward | None = None,
-        *,
-        widest: float = 1.0,
+        self, climbs: Sequence[_Climb], first: _Forward | None = None, *, widest: float = 1.0
     ) -> None:
-        """Climbs towards wrong classes, from each start until one breaks the start's image.
+        """Climbs side by side; an image leaves all its climbs when one of them breaks it.
 
         Args:
-            rows: Indices of the images that climb, once for each of their starts, int64 (M,).
-            aims: A class for each start, or ``_NEAREST``, int64 (M,).
-            starts: Points of the images' balls, (M, C, H, W).
-            first: Logits and gradients there, if known.
+            climbs: Where the climbs start, and where to.
+            first: Logits and gradients at the starts, if known.
             widest: Size of the first step, in radii of the ball.
         """
-        adv_images = starts
+        rows, aims, adv_images = map(torch.cat, zip(*climbs, strict=True))
         for step in range(self._steps + 1):
             if not len(rows):
                 return
