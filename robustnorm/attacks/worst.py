@@ -73,9 +73,10 @@ def worst_case(
 
     From the third class of step 2 on, all aims climb side by side, and in step 3 six restarts at a
     time, in batches of at most N. An image leaves at its first misclassified iterate, so most of
-    the work is spent on those that withstand. No random numbers are drawn from ``generator`` or a global state: an image's result
-    depends only on the network and the image. On a CPU the last bits of a network's logits may
-    depend on the size of its batch; evaluations therefore use few different sizes.
+    the work is spent on those that withstand. No random numbers are drawn from ``generator`` or a
+    global state: an image's result depends only on the network and the image. On a CPU the last
+    bits of a network's logits may depend on the size of its batch; evaluations therefore use few
+    different sizes.
 
     Args:
         model: Images to logits; its mode and branch are the caller's choice.
