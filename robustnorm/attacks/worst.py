@@ -305,7 +305,7 @@ class _Search:
 
     def _in_parts(self, function: Callable[..., Sequence[Tensor]], *values: Tensor) -> list[Tensor]:
         """Calls a function on as many rows at once as there are images, to save memory."""
-        parts = zip(*(value.split(len(self._images)) for value in values), strict=True)
+        parts = zip(*(torch.split(value, len(self._images)) for value in values), strict=True)
         results = [function(*part) for part in parts]
         return [torch.cat(result) for result in zip(*results, strict=True)]
 
