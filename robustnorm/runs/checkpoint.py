@@ -56,6 +56,11 @@ class Checkpoint:
     manifest: dict[str, Any]
     sha256: str
 
+    def has_weights_of(self, other: Checkpoint) -> bool:
+        """Returns whether both hold the same network, bit by bit."""
+        mine, its = (_with_prefix(each.tensors, _MODEL) for each in (self, other))
+        return mine.keys() == its.keys() and all(torch.equal(mine[key], its[key]) for key in mine)
+
 
 def save_checkpoint(
     folder: Path,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from robustnorm.evaluation.protocol import find_record
+import logging
+from dataclasses import replace
+
+from robustnorm.data.dataset import Dataset
+from robustnorm.evaluation.protocol import find_record, record_path
 from robustnorm.records.record import Record
 from robustnorm.reporting.tables import write_tables
 from robustnorm.runs import Run
@@ -14,6 +18,8 @@ from robustnorm.system.device import resolve_device
 from robustnorm.system.stopping import ShouldStop, Stopped
 from robustnorm.work.evaluate import evaluate_run
 from robustnorm.work.train import train_run
+
+log = logging.getLogger("robustnorm")
 
 
 def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
@@ -36,7 +42,34 @@ def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
             for run in runs:
                 trained, reports = _open(run, evaluation), plan.reports(title)
                 if find_record(trained, evaluation, dataset, reports) is None:
-                    evaluate_run(trained, evaluation, dataset, device, reports, should_stop)
+                    same = _same_evaluation(plan, title, trained, dataset)
+                    if same is None:
+                        evaluate_run(trained, evaluation, dataset, device, reports, should_stop)
+                    else:
+                        same.save(record_path(reports, trained.folder, evaluation))
+
+
+def _same_evaluation(plan: Plan, title: str, trained: Run, dataset: Dataset) -> Record | None:
+    """Returns the record of the same network under the same protocol, found as another checkpoint.
+
+    When the last epoch is the best one, "best" and "last" are the same network.
+    """
+    evaluation = plan.evaluations[title]
+    for name, other in plan.evaluations.items():
+        if replace(other, checkpoint=evaluation.checkpoint) != evaluation or name == title:
+            continue
+        earlier = Run.find(trained.folder, other.checkpoint)
+        if earlier is None or not earlier.checkpoint.has_weights_of(trained.checkpoint):
+            continue
+        record = find_record(earlier, other, dataset, plan.reports(name))
+        if record is not None and not record.images:  # images are kept with one record
+            log.info(
+                "%s: checkpoints '%s' and '%s' are the same network, evaluated once",
+                *(trained.folder.name, other.checkpoint, evaluation.checkpoint),
+            )
+            tag = {"tag": evaluation.checkpoint, "sha256": trained.sha256}
+            return replace(record, checkpoint=record.checkpoint | tag)
+    return None
 
 
 def report_found(plan: Plan, train_command: str) -> dict[str, list[Record]]:

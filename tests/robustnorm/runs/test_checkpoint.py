@@ -57,6 +57,19 @@ def test_checkpoint_round_trips_weights_buffers_and_momentum(tmp_path):
     assert MANIFEST.items() <= loaded.manifest.items()
 
 
+def test_same_network_is_told_by_its_weights_and_buffers(tmp_path):
+    model, optimizer = make()
+    save_checkpoint(tmp_path, "best", model, MANIFEST)
+    save_checkpoint(tmp_path, "last", model, MANIFEST, optimizer)
+    model(torch.rand(4, 1, 4, 4))  # moves the running statistics only
+    save_checkpoint(tmp_path, "epoch2", model, MANIFEST)
+    best, last, other = (load_checkpoint(tmp_path, tag) for tag in ("best", "last", "epoch2"))
+    assert best.sha256 != last.sha256
+    assert best.has_weights_of(last)
+    assert last.has_weights_of(best)
+    assert not other.has_weights_of(last)
+
+
 def test_checkpoint_round_trips_what_adam_keeps_of_each_parameter(tmp_path):
     model, _ = make(steps=0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)

@@ -16,10 +16,12 @@ from processes import command, kill
 
 from robustnorm import cli
 from robustnorm.records.record import Record
+from robustnorm.runs.checkpoint import Checkpoint
 from robustnorm.settings.campaign import campaign_plans
 from robustnorm.work import campaign as slices
 from robustnorm.work import plan as module
 from robustnorm.work import train as training
+from robustnorm.work.jobs import digest
 
 # Two steps and one epoch a run; evaluations of two parts.
 TRAINING = {
@@ -200,6 +202,38 @@ def test_a_seed_is_trained_and_evaluated_before_the_next(monkeypatch):
         for work in ("train", "best", "last")
         for run in ("bn", "auxbn", "bn-plain")
     ]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_checkpoints_of_the_same_network_are_evaluated_once(
+    changed, place, blank_figures, monkeypatch, caplog
+):
+    """One epoch: it is the best and the last, unless another network is saved as one of them."""
+    evaluate, evaluated = module.evaluate_run, []
+
+    def counted(run, *arguments):
+        evaluated.append((run.folder.name, run.tag))
+        return evaluate(run, *arguments)
+
+    monkeypatch.setattr(module, "evaluate_run", counted)
+    if changed:
+        monkeypatch.setattr(Checkpoint, "has_weights_of", lambda *_: False)
+    both = {tag: {"checkpoint": tag, "test_limit": 20, **QUICK} for tag in ("best", "last")}
+    write_campaign(evaluations=both)
+    campaign()
+    wanted = [(run, "best") for run in RUNS] + [(run, "last") for run in RUNS] * changed
+    assert evaluated == wanted
+    for run in RUNS:
+        best, last = (
+            Record.load(Path(f"reports/small/{tag}/records/{run}-{tag}.json"))
+            for tag in ("best", "last")
+        )
+        manifest = json.loads(Path(f"checkpoints/small/{run}/last.json").read_text())
+        assert last.checkpoint == best.checkpoint | {"tag": "last", "sha256": manifest["sha256"]}
+        assert digest(last) == digest(best)
+    assert ("'best' and 'last' are the same network" in caplog.text) is not changed
+    campaign()  # finds both
+    assert evaluated == wanted
 
 
 def test_run_of_other_settings_is_refused(whole, monkeypatch, capsys):
