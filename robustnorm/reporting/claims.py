@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
 from scipy.stats import ttest_1samp
 
 from robustnorm.evaluation.statistics import Interval, holm, sign_flip, student
+from robustnorm.records.bits import Bits
 from robustnorm.records.record import Record
-from robustnorm.reporting.comparisons import LEVEL
+from robustnorm.reporting.comparisons import LEVEL, compare
 from robustnorm.reporting.model_records import NAMES, WORST, ModelRecords, group
-from robustnorm.reporting.render import Cell, Table, bracketed
+from robustnorm.reporting.render import Cell, Table, bracketed, p_value
 
 PGD = "RA, PGD-20"
 # Gong et al., Section 4.3: the norms in order of accuracy, best first.
@@ -30,6 +31,9 @@ class Claim(NamedTuple):
         higher: The norm that is more accurate in the paper.
         lower: The other norm.
         differences: Accuracy of ``higher`` minus that of ``lower``, for each seed that both have.
+        by_images: For each of these seeds 1 or -1 if its networks differ on the test images as
+            claimed or the other way, else 0: exact McNemar test, with Holm's adjustment for all
+            claims of a seed, at the 5 % level.
         p: p-value of Student's paired test over seeds, with Holm's adjustment for all claims; 1 for
             one seed.
     """
@@ -38,7 +42,12 @@ class Claim(NamedTuple):
     higher: str
     lower: str
     differences: tuple[float, ...]
+    by_images: tuple[int, ...]
     p: float
+
+    @property
+    def name(self) -> str:
+        return f"{NAMES[self.higher]} > {NAMES[self.lower]}"
 
     @property
     def interval(self) -> Interval | None:
@@ -60,18 +69,60 @@ def claims(records: Sequence[Record]) -> list[Claim]:
         records: Records of one evaluation on the same images; norms are paired by seed.
     """
     models = {model.norm: model for model in group(records) if model.adversarial}
-    found: list[tuple[str, str, str, tuple[float, ...]]] = []
+    found: dict[tuple[str, str, str], dict[int, tuple[Bits, Bits]]] = {}
     for (evaluation, branch), order in CLAIMS.items():
         known = [models[norm] for norm in order if norm in models]
         if evaluation == WORST and not all(_has_worst(model) for model in known):
             continue
         for higher, lower in itertools.combinations(known, 2):
-            first, second = (_accuracies(model, evaluation, branch) for model in (higher, lower))
-            differences = tuple(first[seed] - second[seed] for seed in first if seed in second)
-            if differences:
-                found.append((evaluation, higher.norm, lower.norm, differences))
-    adjusted = holm([_p(differences) for *_, differences in found])
-    return [Claim(*claim, p) for claim, p in zip(found, adjusted, strict=True)]
+            first, second = (_verdicts(model, evaluation, branch) for model in (higher, lower))
+            pairs = {seed: (first[seed], second[seed]) for seed in first if seed in second}
+            if pairs:
+                found[evaluation, higher.norm, lower.norm] = pairs
+    differences = [
+        tuple(float(one.mean() - other.mean()) for one, other in pairs.values())
+        for pairs in found.values()
+    ]
+    by_images = _by_images(found)
+    adjusted = holm([_p(each) for each in differences])
+    return [
+        Claim(*key, each, by_images[key], p)
+        for key, each, p in zip(found, differences, adjusted, strict=True)
+    ]
+
+
+def _by_images(
+    found: Mapping[tuple[str, str, str], Mapping[int, tuple[Bits, Bits]]],
+) -> dict[tuple[str, str, str], tuple[int, ...]]:
+    """Returns ``Claim.by_images`` for the verdicts of each claim's two norms, by seed."""
+    signs: dict[tuple[str, str, str], list[int]] = {key: [] for key in found}
+    for seed in sorted({seed for pairs in found.values() for seed in pairs}):
+        keys = [key for key, pairs in found.items() if seed in pairs]
+        tests = compare(
+            [(("", one), ("", other)) for one, other in (found[key][seed] for key in keys)]
+        )
+        for key, test in zip(keys, tests, strict=True):
+            sign = 1 if test.first_only > test.second_only else -1
+            signs[key].append(sign * test.distinguishable)
+    return {key: tuple(each) for key, each in signs.items()}
+
+
+def claims_text(records: Sequence[Record]) -> str:
+    """Returns a Markdown list of what several seeds say about each claim; "" for one seed."""
+    found = [claim for claim in claims(records) if claim.interval]
+    worst = {(c.higher, c.lower): mean(c.differences) for c in found if c.evaluation == WORST}
+    lines = []
+    for claim in found:
+        difference, pair = mean(claim.differences), (claim.higher, claim.lower)
+        line = (
+            f"- {claim.evaluation}, {claim.name}: **{claim.verdict}**, {_points(difference)} "
+            f"points {bracketed(claim.interval, scale=100, signed=True)} over "
+            f"{len(claim.differences)} seeds, p = {p_value(claim.p)}"
+        )
+        if claim.evaluation == PGD and pair in worst:
+            line += f"; {_points(difference - worst[pair])} of it not in the worst case"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def claims_table(records: Sequence[Record]) -> Table | None:
@@ -87,13 +138,14 @@ def claims_table(records: Sequence[Record]) -> Table | None:
         rows.append(
             (
                 claim.evaluation,
-                f"{NAMES[claim.higher]} > {NAMES[claim.lower]}",
+                claim.name,
                 claim.verdict,
                 _points(mean(claim.differences)),
                 bracketed(claim.interval, scale=100, signed=True),
                 f"{sum(d > 0 for d in claim.differences)} of {len(claim.differences)}",
-                f"{claim.p:.3f}",
-                None if flip is None else f"{flip:.3f}",
+                f"{claim.by_images.count(1)} for, {claim.by_images.count(-1)} against",
+                p_value(claim.p),
+                None if flip is None else p_value(flip),
                 None
                 if claim.evaluation != PGD or worst is None
                 else _points(mean(claim.differences) - worst),
@@ -109,6 +161,7 @@ def claims_table(records: Sequence[Record]) -> Table | None:
             "Difference",
             "95 % interval",
             "Seeds as claimed",
+            "Seeds significant",
             "p, Holm",
             "p, sign flips",
             "Not in worst case",
@@ -119,6 +172,8 @@ def claims_table(records: Sequence[Record]) -> Table | None:
             "over seeds. Interval and p: Student's, over seeds, p with Holm's adjustment for all "
             "rows. A claim holds or is contradicted at the 5 % level; otherwise there is no "
             "verdict.",
+            "Seeds significant: exact McNemar test on the test images of each seed, with Holm's "
+            "adjustment for all claims of that seed, at the 5 % level.",
             f"Sign flips: exact permutation test; with {len(found[0].differences)} seeds no p is "
             f"below {2 / 2 ** len(found[0].differences):.3g}.",
             "Not in worst case: the part of the difference under PGD-20 that disappears in the "
@@ -133,7 +188,7 @@ def seeds_table(records: Sequence[Record]) -> Table:
     for model in group(records):
         for evaluation in ("SA", PGD, *[WORST] * _has_worst(model)):
             for branch in dict.fromkeys(model.branch(wanted) for wanted in ("clean", "adv")):
-                values = list(_accuracies(model, evaluation, branch).values())
+                values = [float(v.mean()) for v in _verdicts(model, evaluation, branch).values()]
                 spread = f"{100 * stdev(values):.2f}" if len(values) > 1 else None
                 rows.append(
                     (evaluation, model.label(branch), str(len(values)), mean(values), spread)
@@ -155,9 +210,9 @@ def _has_worst(model: ModelRecords) -> bool:
     return all(record.has("worst") for record in model.records)
 
 
-def _accuracies(model: ModelRecords, evaluation: str, branch: str) -> dict[int, float]:
+def _verdicts(model: ModelRecords, evaluation: str, branch: str) -> dict[int, Bits]:
     found = model.correct(evaluation, model.branch(branch))
-    return {r.seed: float(v.mean()) for r, v in zip(model.records, found, strict=True)}
+    return {r.seed: v for r, v in zip(model.records, found, strict=True)}
 
 
 def _p(differences: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from robustnorm.records.bits import Bits
 from robustnorm.records.record import SINGLE, Record
-from robustnorm.reporting.claims import claims_table, seeds_table
+from robustnorm.reporting.claims import claims_table, claims_text, seeds_table
 from robustnorm.reporting.comparisons import compare
 from robustnorm.reporting.model_records import EVALUATIONS, PGD_20, ModelRecords, group
 from robustnorm.reporting.paper import PAPER
@@ -40,6 +40,7 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
             "McNemar test on the first seed that both have, p with Holm's adjustment within each "
             "line, 5 % level; accuracies are means over the seeds that both have.\n\n"
             f"{lines}\n",
+            *(f"## The paper's claims\n\n{text}\n" for text in [claims_text(first)] if text),
             *(to_markdown(table) for table in tables if table),
         ]
     )

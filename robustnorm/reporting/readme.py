@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from robustnorm.records.record import Record, RecordError
+from robustnorm.reporting.claims import claims_text
 from robustnorm.reporting.plans import provenance_text
 from robustnorm.reporting.render import to_markdown
 from robustnorm.reporting.tables import tables
@@ -21,7 +22,8 @@ def show_results(readme: Path, folder: str, records: Sequence[Record]) -> None:
     """Replaces the first block of results in a README with the tables of ``records``.
 
     A block begins with ``<!-- reports/<folder> -->`` and ends with ``<!-- end -->``. It states the
-    data, devices, time and commit behind its tables.
+    data, devices, time and commit behind its tables and, for several seeds, the verdict on each of
+    the paper's claims.
 
     Args:
         readme: The file.
@@ -37,8 +39,9 @@ def show_results(readme: Path, folder: str, records: Sequence[Record]) -> None:
         for table in tables(records)
         if table.name in _SHOWN
     ]
-    lines = [f"<!-- reports/{folder} -->", provenance_text(records), "", "\n\n".join(shown)]
-    block = "\n".join([*lines, "<!-- end -->"])
+    parts = [provenance_text(records), claims_text(records), *shown]
+    text_of_block = "\n\n".join(part for part in parts if part)
+    block = f"<!-- reports/{folder} -->\n{text_of_block}\n<!-- end -->"
     changed, found = _BLOCK.subn(lambda _: block, text, count=1)
     if not found:
         raise RecordError(

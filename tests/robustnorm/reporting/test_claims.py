@@ -5,8 +5,9 @@ import pytest
 import record_factory
 from scipy.stats import ttest_rel
 
+from robustnorm.evaluation.statistics import mcnemar
 from robustnorm.records.record import SINGLE, Verdict
-from robustnorm.reporting.claims import claims, claims_table, seeds_table
+from robustnorm.reporting.claims import claims, claims_table, claims_text, seeds_table
 
 N = 1000
 
@@ -89,6 +90,45 @@ def test_table_says_what_the_worst_case_does_not_show():
     assert row[1] == "SaAuxBN > AuxBN"
     assert row[3] == "+2.10"
     assert row[-1] == "+1.90"  # 2.1 points under PGD-20, 0.2 in the worst case
+
+
+def test_sentences_say_what_the_table_says():
+    records = [make_record("saauxbn", s, 600 + s, 320 + s, 280 + s) for s in range(3)]
+    records += [make_record("auxbn", s, 500, 300, 279) for s in range(3)]
+    lines = claims_text(records).splitlines()
+    rows = claims_table(records).rows
+    assert len(lines) == len(rows) == 3
+    for line, (evaluation, claim, verdict, difference, interval, _, _, p, *_) in zip(
+        lines, rows, strict=True
+    ):
+        assert line.startswith(
+            f"- {evaluation}, {claim}: **{verdict}**, {difference} points {interval} over 3 seeds, "
+            f"p = {p}"
+        )
+    assert lines[1].endswith("; +1.90 of it not in the worst case")
+    assert claims_text([record for record in records if record.seed == 0]) == ""
+
+
+def test_seeds_are_counted_in_which_images_tell_the_norms_apart():
+    """One seed clearly as claimed, one clearly the other way, one with a single image between."""
+    higher, lower = (600, 400, 501), (400, 600, 500)
+    records = [make_record("auxbn", s, sa, 100) for s, sa in enumerate(higher)]
+    records += [make_record("bn", s, sa, 100) for s, sa in enumerate(lower)]
+    assert named(claims(records), "SA", "auxbn", "bn").by_images == (1, -1, 0)
+    (row,) = (row for row in claims_table(records).rows if row[0] == "SA")
+    assert row[6] == "1 for, 1 against"
+
+
+def test_tests_of_a_seed_are_adjusted_together():
+    """Six images decide a claim alone (p = 0.03), but not as one of two (Holm: 0.06)."""
+    pair = [make_record("auxbn", 0, 506, 100), make_record("bn", 0, 500, 100)]
+    assert mcnemar(bits(506), bits(500)) == pytest.approx(2 / 2**6)
+    two = named(claims(pair), "SA", "auxbn", "bn")  # the other claim, RA, has p = 1
+    assert two.by_images == (0,)
+    seven = [make_record("auxbn", 0, 507, 100), make_record("bn", 0, 500, 100)]
+    assert named(claims(seven), "SA", "auxbn", "bn").by_images == (1,)  # 2 / 2**7, twice
+    more = [*seven, make_record("saauxbn", 0, 506, 100)]
+    assert named(claims(more), "SA", "auxbn", "bn").by_images == (0,)
 
 
 def test_seeds_have_mean_and_standard_deviation():
