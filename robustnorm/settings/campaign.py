@@ -11,6 +11,7 @@ from robustnorm.settings.jobs import SharedFiles
 from robustnorm.settings.parsing import read_config
 from robustnorm.settings.plan import PAPER_NORMS, Plan, compared_runs
 from robustnorm.system.names import check_name
+from robustnorm.system.registry import unknown
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class PlanSettings:
         seeds: One run per norm and seed, and for the control; the first seed is finished first.
         evaluations: Changes to the config's evaluation (checkpoint, test_limit, serving, ...) by
             the name of their folder of reports. README shows the first one.
+        first_seed_only: Names of evaluations that only the runs of the first seed have.
     """
 
     config: str
@@ -33,6 +35,7 @@ class PlanSettings:
     control: bool = True
     seeds: tuple[int, ...] = (0,)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=lambda: {"best": {}})
+    first_seed_only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,10 @@ class CampaignSettings(SharedFiles):
                 if not getattr(plan, field_name):
                     raise ValueError(f"plan {name} needs {field_name}, got none")
             _refuse(name, "settings", names(Compared) & plan.settings.keys())
+            for title in plan.first_seed_only:
+                if title not in plan.evaluations:
+                    problem = unknown("evaluation", title, list(plan.evaluations))
+                    raise ValueError(f"first_seed_only of plan {name}: {problem}")
             for changes in plan.evaluations.values():
                 _refuse(name, "evaluations", changes.keys() - names(Evaluation))
 
@@ -107,5 +114,5 @@ def campaign_plans(campaign: CampaignSettings) -> list[Plan]:
                     f"evaluation {title} of plan {name} needs the weights of {tag}, which no run "
                     f"keeps; add {tag[5:]} to keep_epochs in its settings"
                 )
-        plans.append(Plan(name, plan.seeds, runs, evaluations))
+        plans.append(Plan(name, plan.seeds, runs, evaluations, plan.first_seed_only))
     return plans

@@ -22,12 +22,14 @@ class Plan:
         runs: Settings of each norm and the control; their seed is ignored.
         evaluations: Settings of each evaluation by its name; norm and seed are ignored. Without
             any, the runs are only trained.
+        first_seed_only: Names of evaluations that only the runs of the first seed have.
     """
 
     name: str
     seeds: tuple[int, ...]
     runs: tuple[Config, ...]
     evaluations: dict[str, Config]
+    first_seed_only: tuple[str, ...] = ()
 
     def of_seed(self, seed: int) -> list[Config]:
         """Returns the settings of the runs of one seed."""
@@ -37,6 +39,10 @@ class Plan:
         """Yields the settings of all runs, seed by seed."""
         for seed in self.seeds:
             yield from self.of_seed(seed)
+
+    def evaluated(self, name: str) -> list[Config]:
+        """Returns the settings of the runs that an evaluation covers, seed by seed."""
+        return self.of_seed(self.seeds[0]) if name in self.first_seed_only else [*self.all_runs()]
 
     def reports(self, name: str) -> Path:
         """Returns the folder of an evaluation in the plan's reports."""

@@ -75,7 +75,7 @@ def _write_reports(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
     """Writes the HTML report of each complete evaluation that has none yet."""
     for title, records in evaluated.items():
         folder = plan.reports(title)
-        if len(records) == len(list(plan.all_runs())) and not (folder / "report.html").exists():
+        if len(records) == len(plan.evaluated(title)) and not (folder / "report.html").exists():
             try:
                 report(ReportSettings(name=title, reports=str(folder.parent)))
             except ImportError as error:  # the results do not depend on the page

@@ -39,7 +39,7 @@ def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
             if not is_trained(run, dataset):
                 raise Stopped(f"{plan.name}, {run.run} has not finished training")
         for title, evaluation in plan.evaluations.items():
-            for run in runs:
+            for run in [run for run in runs if run in plan.evaluated(title)]:
                 trained, reports = _open(run, evaluation), plan.reports(title)
                 if find_record(trained, evaluation, dataset, reports) is None:
                     same = _same_evaluation(plan, title, trained, dataset)
@@ -77,7 +77,7 @@ def report_found(plan: Plan, train_command: str) -> dict[str, list[Record]]:
     found: dict[str, list[Record]] = {title: [] for title in plan.evaluations}
     dataset = load_data(plan.runs[0])
     for title, evaluation in plan.evaluations.items():
-        for run in plan.all_runs():
+        for run in plan.evaluated(title):
             if is_trained(run, dataset):
                 trained, reports = _open(run, evaluation), plan.reports(title)
                 record = find_record(trained, evaluation, dataset, reports)

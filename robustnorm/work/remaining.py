@@ -35,7 +35,7 @@ def remaining(
         done = {run: epochs_done(last) for run, last in saved.items()}
         total = sum(run.epochs for run in done)
         count = sum(map(len, evaluated[plan.name].values()))
-        wanted = len(done) * len(plan.evaluations)
+        wanted = sum(len(plan.evaluated(title)) for title in plan.evaluations)
         times = [
             *_training(done, saved, device),
             *_evaluating(plan, evaluated[plan.name], device),
@@ -94,7 +94,7 @@ def _evaluating(
         there = {(record.norm, record.adversarial, record.seed) for record in evaluated[title]}
         times += [
             measured.get((run.norm, run.adversarial))
-            for run in plan.all_runs()
+            for run in plan.evaluated(title)
             if (run.norm, run.adversarial, run.seed) not in there
         ]
     return times

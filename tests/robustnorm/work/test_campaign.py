@@ -181,7 +181,7 @@ def test_readme_is_left_as_it_is_while_no_plan_is_finished(place, monkeypatch, c
     assert "old" in Path("README.md").read_text()
 
 
-def test_a_seed_is_trained_and_evaluated_before_the_next(monkeypatch):
+def test_a_seed_is_trained_and_evaluated_before_the_next(monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(
         module, "train_run", lambda run, should_stop: calls.append(("train", run.run))
@@ -194,14 +194,15 @@ def test_a_seed_is_trained_and_evaluated_before_the_next(monkeypatch):
         "evaluate_run",
         lambda folder, evaluation, *_: calls.append((evaluation.checkpoint, folder.name)),
     )
-    write_campaign(seeds=[3, 4], control=True)
+    write_campaign(seeds=[3, 4], control=True, first_seed_only=["last"])
     campaign()
     assert calls == [
         (work, f"{run}-seed{seed}")
         for seed in (3, 4)
-        for work in ("train", "best", "last")
+        for work in ("train", "best", *["last"] * (seed == 3))
         for run in ("bn", "auxbn", "bn-plain")
     ]
+    assert "0 of 9" in capsys.readouterr().out  # three runs of two seeds, and three of one
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -278,6 +279,7 @@ def test_time_left_follows_from_what_was_measured_on_this_device(place, monkeypa
         ({"norms": []}, "plan small needs norms, got none"),
         ({"config": "digit"}, "unknown config 'digit'; did you mean 'digits'?"),
         ({"evaluations": {"x": {"epochs": 3}}}, "evaluations of plan small cannot have epochs; al"),
+        ({"first_seed_only": ["bets"]}, "small: unknown evaluation 'bets'; did you mean 'best'?"),
         ({"evaluations": {"../x": {}}}, "got '../x': it has a slash"),
         (
             {"evaluations": {"x": {"checkpoint": "epoch3"}}},
