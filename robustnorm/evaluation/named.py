@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustnorm.attacks import ATTACKS
+from robustnorm.attacks.logits import Model
 from robustnorm.attacks.passes import Counted, Passes
 from robustnorm.evaluation.chunks import (
     AttackResult,
@@ -41,10 +42,12 @@ def attack_branch(
     """Attacks one batch of images on one branch.
 
     PGD, and attacks marked ``per_image``, follow the gradients of the branch's copy from random
-    starts that depend on (seed, image id, restart). Other attacks draw random numbers for a whole
-    batch and attack the branch itself, so their verdicts depend on the seed and the chunk; they
-    receive whole chunks, and the passes for padding count too. The network classifies every result;
-    an image keeps its first misclassified result, or else the one with the highest cross-entropy.
+    starts that depend on (seed, image id, restart); images that only the copy misclassifies are
+    then attacked on the branch itself, since an attack may stop at what it takes for a success.
+    Other attacks draw random numbers for a whole batch and attack the branch itself, so their
+    verdicts depend on the seed and the chunk; they receive whole chunks, and the passes for padding
+    count too. The network classifies every result; an image keeps its first misclassified result,
+    or else the one with the highest cross-entropy.
 
     Args:
         attack: From ``parse_attacks``.
@@ -56,36 +59,46 @@ def attack_branch(
         size: Number of images without padding.
     """
     batch_size, searched = len(images), is_per_image(attack)
-    quick = in_few_batch_sizes(branch.standin, batch_size)
-    asked = Counted(quick if searched else branch.score)
-    run, count = _climbs(attack, branch, asked, images, labels, image_ids, search)
+    copy = in_few_batch_sizes(branch.standin, batch_size)
+    itself = in_few_batch_sizes(branch.score, batch_size) if searched else branch.score
     best, nothing_yet = images.clone(), torch.ones_like(labels, dtype=torch.bool)
     lowest = torch.full_like(labels, -torch.inf, dtype=torch.float32)
     outcome = Outcome(nothing_yet, lowest, nothing_yet.clone())
-    # Remaining work as (result, image): the first result of all images, then the second, ...
-    # Broken images drop out, and later results take their place in the batch.
-    left = torch.cartesian_prod(torch.arange(count), torch.arange(size))
-    while len(left):
-        n = min(len(left), batch_size)
-        numbers, rows = (left[:n] if searched else left[padded_rows(n, batch_size)]).T
-        some, classes = rows_on_device(branch.score, images, labels, rows)
-        results = run(some, classes, rows, numbers)
-        found = classify_all(branch.score, results, classes, image_ids[rows], batch_size)
-        if searched:
-            with torch.no_grad():
-                seen = quick(results).argmax(1) == classes
-            found = found._replace(agrees=found.correct == seen)
-        for number in numbers[:n].unique():
-            here = (numbers[:n] == number).nonzero().flatten().to(images.device)
-            to = rows.to(images.device)[here]
-            new, old = (Outcome(*(v[i] for v in o)) for o, i in ((found, here), (outcome, to)))
-            worse = old.correct & (~new.correct | (new.loss > old.loss))
-            for old_values, values in zip((*outcome, best), (*found, results), strict=True):
-                old_values[to[worse]] = values[here[worse]]
-        left = left[n:][outcome.correct.cpu()[left[n:, 1]]]
     # Finding the likeliest wrong classes takes one forward pass per image.
-    aimed = Passes(size * attack.targeted)
-    return AttackResult(outcome, best, Passes.sum([aimed, asked.passes]))
+    passes = [Passes(size * attack.targeted)]
+
+    def attack_rows(wanted: Tensor, model: Model) -> None:
+        asked = Counted(model)
+        run, count = _climbs(attack, branch, asked, images, labels, image_ids, search)
+        # Remaining work as (result, image): the first result of all images, then the second, ...
+        # Broken images drop out, and later results take their place in the batch.
+        left = torch.cartesian_prod(torch.arange(count), wanted)
+        while len(left):
+            n = min(len(left), batch_size)
+            numbers, rows = (left[:n] if searched else left[padded_rows(n, batch_size)]).T
+            some, classes = rows_on_device(branch.score, images, labels, rows)
+            results = run(some, classes, rows, numbers)
+            found = classify_all(branch.score, results, classes, image_ids[rows], batch_size)
+            if searched:
+                with torch.no_grad():
+                    seen = copy(results).argmax(1) == classes
+                found = found._replace(agrees=found.correct == seen)
+            for number in numbers[:n].unique():
+                here = (numbers[:n] == number).nonzero().flatten().to(images.device)
+                to = rows.to(images.device)[here]
+                new, old = (Outcome(*(v[i] for v in o)) for o, i in ((found, here), (outcome, to)))
+                worse = old.correct & (~new.correct | (new.loss > old.loss))
+                for old_values, values in zip((*outcome, best), (*found, results), strict=True):
+                    old_values[to[worse]] = values[here[worse]]
+            left = left[n:][outcome.correct.cpu()[left[n:, 1]]]
+        passes.append(asked.passes)
+
+    attack_rows(torch.arange(size), copy if searched else itself)
+    only_copy = (outcome.correct & ~outcome.agrees)[:size].nonzero().flatten().cpu()
+    if searched and len(only_copy):
+        attack_rows(only_copy, itself)
+        outcome.agrees[only_copy.to(images.device)] = False
+    return AttackResult(outcome, best, Passes.sum(passes))
 
 
 def _climbs(

@@ -235,6 +235,27 @@ def test_attack_that_is_per_image_searches_on_the_copy(monkeypatch, model, data)
     assert called == [("clean", N)] * 2 + [("adv", N)] * 2
 
 
+def test_what_only_the_copy_misclassifies_is_attacked_on_the_network(model, data):
+    """The copy sees class 1, which is no image's label, so that an attack stops at once."""
+    images, labels = data
+    assert 1 not in labels
+    (attack,) = parse_attacks(["worst"])
+    _, branch = branches(model)
+    bias = 100 * torch.eye(CLASSES, dtype=torch.float64)[1]
+    misleading = branch._replace(standin=lambda images: branch.standin(images) + bias)
+    misled, honest = (
+        named.attack_branch(attack, each, images, labels, torch.arange(N), SEARCH, N)
+        for each in (misleading, branch)
+    )
+    clean = correct(model, images, labels)
+    assert 0 < honest.outcome.correct.sum() < clean.sum() < N
+    assert torch.equal(misled.outcome.correct, honest.outcome.correct)
+    torch.testing.assert_close(misled.images, honest.images, rtol=0, atol=1e-9)
+    # The copy classifies every image once, and is wrong about those that the network gets right.
+    assert torch.equal(misled.outcome.agrees, ~clean)
+    assert misled.passes.forward == honest.passes.forward + clean.sum()
+
+
 def test_batches_are_of_few_sizes_and_an_image_is_never_alone():
     sizes = []
 
