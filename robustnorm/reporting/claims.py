@@ -14,7 +14,7 @@ from robustnorm.records.bits import Bits
 from robustnorm.records.record import Record
 from robustnorm.reporting.comparisons import LEVEL, compare
 from robustnorm.reporting.model_records import NAMES, WORST, ModelRecords, group
-from robustnorm.reporting.render import Cell, Table, bracketed, p_value
+from robustnorm.reporting.render import Cell, Table, bracketed, p_text, p_value
 
 PGD = "RA, PGD-20"
 # Gong et al., Section 4.3: the norms in order of accuracy, best first.
@@ -117,7 +117,7 @@ def claims_text(records: Sequence[Record]) -> str:
         line = (
             f"- {claim.evaluation}, {claim.name}: **{claim.verdict}**, {_points(difference)} "
             f"points {bracketed(claim.interval, scale=100, signed=True)} over "
-            f"{len(claim.differences)} seeds, p = {p_value(claim.p)}"
+            f"{len(claim.differences)} seeds, {p_text(claim.p)}"
         )
         if claim.evaluation == PGD and pair in worst:
             line += f"; {_points(difference - worst[pair])} of it not in the worst case"

@@ -13,7 +13,7 @@ from robustnorm.reporting.claims import claims_table, claims_text, seeds_table
 from robustnorm.reporting.comparisons import compare
 from robustnorm.reporting.model_records import EVALUATIONS, PGD_20, ModelRecords, group
 from robustnorm.reporting.paper import PAPER
-from robustnorm.reporting.render import Cell, Table, to_markdown
+from robustnorm.reporting.render import Cell, Table, p_text, to_markdown
 from robustnorm.system.escaping import for_markdown
 
 
@@ -105,7 +105,7 @@ def _ordering(branch: str, evaluation: str, models: Sequence[ModelRecords]) -> s
         found[kind].append(
             f"{for_markdown(higher.name)} {100 * ours:.2f} and "
             f"{for_markdown(lower.name)} {100 * theirs:.2f} "
-            f"({_p(test.adjusted)}{seeds * (len(gaps) > 1)})"
+            f"({p_text(test.adjusted)}{seeds * (len(gaps) > 1)})"
         )
     order = " > ".join(for_markdown(model.name) for model in ranked)
     results = "".join(f"\n  - {kind}: {'; '.join(items)}" for kind, items in found.items() if items)
@@ -203,10 +203,6 @@ def _verdicts(record: Record, attack: str, branch: str) -> Bits:
     """Returns the verdicts of a branch, or of the only one, under an attack on that branch."""
     branch = branch if branch in record.branches else SINGLE
     return record.find(attack, "final", branch, branch).correct
-
-
-def _p(p: float) -> str:
-    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
 def _each(texts: Iterable[str]) -> str:

@@ -141,6 +141,17 @@ def p_value(p: float | None) -> str | None:
     return None if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
+def p_text(p: float) -> str:
+    """Returns a p-value as sentences print it.
+
+    Examples:
+        >>> p_text(0.0123), p_text(1e-9)
+        ('p = 0.012', 'p < 0.001')
+    """
+    value = str(p_value(p))
+    return f"p {value}" if value.startswith("<") else f"p = {value}"
+
+
 def _grid(table: Table, style: str, escape: Callable[[str], str]) -> str:
     text, right = layout(table)
     return tabulate(

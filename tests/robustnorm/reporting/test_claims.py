@@ -103,8 +103,9 @@ def test_sentences_say_what_the_table_says():
     ):
         assert line.startswith(
             f"- {evaluation}, {claim}: **{verdict}**, {difference} points {interval} over 3 seeds, "
-            f"p = {p}"
+            + (f"p {p}" if p.startswith("<") else f"p = {p}")
         )
+    assert "p < 0.001" in lines[0]
     assert lines[1].endswith("; +1.90 of it not in the worst case")
     assert claims_text([record for record in records if record.seed == 0]) == ""
 
