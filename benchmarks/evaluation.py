@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -60,31 +62,32 @@ def ours(
     key = Key(f"pgd-{max(steps)}", "final", branch.name, branch.name)
     parts = [
         attack_chunk([branch], images[part], labels[part], part, search)[key].correct
-        for part in ids.split(CHUNK)
+        for part in torch.split(ids, CHUNK)
     ]
     return torch.cat(parts)
 
 
 def peer(
-    images: Tensor, labels: Tensor, all_steps: Steps, epsilon: float, job: str, model: nn.Module
+    images: Tensor, labels: Tensor, steps: Steps, epsilon: float, job: str, model: nn.Module
 ) -> Tensor:
     """Returns a peer's verdicts after the last step."""
     verdicts = []
-    for part in torch.arange(len(images)).split(CHUNK):
+    for part in torch.split(torch.arange(len(images)), CHUNK):
         inputs, targets = images[part], labels[part]
         with torch.no_grad():
             model(inputs).argmax(1)
-        for steps in all_steps:
+        for count in steps:
             if job == "torchattacks":
                 import torchattacks
 
-                attack = torchattacks.PGD(model, eps=epsilon, alpha=epsilon / 4, steps=steps)
+                attack = torchattacks.PGD(model, eps=epsilon, alpha=epsilon / 4, steps=count)
                 adv_images = attack(inputs, targets)
             else:
                 import foolbox
+                from foolbox.models.pytorch import PyTorchModel
 
-                attack = foolbox.attacks.LinfPGD(rel_stepsize=1 / 4, steps=steps)
-                bounded = foolbox.PyTorchModel(model, bounds=(0, 1))
+                attack = foolbox.attacks.LinfPGD(rel_stepsize=1 / 4, steps=count)
+                bounded = PyTorchModel(model, bounds=(0, 1))
                 adv_images, _, _ = attack(bounded, inputs, targets, epsilons=epsilon)
             with torch.no_grad():
                 correct = model(adv_images).argmax(1) == targets
@@ -101,19 +104,19 @@ def measure(job: str, keep: bool, options: argparse.Namespace) -> None:
     network.load_state_dict(torch.load(options.weights, weights_only=True))
     if job in ("torchattacks", "foolbox"):
         model = bind(network, "adv").requires_grad_(False)
-        run, arguments = peer, (options.epsilon, job, model)
+        run = partial(peer, epsilon=options.epsilon, job=job, model=model)
     else:
-        precision = "fp32" if job == "fp32" else "bf16"
-        branch = next(b for b in branches(network, precision) if b.name == "adv")
-        run, arguments = ours, (options.epsilon, job, branch)
+        copies_of_all = branches(network, "fp32" if job == "fp32" else "bf16")
+        branch = next(b for b in copies_of_all if b.name == "adv")
+        run = partial(ours, epsilon=options.epsilon, job=job, branch=branch)
     copies = _COPIES if job == "any" else 1
     images, labels = images.repeat(copies, 1, 1, 1), labels.repeat(copies)
-    run(images[:CHUNK], labels[:CHUNK], (1,), *arguments)  # warm-up: kernels are chosen
+    run(images[:CHUNK], labels[:CHUNK], (1,))  # warm-up: kernels are chosen
     start = time.perf_counter()
-    correct = run(images, labels, STEPS, *arguments)
+    correct = run(images, labels, STEPS)
     seconds = (time.perf_counter() - start) / copies
-    correct = correct[: options.images].int().tolist()
-    result = {"seconds": seconds, "memory": peak_mebibytes(), "correct": correct}
+    verdicts = correct[: options.images].int().tolist()
+    result = {"seconds": seconds, "memory": peak_mebibytes(), "correct": verdicts}
     print(json.dumps(result))
 
 
@@ -135,7 +138,7 @@ def main() -> None:
     folder = tempfile.TemporaryDirectory()
     options.weights = f"{folder.name}/weights.pt"
     torch.save(network.state_dict(), options.weights)
-    results: dict[str, list[dict]] = {job: [] for job in JOBS}
+    results: dict[str, list[dict[str, Any]]] = {job: [] for job in JOBS}
     for _ in range(options.rounds):
         for job in JOBS:
             command = [sys.executable, "-m", "benchmarks.evaluation", "--job", job]

@@ -43,7 +43,7 @@ def seconds(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
 
 def all_logits(network: nn.Module, images: Tensor, batch: int) -> Tensor:
     """Returns the logits of all images."""
-    return torch.cat([network(part) for part in images.split(batch)])
+    return torch.cat([network(part) for part in torch.split(images, batch)])
 
 
 def convolutions(network: nn.Module, images: Tensor, batch: int) -> Callable[[], None]:

@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -125,9 +126,7 @@ def evaluation(options: argparse.Namespace) -> Iterator[Timing]:
             for chosen in (True, False):
                 batch = "batch from free memory" if chosen else f"batch {CHUNK}"
                 name = f"{precision} search, {'compiled' if compile else 'eager'}, {batch}"
-                yield measure(
-                    name, lambda b=branch, c=chosen: ours(b, images, labels, search, c), options
-                )
+                yield measure(name, partial(ours, branch, images, labels, search, chosen), options)
 
 
 def ours(
@@ -141,7 +140,7 @@ def ours(
     key = Key(f"pgd-{STEPS}", "final", branch.name, branch.name)
     parts = [
         attack_chunk([branch], images[rows], labels[rows], rows, search)[key].correct
-        for rows in ids.split(at_once)
+        for rows in torch.split(ids, at_once)
     ]
     return torch.cat(parts)
 
@@ -157,7 +156,7 @@ def peer(images: Tensor, labels: Tensor, model: nn.Module, options: argparse.Nam
 
     def run() -> Tensor:
         correct = []
-        for inputs, targets in zip(images.split(500), labels.split(500), strict=True):
+        for inputs, targets in zip(torch.split(images, 500), torch.split(labels, 500), strict=True):
             adv_images = attack(inputs, targets)
             with torch.no_grad():
                 correct.append(model(adv_images).argmax(1) == targets)
@@ -168,7 +167,8 @@ def peer(images: Tensor, labels: Tensor, model: nn.Module, options: argparse.Nam
 
 def table(rows: Iterator[Timing]) -> str:
     """Measures the rows and returns their table; the first is the reference."""
-    lines, base = [], None
+    lines: list[list[str | float | None]] = []
+    base = None
     for row in rows:
         print(f"{row.name}: {', '.join(f'{s:.2f} s' for s in row.seconds)}", file=sys.stderr)
         if not row.seconds:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tabulate import tabulate
@@ -34,7 +34,7 @@ from robustnorm.evaluation.search import branches
 from robustnorm.system.allocator import keep_freed_memory
 
 
-class Work(TorchDispatchMode):
+class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sums floating-point operations of convolutions and matrix products, and bytes of the rest."""
 
     operations = 0
@@ -66,7 +66,7 @@ def best_seconds(function: Callable[[], Any], rounds: int) -> float:
 
 def convolution_rate(dtype: torch.dtype, options: argparse.Namespace) -> float:
     """Returns the floating-point operations per second of the network's best 3x3 convolution."""
-    rates = []
+    rates: list[float] = []
     for stage in range(4):
         channels, size = options.width << stage, 32 >> stage
         images = torch.rand(options.batch, channels, size, size).to(dtype)
@@ -83,12 +83,14 @@ def copy_rate(rounds: int) -> float:
     """Returns the bytes per second that a copy reads and writes."""
     source = torch.rand(64 << 20)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), rounds)
+    seconds = best_seconds(lambda: target.copy_(source), rounds)
+    return float(2 * source.nbytes / seconds)
 
 
 def operations(job: Callable[[], Any]) -> Work:
     """Returns the operations and bytes of one run of the job."""
-    with Work() as work:
+    work: Work = Work()  # type: ignore[no-untyped-call]
+    with work:
         job()
     return work
 
@@ -109,7 +111,7 @@ def jobs(options: argparse.Namespace) -> dict[str, TimedJob]:
     def attack(network: Callable[[Tensor], Tensor]) -> Callable[[], Any]:
         return lambda: pgd_step(network, images, images, labels, epsilon=8 / 255, step_size=2 / 255)
 
-    def searched(precision: str) -> Callable[[], Any]:
+    def searched(precision: Literal["fp32", "bf16"]) -> Callable[[], Any]:
         return attack(branches(network, precision)[1].standin)
 
     options.precision = "bf16"

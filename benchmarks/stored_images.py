@@ -74,15 +74,15 @@ def train(folder: Path, workers: int) -> int:
     """Trains a narrow network and evaluates it; returns the number of images trained on."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as output:
         config = Config(
-            **{"data": str(folder), "data_root": str(folder.parent / "cache"), "resize": SMALL},
-            **{"stream": True, "data_workers": workers, "crop_area": 0.25, "norm": "auxbn"},
-            **{"name": "stored", "output": output, "reports": output, "device": "cpu"},
-            **{"epochs": 1, "train_limit": TRAINED, "validation": 16, "test_limit": 20},
-            **{"batch_size": 32, "width": 4, "train_steps": 1, "validation_steps": 1},
+            data=str(folder), data_root=str(folder.parent / "cache"), resize=SMALL,
+            stream=True, data_workers=workers, crop_area=0.25, norm="auxbn",
+            name="stored", output=output, reports=output, device="cpu",
+            epochs=1, train_limit=TRAINED, validation=16, test_limit=20,
+            batch_size=32, width=4, train_steps=1, validation_steps=1,
             # A backward pass of torch 2.13 on the CPU corrupts memory for few channels with this
             # many pixels in channels-last layout (1 x 1 convolution, stride 2).
-            **{"checks": "none", "worst": False, "channels_last": False},
-        )
+            checks="none", worst=False, channels_last=False,
+        )  # fmt: skip
         train_run(config)
         [record] = evaluate_records(config)
         assert record.n == 20

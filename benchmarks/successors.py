@@ -149,7 +149,7 @@ def _left(model: Any, adv_images: Tensor, labels: Tensor) -> float:
 
 def worst(model: Counted, images: Tensor, labels: Tensor, epsilon: float) -> float:
     """Returns the robust accuracy under worst, in chunks like those of an evaluation."""
-    parts = zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
+    parts = zip(torch.split(images, CHUNK), torch.split(labels, CHUNK), strict=True)
     adv_images = torch.cat([worst_case(model, *part, epsilon=epsilon) for part in parts])
     return _left(model.model, adv_images, labels)
 

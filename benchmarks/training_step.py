@@ -51,7 +51,8 @@ class TwoStepSaAuxBN(RoutedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         branch = self.selection(len(input))
-        output = self.norms[branch](input)
+        assert isinstance(branch, int)  # one route for the whole batch
+        output: Tensor = self.norms[branch](input)
         for row in (len(self.branches), branch):
             rows = torch.full((len(input),), row, device=input.device)
             scale, shift = self.scale(rows), self.shift(rows)
@@ -77,12 +78,14 @@ def stepper(
     labels = torch.randint(10, (options.batch,), device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     generator = torch.Generator(device).manual_seed(0)
-    advprop = AdvProp(torch.compile(model) if compile else model, config)
+    compiled: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
+    advprop = AdvProp(compiled, config)
 
     def step() -> None:
         clean, adv = advprop.losses(images, labels, generator)
+        assert adv is not None
         optimizer.zero_grad()
-        (clean + adv).backward()
+        torch.autograd.backward([clean, adv])
         optimizer.step()
         synchronize(device)
 
@@ -94,7 +97,8 @@ def in_own_process(row: str, *flags: str) -> dict[str, float]:
     words = [word for word in sys.argv[1:] if word]
     command = [sys.executable, "-m", "benchmarks.training_step", *words, "--row", row, *flags]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
 
 
 def timed(step: Callable[[], None]) -> float:

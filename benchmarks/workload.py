@@ -76,7 +76,7 @@ def _train(network: nn.Module, images: Tensor, labels: Tensor, steps: int) -> No
             adv_images = (inputs + change.clamp(-epsilon, epsilon)).clamp(0, 1)
             loss = F.cross_entropy(network(adv_images), targets)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
 
 

@@ -69,10 +69,12 @@ def main() -> None:
     model = resnet18("saauxbn", width=options.width)
     place_model(model, device, channels_last=config.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=0.9)
-    settings = {"config": config, "augmentation": Augmentation(4, True), "optimizer": optimizer}
     split = random_split(options.batch * options.steps, device)
     # The first epoch warms up memory and kernels.
-    *_, record = train(model, split, random_split(8, device), **settings)
+    *_, record = train(
+        model, split, random_split(8, device),
+        config=config, augmentation=Augmentation(4, True), optimizer=optimizer,
+    )  # fmt: skip
     epoch = record.seconds / len(split) * _IMAGES
     with TemporaryDirectory() as folder:
         saver = Saver(Path(folder), config, {}, model, optimizer)

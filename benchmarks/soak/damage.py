@@ -126,9 +126,9 @@ def finish_damaged(config: Config, times: int, seed: int = 0) -> tuple[int, list
     place = Path(config.reports)
     expected, images = finish(place / "whole"), hashes(place / "whole" / "images")
     for number in range(times):
-        folder, parts = place / str(number), iter([False, False, True])
+        folder = place / str(number)
         with suppress(Stopped):
-            finish(folder, lambda _, parts=parts: next(parts))
+            finish(folder, _stops_when_asked_a_third_time())
         files = [folder / "journal", *sorted((folder / "images").iterdir())]
         path, kind = dice.choice(files), dice.choice(list(DAMAGES))
         path.write_bytes(damaged(path.read_bytes(), kind, dice))
@@ -164,6 +164,11 @@ class _CapturedLog(logging.Handler):
         log.removeHandler(self)
         log.propagate = True
         log.setLevel(self._level)
+
+
+def _stops_when_asked_a_third_time() -> ShouldStop:
+    answers = iter([False, False, True])
+    return lambda _: next(answers)
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ from robustnorm import resnet18
 from robustnorm.exchange.export import FORMATS, Description, export
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.records.record import Record
-from robustnorm.reporting.render import Table, save_tables
+from robustnorm.reporting.render import Cell, Table, save_tables
 from robustnorm.runs.checkpoint import load_checkpoint, save_checkpoint
 from robustnorm.system.errors import DiskError
 from robustnorm.work.evaluate import evaluate_records
@@ -135,7 +135,7 @@ def journals() -> Writing:
 
 def _tables() -> Writing:
     def write(folder: Path, new: int) -> None:
-        rows = [(str(number + new), "x") for number in range(200)]
+        rows: list[tuple[Cell, ...]] = [(str(number + new), "x") for number in range(200)]
         save_tables([Table("x", "Title", ("Number", "x"), rows, [])], folder, "tables")
 
     def is_whole(folder: Path) -> bool:

@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     kills = parser.parse_args().kills
     dice = random.Random(0)
-    rows = []
+    rows: list[tuple[str | int, ...]] = []
     # Ray reports dead workers on stdout, whatever its settings.
     aside = contextlib.redirect_stdout(sys.stderr)
     with TemporaryDirectory() as folder, contextlib.chdir(folder), aside:

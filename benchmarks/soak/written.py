@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,9 +64,11 @@ class Written(NamedTuple):
 
 def config_in(folder: Path) -> Config:
     """Returns the settings of the run and of its evaluation, with all files below a folder."""
-    places = {"output": str(folder / "checkpoints"), "reports": str(folder / "reports")}
-    short = {"worst": False, "checks": "none", "test_limit": 20, "keep_images": True}
-    return replace(TINY, norm="auxbn", width=1, save_minutes=10.0, **places, **short)
+    return replace(
+        TINY, output=str(folder / "checkpoints"), reports=str(folder / "reports"),
+        norm="auxbn", width=1, save_minutes=10.0,
+        worst=False, checks="none", test_limit=20, keep_images=True,
+    )  # fmt: skip
 
 
 def write_all(folder: Path) -> dict[str, Written]:
@@ -183,8 +186,12 @@ def _of_applications(folder: Path) -> dict[str, Written]:
         path = folder / source / original.name
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(seal(content)))
-        found[name] = Written(path, lambda path=path, read=read: {"record": _digest(read(path))})
+        found[name] = Written(path, partial(_read_record, path, read))
     return found
+
+
+def _read_record(path: Path, read: Callable[[Path], Any]) -> Entries:
+    return {"record": _digest(read(path))}
 
 
 def _of_data(folder: Path) -> dict[str, Written]:
