@@ -32,10 +32,10 @@ class Claim(NamedTuple):
         lower: The other norm.
         differences: Accuracy of ``higher`` minus that of ``lower``, for each seed that both have.
         by_images: For each of these seeds 1 or -1 if its networks differ on the test images as
-            claimed or the other way, else 0: exact McNemar test, with Holm's adjustment for all
-            claims of a seed, at the 5 % level.
-        p: p-value of Student's paired test over seeds, with Holm's adjustment for all claims; 1 for
-            one seed.
+            claimed or the other way, else 0: exact McNemar test, with Holm's adjustment for the
+            claims of this evaluation and seed, at the 5 % level.
+        p: p-value of Student's paired test over seeds, with Holm's adjustment for the claims of
+            this evaluation; 1 for one seed.
     """
 
     evaluation: str
@@ -69,42 +69,48 @@ def claims(records: Sequence[Record]) -> list[Claim]:
         records: Records of one evaluation on the same images; norms are paired by seed.
     """
     models = {model.norm: model for model in group(records) if model.adversarial}
-    found: dict[tuple[str, str, str], dict[int, tuple[Bits, Bits]]] = {}
+    found = []
     for (evaluation, branch), order in CLAIMS.items():
         known = [models[norm] for norm in order if norm in models]
-        if evaluation == WORST and not all(_has_worst(model) for model in known):
-            continue
-        for higher, lower in itertools.combinations(known, 2):
-            first, second = (_verdicts(model, evaluation, branch) for model in (higher, lower))
-            pairs = {seed: (first[seed], second[seed]) for seed in first if seed in second}
-            if pairs:
-                found[evaluation, higher.norm, lower.norm] = pairs
+        if evaluation != WORST or all(_has_worst(model) for model in known):
+            verdicts = {model.norm: _verdicts(model, evaluation, branch) for model in known}
+            found += _family(evaluation, verdicts)
+    return found
+
+
+def _family(evaluation: str, verdicts: Mapping[str, Mapping[int, Bits]]) -> list[Claim]:
+    """Returns the claims of one evaluation.
+
+    Args:
+        evaluation: Its name.
+        verdicts: Each norm's verdicts by seed, in the order that the paper claims.
+    """
+    shared = {
+        (higher, lower): [seed for seed in verdicts[higher] if seed in verdicts[lower]]
+        for higher, lower in itertools.combinations(verdicts, 2)
+    }
+    pairs = [pair for pair, seeds in shared.items() if seeds]
     differences = [
-        tuple(float(one.mean() - other.mean()) for one, other in pairs.values())
-        for pairs in found.values()
+        tuple(
+            float(verdicts[higher][seed].mean() - verdicts[lower][seed].mean())
+            for seed in shared[higher, lower]
+        )
+        for higher, lower in pairs
     ]
-    by_images = _by_images(found)
+    by_images: dict[tuple[str, str], list[int]] = {pair: [] for pair in pairs}
+    for seed in sorted({seed for seeds in shared.values() for seed in seeds}):
+        tested = [pair for pair in pairs if seed in shared[pair]]
+        tests = compare(
+            [((one, verdicts[one][seed]), (two, verdicts[two][seed])) for one, two in tested]
+        )
+        for pair, test in zip(tested, tests, strict=True):
+            sign = 1 if test.first_only > test.second_only else -1
+            by_images[pair].append(sign * test.distinguishable)
     adjusted = holm([_p(each) for each in differences])
     return [
-        Claim(*key, each, by_images[key], p)
-        for key, each, p in zip(found, differences, adjusted, strict=True)
+        Claim(evaluation, *pair, each, tuple(by_images[pair]), p)
+        for pair, each, p in zip(pairs, differences, adjusted, strict=True)
     ]
-
-
-def _by_images(
-    found: Mapping[tuple[str, str, str], Mapping[int, tuple[Bits, Bits]]],
-) -> dict[tuple[str, str, str], tuple[int, ...]]:
-    """Returns ``Claim.by_images`` for the verdicts of each claim's two norms, by seed."""
-    signs: dict[tuple[str, str, str], list[int]] = {key: [] for key in found}
-    for seed in sorted({seed for pairs in found.values() for seed in pairs}):
-        keys = [key for key, pairs in found.items() if seed in pairs]
-        tests = compare(
-            [(("", one), ("", other)) for one, other in (found[key][seed] for key in keys)]
-        )
-        for key, test in zip(keys, tests, strict=True):
-            sign = 1 if test.first_only > test.second_only else -1
-            signs[key].append(sign * test.distinguishable)
-    return {key: tuple(each) for key, each in signs.items()}
 
 
 def claims_text(records: Sequence[Record]) -> str:
@@ -169,11 +175,11 @@ def claims_table(records: Sequence[Record]) -> Table | None:
         rows,
         [
             "SA: clean branch; RA: adversarial branch. Difference: in points, paired by seed, mean "
-            "over seeds. Interval and p: Student's, over seeds, p with Holm's adjustment for all "
-            "rows. A claim holds or is contradicted at the 5 % level; otherwise there is no "
-            "verdict.",
+            "over seeds. Interval and p: Student's, over seeds, p with Holm's adjustment for the "
+            "rows of an evaluation. A claim holds or is contradicted at the 5 % level; otherwise "
+            "there is no verdict.",
             "Seeds significant: exact McNemar test on the test images of each seed, with Holm's "
-            "adjustment for all claims of that seed, at the 5 % level.",
+            "adjustment for the rows of an evaluation, at the 5 % level.",
             f"Sign flips: exact permutation test; with {len(found[0].differences)} seeds no p is "
             f"below {2 / 2 ** len(found[0].differences):.3g}.",
             "Not in worst case: the part of the difference under PGD-20 that disappears in the "
