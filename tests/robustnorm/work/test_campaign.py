@@ -311,9 +311,11 @@ def test_campaign_is_refused_before_torch_is_imported():
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("name", ["campaign", "campaign-rehearsal"])
+@pytest.mark.parametrize("name", ["campaign", "campaign-cpu", "campaign-rehearsal"])
 def test_packaged_campaign_is_read_by_name(tmp_path, name):
-    words = ["campaign", "--config", name] + ["--data", str(tmp_path)] * (name == "campaign")
+    words = ["campaign", "--config", name] + ["--data", str(tmp_path)] * (
+        name != "campaign-rehearsal"
+    )
     _, settings, _ = cli.parse(words)
     plans = campaign_plans(settings)
     for plan in plans:
