@@ -1,5 +1,6 @@
 """The README keeps its promises."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -80,6 +81,21 @@ def test_results_are_those_of_the_committed_report(report, shown):
     rows = [line for line in shown.splitlines() if line.startswith("|")]
     assert len(rows) > 6
     assert set(rows) <= set(committed(f"reports/{report}/tables.md").splitlines())
+
+
+def test_committed_records_are_small_and_hold_no_images_but_the_digits():
+    git = ["git", "-C", str(ROOT)]
+    listed = subprocess.run([*git, "ls-files", "reports/*.json"], capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [path for path in listed.stdout.splitlines() if "/records/" in path]
+    assert len(paths) > 50
+    for path in paths:
+        content = committed(path)
+        assert len(content) <= 100_000, path
+        record = json.loads(content)
+        if record.get("examples"):
+            assert record["dataset"]["name"] == "scikit-learn digits", path
 
 
 def committed(path):

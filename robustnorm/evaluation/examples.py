@@ -16,9 +16,6 @@ from robustnorm.evaluation.chunks import rows_on_device
 from robustnorm.evaluation.search import Precision, Search, branches, climb
 from robustnorm.records.record import Example, Verdict
 
-# Number of images per branch.
-_COUNT = 8
-
 
 @torch.no_grad()
 def make_examples(
@@ -30,8 +27,9 @@ def make_examples(
     image_ids: Tensor,
     search: Search,
     precision: Precision = "fp32",
+    count: int = 8,
 ) -> list[Example]:
-    """Returns for each branch up to eight images that it classifies correctly before the attack.
+    """Returns for each branch a few images that it classifies correctly before the attack.
 
     Takes the first such image of each class, then the second, and so on. They are attacked as in
     the evaluation, with the largest number of steps.
@@ -44,13 +42,14 @@ def make_examples(
         image_ids: int64 (N,), indices of the images in their data set.
         search: Settings of the attack.
         precision: Precision of the attack's gradients.
+        count: Number of images per branch, if there are as many.
     """
     examples = []
     for branch in branches(model, precision):
         (clean,) = (
             v.correct for v in verdicts if v.attack == "none" and v.score_branch == branch.name
         )
-        rows = _spread(labels.cpu().numpy(), clean, image_ids.cpu().numpy())
+        rows = _spread(labels.cpu().numpy(), clean, image_ids.cpu().numpy())[:count]
         if not len(rows):
             continue
         chosen, classes = rows_on_device(branch.score, images, labels, rows)
@@ -75,7 +74,7 @@ def _spread(
             label = int(labels[row])
             ranked.append((seen.setdefault(label, 0), label, int(row)))
             seen[label] += 1
-    return torch.tensor([row for *_, row in sorted(ranked)[:_COUNT]], dtype=torch.int64)
+    return torch.tensor([row for *_, row in sorted(ranked)], dtype=torch.int64)
 
 
 def encode_png(image: Tensor) -> str:

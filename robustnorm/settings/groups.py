@@ -266,6 +266,8 @@ class Evaluation(Settings):
             images.
         keep_images: Keep the adversarial images beside the record, for ``robustnorm verify``: 4
             bytes per value, attack and branch.
+        examples: Images per branch that record and page show before and after the attack; 0 if the
+            images must not be published.
         checks: Checks of the evaluation itself: quick (seconds), full (minutes), or none.
     """
 
@@ -279,6 +281,7 @@ class Evaluation(Settings):
     attacks: tuple[str, ...] = ()
     transfer: bool = False
     keep_images: bool = False
+    examples: int = 8
     checks: Literal["none", "quick", "full"] = "quick"
 
     @property
@@ -290,7 +293,7 @@ class Evaluation(Settings):
         super().__post_init__()
         limit = self.test_limit
         self._require("test_limit", limit is None or limit >= 1, "at least 1, or null for all")
-        self._least(0, "test_curve")
+        self._least(0, "test_curve", "examples")
         self._seed("eval_seed")
         self._tag("checkpoint")
 

@@ -210,6 +210,7 @@ def evaluate_run(
         image_ids=ids,
         search=search,
         precision=config.eval_precision,
+        count=config.examples,
     )
     checks, curve = _run_checks(name, model, test, ids, search, config, _recorded(run), should_stop)
     seconds = journal.seconds + time.perf_counter() - clock

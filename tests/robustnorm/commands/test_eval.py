@@ -37,6 +37,7 @@ def test_train_then_eval_prints_and_writes_the_tables(capsys, tmp_path):
     accuracy = record.find("pgd-20", "final", "adv", "adv").accuracy
     assert float(row["Ours %"]) == pytest.approx(100 * accuracy, abs=0.005)  # two decimals
     assert record.n == 60
+    assert [example.answer for example in record.examples] == ["clean"] * 8 + ["adv"] * 8
     assert record.config["norm"] == "saauxbn"
     assert not {"data_root", "output", "reports"} & record.config.keys()  # paths of this machine
     assert not list(reports.glob("records/*.journal"))
@@ -44,9 +45,10 @@ def test_train_then_eval_prints_and_writes_the_tables(capsys, tmp_path):
 
 def test_control_has_a_folder_and_a_row_of_its_own(capsys):
     run("train", "--config", "small.yaml", "--norm", "bn", "--adversarial", "false")
-    run("eval", "--config", "small.yaml")
+    run("eval", "--config", "small.yaml", "--examples", "0")
     assert Path("checkpoints/small/bn-plain-seed0").is_dir()
     assert "BN, plain (control)" in capsys.readouterr().out
+    assert not Record.load(Path("reports/small/records/bn-plain-seed0-best.json")).examples
 
 
 def test_reproduce_trains_four_norms_and_a_control(capsys):

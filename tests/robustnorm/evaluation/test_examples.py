@@ -52,6 +52,15 @@ def test_examples_are_eight_a_branch_correct_when_clean_and_of_many_classes(case
         assert [e.clean_prediction for e in chosen] == list(range(8))
 
 
+@pytest.mark.parametrize("count", [0, 3])
+def test_fewer_examples_are_the_first_of_each_branch(case, count):
+    model, images, labels, ids, verdicts, examples = case
+    fewer = make_examples(
+        model, images[ids], labels[ids], verdicts, image_ids=ids, search=SEARCH, count=count
+    )
+    assert fewer == examples[:count] + examples[8 : 8 + count]
+
+
 def test_examples_show_the_image_and_the_attack_s_result(case):
     model, images, labels, ids, verdicts, examples = case
     scorer = bind(model, "adv")

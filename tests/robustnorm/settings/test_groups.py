@@ -17,7 +17,7 @@ def test_what_may_differ_between_a_run_and_its_continuation_is_where_and_what_is
         *("device", "output", "reports", "tensorboard"),
         *("compile", "save_minutes", "strict"),
         *("checkpoint", "test_limit", "test_curve", "eval_seed", "eval_precision", "serving"),
-        *("worst", "attacks", "transfer", "keep_images", "checks"),
+        *("worst", "attacks", "transfer", "keep_images", "examples", "checks"),
     }
     assert names(Compared) == {"norm", "seed", "adversarial"}
     assert names(Network) == {
