@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from robustnorm.evaluation import chunks
+from robustnorm.evaluation.statistics import wilson
+from robustnorm.records.record import Record
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -96,6 +98,34 @@ def test_committed_records_are_small_and_hold_no_images_but_the_digits():
         record = json.loads(content)
         if record.get("examples"):
             assert record["dataset"]["name"] == "scikit-learn digits", path
+
+
+def test_comparison_with_autoattack_is_that_of_the_records():
+    section = PAGES["evaluation.md"].split("`reports/cpu/autoattack`")[1].split("\n\n")[1]
+    rows = section.split("\n", 2)[2]
+    shown = dict(re.findall(r"^\| ([^|]+) \| (.*) \|$", rows, re.MULTILINE))
+    paths = sorted((ROOT / "reports/cpu/autoattack/records").glob("*.json"))
+    expected = {}
+    for record in map(Record.load, paths):
+        for branch in record.branches:
+            run = record.norm + "-plain" * (not record.adversarial)
+            pgd, worst, peer = (
+                record.find(attack, "final", branch, branch)
+                for attack in ("pgd-20", "worst", "autoattack")
+            )
+            ours, theirs = worst.correct, peer.correct
+            passes, others = (v.forward + v.backward for v in (worst, peer))
+            low, high = wilson(int(theirs.sum()), record.n)
+            cells = (
+                *(f"{100 * v.accuracy:.1f}" for v in (pgd, worst, peer)),
+                f"[{100 * low:.1f}, {100 * high:.1f}]",
+                *(f"{int(n.sum()):,}" for n in (ours == theirs, theirs & ~ours, ours & ~theirs)),
+                *(f"{passes:,}", f"{others:,}", f"{others / passes:.1f}"),
+            )
+            name = run if len(record.branches) == 1 else f"{run} ({branch})"
+            expected[name] = " | ".join(cells)
+    assert len(expected) >= 3
+    assert shown == expected
 
 
 def committed(path):
