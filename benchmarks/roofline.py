@@ -34,7 +34,7 @@ from robustnorm.evaluation.search import branches
 from robustnorm.system.allocator import keep_freed_memory
 
 
-class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no types
     """Sums floating-point operations of convolutions and matrix products, and bytes of the rest."""
 
     operations = 0
@@ -74,7 +74,7 @@ def convolution_rate(dtype: torch.dtype, options: argparse.Namespace) -> float:
         weight = torch.rand(channels, channels, 3, 3).to(dtype)
         weight = weight.contiguous(memory_format=torch.channels_last)
         operations = 2 * images.numel() * channels * 9
-        seconds = best_seconds(lambda: F.conv2d(images, weight, padding=1), 4 * options.rounds)  # noqa: B023
+        seconds = best_seconds(lambda: F.conv2d(images, weight, padding=1), 4 * options.rounds)  # noqa: B023 (called here)
         rates.append(operations / seconds)
     return max(rates)
 
@@ -89,7 +89,7 @@ def copy_rate(rounds: int) -> float:
 
 def operations(job: Callable[[], Any]) -> Work:
     """Returns the operations and bytes of one run of the job."""
-    work: Work = Work()  # type: ignore[no-untyped-call]
+    work: Work = Work()  # type: ignore[no-untyped-call]  # torch's class has no types
     with work:
         job()
     return work

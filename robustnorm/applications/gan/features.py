@@ -188,7 +188,7 @@ def _train(
                 optimizer.param_groups[0]["lr"] = _LEARNING_RATE * fraction
                 loss = F.cross_entropy(model(batch.images), batch.labels)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
                 optimizer.step()
                 bar.update()
             accuracy = _accuracy(model.eval(), test)

@@ -65,7 +65,7 @@ def train(
             )
             loss = discriminator_loss(*scores.chunk(2))
             for_discriminator.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             for_discriminator.step()
         state.losses[1, step] = loss.detach()
         values, labels = latents(config.generator_batch)
@@ -73,7 +73,7 @@ def train(
             fakes = generator(values)
         loss = generator_loss(discriminator(fakes, labels))
         for_generator.zero_grad()
-        loss.backward(inputs=weights)  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss, inputs=weights)
         for_generator.step()
         state.losses[0, step] = loss.detach()
         state.update_average(config.average if step >= config.average_from else 0.0)

@@ -204,7 +204,7 @@ class DartsSearch:
             group["lr"] = learning_rate
         self.network.zero_grad()
         loss = F.cross_entropy(self.network(images, sampled), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient_clipping)
         self.weight_optimizer.step()
         return loss.detach()

@@ -91,7 +91,7 @@ def train_epoch(
             group["lr"] = learning_rate(schedule, epoch * steps + step, steps)
         loss = F.cross_entropy(model(batch.images), batch.labels)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizer.step()
     return True
 

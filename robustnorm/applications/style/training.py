@@ -100,7 +100,7 @@ def train(
                 )
             total = settings.content_weight * found.content + settings.style_weight * found.style
             optimizer.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(total)
             optimizer.step()
             progress.step += 1
             _add_losses(progress, found.content, found.style, settings)

@@ -12,7 +12,7 @@ from robustnorm.evaluation import batching
 from robustnorm.evaluation import evaluate as module
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.batching import images_at_once
-from robustnorm.evaluation.chunks import CHUNK
+from robustnorm.evaluation.chunks import CHUNK, in_few_batch_sizes
 from robustnorm.evaluation.search import Branch, Search, branches
 from robustnorm.records.journal import Journal
 
@@ -211,3 +211,20 @@ def test_too_many_at_once_are_halved(model, data, monkeypatch, shrink, caplog):
     shrink(CHUNK)
     assert run(model, data) == expected
     assert "attacking 100 images at a time instead of 400" in caplog.text
+
+
+def test_batches_are_of_few_sizes_and_an_image_is_never_alone():
+    sizes = []
+
+    def network(images):
+        sizes.append(len(images))
+        return images * 2
+
+    filled = in_few_batch_sizes(network, 100)
+    for count in range(1, 101):
+        images = torch.rand(count, 3, requires_grad=True)
+        logits = filled(images)
+        assert torch.equal(logits, images * 2)
+        (gradient,) = torch.autograd.grad(logits.sum(), images)
+        assert torch.equal(gradient, torch.full_like(images, 2.0))
+    assert set(sizes) == {2, 4, 7, 13, 25, 50, 100}

@@ -256,23 +256,6 @@ def test_what_only_the_copy_misclassifies_is_attacked_on_the_network(model, data
     assert misled.passes.forward == honest.passes.forward + clean.sum()
 
 
-def test_batches_are_of_few_sizes_and_an_image_is_never_alone():
-    sizes = []
-
-    def network(images):
-        sizes.append(len(images))
-        return images * 2
-
-    filled = chunks.in_few_batch_sizes(network, 100)
-    for count in range(1, 101):
-        images = torch.rand(count, 3, requires_grad=True)
-        logits = filled(images)
-        assert torch.equal(logits, images * 2)
-        (gradient,) = torch.autograd.grad(logits.sum(), images)
-        assert torch.equal(gradient, torch.full_like(images, 2.0))
-    assert set(sizes) == {2, 4, 7, 13, 25, 50, 100}
-
-
 def passes_of(model, images, labels, name, ids=None):
     """Forward and backward passes of an attack on the adversarial branch."""
     options = {"epsilon": 0.1, "step_size": 0.05, "image_ids": ids}
