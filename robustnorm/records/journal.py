@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustnorm.attacks.passes import Passes
-from robustnorm.records.bits import Bits, pack_bits, unpack_bits
+from robustnorm.records.bits import Bits, decode, encode, pack_bits, unpack_bits
 from robustnorm.records.record import RecordError
 from robustnorm.system.errors import UsageError
 from robustnorm.system.files import disk_errors
@@ -104,7 +104,9 @@ class Journal:
                 size = entry["size"]
                 verdicts = {
                     Key(*key): ChunkVerdict(
-                        unpack_bits(correct, size), unpack_bits(agrees, size), Passes(*passes)
+                        unpack_bits(decode(correct), size),
+                        unpack_bits(decode(agrees), size),
+                        Passes(*passes),
                     )
                     for key, correct, agrees, *passes in entry["verdicts"]
                 }
@@ -178,7 +180,7 @@ class Journal:
             "images": images,
             "size": len(next(iter(verdicts.values())).correct),
             "verdicts": [
-                [key, pack_bits(v.correct), pack_bits(v.agrees), *v.passes]
+                [key, encode(pack_bits(v.correct)), encode(pack_bits(v.agrees)), *v.passes]
                 for key, v in verdicts.items()
             ],
         }

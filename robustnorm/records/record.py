@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -12,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from robustnorm.models.serving import RULES
-from robustnorm.records.bits import Bits, encode, pack_bits, unpack_bits
+from robustnorm.records.bits import Bits, deflate, inflate, pack_bits, packed_size, unpack_bits
 from robustnorm.records.validation import check_content, check_indices
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal, unseal
-from robustnorm.system.untrusted import parse_json
+from robustnorm.system.untrusted import most_decoded, parse_json
 
 _SCHEMA = 2
+# Memory that the id and the label of an image take.
+_IMAGE_BYTES = 48
 # The branch of a network without branches.
 SINGLE = "single"
 # Prefix of the name of an "attack" with images that were made against another run.
@@ -263,16 +264,19 @@ class Record:
         )
 
     def to_json(self) -> str:
-        """Returns the record as JSON, verdicts as base64 of packed bits."""
+        """Returns the record as JSON; labels and packed verdicts are compressed."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         everything = self.image_ids == list(range(self.n))
         content["image_ids"] = self.n if everything else self.image_ids
-        content["labels"] = encode(np.asarray(self.labels, "<u2").tobytes())
+        content["labels"] = deflate(np.asarray(self.labels, "<u2").tobytes())
         for name in _LISTS:
             content[name] = [asdict(entry) for entry in content[name]]
         content["verdicts"] = [
             asdict(verdict)
-            | {"correct": pack_bits(verdict.correct), "count": int(verdict.correct.sum())}
+            | {
+                "correct": deflate(pack_bits(verdict.correct)),
+                "count": int(verdict.correct.sum()),
+            }
             for verdict in self.verdicts
         ]
         content.pop("sealed")
@@ -292,19 +296,18 @@ class Record:
             check_content(content)
             del content["schema"]
             content["sealed"] = sealed
-            labels = np.frombuffer(base64.b64decode(content["labels"], validate=True), "<u2")
-            content["labels"] = labels.tolist()
             ids = content["image_ids"]
             n = ids if isinstance(ids, int) else len(ids)
-            if len(labels) != n:
-                raise RecordError(f"it has {len(labels)} labels for {n} images")
+            if n * (_IMAGE_BYTES + len(content["verdicts"])) > most_decoded(len(text)):
+                raise RecordError(f"a file of {len(text):,} bytes cannot hold {n:,} images")
+            content["labels"] = np.frombuffer(inflate(content["labels"], 2 * n), "<u2").tolist()
             content["image_ids"] = list(range(n)) if isinstance(ids, int) else ids
             check_indices(content)
             for name, kind in _LISTS.items():
                 content[name] = [kind(**entry) for entry in content[name]]
             verdicts = []
             for entry in content["verdicts"]:
-                correct = unpack_bits(entry.pop("correct"), n)
+                correct = unpack_bits(inflate(entry.pop("correct"), packed_size(n)), n)
                 if entry.pop("count") != correct.sum():
                     raise RecordError("a verdict's bits do not match its count")
                 verdicts.append(Verdict(**entry, correct=correct))

@@ -28,7 +28,7 @@ from robustnorm.evaluation.protocol import (
     record_path,
 )
 from robustnorm.evaluation.search import Branch, Search, branches, scorers
-from robustnorm.records.bits import pack_bits
+from robustnorm.records.bits import encode, pack_bits
 from robustnorm.records.images import chunk_file, is_kept, read_chunk, write_chunk
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.records.record import Record, fingerprint
@@ -277,7 +277,11 @@ class RecordJob:
 def digest(record: Record) -> str:
     """Returns 16 hex digits that depend only on the image ids and the verdicts."""
     verdicts = [
-        [v.attack, v.rule, v.attack_branch, v.score_branch, pack_bits(v.correct), v.disagreements]
+        [
+            *(v.attack, v.rule, v.attack_branch, v.score_branch),
+            encode(pack_bits(v.correct)),
+            v.disagreements,
+        ]
         for v in record.verdicts
     ]
     return fingerprint({"image_ids": record.image_ids, "verdicts": verdicts})

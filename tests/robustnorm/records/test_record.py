@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from seals import unsealed
 
+from robustnorm.records.bits import deflate, encode
 from robustnorm.records.record import (
     Check,
     CurvePoint,
@@ -13,8 +14,6 @@ from robustnorm.records.record import (
     RecordError,
     Verdict,
     fingerprint,
-    pack_bits,
-    unpack_bits,
 )
 from robustnorm.system.errors import UsageError
 from robustnorm.system.sealed import seal, unseal
@@ -36,7 +35,7 @@ def make_record(n=11, image_ids=None):
             "sha256": "ef",
             "classes": ["a", "b", "c"],
             "train_images": 5,
-            "test_images": 20,
+            "test_images": max(20, n),
         },
         image_ids=list(range(n)) if image_ids is None else image_ids,
         labels=[i % 3 for i in range(n)],
@@ -110,8 +109,8 @@ def test_load_names_a_missing_file(tmp_path):
     [
         (lambda text: text[: len(text) // 2], "it is damaged"),
         (lambda text: text.replace('"schema": 2', '"schema": 9'), "its schema is not 2"),
-        (lambda text: text.replace('"image_ids": 11', '"image_ids": 30'), "11 labels for 30"),
-        (lambda text: text.replace('"correct": "', '"correct": "AAAA'), "11 verdicts are"),
+        (lambda text: text.replace('"image_ids": 11', '"image_ids": 30'), "60 bytes are required"),
+        (lambda text: text.replace('"correct": "', '"correct": "AAAA'), "2 bytes are required"),
         (lambda text: text.replace('"seed": 3', '"sead": 3'), "it is damaged"),
         (lambda text: "[]", "it is damaged"),
         (
@@ -151,12 +150,6 @@ def test_no_single_bit_of_a_record_can_flip_unseen(tmp_path):
             continue
 
 
-@pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
-def test_packed_bits_round_trip(n):
-    bits = np.random.default_rng(n).random(n) < 0.5
-    assert np.array_equal(unpack_bits(pack_bits(bits), n), bits)
-
-
 def test_fingerprint_depends_on_values_not_on_order():
     assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
@@ -168,6 +161,27 @@ def test_worst_case_is_each_image_s_over_all_that_one_branch_scores():
     assert np.array_equal(record.worst_case("clean"), first & second)
     assert np.array_equal(record.worst_case("adv"), third & fourth)
     assert 0 < (first & second).sum() < min(first.sum(), second.sum())
+
+
+def test_record_from_before_compression_is_the_same():
+    record = make_record(n=3000)
+    content = json.loads(unsealed(record.to_json()))
+    compressed = content["labels"]
+    content["labels"] = encode(np.asarray(record.labels, "<u2").tobytes())
+    assert len(content["labels"]) > 100 * len(compressed)
+    for entry, verdict in zip(content["verdicts"], record.verdicts, strict=True):
+        entry["correct"] = encode(np.packbits(verdict.correct).tobytes())
+    assert Record.from_json(json.dumps(content)).to_json() == record.to_json()
+
+
+def test_record_cannot_claim_more_images_than_its_size_allows():
+    record = make_record(n=3000)
+    content = json.loads(unsealed(record.to_json()))
+    Record.from_json(json.dumps(content))
+    content["image_ids"] = 10**7
+    content["labels"] = deflate(bytes(2 * 10**7))
+    with pytest.raises(RecordError, match=r"bytes cannot hold 10,000,000 images"):
+        Record.from_json(json.dumps(content))
 
 
 def test_record_from_before_passes_were_counted_has_none():
