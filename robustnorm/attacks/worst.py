@@ -326,7 +326,8 @@ class _Search:
         The distance of a class is the difference between the label's logit and its own, divided by
         the gain that a step of size 1 promises.
         """
-        candidates = wrong.topk(min(_CANDIDATES, wrong.shape[1] - 1), dim=1).indices[:, 1:]
+        most = min(max(_CANDIDATES, count + 1), wrong.shape[1] - 1)
+        candidates = wrong.topk(most, dim=1).indices[:, 1:]
         images, labels = self._images[rows], self._labels[rows]
         gaps = []
         with torch.enable_grad():

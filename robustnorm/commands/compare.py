@@ -63,11 +63,22 @@ def _record_path(given: Path, settings: CompareSettings) -> Path:
         return given
     name = str(run.config.name)
     file = f"{given.resolve().name}-{settings.checkpoint}.json"
-    record = Path(settings.reports) / name / "records" / file
-    if not record.is_file() or Record.load(record).checkpoint["sha256"] != run.sha256:
+    folder = Path(settings.reports) / name
+    record = folder / "records" / file
+    others = sorted(folder.glob(f"*/records/{file}"))  # of a campaign's evaluations
+    found = [
+        path
+        for path in ([record] if record.is_file() else others)
+        if Record.load(path).checkpoint["sha256"] == run.sha256
+    ]
+    checkpoint = f"the checkpoint '{settings.checkpoint}' of {given}"
+    if not found:
         raise UsageError(
-            f"the checkpoint '{settings.checkpoint}' of {given} has no result record {record}: "
-            f"evaluate it first, with robustnorm eval --name {name} and the settings of its "
-            "training, or name the record's file"
+            f"{checkpoint} has no result record {record}: evaluate it first, with robustnorm eval "
+            f"--name {name} and the settings of its training, or name the record's file"
         )
-    return record
+    if len(found) > 1:
+        raise UsageError(
+            f"{checkpoint} has several result records: name one of {', '.join(map(str, found))}"
+        )
+    return found[0]

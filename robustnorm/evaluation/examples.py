@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustnorm.evaluation.chunks import rows_on_device
 from robustnorm.evaluation.search import Precision, Search, branches, climb
-from robustnorm.records.record import Example, Verdict
+from robustnorm.records.record import Example, Record, Verdict
 
 
 @torch.no_grad()
@@ -61,6 +61,12 @@ def make_examples(
             pictures = encode_png(image), encode_png(adv_image)
             examples.append(Example(int(image_ids[row]), branch.name, one, other, *pictures))
     return examples
+
+
+def count_examples(record: Record, count: int) -> int:
+    """Returns how many examples ``make_examples`` makes for a record."""
+    right = (record.find("none", "final", name, name).correct for name in record.branches)
+    return sum(min(count, int(correct.sum())) for correct in right)
 
 
 def _spread(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +24,9 @@ def unpack_bits(packed: bytes, n: int) -> Bits:
     Raises:
         ValueError: When the bytes do not hold n bits.
     """
-    if len(packed) != packed_size(n):
+    if len(packed) != (n + 7) // 8:
         raise ValueError(f"{n} verdicts are required, got {len(packed)} bytes with eight each")
     return np.unpackbits(np.frombuffer(packed, np.uint8), count=n).astype(bool)
-
-
-def packed_size(n: int) -> int:
-    """Returns how many bytes hold n bits."""
-    return (n + 7) // 8
 
 
 def encode(data: bytes) -> str:
@@ -68,3 +65,29 @@ def inflate(text: str, size: int) -> bytes:
     if len(found) != size or not stream.eof or stream.unused_data:
         raise ValueError(f"{size} bytes are required, got compressed ones of another size")
     return found
+
+
+def deflate_bits(bits: Bits) -> str:
+    """Returns packed bits as ``deflate`` writes them."""
+    return deflate(pack_bits(bits))
+
+
+def inflate_bits(text: str, n: int) -> Bits:
+    """Restores the n bits from the result of ``deflate_bits``; a ValueError on anything else."""
+    return unpack_bits(inflate(text, (n + 7) // 8), n)
+
+
+def deflate_labels(labels: Sequence[int], classes: Sequence[str]) -> str:
+    """Returns labels as ``deflate`` writes them: two bytes each, four if there are many classes."""
+    return deflate(np.asarray(labels, _label_type(classes)).tobytes())
+
+
+def inflate_labels(text: str, n: int, classes: Sequence[str]) -> list[int]:
+    """Restores n labels from the result of ``deflate_labels``; a ValueError on anything else."""
+    kind = _label_type(classes)
+    labels: list[int] = np.frombuffer(inflate(text, n * kind.itemsize), kind).tolist()
+    return labels
+
+
+def _label_type(classes: Sequence[str]) -> np.dtype[np.unsignedinteger[Any]]:
+    return np.dtype("<u2" if len(classes) <= 2**16 else "<u4")

@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 
 from robustnorm.models.serving import RULES
-from robustnorm.records.bits import Bits, deflate, inflate, pack_bits, packed_size, unpack_bits
-from robustnorm.records.validation import check_content, check_indices
+from robustnorm.records.bits import (
+    Bits,
+    deflate_bits,
+    deflate_labels,
+    inflate_bits,
+    inflate_labels,
+)
+from robustnorm.records.validation import check_content, check_indices, check_size
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal, unseal
-from robustnorm.system.untrusted import most_decoded, parse_json
+from robustnorm.system.untrusted import parse_json
 
 _SCHEMA = 2
-# Memory that the id and the label of an image take.
-_IMAGE_BYTES = 48
 # The branch of a network without branches.
 SINGLE = "single"
 # Prefix of the name of an "attack" with images that were made against another run.
@@ -265,21 +269,18 @@ class Record:
 
     def to_json(self) -> str:
         """Returns the record as JSON; labels and packed verdicts are compressed."""
-        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
         everything = self.image_ids == list(range(self.n))
         content["image_ids"] = self.n if everything else self.image_ids
-        content["labels"] = deflate(np.asarray(self.labels, "<u2").tobytes())
+        content["labels"] = deflate_labels(self.labels, self.dataset["classes"])
         for name in _LISTS:
             content[name] = [asdict(entry) for entry in content[name]]
         content["verdicts"] = [
             asdict(verdict)
-            | {
-                "correct": deflate(pack_bits(verdict.correct)),
-                "count": int(verdict.correct.sum()),
-            }
+            | {"correct": deflate_bits(verdict.correct), "count": int(verdict.correct.sum())}
             for verdict in self.verdicts
         ]
-        content.pop("sealed")
+        del content["sealed"]
         return json.dumps(seal({"schema": _SCHEMA} | content), indent=1) + "\n"
 
     @classmethod
@@ -298,16 +299,15 @@ class Record:
             content["sealed"] = sealed
             ids = content["image_ids"]
             n = ids if isinstance(ids, int) else len(ids)
-            if n * (_IMAGE_BYTES + len(content["verdicts"])) > most_decoded(len(text)):
-                raise RecordError(f"a file of {len(text):,} bytes cannot hold {n:,} images")
-            content["labels"] = np.frombuffer(inflate(content["labels"], 2 * n), "<u2").tolist()
+            check_size(n, len(content["verdicts"]), len(text))
+            content["labels"] = inflate_labels(content["labels"], n, content["dataset"]["classes"])
             content["image_ids"] = list(range(n)) if isinstance(ids, int) else ids
             check_indices(content)
             for name, kind in _LISTS.items():
                 content[name] = [kind(**entry) for entry in content[name]]
             verdicts = []
             for entry in content["verdicts"]:
-                correct = unpack_bits(inflate(entry.pop("correct"), packed_size(n)), n)
+                correct = inflate_bits(entry.pop("correct"), n)
                 if entry.pop("count") != correct.sum():
                     raise RecordError("a verdict's bits do not match its count")
                 verdicts.append(Verdict(**entry, correct=correct))

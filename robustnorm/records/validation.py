@@ -7,8 +7,10 @@ from typing import Any
 from robustnorm.system.escaping import for_terminal
 from robustnorm.system.names import check_name
 from robustnorm.system.structure import attack_size, check_structure, count, finite
-from robustnorm.system.untrusted import parse_fraction
+from robustnorm.system.untrusted import most_decoded, parse_fraction
 
+# Memory that an image's id and label take as Python's integers.
+_IMAGE_BYTES = 48
 _OF_BRANCH = {"sa": float, "ra": float, "clean_loss": float, "adv_loss": float}
 _ATTACK = {"threat_model": str, "epsilon": attack_size, "step_size": attack_size}
 _EPOCH = {
@@ -107,6 +109,12 @@ def check_content(content: dict[str, Any]) -> None:
                 content["config"], {"precision": str, "train_steps": count, "*": object}
             )
     check_paths(content)
+
+
+def check_size(images: int, verdicts: int, size: int) -> None:
+    """Raises a ValueError when a file of ``size`` bytes claims more images than it can hold."""
+    if images * (_IMAGE_BYTES + verdicts) > most_decoded(size):
+        raise ValueError(f"a file of {size:,} bytes cannot hold {images:,} images")
 
 
 def check_indices(content: dict[str, Any]) -> None:

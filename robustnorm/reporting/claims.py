@@ -51,8 +51,8 @@ class Claim(NamedTuple):
 
     @property
     def interval(self) -> Interval | None:
-        """Student's 95 % interval for the mean difference over seeds."""
-        return student(self.differences)
+        """Student's 95 % interval for the mean difference; None without spread over seeds."""
+        return student(self.differences) if _spread(self.differences) else None
 
     @property
     def verdict(self) -> str:
@@ -92,7 +92,7 @@ def _family(evaluation: str, verdicts: Mapping[str, Mapping[int, Bits]]) -> list
     pairs = [pair for pair, seeds in shared.items() if seeds]
     differences = [
         tuple(
-            float(verdicts[higher][seed].mean() - verdicts[lower][seed].mean())
+            _difference(verdicts[higher][seed], verdicts[lower][seed])
             for seed in shared[higher, lower]
         )
         for higher, lower in pairs
@@ -115,18 +115,21 @@ def _family(evaluation: str, verdicts: Mapping[str, Mapping[int, Bits]]) -> list
 
 def claims_text(records: Sequence[Record]) -> str:
     """Returns a Markdown list of what several seeds say about each claim; "" for one seed."""
-    found = [claim for claim in claims(records) if claim.interval]
+    found = [claim for claim in claims(records) if len(claim.differences) > 1]
     worst = {(c.higher, c.lower): mean(c.differences) for c in found if c.evaluation == WORST}
     lines = []
     for claim in found:
         difference, pair = mean(claim.differences), (claim.higher, claim.lower)
         line = (
             f"- {claim.evaluation}, {claim.name}: **{claim.verdict}**, {_points(difference)} "
-            f"points {bracketed(claim.interval, scale=100, signed=True)} over "
-            f"{len(claim.differences)} seeds, {p_text(claim.p)}"
+            f"points {bracketed(claim.interval, scale=100, signed=True) or '(without spread)'} "
+            f"over {len(claim.differences)} seeds, {p_text(claim.p)}"
         )
         if claim.evaluation == PGD and pair in worst:
-            line += f"; {_points(difference - worst[pair])} of it not in the worst case"
+            line += (
+                f"; {_points(worst[pair])} in the worst case, to which PGD-20 adds "
+                f"{_points(difference - worst[pair])}"
+            )
         lines.append(line)
     return "\n".join(lines)
 
@@ -170,7 +173,7 @@ def claims_table(records: Sequence[Record]) -> Table | None:
             "Seeds significant",
             "p, Holm",
             "p, sign flips",
-            "Not in worst case",
+            "Added by PGD-20",
         ),
         rows,
         [
@@ -182,8 +185,8 @@ def claims_table(records: Sequence[Record]) -> Table | None:
             "adjustment for the rows of an evaluation, at the 5 % level.",
             f"Sign flips: exact permutation test; with {len(found[0].differences)} seeds no p is "
             f"below {2 / 2 ** len(found[0].differences):.3g}.",
-            "Not in worst case: the part of the difference under PGD-20 that disappears in the "
-            "worst case; PGD-20 depends on the scale of the logits.",
+            "Added by PGD-20: the difference under PGD-20 minus that in the worst case; PGD-20 "
+            "depends on the scale of the logits.",
         ],
     )
 
@@ -222,11 +225,17 @@ def _verdicts(model: ModelRecords, evaluation: str, branch: str) -> dict[int, Bi
 
 
 def _p(differences: Sequence[float]) -> float:
-    if len(differences) < 2:
-        return 1.0
-    if len(set(differences)) == 1:  # without any spread the test is undefined
-        return 1.0
-    return float(ttest_1samp(differences, 0.0).pvalue)
+    """Returns the p-value of Student's test; 1 where it is undefined, without spread."""
+    return float(ttest_1samp(differences, 0.0).pvalue) if _spread(differences) else 1.0
+
+
+def _spread(differences: Sequence[float]) -> bool:
+    return len(set(differences)) > 1
+
+
+def _difference(first: Bits, second: Bits) -> float:
+    """Returns the difference of two accuracies; the same float for the same number of images."""
+    return (int(first.sum()) - int(second.sum())) / len(first)
 
 
 def _points(difference: float) -> str:

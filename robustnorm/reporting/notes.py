@@ -184,5 +184,6 @@ def _differing(record: Record) -> list[str]:
 def missing_notes(missing: list[str], train_command: str) -> list[str]:
     """Returns the commands that train the missing norms."""
     return [
-        f"{NAMES[norm]} is not trained yet: {train_command.format(norm=norm)}" for norm in missing
+        f"{NAMES[norm]} is not trained yet: {train_command.replace('{norm}', norm)}"
+        for norm in missing
     ]

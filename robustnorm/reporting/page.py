@@ -24,7 +24,7 @@ from robustnorm.reporting.passes import accuracy_over_passes
 from robustnorm.reporting.provenance import provenance
 from robustnorm.reporting.render import Table, layout
 from robustnorm.reporting.summary import deployment_summary, summary
-from robustnorm.reporting.tables import tables
+from robustnorm.reporting.tables import tables, train_in
 from robustnorm.system.files import disk_errors, write_atomically
 
 log = logging.getLogger("robustnorm")
@@ -47,6 +47,7 @@ def write_page(
     *,
     gradients: Sequence[dict[str, Any]] = (),
     options: str = "",
+    campaign: str | None = None,
 ) -> list[Path]:
     """Writes ``report.html`` and, under ``figures``, each figure as SVG and PNG.
 
@@ -58,6 +59,7 @@ def write_page(
         folder: Output folder; figures of an earlier report in it are removed.
         gradients: Results of ``robustnorm diagnose``, one per file.
         options: Options for the make commands on the page, such as " CONFIG=configs/digits.yaml".
+        campaign: Command of the campaign that made the records, to be named instead.
 
     Returns:
         The files written, the page first.
@@ -65,7 +67,7 @@ def write_page(
     Raises:
         RecordError: When the records are not of one evaluation, or an image in them is damaged.
     """
-    page, pictures = render_page(records, gradients=gradients, options=options)
+    page, pictures = render_page(records, gradients=gradients, options=options, campaign=campaign)
     return write_files(page, pictures, folder)
 
 
@@ -85,10 +87,15 @@ def write_files(page: str, pictures: dict[str, bytes], folder: Path) -> list[Pat
 
 
 def render_page(
-    records: Sequence[Record], *, gradients: Sequence[dict[str, Any]] = (), options: str = ""
+    records: Sequence[Record],
+    *,
+    gradients: Sequence[dict[str, Any]] = (),
+    options: str = "",
+    campaign: str | None = None,
 ) -> tuple[str, dict[str, bytes]]:
     """Returns the page and its figure files (content by name); see ``write_page``."""
-    made = tables(records, train_command="make train NORM={norm}" + options)
+    train = train_in(campaign) if campaign else "make train NORM={norm}" + options
+    made = tables(records, train_command=train)
     models = group(records)
     looks = drawing.looks(models)
     files: dict[str, bytes] = {}
@@ -106,6 +113,7 @@ def render_page(
         "colors": drawing.variables(),
         "swatches": _swatches(models, looks),
         "options": options,
+        "campaign": campaign,
         "summary": summary(models),
         "tables": {table.name: table for table in made},
         "deployment": deployment,

@@ -96,7 +96,7 @@ def _ordering(branch: str, evaluation: str, models: Sequence[ModelRecords]) -> s
     for (higher, lower, verdicts), test in zip(pairs, tests, strict=True):
         gaps = [float(ours.mean() - theirs.mean()) for ours, theirs in verdicts]
         kind = "within noise"
-        if len({gap > 0 for gap in gaps}) > 1:
+        if min(gaps) < 0 < max(gaps):
             kind = "seeds disagree"  # even if the first one's test images are significant
         elif test.distinguishable:
             kind = "as in the paper" if gaps[0] > 0 else "the other way"
@@ -117,13 +117,18 @@ def _ordering(branch: str, evaluation: str, models: Sequence[ModelRecords]) -> s
 
 def _best_and_later(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
     """Compares the best checkpoint's accuracies with those of later checkpoints."""
-    by_tag: dict[str, Sequence[Record]] = {}
+    by_tag: dict[str, list[Sequence[Record]]] = {}
     for records in evaluations.values():
-        by_tag.setdefault(records[0].checkpoint["tag"], records)
-    best = by_tag.pop("best", ())
+        by_tag.setdefault(records[0].checkpoint["tag"], []).append(records)
+    best = by_tag.pop("best", [])
     rows: list[tuple[Cell, ...]] = []
-    for tag, records in by_tag.items():
-        for one, other in itertools.product(group(best), group(records)):
+    for tag, later in by_tag.items():
+        on_same_images = (
+            pair
+            for pair in itertools.product(best, later)
+            if pair[0][0].image_ids == pair[1][0].image_ids
+        )
+        for one, other in itertools.product(*map(group, next(on_same_images, ((), ())))):
             if (one.norm, one.adversarial) != (other.norm, other.adversarial):
                 continue
             for evaluation, attack in (("SA", "none"), ("RA, PGD-20", PGD_20)):

@@ -9,6 +9,8 @@ from typing import Any
 from robustnorm.records.record import Record
 from robustnorm.reporting.model_records import ModelRecords
 from robustnorm.reporting.render import Cell, Table
+from robustnorm.settings.base import names
+from robustnorm.settings.groups import Evaluation
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,13 @@ def provenance(models: Sequence[ModelRecords]) -> Provenance:
         )
         for name, record in named
     ]
-    keys = list(dict.fromkeys(key for record in records for key in record.config))
+    # Of an evaluation the protocol says more: these are what the run's training was given.
+    left_out = names(Evaluation) - {"test_curve"}
+    keys = [
+        key
+        for key in dict.fromkeys(key for record in records for key in record.config)
+        if key not in left_out
+    ]
     values = {key: [str(record.config.get(key, "-")) for record in records] for key in keys}
     agreed = {key: found[0] for key, found in values.items() if len(set(found)) == 1}
     differing = [key for key in keys if key not in agreed]

@@ -59,6 +59,11 @@ def tables(
     return made
 
 
+def train_in(campaign: str) -> str:
+    """Returns how a missing norm is trained in a campaign, given the campaign's command."""
+    return f"{campaign}, with {{norm}} among the norms of its plan"
+
+
 def write_tables(
     records: Sequence[Record], folder: Path, *, train_command: str = "make train NORM={norm}"
 ) -> list[Path]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from robustnorm.settings.base import names
+from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Evaluation
 from robustnorm.settings.jobs import SharedFiles
 from robustnorm.settings.parsing import read_config
 from robustnorm.settings.plan import PAPER_NORMS, Plan, compared_runs
 from robustnorm.system.names import check_name
 from robustnorm.system.registry import unknown
+
+# The page of a plan, which lies beside the folders of its evaluations.
+PLAN_PAGE = "README.md"
+_PLACES = names(SharedFiles) - {"data"} | {"name"}
+# Transfer needs all runs at once, and the test curve is recorded during training.
+_EVALUATION = names(Evaluation) - {"transfer", "test_curve"}
 
 
 @dataclass(frozen=True)
@@ -68,24 +76,31 @@ class CampaignSettings(SharedFiles):
         for name, plan in self.plans.items():
             for word in (name, *plan.evaluations):
                 check_name("the name of a plan or an evaluation", word)
+                if word.lower() == PLAN_PAGE.lower():
+                    raise ValueError(f"a plan or an evaluation cannot be called {word}")
             for field_name in ("norms", "seeds", "evaluations"):
                 if not getattr(plan, field_name):
                     raise ValueError(f"plan {name} needs {field_name}, got none")
-            _refuse(name, "settings", names(Compared) & plan.settings.keys())
+            for field_name in ("norms", "seeds"):
+                twice = [word for word, n in Counter(getattr(plan, field_name)).items() if n > 1]
+                if twice:
+                    raise ValueError(f"{field_name} of plan {name} has {twice[0]} more than once")
+            _refuse(name, "settings", (names(Compared) | _PLACES) & plan.settings.keys())
             for title in plan.first_seed_only:
                 if title not in plan.evaluations:
                     problem = unknown("evaluation", title, list(plan.evaluations))
                     raise ValueError(f"first_seed_only of plan {name}: {problem}")
             for changes in plan.evaluations.values():
-                _refuse(name, "evaluations", changes.keys() - names(Evaluation))
+                _refuse(name, "evaluations", changes.keys() - _EVALUATION)
 
 
 def _refuse(plan: str, section: str, fields: set[str] | frozenset[str]) -> None:
     if fields:
         allowed = (
-            "norms, seeds and control are settings of the plan itself"
+            "norms, seeds and control are settings of the plan itself, folders and device those "
+            "of the campaign"
             if section == "settings"
-            else f"allowed: {', '.join(sorted(names(Evaluation)))}"
+            else f"allowed: {', '.join(sorted(_EVALUATION))}"
         )
         raise ValueError(
             f"{section} of plan {plan} cannot have {', '.join(sorted(fields))}; {allowed}"
@@ -108,11 +123,24 @@ def campaign_plans(campaign: CampaignSettings) -> list[Plan]:
             for title, more in plan.evaluations.items()
         }
         for title, evaluation in evaluations.items():
-            tag = evaluation.checkpoint
-            if tag.startswith("epoch") and int(tag[5:]) not in evaluation.keep_epochs:
+            _check_epoch(f"evaluation {title} of plan {name}", evaluation)
+            if evaluation.transfer:
                 raise ValueError(
-                    f"evaluation {title} of plan {name} needs the weights of {tag}, which no run "
-                    f"keeps; add {tag[5:]} to keep_epochs in its settings"
+                    f"plan {name} cannot have transfer; use robustnorm eval --transfer true"
                 )
         plans.append(Plan(name, plan.seeds, runs, evaluations, plan.first_seed_only))
     return plans
+
+
+def _check_epoch(evaluation: str, config: Config) -> None:
+    """Raises a ValueError when an evaluation needs the weights of an epoch that no run keeps."""
+    if not config.checkpoint.startswith("epoch"):
+        return
+    epoch = int(config.checkpoint[5:])
+    if not 1 <= epoch <= config.epochs:
+        raise ValueError(f"{evaluation} needs epoch {epoch}, but runs have {config.epochs}")
+    if epoch not in config.keep_epochs:
+        raise ValueError(
+            f"{evaluation} needs the weights of epoch {epoch}, which no run keeps; add {epoch} to "
+            "keep_epochs in its settings"
+        )

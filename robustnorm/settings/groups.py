@@ -267,7 +267,7 @@ class Evaluation(Settings):
         keep_images: Keep the adversarial images beside the record, for ``robustnorm verify``: 4
             bytes per value, attack and branch.
         examples: Images per branch that record and page show before and after the attack; 0 if the
-            images must not be published.
+            images must not be published, which also takes them out of an existing record.
         checks: Checks of the evaluation itself: quick (seconds), full (minutes), or none.
     """
 

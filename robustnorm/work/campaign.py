@@ -6,11 +6,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from robustnorm.evaluation.protocol import record_path
 from robustnorm.records.record import Record
 from robustnorm.reporting.plans import plan_page
-from robustnorm.reporting.readme import show_results
+from robustnorm.reporting.readme import check_block, show_results
 from robustnorm.runs.described import load_data
-from robustnorm.settings.campaign import CampaignSettings, campaign_plans
+from robustnorm.settings.campaign import PLAN_PAGE, CampaignSettings, campaign_plans
 from robustnorm.settings.plan import Plan
 from robustnorm.settings.results import ReportSettings
 from robustnorm.system.device import device_name, resolve_device
@@ -33,7 +34,7 @@ def run_campaign(
 
     Args:
         campaign: The settings.
-        config_path: Path of the campaign's file, for the command that continues it.
+        config_path: Path of the campaign's file, for the command that the tables name.
         should_stop: Called in addition to the budget; a signal also skips the reports.
 
     Raises:
@@ -46,6 +47,9 @@ def run_campaign(
     plans, device = campaign_plans(campaign), resolve_device(campaign.device)
     for plan in plans:
         load_data(plan.runs[0])  # reports missing or damaged data before any training
+    readme = None if campaign.readme is None else Path(campaign.readme)
+    if readme is not None:
+        check_block(readme)
     try:
         for plan in plans:
             carry_out(plan, should_stop=should_stop)
@@ -57,27 +61,29 @@ def run_campaign(
     evaluated = {plan.name: report_found(plan, command) for plan in plans}
     for plan in plans:
         _write_plan_page(plan, evaluated[plan.name])
-        _write_reports(plan, evaluated[plan.name])
-    if campaign.readme is not None:
-        _show_best(Path(campaign.readme), plans, evaluated)
-    return remaining(plans, evaluated, device_name(device), command)
+        _write_reports(plan, evaluated[plan.name], command)
+    if readme is not None:
+        _show_best(readme, plans, evaluated)
+    return remaining(plans, evaluated, device_name(device))
 
 
 def _write_plan_page(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
     known = {title: records for title, records in evaluated.items() if records}
     if known:
-        path = plan.reports("README.md")
+        path = plan.reports(PLAN_PAGE)
         write_atomically(path, plan_page(plan.name, known).encode())
         log.info("wrote %s", path)
 
 
-def _write_reports(plan: Plan, evaluated: dict[str, list[Record]]) -> None:
-    """Writes the HTML report of each complete evaluation that has none yet."""
+def _write_reports(plan: Plan, evaluated: dict[str, list[Record]], command: str) -> None:
+    """Writes the HTML report of each complete evaluation."""
     for title, records in evaluated.items():
-        folder = plan.reports(title)
-        if len(records) == len(plan.evaluated(title)) and not (folder / "report.html").exists():
+        folder, runs = plan.reports(title), plan.evaluated(title)
+        if len(records) == len(runs):
+            paths = [record_path(folder, run.folder, plan.evaluations[title]) for run in runs]
+            settings = ReportSettings(title, [*map(str, paths)], str(folder.parent))
             try:
-                report(ReportSettings(name=title, reports=str(folder.parent)))
+                report(settings, campaign=command)
             except ImportError as error:  # the results do not depend on the page
                 log.warning("%s", error)
 

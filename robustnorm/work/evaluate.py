@@ -17,7 +17,7 @@ from robustnorm.data.dataset import Dataset, Split, subset
 from robustnorm.evaluation.checks import check_installed, run_checks
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.evaluate import evaluate
-from robustnorm.evaluation.examples import make_examples
+from robustnorm.evaluation.examples import count_examples, make_examples
 from robustnorm.evaluation.margins import median_margins
 from robustnorm.evaluation.protocol import (
     evaluation_hash,
@@ -29,11 +29,10 @@ from robustnorm.evaluation.protocol import (
     protocol_of,
     record_path,
 )
-from robustnorm.evaluation.search import STEPS, Search
-from robustnorm.evaluation.transfer import transfer
+from robustnorm.evaluation.search import Search
 from robustnorm.records.images import hashes
 from robustnorm.records.journal import Journal
-from robustnorm.records.record import TRANSFER, Check, CurvePoint, Record, fingerprint
+from robustnorm.records.record import Check, CurvePoint, Example, Record, Verdict, fingerprint
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import Run
@@ -46,7 +45,8 @@ from robustnorm.system.device import device_name, made_by, resolve_device
 from robustnorm.system.errors import OutOfMemoryError, Unreliable, UsageError
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.source import source_commit, versions
-from robustnorm.system.stopping import ShouldStop, Stopped, interrupted, never
+from robustnorm.system.stopping import ShouldStop, Stopped, never
+from robustnorm.work.transfers import score_transfers
 
 log = logging.getLogger("robustnorm")
 
@@ -120,7 +120,7 @@ def evaluate_records(
     records = [evaluate_run(run, config, dataset, device, reports, should_stop) for run in runs]
     if config.transfer:
         evaluated = dict(zip(runs, records, strict=True))
-        records = _transfer(evaluated, config, dataset, device, reports, should_stop)
+        records = score_transfers(evaluated, config, dataset, device, reports, should_stop)
     return records
 
 
@@ -166,18 +166,35 @@ def evaluate_run(
     """
     name, path = run.folder.name, record_path(reports, run.folder, config)
     wanted = evaluation_hash(run, config, dataset)
+    ids, test = subset(dataset.test, config.test_limit)
+    search = Search.of(config)
+
+    def examples(model: nn.Module, verdicts: list[Verdict]) -> list[Example]:
+        return make_examples(
+            model,
+            test.images,
+            test.labels,
+            verdicts,
+            image_ids=ids,
+            search=search,
+            precision=config.eval_precision,
+            count=config.examples,
+        )
+
     found = find_record(run, config, dataset, reports)
     if found is not None:
         _remove(jobs_folder(path) / wanted)
         log.info("%s: already evaluated, in %s", name, path)
+        if len(found.examples) != count_examples(found, config.examples):
+            found = replace(found, examples=examples(run.network(device), found.verdicts))
+            found.save(path)
+            log.info("%s: %d images before and after the attack", path, len(found.examples))
         return found
     if config.checks != "none":
         check_installed(config.checks)  # before minutes of attacks
     model, trained = run.network(device), run.config
-    ids, test = subset(dataset.test, config.test_limit)
     protocol = protocol_of(config)
     keep = images_folder(path) if keeps_images(config) else None
-    search = Search.of(config)
     journal = journal or Journal(journal_path(path), wanted, made_by(device))
     devices = sorted(journal.devices | {device_name(device)})
     if len(devices) > 1:
@@ -202,16 +219,7 @@ def evaluate_run(
         should_stop=should_stop,
     )
     clock = time.perf_counter()
-    examples = make_examples(
-        model,
-        test.images,
-        test.labels,
-        verdicts,
-        image_ids=ids,
-        search=search,
-        precision=config.eval_precision,
-        count=config.examples,
-    )
+    shown = examples(model, verdicts)
     checks, curve = _run_checks(name, model, test, ids, search, config, _recorded(run), should_stop)
     seconds = journal.seconds + time.perf_counter() - clock
     # Without paths and devices: they do not affect the results, and a record may be published.
@@ -243,7 +251,7 @@ def evaluate_run(
         verdicts=verdicts,
         checks=checks,
         curve=curve,
-        examples=examples,
+        examples=shown,
         versions=versions() | {"python": platform.python_version()} | source_commit(),
         device="; ".join(devices),
         wall_seconds=round(seconds, 2),
@@ -285,6 +293,8 @@ def _run_checks(
     """Runs the checks of the evaluation."""
     if config.checks == "none":
         return [], []
+    if should_stop(0.0):
+        raise Stopped("an evaluation lacks its checks")
     try:
         return run_checks(
             model,
@@ -307,40 +317,3 @@ def _run_checks(
             f"out of memory: the checks need {CHUNK} images at once; continue with the same "
             "command on a --device with more memory, or evaluate again with --checks none"
         ) from error
-
-
-def _transfer(
-    records: dict[Run, Record],
-    config: Config,
-    dataset: Dataset,
-    device: torch.device,
-    reports: Path,
-    should_stop: ShouldStop,
-) -> list[Record]:
-    """Scores the images of each run with every other run; returns the records with the verdicts."""
-    ids, test = subset(dataset.test, config.test_limit)
-    done: list[Record] = []
-    for run, record in records.items():
-        others = {other.folder: r for other, r in records.items() if other is not run}
-        sources = {other.name: r.checkpoint["sha256"] for other, r in others.items()}
-        if record.sources != sources:
-            model = run.network(device)
-            verdicts = [v for v in record.verdicts if not v.attack.startswith(TRANSFER)]
-            for other, source in others.items():
-                if interrupted(should_stop):
-                    raise Stopped(f"{len(done)} of {len(records)} runs have their transfer attacks")
-                verdicts += transfer(
-                    model,
-                    test.labels,
-                    image_ids=ids,
-                    source=source,
-                    source_images=images_folder(record_path(reports, other, config)),
-                    run=other.name,
-                    attack=f"pgd-{max(STEPS)}",
-                    serving=config.serving,
-                    progress=f"{other.name} to {run.folder.name}",
-                )
-            record = replace(record, verdicts=verdicts, sources=sources)
-            record.save(record_path(reports, run.folder, config))
-        done.append(record)
-    return done

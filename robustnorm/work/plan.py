@@ -8,7 +8,7 @@ from dataclasses import replace
 from robustnorm.data.dataset import Dataset
 from robustnorm.evaluation.protocol import find_record, record_path
 from robustnorm.records.record import Record
-from robustnorm.reporting.tables import write_tables
+from robustnorm.reporting.tables import train_in, write_tables
 from robustnorm.runs import Run
 from robustnorm.runs.described import load_data
 from robustnorm.runs.run import is_trained
@@ -43,10 +43,9 @@ def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
                 trained, reports = _open(run, evaluation), plan.reports(title)
                 if find_record(trained, evaluation, dataset, reports) is None:
                     same = _same_evaluation(plan, title, trained, dataset)
-                    if same is None:
-                        evaluate_run(trained, evaluation, dataset, device, reports, should_stop)
-                    else:
+                    if same is not None:
                         same.save(record_path(reports, trained.folder, evaluation))
+                evaluate_run(trained, evaluation, dataset, device, reports, should_stop)
 
 
 def _same_evaluation(plan: Plan, title: str, trained: Run, dataset: Dataset) -> Record | None:
@@ -72,8 +71,13 @@ def _same_evaluation(plan: Plan, title: str, trained: Run, dataset: Dataset) -> 
     return None
 
 
-def report_found(plan: Plan, train_command: str) -> dict[str, list[Record]]:
-    """Writes the tables of finished evaluations; returns the records by evaluation."""
+def report_found(plan: Plan, command: str) -> dict[str, list[Record]]:
+    """Writes the tables of finished evaluations; returns the records by evaluation.
+
+    Args:
+        plan: The plan.
+        command: The command of its campaign.
+    """
     found: dict[str, list[Record]] = {title: [] for title in plan.evaluations}
     dataset = load_data(plan.runs[0])
     for title, evaluation in plan.evaluations.items():
@@ -83,7 +87,7 @@ def report_found(plan: Plan, train_command: str) -> dict[str, list[Record]]:
                 record = find_record(trained, evaluation, dataset, reports)
                 found[title] += [] if record is None else [record]
         if found[title]:
-            write_tables(found[title], plan.reports(title), train_command=train_command)
+            write_tables(found[title], plan.reports(title), train_command=train_in(command))
     return found
 
 

@@ -19,15 +19,13 @@ def remaining(
     plans: Sequence[Plan],
     evaluated: Mapping[str, Mapping[str, Sequence[Record]]],
     device: str,
-    command: str,
 ) -> str:
-    """Returns a table of finished work, and the command that continues.
+    """Returns a table of finished work, and how to continue.
 
     Args:
         plans: Plans of the campaign.
         evaluated: Existing records by plan and evaluation.
         device: Device for the estimate; only times measured on it count.
-        command: The command that continues.
     """
     rows, complete = [], True
     for plan in plans:
@@ -50,7 +48,9 @@ def remaining(
             )
         )
     table = tabulate(rows, headers=("Plan", "Epochs", "Evaluations", f"Left on {device}"))
-    return f"{table}\n\n" + ("Everything is done." if complete else f"To continue: {command}")
+    return f"{table}\n\n" + (
+        "Everything is done." if complete else "To continue, repeat the command."
+    )
 
 
 def epochs_done(run: Run | None) -> float:

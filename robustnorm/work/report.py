@@ -11,13 +11,16 @@ from robustnorm.system.errors import UsageError
 from robustnorm.system.extras import extra
 
 
-def report(config: ReportSettings, config_path: str | None = None) -> None:
+def report(
+    config: ReportSettings, config_path: str | None = None, *, campaign: str | None = None
+) -> None:
     """Writes ``report.html``, and its figures as files, into the config's folder of reports.
 
     Args:
         config: Where to read and write. ``config.records`` names records or folders of records; by
             default those that the config's evaluation wrote.
         config_path: Path of the config file, for the commands that the page names.
+        campaign: The command that the page names instead, if a campaign made the records.
 
     Raises:
         UsageError: When there are no records.
@@ -38,6 +41,7 @@ def report(config: ReportSettings, config_path: str | None = None) -> None:
         folder,
         gradients=diagnostics,
         options=f" CONFIG={config_path}" if config_path else "",
+        campaign=campaign,
     )
 
 
@@ -48,6 +52,10 @@ def record_files(given: list[Path]) -> list[Path]:
         inside = path / "records" if (path / "records").is_dir() else path
         files = sorted(inside.glob("*.json")) if inside.is_dir() else [path]
         if not files or not files[0].is_file():
-            raise UsageError(f"there are no result records in {path}; run robustnorm eval first")
+            known = {str(file.parent.parent) for file in path.glob("*/records/*.json")}
+            hint = (
+                f"name one of {', '.join(sorted(known))}" if known else "run robustnorm eval first"
+            )
+            raise UsageError(f"there are no result records in {path}; {hint}")
         found |= {file.resolve(): file for file in files}
     return list(found.values())

@@ -137,6 +137,21 @@ def test_classes_near_beside_their_slope_are_targets_before_likely_ones():
         assert bool((model(adv_images).argmax(1) != 0).item()) is broken
 
 
+@pytest.mark.parametrize("targets", [9, 10, 30, 100])
+def test_any_number_of_classes_can_be_targets(targets):
+    """The nearest class of twelve is the least likely: it is found if all are targets."""
+    slopes = torch.cat([torch.zeros(1), torch.ones(10), torch.tensor([-90.0])])
+    offsets = torch.cat([torch.tensor([9.0]), 8 - torch.arange(10) / 10, torch.tensor([1.0])])
+
+    def model(images):
+        return offsets + slopes * (images.flatten(1)[:, :1] - 0.5)
+
+    images, labels = torch.full((1, 1, 1, 1), 0.5), torch.zeros(1, dtype=torch.int64)
+    options = {"epsilon": 0.1, "restarts": 0, "queries": 0}
+    adv_images = worst_case(model, images, labels, targets=targets, **options)
+    assert (model(adv_images).argmax(1) == 0).item() is (targets < 11)
+
+
 @pytest.mark.parametrize(("reach", "climbs"), [(0.4, 0), (0.6, 1), (0.7, 2), (0.9, 3)])
 def test_further_classes_are_targets_only_of_images_that_came_near(reach, climbs):
     """Within a half, a third and a quarter of the distance to the nearest class."""

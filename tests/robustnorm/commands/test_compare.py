@@ -167,6 +167,23 @@ def test_run_is_found_by_its_folder_and_named_when_not_evaluated(place, capsys):
     assert Record.load(path).n == N
 
 
+def test_run_of_a_campaign_is_found_where_it_was_evaluated(place, capsys):
+    folder = place / "checkpoints/plan/bn-seed0"
+    make_run(folder, "plan")
+    checkpoint = make_record().checkpoint | {"sha256": Run.open(folder).sha256}
+    first, second = (place / f"reports/plan/{t}/records/bn-seed0-best.json" for t in ("all", "few"))
+    save(make_record("bn", checkpoint=checkpoint), first)
+    assert cli.main(["compare", str(folder)]) == Status.DONE
+    capsys.readouterr()
+    save(make_record("bn", checkpoint=checkpoint), second)
+    status, line = refused(capsys, str(folder))
+    assert status == Status.USAGE
+    assert line.endswith(
+        "several result records: name one of reports/plan/all/records/bn-seed0-best.json, "
+        "reports/plan/few/records/bn-seed0-best.json"
+    )
+
+
 def test_checks_that_are_not_reliable_are_named(place, capsys):
     checked = make_full_record("auxbn")  # Square warns on every branch
     words = [save(checked, place / "one.json"), save(make_record("bn"), place / "two.json")]

@@ -48,7 +48,13 @@ def test_control_has_a_folder_and_a_row_of_its_own(capsys):
     run("eval", "--config", "small.yaml", "--examples", "0")
     assert Path("checkpoints/small/bn-plain-seed0").is_dir()
     assert "BN, plain (control)" in capsys.readouterr().out
-    assert not Record.load(Path("reports/small/records/bn-plain-seed0-best.json")).examples
+    path = Path("reports/small/records/bn-plain-seed0-best.json")
+    assert not Record.load(path).examples
+    without = path.read_text()
+    run("eval", "--config", "small.yaml", "--examples", "2")  # of an existing evaluation
+    assert [each.answer for each in Record.load(path).examples] == ["single"] * 2
+    run("eval", "--config", "small.yaml", "--examples", "0")
+    assert path.read_text() == without
 
 
 def test_reproduce_trains_four_norms_and_a_control(capsys):

@@ -5,7 +5,14 @@ import zlib
 import numpy as np
 import pytest
 
-from robustnorm.records.bits import deflate, inflate, pack_bits, unpack_bits
+from robustnorm.records.bits import (
+    deflate,
+    deflate_labels,
+    inflate,
+    inflate_labels,
+    pack_bits,
+    unpack_bits,
+)
 
 
 def text_of(data):
@@ -52,6 +59,13 @@ def test_bytes_of_another_number_are_refused(data):
     assert inflate(deflate(bytes(100)), 100) == bytes(100)
     with pytest.raises(ValueError, match=r"100 bytes are required, got"):
         inflate(text_of(data), 100)
+
+
+@pytest.mark.parametrize("classes", [2, 2**16, 2**16 + 1])
+def test_labels_of_any_number_of_classes_round_trip(classes):
+    names = range(classes)
+    labels = [0, classes - 1, classes // 2]
+    assert inflate_labels(deflate_labels(labels, names), 3, names) == labels
 
 
 def test_text_that_is_not_base64_is_refused():

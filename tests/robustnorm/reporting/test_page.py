@@ -210,6 +210,27 @@ def test_one_record_without_extras_gives_a_page_that_says_what_to_run(sparse):
     assert "The checks were not run" in sparse.text
 
 
+def test_page_of_a_campaign_names_its_command_and_what_to_set():
+    text, _ = render_page([make_record("auxbn")], campaign="robustnorm campaign --config {x}.yaml")
+    shown = " ".join(Page(text).text.split())
+    assert "make " not in shown
+    run = "in the plan and run robustnorm campaign --config {x}.yaml"
+    for setting in ("serving: true", "checks: full", "test_curve: 1000", "examples: 8"):
+        assert f"set {setting} {run}" in shown
+    train = "robustnorm campaign --config {x}.yaml, with modenorm among the norms of its plan"
+    assert f"ModeNorm is not trained yet: {train}" in shown
+    assert "robustnorm diagnose RUN RUN" in shown
+
+
+def test_settings_of_the_evaluation_are_those_of_the_protocol():
+    evaluation = {"test_limit": None, "eval_precision": "fp32", "examples": 8, "test_curve": 500}
+    config = make_record().config | evaluation
+    text, _ = render_page([make_record("auxbn", config=config)])
+    names = {*re.findall(r"<dt>(\w+)</dt>", text)}
+    assert "test_curve" in names  # of training
+    assert not {"test_limit", "eval_precision", "examples"} & names
+
+
 @pytest.fixture(scope="module")
 def hostile():
     """Names of a norm, classes, data, config, device and version that try to leave their place."""

@@ -5,10 +5,11 @@ import pytest
 import record_factory
 from scipy.stats import binomtest
 
-from robustnorm.records.record import SINGLE, RecordError, Verdict
+from robustnorm.records.record import SINGLE, Verdict
 from robustnorm.reporting.plans import orderings, plan_page, provenance_text
 from robustnorm.reporting.readme import show_results
 from robustnorm.reporting.tables import write_tables
+from robustnorm.system.errors import UsageError
 
 N = 400
 
@@ -114,6 +115,18 @@ def test_seeds_are_averaged_and_their_agreement_is_counted():
     assert "as in the paper in 2 of 3 seeds" in said
 
 
+@pytest.mark.parametrize(("second", "kind"), [(150, "as in the paper"), (140, "seeds disagree")])
+def test_seed_without_a_difference_agrees_with_any(second, kind):
+    """Also the other way round: 200 and 150 images, then 150 and ``second``."""
+    records = [make_record("auxbn", seed=s, ra=ra) for s, ra in enumerate((200, second))]
+    records += [make_record("bn", seed=s, ra=150) for s in (0, 1)]
+    assert f"{kind}: AuxBN" in line(records, "RA, PGD-20")
+    swapped = [make_record("bn", seed=s, ra=ra) for s, ra in enumerate((200, second))]
+    swapped += [make_record("auxbn", seed=s, ra=150) for s in (0, 1)]
+    kind = kind.replace("as in the paper", "the other way")
+    assert f"{kind}: AuxBN" in line(swapped, "RA, PGD-20")
+
+
 def test_seeds_that_only_one_norm_has_are_left_out():
     records = [make_record("auxbn", seed=0, ra=200), make_record("auxbn", seed=1, ra=0)]
     records += [make_record("bn", seed=0, ra=100)]
@@ -136,6 +149,16 @@ def test_reading_sets_best_against_later_checkpoints():
         "BN", "last", "RA, PGD-20", "50.00", "40.00", "-10.00",
     ]  # fmt: skip
     assert "+5.00" in text  # standard accuracy: 80 to 85
+
+
+def test_best_of_the_same_images_is_set_against_last_wherever_it_stands():
+    other = make_record("bn", image_ids=list(range(1, N + 1)))
+    evaluations = {
+        "autoattack": [other],
+        "best": [make_record("bn", ra=200)],
+        "last": [make_record("bn", tag="last", ra=160)],
+    }
+    assert "-10.00" in plan_page("fast", evaluations)
 
 
 def test_best_of_other_images_is_not_set_against_last():
@@ -184,6 +207,16 @@ def test_readme_shows_rows_of_the_tables_and_keeps_the_rest(tmp_path):
 def test_readme_without_a_block_is_left_as_it_is(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("# Title\n")
-    with pytest.raises(RecordError, match="has no block of results; add the lines"):
+    with pytest.raises(UsageError, match="has no block of results; add the lines"):
         show_results(readme, "fast/best", four(bn=100))
     assert readme.read_text() == "# Title\n"
+
+
+def test_readme_keeps_its_line_ends(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_bytes(b"# Title\r\n<!-- reports/old -->\r\nold\r\n<!-- end -->\r\nText\r\n")
+    show_results(readme, "fast/best", four(bn=100))
+    content = readme.read_bytes()
+    assert content.count(b"\n") == content.count(b"\r\n") > 10
+    assert content.startswith(b"# Title\r\n<!-- reports/fast/best -->\r\nData")
+    assert content.endswith(b"<!-- end -->\r\nText\r\n")

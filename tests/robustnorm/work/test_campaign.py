@@ -3,60 +3,24 @@
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from manifests import rewrite_manifest
 from processes import command, kill
+from small_campaign import QUICK, TRAINING, campaign, write_campaign
 
-from robustnorm import cli
 from robustnorm.records.record import Record
 from robustnorm.runs.checkpoint import Checkpoint
-from robustnorm.settings.campaign import campaign_plans
 from robustnorm.work import campaign as slices
+from robustnorm.work import evaluate as evaluation
 from robustnorm.work import plan as module
 from robustnorm.work import train as training
 from robustnorm.work.jobs import digest
 
-# Two steps and one epoch a run; evaluations of two parts.
-TRAINING = {
-    "network": "tiny",
-    "train_limit": 64,
-    "validation": 20,
-    "width": 4,
-    "epochs": 1,
-    "batch_size": 32,
-    "epsilon": "3/16",
-    "step_size": "3/64",
-    "train_steps": 1,
-    "validation_steps": 1,
-}
-QUICK = {"checks": "none", "worst": False}
-PLAN = {
-    "config": "digits",
-    "settings": TRAINING,
-    "norms": ["bn", "auxbn"],
-    "control": False,
-    "evaluations": {
-        "best": {"checkpoint": "best", "test_limit": 101, **QUICK},
-        "last": {"checkpoint": "last", "test_limit": 50, **QUICK},
-    },
-}
 RUNS = ("bn-seed0", "auxbn-seed0")
-
-
-def write_campaign(**plan):
-    content = {"plans": {"small": PLAN | plan}, "device": "cpu"}
-    Path("campaign.yaml").write_text(yaml.safe_dump(content))
-
-
-def campaign(*words, status=0):
-    assert cli.main(["campaign", "--config", "campaign.yaml", *words]) == status
 
 
 class StopsAt:
@@ -148,8 +112,10 @@ def test_killed_campaign_goes_on_to_the_same_end(place, whole, blank_figures):
 def test_finished_campaign_does_nothing_and_says_so(whole, monkeypatch, capsys):
     monkeypatch.chdir(whole)
     monkeypatch.setattr(training, "_train", None)
-    monkeypatch.setattr(module, "evaluate_run", None)
+    monkeypatch.setattr(evaluation, "evaluate", None)
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     campaign()
+    assert before == {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     shown = capsys.readouterr().out
     assert "Everything is done." in shown
     assert shown.splitlines()[2].split() == ["small", "2.0", "of", "2", "4", "of", "4", "done"]
@@ -181,6 +147,43 @@ def test_readme_is_left_as_it_is_while_no_plan_is_finished(place, monkeypatch, c
     assert "old" in Path("README.md").read_text()
 
 
+def test_page_follows_the_plan_not_the_folder(blank_figures, capsys):
+    """More seeds, then other images for the first seed only: older records lie beside."""
+    one = {"best": {"test_limit": 20, **QUICK}}
+    page = Path("reports/small/best/report.html")
+    write_campaign(norms=["bn"], evaluations=one)
+    campaign()
+    assert "<dd>20 of " in page.read_text()
+    write_campaign(norms=["bn"], evaluations=one, seeds=[0, 1])
+    campaign()
+    assert "BN (2 seeds)" in " ".join(page.read_text().split())
+    one["best"]["test_limit"] = 12
+    write_campaign(norms=["bn"], evaluations=one, seeds=[0, 1], first_seed_only=["best"])
+    campaign()
+    assert len(list(page.parent.glob("records/*.json"))) == 2
+    text = " ".join(page.read_text().split())
+    assert "<dd>12 of " in text
+    assert "2 seeds" not in text
+    assert "robustnorm campaign --config campaign.yaml" in text
+    assert "Everything is done." in capsys.readouterr().out
+
+
+def test_budget_that_is_spent_leaves_the_checks_for_the_next_slice(blank_figures, monkeypatch):
+    quick = {"best": {"test_limit": 20, "worst": False, "checks": "quick"}}
+    write_campaign(norms=["bn"], evaluations=quick)
+    record = Path("reports/small/best/records/bn-seed0-best.json")
+
+    def spent(seconds):
+        return seconds >= 0 and record.with_suffix(".journal").exists()
+
+    monkeypatch.setattr(slices, "Budget", lambda _: spent)
+    campaign("--budget", "60")
+    assert record.with_suffix(".journal").exists()
+    assert not record.exists()
+    campaign()
+    assert Record.load(record).checks
+
+
 def test_a_seed_is_trained_and_evaluated_before_the_next(monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(
@@ -210,19 +213,19 @@ def test_checkpoints_of_the_same_network_are_evaluated_once(
     changed, place, blank_figures, monkeypatch, caplog
 ):
     """One epoch: it is the best and the last, unless another network is saved as one of them."""
-    evaluate, evaluated = module.evaluate_run, []
+    evaluate, evaluated = evaluation.evaluate, []
 
-    def counted(run, *arguments):
-        evaluated.append((run.folder.name, run.tag))
-        return evaluate(run, *arguments)
+    def counted(*arguments, progress, **options):
+        evaluated.append(progress.removeprefix("evaluating "))
+        return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(module, "evaluate_run", counted)
+    monkeypatch.setattr(evaluation, "evaluate", counted)
     if changed:
         monkeypatch.setattr(Checkpoint, "has_weights_of", lambda *_: False)
     both = {tag: {"checkpoint": tag, "test_limit": 20, **QUICK} for tag in ("best", "last")}
     write_campaign(evaluations=both)
     campaign()
-    wanted = [(run, "best") for run in RUNS] + [(run, "last") for run in RUNS] * changed
+    wanted = [*RUNS] * (1 + changed)
     assert evaluated == wanted
     for run in RUNS:
         best, last = (
@@ -267,76 +270,3 @@ def test_time_left_follows_from_what_was_measured_on_this_device(place, monkeypa
         row = capsys.readouterr().out.splitlines()[2]
         assert row.split(maxsplit=7)[1:4] == ["1.5", "of", "4"]
         assert row.endswith(left)
-
-
-@pytest.mark.parametrize(
-    ("plan", "message"),
-    [
-        ({"settings": {"epochz": 3}}, "did you mean 'epochs'?"),
-        ({"settings": {"epochs": "many"}}, "epochs must be a whole number, got many"),
-        ({"settings": {"seed": 3}}, "settings of plan small cannot have seed; norms, seeds and"),
-        ({"norms": ["saauxbm"]}, "unknown norm 'saauxbm'; did you mean 'saauxbn'?"),
-        ({"norms": []}, "plan small needs norms, got none"),
-        ({"config": "digit"}, "unknown config 'digit'; did you mean 'digits'?"),
-        ({"evaluations": {"x": {"epochs": 3}}}, "evaluations of plan small cannot have epochs; al"),
-        ({"first_seed_only": ["bets"]}, "small: unknown evaluation 'bets'; did you mean 'best'?"),
-        ({"evaluations": {"../x": {}}}, "got '../x': it has a slash"),
-        (
-            {"evaluations": {"x": {"checkpoint": "epoch3"}}},
-            "needs the weights of epoch3, which no run keeps; add 3 to keep_epochs",
-        ),
-        ({"plans": {}}, "plans must name at least one plan"),
-        ({"budget": 0}, "budget must be above 0 seconds, got 0"),
-    ],
-)
-def test_campaign_that_cannot_be_carried_out_is_refused(capsys, plan, message):
-    if {"plans", "budget"} & plan.keys():
-        content = {"plans": {"small": PLAN}} | plan
-        Path("campaign.yaml").write_text(yaml.safe_dump(content))
-    else:
-        write_campaign(**plan)
-    campaign(status=2)
-    (error,) = capsys.readouterr().err.splitlines()
-    assert message in error
-
-
-def test_campaign_is_refused_before_torch_is_imported():
-    write_campaign(norms=["saauxbm"])
-    code = (
-        "import sys\nfrom robustnorm.cli import main\n"
-        "assert main(sys.argv[1:]) == 2\nsys.exit('torch' in sys.modules)\n"
-    )
-    words = ["campaign", "--config", "campaign.yaml"]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=False)
-    assert done.returncode == 0
-
-
-@pytest.mark.parametrize("name", ["campaign", "campaign-cpu", "campaign-rehearsal"])
-def test_packaged_campaign_is_read_by_name(tmp_path, name):
-    words = ["campaign", "--config", name] + ["--data", str(tmp_path)] * (
-        name != "campaign-rehearsal"
-    )
-    _, settings, _ = cli.parse(words)
-    plans = campaign_plans(settings)
-    for plan in plans:
-        assert [run.run for run in plan.of_seed(0)] == [
-            "bn-seed0",
-            "modenorm-seed0",
-            "auxbn-seed0",
-            "saauxbn-seed0",
-            "bn-plain-seed0",
-        ]
-        assert len({run.name for run in plan.runs} | {plan.name}) == 1
-    if name == "campaign":
-        fast, paper, released = plans
-        assert fast.seeds == (0, 1, 2)
-        described = [
-            (run.epochs, run.train_steps, run.schedule, run.precision, run.network)
-            for run in (fast.runs[0], paper.runs[0], released.runs[0])
-        ]
-        assert described == [
-            (30, 10, "one-cycle", "bf16", "resnet18"),
-            (200, 10, "milestones", "fp32", "resnet18"),
-            (200, 7, "milestones", "fp32", "preact_resnet18"),
-        ]
-        assert {e.checkpoint for e in paper.evaluations.values()} == {"best", "epoch190", "last"}

@@ -47,6 +47,16 @@ def test_report_without_records_says_how_to_make_some(capsys):
     assert "no result records in reports/digits; run robustnorm eval first" in message
 
 
+def test_report_of_a_campaign_s_plan_names_its_evaluations(place, capsys):
+    save(place, "plan/best", "bn")
+    save(place, "plan/last", "bn")
+    message = refused(capsys, "report", "--name", "plan")
+    assert (
+        "no result records in reports/plan; name one of reports/plan/best, reports/plan/last"
+        in (message)
+    )
+
+
 def test_report_refuses_a_damaged_record(capsys, place):
     (place / "odd.json").write_text("{}")
     assert "odd.json is not a result record" in refused(capsys, "report", "odd.json", status=5)
