@@ -22,7 +22,7 @@ from robustnorm.evaluation.protocol import wanted_identity
 from robustnorm.evaluation.search import Branch, Search, branches, generator_of
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.models.faithful import Standin
-from robustnorm.records.bits import pack_bits, unpack_bits
+from robustnorm.records.bits import deflate_bits, inflate_bits
 from robustnorm.records.journal import Key
 from robustnorm.records.record import SINGLE, fingerprint
 from robustnorm.reporting.render import Cell, Table, to_markdown, to_text
@@ -142,7 +142,7 @@ def _compare(
         clock = time.perf_counter()
         correct, passes = attack()
         results[name] = {
-            "correct": pack_bits(correct.cpu().numpy()),
+            "correct": deflate_bits(correct.cpu().numpy()),
             "seconds": round(time.perf_counter() - clock, 2),
             "passes": sum(passes),
         }
@@ -150,7 +150,7 @@ def _compare(
 
 
 def _row(run: Run, branch: str, found: dict[str, Any], n: int) -> tuple[Cell, ...]:
-    ours, theirs = (unpack_bits(found[name]["correct"], n) for name in _ATTACKS)
+    ours, theirs = (inflate_bits(found[name]["correct"], n) for name in _ATTACKS)
     cells: list[Cell] = []
     for what in ("seconds", "passes"):
         mine, peer = (found[name][what] for name in _ATTACKS)
