@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from robustnorm.evaluation.chunks import rows_on_device
 from robustnorm.evaluation.search import Precision, Search, branches, climb
-from robustnorm.records.record import Example, Record, Verdict
+from robustnorm.records.parts import Example
+from robustnorm.records.record import Record, Verdict
 
 
 @torch.no_grad()

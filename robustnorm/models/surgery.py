@@ -341,7 +341,8 @@ def _convert_layer(layer: BatchNorm, cell: RoutedBatchNorm) -> RoutedBatchNorm:
     if layer.affine:
         routed.weight.copy_(layer.weight)
         routed.bias.copy_(layer.bias)
-        routed.requires_grad_(layer.weight.requires_grad)
+        for name, parameter in routed.named_parameters():
+            parameter.requires_grad_(getattr(layer, name.removeprefix("shared_")).requires_grad)
     for name, buffer in layer.named_buffers():
         routed.get_buffer(name).copy_(buffer)
     for name, child in layer.named_children():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from robustnorm.records.bits import (
     inflate_bits,
     inflate_labels,
 )
+from robustnorm.records.parts import Check, CurvePoint, Example
 from robustnorm.records.validation import check_content, check_indices, check_size
 from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.files import write_atomically
@@ -70,65 +72,6 @@ class Verdict:
     def accuracy(self) -> float:
         """Fraction of images classified correctly."""
         return float(self.correct.mean())
-
-
-@dataclass(frozen=True)
-class Check:
-    """Result of one check of the evaluation, for one branch or serving rule.
-
-    Args:
-        name: Name of the check, a key of ``robustnorm.evaluation.checks.CHECKS``.
-        answer: The branch or rule that was checked.
-        verdict: "reliable", "warn" or "unreliable".
-        value: The figure behind the verdict, in the unit that ``figure`` names.
-        figure: Description of the value, with its limits.
-        n: Number of images measured.
-    """
-
-    name: str
-    answer: str
-    verdict: str
-    value: float
-    figure: str
-    n: int
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """How many of n images withstand the attack at one radius, through one branch or rule.
-
-    Args:
-        answer: The branch or rule that was attacked and scored.
-        epsilon: As people write it, "8/255"; "0" for no attack.
-        correct: Number of images that withstood.
-        n: Number of images attacked.
-    """
-
-    answer: str
-    epsilon: str
-    correct: int
-    n: int
-
-
-@dataclass(frozen=True)
-class Example:
-    """One image before and after an attack, for display.
-
-    Args:
-        image_id: Index in the test set.
-        answer: The branch or rule that was attacked and scored.
-        clean_prediction: Class predicted for the image.
-        adv_prediction: Class predicted for the adversarial image.
-        image: The image as a PNG file in base64.
-        adv_image: The adversarial image, rounded to 8 bits, as a PNG file in base64.
-    """
-
-    image_id: int
-    answer: str
-    clean_prediction: int
-    adv_prediction: int
-    image: str
-    adv_image: str
 
 
 @dataclass(frozen=True)
@@ -233,6 +176,11 @@ class Record:
         attack: dict[str, Any] = self.protocol.get("branches", {}).get(answer, self.protocol)
         return attack
 
+    def ball(self, answer: str) -> tuple[str, Fraction]:
+        """Returns the threat model and the radius of the attacks on a branch or serving rule."""
+        attack = self.attack_on(answer)
+        return attack["threat_model"], Fraction(attack["epsilon"])
+
     def has(self, attack: str) -> bool:
         """Returns whether the attack was run."""
         return any(verdict.attack == attack for verdict in self.verdicts)
@@ -241,11 +189,18 @@ class Record:
         """Returns for each image whether it withstands everything that was run, bool (n,).
 
         Args:
-            answer: The branch or serving rule that scores. All its verdicts count: on clean images,
-                on attacks on itself and on others, on final images and on any iterate.
+            answer: The branch or serving rule that scores. All its verdicts count whose images are
+                in its own ball: on clean images, on attacks on itself and on others, on final
+                images and on any iterate. Images of another threat model do not count, nor those
+                of a larger radius.
         """
-        verdicts = [verdict.correct for verdict in self.verdicts if verdict.score_branch == answer]
-        withstood: Bits = np.logical_and.reduce(verdicts)
+        threat_model, epsilon = self.ball(answer)
+        withstood = np.ones(self.n, bool)
+        for verdict in self.verdicts:
+            threat, radius = self.ball(verdict.attack_branch)
+            inside = verdict.attack == "none" or (threat == threat_model and radius <= epsilon)
+            if verdict.score_branch == answer and inside:
+                withstood &= verdict.correct
         return withstood
 
     def find(self, attack: str, rule: str, attack_branch: str, score_branch: str) -> Verdict:
@@ -254,14 +209,10 @@ class Record:
         Raises:
             RecordError: When the record has no such verdict.
         """
-        for verdict in self.verdicts:
-            if (attack, rule, attack_branch, score_branch) == (
-                verdict.attack,
-                verdict.rule,
-                verdict.attack_branch,
-                verdict.score_branch,
-            ):
-                return verdict
+        wanted = (attack, rule, attack_branch, score_branch)
+        for v in self.verdicts:
+            if (v.attack, v.rule, v.attack_branch, v.score_branch) == wanted:
+                return v
         raise RecordError(
             f"the record of {self.norm} seed {self.seed} has no verdict of attack {attack} "
             f"({rule}) through {attack_branch}, scored by {score_branch}; evaluate again"

@@ -12,6 +12,7 @@ from robustnorm.reporting.model_records import WORST, ModelRecords, has_worst
 from robustnorm.reporting.render import Cell, Table, p_value
 
 LEVEL = 0.05
+_Side = tuple[ModelRecords, str]  # and one of its branches
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,22 @@ def compare(pairs: Sequence[tuple[tuple[str, Bits], tuple[str, Bits]]]) -> list[
     ]
 
 
-def groups(verdicts: Sequence[Bits]) -> list[str]:
+def groups(verdicts: Sequence[Bits], balls: Sequence[object] | None = None) -> list[str]:
     """Returns each row's letters; rows that share one are not distinguishable at the 5 % level.
 
     Args:
         verdicts: Verdicts of each row on the same images, bool (n,) each.
+        balls: The ball in which each row was attacked; rows of different balls are not compared and
+            share no letter.
     """
-    pairs = list(itertools.combinations(range(len(verdicts)), 2))
+    pairs = [
+        (i, j)
+        for i, j in itertools.combinations(range(len(verdicts)), 2)
+        if balls is None or balls[i] == balls[j]
+    ]
     found = compare([((str(i), verdicts[i]), (str(j), verdicts[j])) for i, j in pairs])
-    differ = {
-        pair for pair, comparison in zip(pairs, found, strict=True) if comparison.distinguishable
-    }
-    return letters(lambda i, j: (i, j) in differ, len(verdicts))
+    alike = {pair for pair, test in zip(pairs, found, strict=True) if not test.distinguishable}
+    return letters(lambda i, j: (i, j) not in alike, len(verdicts))
 
 
 def families(
@@ -85,7 +90,8 @@ def families(
     """Returns the comparisons of a report, based on the first seed of each model.
 
     Models are compared in pairs by standard accuracy and by each robust accuracy, and so are the
-    branches of each model; a family without pairs is omitted.
+    branches of each model. Branches attacked in different balls are not compared by robust
+    accuracy; a family without pairs is omitted.
 
     Args:
         models: Models with verdicts on the same images.
@@ -99,21 +105,32 @@ def families(
         "SA, adversarial branch": ("SA", "adv"),
         **{f"{ra}, adversarial branch": (ra, "adv") for ra in robust},
     }
-    pairs = {
-        name: list(itertools.combinations([_named(m, *metric) for m in models], 2))
-        for name, metric in metrics.items()
-    }
+    pairs: dict[str, tuple[str, list[tuple[_Side, _Side]]]] = {}
+    for name, (evaluation, branch) in metrics.items():
+        sides = [(model, model.branch(branch)) for model in models]
+        pairs[name] = evaluation, list(itertools.combinations(sides, 2))
     for evaluation in ("SA", *robust):
-        pairs[f"{evaluation}, between branches"] = [
-            (_named(model, evaluation, one), _named(model, evaluation, other))
-            for model in models
-            for one, other in itertools.combinations(model.records[0].branches, 2)
+        pairs[f"{evaluation}, between branches"] = (
+            evaluation,
+            [
+                ((model, one), (model, other))
+                for model in models
+                for one, other in itertools.combinations(model.records[0].branches, 2)
+            ],
+        )
+    tested = {
+        name: [
+            (_named(evaluation, *one), _named(evaluation, *other))
+            for one, other in family
+            if one[0].ball(evaluation, one[1]) == other[0].ball(evaluation, other[1])
         ]
-    return {name: compare(family) for name, family in pairs.items() if family}
+        for name, (evaluation, family) in pairs.items()
+    }
+    return {name: compare(family) for name, family in tested.items() if family}
 
 
-def _named(model: ModelRecords, evaluation: str, branch: str) -> tuple[str, Bits]:
-    return model.label(branch), model.correct(evaluation, model.branch(branch))[0]
+def _named(evaluation: str, model: ModelRecords, branch: str) -> tuple[str, Bits]:
+    return model.label(branch), model.correct(evaluation, branch)[0]
 
 
 def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = None) -> Table:

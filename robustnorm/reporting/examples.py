@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustnorm.records.record import Example, Record, RecordError
+from robustnorm.records.parts import Example
+from robustnorm.records.record import Record, RecordError
 from robustnorm.reporting.model_records import ModelRecords
 from robustnorm.system.untrusted import MOST_PIXELS
 

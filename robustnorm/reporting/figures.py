@@ -115,8 +115,8 @@ def training_curves(models: Sequence[ModelRecords], looks: Looks) -> Figure | No
         models,
         looks,
         {
-            "Training loss, clean images": lambda entry: entry["clean_loss"],
-            "Training loss, adversarial images": lambda entry: entry["adv_loss"],
+            "Training loss, clean images": lambda _, entry: entry["clean_loss"],
+            "Training loss, adversarial images": lambda _, entry: entry["adv_loss"],
             "Validation SA %, clean branch": _reader("validation", "clean", "sa"),
             "Validation SA %, adversarial branch": _reader("validation", "adv", "sa"),
             "Validation RA %, clean branch": _reader("validation", "clean", "ra"),
@@ -127,15 +127,15 @@ def training_curves(models: Sequence[ModelRecords], looks: Looks) -> Figure | No
     )
 
 
-Reader = Callable[[dict[str, Any]], float | None]
+Reader = Callable[[ModelRecords, dict[str, Any]], float | None]
 
 
 def _reader(split: str, branch: str, metric: str) -> Reader:
-    """Returns a function that reads one value of an epoch, in percent if it is an accuracy."""
+    """Returns a function that reads one value of a model's epoch, accuracies in percent."""
     scale = 100 if metric in ("sa", "ra") else 1
 
-    def read(entry: dict[str, Any]) -> float | None:
-        values = entry[split].get(branch) or entry[split].get(SINGLE)
+    def read(model: ModelRecords, entry: dict[str, Any]) -> float | None:
+        values = entry[split].get(model.branch(branch))
         return None if values is None else scale * float(values[metric])
 
     return read
@@ -155,7 +155,7 @@ def _over_epochs(
     for panel, (title, read) in zip(axes, readers.items(), strict=True):
         for model in models:
             for record in model.records:
-                values = [(entry["epoch"], read(entry)) for entry in record.history]
+                values = [(entry["epoch"], read(model, entry)) for entry in record.history]
                 points = {epoch: value for epoch, value in values if value is not None}
                 if points:
                     drawn[model.name] = looks[model.name]

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import mean
 from typing import Any
 
@@ -107,6 +108,10 @@ class ModelRecords:
         attack = EVALUATIONS.get(name, re.sub("^PGD-", "pgd-", name.removeprefix("RA, ")))
         return [verdict.correct for verdict in self.verdicts(attack, rule, branch, branch)]
 
+    def ball(self, evaluation: str, branch: str) -> tuple[str, Fraction] | None:
+        """Returns threat model and radius of an evaluation of a branch; None for clean images."""
+        return None if evaluation == "SA" else self.records[0].ball(branch)
+
     def worst(self, branch: str) -> float | None:
         """Returns a branch's mean accuracy in the worst case; None if only PGD was run."""
         if not has_worst([self]):
@@ -138,6 +143,11 @@ def named_attacks(record: Record) -> list[str]:
     return [name for name in attacks if name not in usual and not name.startswith(TRANSFER)]
 
 
+def has_transfers(record: Record) -> bool:
+    """Returns whether images made against other runs were scored."""
+    return any(verdict.attack.startswith(TRANSFER) for verdict in record.verdicts)
+
+
 def further_evaluations(record: Record) -> list[str]:
     """Returns the evaluations that the paper does not have: named attacks, then the worst case.
 
@@ -147,8 +157,7 @@ def further_evaluations(record: Record) -> list[str]:
     named = named_attacks(record)
     labels = {attack: evaluation for evaluation, attack in EVALUATIONS.items()}
     rows = [labels.get(name, f"RA, {name}") for name in named if name != "worst"]
-    transferred = any(verdict.attack.startswith(TRANSFER) for verdict in record.verdicts)
-    return [*rows, WORST] if named or transferred else []
+    return [*rows, WORST] if named or has_transfers(record) else []
 
 
 def group(records: Sequence[Record]) -> list[ModelRecords]:

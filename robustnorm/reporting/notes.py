@@ -7,7 +7,7 @@ from typing import Any
 
 from robustnorm.models.naming import describe_source, is_registered
 from robustnorm.records.record import Record
-from robustnorm.reporting.model_records import NAMES, ModelRecords
+from robustnorm.reporting.model_records import NAMES, ModelRecords, has_transfers, named_attacks
 from robustnorm.reporting.paper import SETTING
 
 GROUP_NOTE = (
@@ -48,10 +48,12 @@ def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list
         _search_note(records),
     ]
     if first.has("worst"):
+        others = [name for name in named_attacks(first) if name != "worst"]
+        others += ["images made against other runs"] * has_transfers(first)
         notes.append(
             "Worst case, Worst %: images that withstand everything that was run: every iterate of "
-            "PGD, and the attack worst, a sequence of gradient attacks, each on the images that "
-            "have withstood the previous ones."
+            f"PGD, {''.join(f'{name}, ' for name in others)}and the attack worst, a sequence of "
+            "gradient attacks, each on the images that have withstood the previous ones."
         )
     if first.has("autoattack"):
         notes.append(

@@ -14,7 +14,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from robustnorm.evaluation.checks import CHECKS, verdict_of
-from robustnorm.records.record import Check, Record
+from robustnorm.records.parts import Check
+from robustnorm.records.record import Record
 from robustnorm.reporting import drawing, figures
 from robustnorm.reporting.comparisons import paired_tests
 from robustnorm.reporting.examples import example_grid

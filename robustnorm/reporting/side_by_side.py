@@ -145,7 +145,8 @@ def accuracy_table(models: Sequence[ModelRecords]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for evaluation in evaluations(models):
         verdicts = [model.correct(evaluation, branch)[0] for model, branch in branches]
-        marks = groups(verdicts) if several else [""]
+        balls = [model.ball(evaluation, branch) for model, branch in branches]
+        marks = groups(verdicts, balls) if several else [""]
         for (model, branch), correct, mark in zip(branches, verdicts, marks, strict=True):
             accuracy = float(correct.mean())
             cells: tuple[Cell, ...] = (

@@ -1,4 +1,4 @@
-"""Tables 3 and 4 of the Sandwich Batch Normalization paper, the branch matrix and deployment."""
+"""Tables 3 and 4 of the Sandwich Batch Normalization paper, branch matrix, deployment, transfer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from robustnorm.evaluation.statistics import wilson
-from robustnorm.records.record import SINGLE, Record
+from robustnorm.records.record import SINGLE, TRANSFER, Record
 from robustnorm.reporting.comparisons import groups
 from robustnorm.reporting.model_records import (
     EVALUATIONS,
@@ -18,6 +18,7 @@ from robustnorm.reporting.model_records import (
     check_comparable,
     further_evaluations,
     group,
+    has_transfers,
     named_attacks,
 )
 from robustnorm.reporting.notes import GROUP_NOTE, MARGIN_NOTE, missing_notes, setting_notes
@@ -28,7 +29,7 @@ from robustnorm.reporting.render import Cell, Table, save_tables
 def tables(
     records: Sequence[Record], *, train_command: str = "make train NORM={norm}"
 ) -> list[Table]:
-    """Returns Table 3, Table 4, the branch matrix and, if evaluated, the deployment table.
+    """Returns Table 3, Table 4, the branch matrix and, if evaluated, deployment and transfer.
 
     Args:
         records: Records of one data set, set of test images and protocol.
@@ -56,6 +57,8 @@ def tables(
     ]
     if any(record.branches != record.answers for record in records):
         made.append(_deployment(models, notes[0]))
+    if any(map(has_transfers, records)):
+        made.append(_transfer(models, notes[0]))
     return made
 
 
@@ -96,7 +99,10 @@ def _paper_table(
     columns += ("Any %", "Worst %", "Margin") * robust + ("SD over seeds",) * several
     if not robust:
         rows = [row[:7] + row[10:] for row in rows]
-    return Table(name, title, columns, rows, [*notes, *[MARGIN_NOTE] * robust, GROUP_NOTE])
+    notes = [*notes, *[MARGIN_NOTE] * robust, GROUP_NOTE]
+    if robust and len({m.ball(WORST, name) for m in models for name in m.branches(branch)}) > 1:
+        notes.append("Rows attacked in different threat models or radii are not compared.")
+    return Table(name, title, columns, rows, notes)
 
 
 def _rows(
@@ -107,7 +113,8 @@ def _rows(
     paper = PAPER.get((branch, evaluation), {}) if has_ours else {}
     shown = [(model, name) for model in models for name in model.branches(branch)]
     found = [model.correct(evaluation, name) for model, name in shown]  # by row, then by seed
-    marks = groups([correct[0] for correct in found])
+    balls = [model.ball(evaluation, name) for model, name in shown]
+    marks = groups([correct[0] for correct in found], balls)
     made: list[tuple[Cell, ...]] = []
     for (model, name), correct, mark in zip(shown, found, marks, strict=True):
         accuracies = [float(bits.mean()) for bits in correct]
@@ -202,6 +209,42 @@ def _deployment(models: list[ModelRecords], note: str) -> Table:
             "of its row.",
             "Deployed RA: images that withstand every attack that was run: PGD-20 differentiated "
             "through the rule itself (every iterate), PGD-20 on each branch and on each other rule "
-            "(last iterate)" + "".join(f", {name} on the rule" for name in named) + ".",
+            "(last iterate)"
+            + "".join(f", {name} on the rule" for name in named)
+            + ", images made against other runs" * has_transfers(models[0].records[0])
+            + ", as far as they are in the rule's own threat model and radius"
+            * bool(models[0].records[0].protocol.get("branches"))
+            + ".",
+        ],
+    )
+
+
+def _transfer(models: list[ModelRecords], note: str) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            model.name,
+            str(record.seed),
+            "-" if verdict.score_branch == SINGLE else verdict.score_branch,
+            verdict.attack.removeprefix(TRANSFER),
+            "-" if verdict.attack_branch == SINGLE else verdict.attack_branch,
+            verdict.accuracy,
+            wilson(verdict.accuracy * record.n, record.n),
+        )
+        for model in models
+        for record in model.records
+        for verdict in record.verdicts
+        if verdict.attack.startswith(TRANSFER)
+    ]
+    return Table(
+        "transfer",
+        "Transfer: adversarial images made against other runs",
+        (
+            *("Model", "Seed", "Scoring branch", "Made against", "Attacked branch"),
+            *("Accuracy %", "95 % interval"),
+        ),
+        rows,
+        [
+            note,
+            'The images are the last iterates of PGD-20 on a branch of the run in "Made against".',
         ],
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustnorm.attacks.contract import unchanged
-from robustnorm.norms.routed import RoutedBatchNorm2d
+from robustnorm.norms.routed import RoutedBatchNorm
 from robustnorm.norms.routing import route
 from robustnorm.studies.swap import split_layers
 
@@ -106,7 +106,7 @@ class _Sums:
 
 
 @contextmanager
-def _measured(sums: dict[RoutedBatchNorm2d, _Sums]) -> Iterator[None]:
+def _measured(sums: dict[RoutedBatchNorm, _Sums]) -> Iterator[None]:
     """In the block, adds the inputs of each layer to its sums."""
     hooks = [layer.register_forward_pre_hook(total.add) for layer, total in sums.items()]
     try:

@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from robustnorm.models.surgery import fold
-from robustnorm.norms.routed import RoutedBatchNorm2d
+from robustnorm.norms.routed import RoutedBatchNorm
 from robustnorm.norms.routing import route
 
 
-def split_layers(model: nn.Module) -> dict[str, RoutedBatchNorm2d]:
+def split_layers(model: nn.Module) -> dict[str, RoutedBatchNorm]:
     """Returns the layers of ``model`` that keep running statistics per branch, by name."""
     return {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, RoutedBatchNorm2d) and layer.statistics == "split"
+        if isinstance(layer, RoutedBatchNorm) and layer.statistics == "split"
     }
 
 
@@ -26,7 +26,7 @@ def swapped(model: nn.Module, *, statistics: str, affine: str) -> nn.Module:
     """Returns a plain network with one branch's running statistics and another's affine.
 
     The copy shares nothing with ``model`` and has no branches: each routed layer becomes an
-    ``nn.BatchNorm2d``. With the same branch twice it equals ``fold(model, branch)``.
+    plain batch norm. With the same branch twice it equals ``fold(model, branch)``.
 
     Args:
         model: Any module tree; a layer with shared statistics or a shared affine keeps them.

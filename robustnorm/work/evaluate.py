@@ -32,7 +32,8 @@ from robustnorm.evaluation.protocol import (
 from robustnorm.evaluation.search import Search
 from robustnorm.records.images import hashes
 from robustnorm.records.journal import Journal
-from robustnorm.records.record import Check, CurvePoint, Example, Record, Verdict, fingerprint
+from robustnorm.records.parts import Check, CurvePoint, Example
+from robustnorm.records.record import Record, Verdict, fingerprint
 from robustnorm.reporting.render import to_text
 from robustnorm.reporting.tables import tables, write_tables
 from robustnorm.runs import Run

@@ -6,7 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from robustnorm.records.record import SINGLE, Check, CurvePoint, Example, Record, Verdict
+from robustnorm.records.parts import Check, CurvePoint, Example
+from robustnorm.records.record import SINGLE, Record, Verdict
 
 N = 200
 

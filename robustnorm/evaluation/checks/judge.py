@@ -22,7 +22,7 @@ from robustnorm.evaluation.checks.rules import (
 )
 from robustnorm.evaluation.search import Precision
 from robustnorm.models.faithful import TOLERANCE
-from robustnorm.records.record import Check
+from robustnorm.records.parts import Check
 
 # A logit is a sum of products of sums: in a deep network, rounding errors reach several hundred
 # times the precision of the type. Where logits depend on the other images of the batch, these

@@ -25,7 +25,7 @@ from robustnorm.evaluation.checks.measure import (
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.search import Precision, Search, branches
 from robustnorm.models.serving import RULES
-from robustnorm.records.record import Check, CurvePoint
+from robustnorm.records.parts import Check, CurvePoint
 from robustnorm.system.stopping import ShouldStop, Stopped, interrupted, never
 
 

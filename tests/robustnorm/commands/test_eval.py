@@ -9,7 +9,8 @@ import torch
 from manifests import rewrite_manifest
 from small_runs import refused, run
 
-from robustnorm.records.record import Check, Record
+from robustnorm.records.parts import Check
+from robustnorm.records.record import Record
 from robustnorm.runs.run import load_model
 
 pytestmark = pytest.mark.usefixtures("small_yaml")

@@ -136,6 +136,17 @@ def test_convert_keeps_mode_and_frozen_parameters():
     assert all(parameter.requires_grad for parameter in learning.parameters())
 
 
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_convert_keeps_what_of_weight_and_bias_is_frozen(frozen):
+    layer = nn.BatchNorm2d(3)
+    getattr(layer, frozen).requires_grad_(False)
+    learns = {name: p.requires_grad for name, p in convert(layer, "saauxbn").named_parameters()}
+    assert learns == {
+        name: not name.endswith(frozen)
+        for name in ("weight", "bias", "shared_weight", "shared_bias")
+    }
+
+
 def test_convert_keeps_eps_momentum_and_dtype():
     layer = convert(nn.BatchNorm2d(3, eps=1e-3, momentum=0.2).double(), "saauxbn")
     assert (layer.eps, layer.momentum, layer.weight.dtype) == (1e-3, 0.2, torch.float64)

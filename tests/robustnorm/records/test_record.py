@@ -6,10 +6,8 @@ import pytest
 from seals import unsealed
 
 from robustnorm.records.bits import deflate, encode
+from robustnorm.records.parts import Check, CurvePoint, Example
 from robustnorm.records.record import (
-    Check,
-    CurvePoint,
-    Example,
     Record,
     RecordError,
     Verdict,
@@ -161,6 +159,28 @@ def test_worst_case_is_each_image_s_over_all_that_one_branch_scores():
     assert np.array_equal(record.worst_case("clean"), first & second)
     assert np.array_equal(record.worst_case("adv"), third & fourth)
     assert 0 < (first & second).sum() < min(first.sum(), second.sum())
+
+
+def test_worst_case_counts_images_of_the_branch_s_own_ball_only():
+    """Branches for Linf 4/255, Linf 8/255 and L2: each withstands other images."""
+    branches = {
+        "small": {"threat_model": "linf", "epsilon": "4/255", "step_size": "1/255"},
+        "large": {"threat_model": "linf", "epsilon": "8/255", "step_size": "2/255"},
+        "l2": {"threat_model": "l2", "epsilon": "1/2", "step_size": "1/8"},
+    }
+    record = make_record(n=12)
+    names = ("clean", *branches)
+    verdicts = [Verdict("none", "final", name, name, np.arange(12) != 0) for name in names]
+    verdicts += [
+        Verdict("pgd-20", "final", attacker, scorer, np.arange(12) != 1 + row)
+        for scorer in names
+        for row, attacker in enumerate(names)
+    ]
+    protocol = record.protocol | {"epsilon": "4/255", "branches": branches}
+    record = replace(record, verdicts=verdicts, protocol=protocol)
+    # Image 0 falls without an attack, 1 to clean and 2 to small (4/255), 3 to large, 4 to l2.
+    broken = {name: [*np.flatnonzero(~record.worst_case(name))] for name in names}
+    assert broken == {"clean": [0, 1, 2], "small": [0, 1, 2], "large": [0, 1, 2, 3], "l2": [0, 4]}
 
 
 def test_record_from_before_compression_is_the_same():

@@ -291,7 +291,7 @@ def test_named_attacks_and_their_worst_case_are_rows_of_table_4():
             Verdict("transfer:auxbn-seed0", "final", "adv", SINGLE, bits(90, shift=5)),
         ]
     )
-    _, table4, _ = tables([record])
+    table4 = tables([record])[1]
     assert [row[0] for row in table4.rows if row[1] == "BN"] == [
         "SA",
         "RA, PGD-10",

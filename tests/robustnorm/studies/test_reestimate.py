@@ -2,8 +2,9 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
-from robustnorm import RoutingError, bind, resnet18
+from robustnorm import RoutingError, bind, convert, resnet18
 from robustnorm.attacks import pgd
 from robustnorm.norms import AuxBN
 from robustnorm.studies.reestimate import drift, reestimate
@@ -39,6 +40,20 @@ def test_first_layer_gets_mean_and_variance_of_all_images(model, row):
     torch.testing.assert_close(model.bn1.running_mean[row], inputs.mean(1).float())
     torch.testing.assert_close(model.bn1.running_var[row], inputs.var(1).float())
     assert model.bn1.num_batches_tracked[row] == 3
+
+
+@pytest.mark.parametrize(
+    ("plain", "shape"), [(nn.BatchNorm1d, (3,)), (nn.BatchNorm1d, (3, 2)),
+                         (nn.BatchNorm3d, (3, 2, 2, 2))]
+)  # fmt: skip
+def test_layers_of_any_rank_are_estimated(plain, shape):
+    model = convert(nn.Sequential(plain(3)), "auxbn").eval()
+    batches = [torch.rand(size, *shape) for size in (6, 4)]
+    reestimate(model, "adv", batches)
+    values = torch.cat(batches).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(model[0].running_mean[1], values.mean(1))
+    torch.testing.assert_close(model[0].running_var[1], values.var(1))
+    assert torch.equal(model[0].running_mean[0], torch.zeros(3))
 
 
 def test_one_batch_gives_every_layer_what_one_training_forward_gives(model):

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from robustnorm import RoutingError, fold, resnet18
+from robustnorm import RoutingError, convert, fold, resnet18
 from robustnorm.norms import NORMS
 from robustnorm.norms.routing import routed_layers
 from robustnorm.studies.swap import swapped
@@ -54,6 +55,26 @@ def test_swapped_network_leaves_the_model_and_equals_fold_when_nothing_is_swappe
         assert torch.equal(own, fold(model, "adv")(images))
     assert not torch.allclose(own, other)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("plain", "shape"), [(nn.BatchNorm1d, (5, 3)), (nn.BatchNorm1d, (5, 3, 2)),
+                         (nn.BatchNorm3d, (5, 3, 2, 2, 2))]
+)  # fmt: skip
+def test_layers_of_any_rank_are_swapped(plain, shape):
+    torch.manual_seed(0)
+    model = convert(nn.Sequential(plain(3)), "auxbn").eval()
+    for tensor in (*model.parameters(), model[0].running_mean):
+        torch.nn.init.normal_(tensor)
+    images = torch.rand(shape)
+    expected = F.batch_norm(
+        images,
+        *(values[0] for values in (model[0].running_mean, model[0].running_var)),
+        *(values[1] for values in (model[0].weight, model[0].bias)),
+        eps=model[0].eps,
+    )
+    found = swapped(model, statistics="clean", affine="adv")(images)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("wrong", [{"statistics": "l2"}, {"affine": "l2"}])

@@ -7,7 +7,7 @@ from robustnorm.evaluation.checks import CHECKS, verdict_of
 from robustnorm.evaluation.checks.binarization import Binarized
 from robustnorm.evaluation.checks.judge import judge
 from robustnorm.evaluation.checks.measure import TIERS
-from robustnorm.records.record import Check
+from robustnorm.records.parts import Check
 
 N = 200
 TIER = TIERS["quick"]

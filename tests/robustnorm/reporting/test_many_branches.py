@@ -1,0 +1,83 @@
+"""Tables and figures of branches for several threat models, and of images of other runs."""
+
+import json
+from dataclasses import replace
+
+from record_factory import N, bits, make_full_record, make_record
+
+from robustnorm.evaluation.statistics import wilson
+from robustnorm.records.record import SINGLE, Verdict
+from robustnorm.reporting import drawing, figures
+from robustnorm.reporting.comparisons import paired_tests
+from robustnorm.reporting.model_records import group
+from robustnorm.reporting.tables import tables
+
+
+def test_rows_of_other_balls_are_not_compared():
+    """AuxBN's branches l2 and linf leave 20 and 120 images, BN in linf 120 others."""
+    branches = {
+        "linf": {"threat_model": "linf", "epsilon": "8/255", "step_size": "2/255"},
+        "l2": {"threat_model": "l2", "epsilon": "1/2", "step_size": "1/8"},
+    }
+    protocol = make_record().protocol | {"branches": branches}
+    counts = {"clean": 10, "linf": 120, "l2": 118}
+    verdicts = [
+        Verdict(attack, rule, name, name, bits(count + 40 * (attack == "none")))
+        for name, count in counts.items()
+        for attack in ("none", "pgd-10", "pgd-20")
+        for rule in (("final",) if attack == "none" else ("final", "any"))
+    ]
+    verdicts += [
+        Verdict("pgd-20", "final", one, other, bits(100))
+        for one in counts
+        for other in counts
+        if one != other
+    ]
+    records = [
+        make_record("bn", sa=160, ra=120, protocol=protocol),
+        make_record("auxbn", verdicts=verdicts, protocol=protocol),
+    ]
+    _, table4, _ = tables(records)
+    marks = {row[:2]: row[4] for row in table4.rows if row[2] is not None}
+    models = ("BN", "AuxBN (linf)", "AuxBN (l2)")
+    assert [marks["SA", model] for model in models] == ["a", "a", "a"]
+    assert [marks["RA, PGD-20", model] for model in models] == ["a", "a", "b"]
+    assert table4.notes[-1] == (
+        "Rows attacked in different threat models or radii are not compared."
+    )
+    pairs = [
+        row[:3] for row in paired_tests(group(records)).rows if row[0].startswith("RA, PGD-20")
+    ]
+    assert pairs == [
+        ("RA, PGD-20, adversarial branch", "BN", "AuxBN (linf)"),
+        ("RA, PGD-20, between branches", "AuxBN (clean)", "AuxBN (linf)"),
+    ]
+
+
+def test_transferred_images_have_a_table_and_are_named_in_the_notes():
+    record = make_record("auxbn", ra=80)
+    for branch, count in (("clean", 50), ("adv", 60)):
+        record.verdicts.append(Verdict("transfer:bn-seed0", "final", SINGLE, branch, bits(count)))
+    record.verdicts.append(Verdict("worst", "final", "adv", "adv", bits(70)))
+    made = {table.name: table for table in tables([record])}
+    assert made["transfer"].rows == [
+        ("AuxBN", "0", "clean", "bn-seed0", "-", 0.25, wilson(50, N)),
+        ("AuxBN", "0", "adv", "bn-seed0", "-", 0.3, wilson(60, N)),
+    ]
+    (note,) = (note for note in made["table4"].notes if note.startswith("Worst case"))
+    assert "every iterate of PGD, images made against other runs, and the attack worst" in note
+    assert "transfer" not in {table.name for table in tables([make_record("bn")])}
+
+
+def test_training_shows_the_first_adversarial_branch_whatever_its_name():
+    record = make_full_record("auxbn")
+    verdicts = [
+        replace(
+            v, **{k: getattr(v, k).replace("adv", "l2") for k in ("attack_branch", "score_branch")}
+        )
+        for v in record.verdicts
+    ]
+    history = json.loads(json.dumps(record.history).replace('"adv":', '"l2":'))
+    models = group([replace(record, verdicts=verdicts, history=history)])
+    figure = figures.training_curves(models, drawing.looks(models))
+    assert [len(axes.lines) > 0 for axes in figure.axes] == [True] * 6
