@@ -137,6 +137,7 @@ def _of_evaluation(config: Config, folder: Path) -> dict[str, Written]:
         test.labels[:n],
         Search(8 / 255, 2 / 255, (1,)),
         journal=journal,
+        fingerprint="",
     )
 
     def parts(path: Path, fingerprint: str) -> Entries:

@@ -18,11 +18,11 @@ from robustnorm.attacks.pyautoattack import installed
 from robustnorm.data.dataset import subset
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.chunks import CHUNK, classify_all, rows_on_device
-from robustnorm.evaluation.protocol import wanted_identity
 from robustnorm.evaluation.search import Branch, Search, branches, generator_of
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.models.faithful import Standin
 from robustnorm.records.bits import deflate_bits, inflate_bits
+from robustnorm.records.digests import digest_of_network
 from robustnorm.records.journal import Key
 from robustnorm.records.record import SINGLE, fingerprint
 from robustnorm.reporting.render import Cell, Table, to_markdown, to_text
@@ -48,7 +48,8 @@ _ATTACKS = ("worst", "autoattack")
 def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
     """Attacks every branch of the fitting runs with both attacks; returns and writes the table.
 
-    Results are kept, so that the same command continues an interrupted comparison.
+    Each result is kept in a file of its own, so that the same command continues an interrupted
+    comparison and another one replaces none.
 
     Args:
         config: The settings; norm and seed are ignored. ``test_limit`` is 100 by default.
@@ -56,7 +57,8 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
 
     Raises:
         ImportError: When AutoAttack is not installed.
-        UsageError: When no checkpoint fits, or one was trained on other data.
+        UsageError: When no checkpoint fits, one was trained on other data, or a network has fewer
+            classes than AutoAttack needs.
         Stopped: When a signal arrives; the next call continues.
     """
     installed()
@@ -66,15 +68,27 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
     dataset, device = load_data(config), resolve_device(config.device)
     ids, test = subset(dataset.test, config.test_limit or _IMAGES)
     search, folder = Search.of(config), config.reports_folder
-    rows: list[tuple[Cell, ...]] = []
     for run in runs:
         run.check_data(dataset)
-        identity = wanted_identity(run, config, dataset) | {"image_ids": ids.tolist()}
-        wanted = fingerprint(identity | {"by": made_by(device)})
-        for branch in branches(run.network(device), config.eval_precision):
+        _check_classes(run)
+    rows: list[tuple[Cell, ...]] = []
+    for run in runs:
+        model = run.network(device)
+        identity = {
+            "weights": digest_of_network(model),
+            "dataset": dataset.sha256,
+            "image_ids": ids.tolist(),
+            "precision": config.eval_precision,
+            "by": made_by(device),
+        }
+        for branch in branches(model, config.eval_precision):
             if interrupted(should_stop):
                 raise Stopped(f"{len(rows)} branches are compared")
-            path = folder / "referee" / f"{run.folder.name}-{branch.name}.json"
+            ball = search.for_branch(branch.name)
+            wanted = fingerprint(
+                identity | {"ball": (ball.threat_model, ball.epsilon), "seed": ball.seed}
+            )
+            path = folder / "referee" / f"{run.folder.name}-{branch.name}-{wanted}.json"
             found = _read(path, wanted)
             if found is None:
                 log.info("comparing on %s, %s", run.folder.name, branch.name)
@@ -96,6 +110,9 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
         [
             f"n = {len(ids)} of {len(dataset.test)} test images of {dataset.name}; "
             f"{_attack(search)}. Verdicts by the network itself in float32.",
+            f"Checkpoint '{config.checkpoint}': "
+            + ", ".join(f"{run.folder.name} of epoch {run.epoch}" for run in runs)
+            + ".",
             "AutoAttack: the standard ensemble by its authors' code on the network, all images at "
             "once. worst: as an evaluation runs it, on a folded copy "
             f"({config.eval_precision}), at most {CHUNK} images at a time.",
@@ -107,6 +124,17 @@ def referee(config: Config, *, should_stop: ShouldStop = never) -> str:
     write_atomically(folder / "referee.md", to_markdown(table).encode())
     log.info("wrote %s", folder / "referee.md")
     return to_text([table])
+
+
+def _check_classes(run: Run) -> None:
+    """Raises a UsageError when a network has fewer classes than AutoAttack needs."""
+    (attack,) = parse_attacks(["autoattack"])
+    classes = len(run.dataset["classes"])
+    if classes < attack.least_classes:
+        raise UsageError(
+            f"the referee, AutoAttack, needs at least {attack.least_classes} classes, but "
+            f"{run.folder} has {classes}; evaluate it with robustnorm eval --attacks apgd-ce,square"
+        )
 
 
 def _compare(
@@ -178,7 +206,7 @@ def _read(path: Path, wanted: str) -> dict[str, Any] | None:
         log.warning("%s is damaged (%s) and is made again", path, error)
         return None
     if found.get("fingerprint") != wanted:
-        log.warning("%s is of another network, protocol, version or device; made again", path)
+        log.warning("%s is the result of another comparison and is made again", path)
         return None
     return found
 

@@ -20,7 +20,7 @@ from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.data.stored import is_stored
 from robustnorm.evaluation.attack import attack_chunk, attacks_in_order
 from robustnorm.evaluation.batching import images_at_once
-from robustnorm.evaluation.chunks import CHUNK, Outcome
+from robustnorm.evaluation.chunks import CHUNK, Outcome, rows_on_device
 from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.named import is_per_image
 from robustnorm.evaluation.probe import (
@@ -32,13 +32,16 @@ from robustnorm.evaluation.search import Branch, Precision, Search, branches
 from robustnorm.evaluation.until_broken import any_outcomes
 from robustnorm.models.faithful import gradient_source
 from robustnorm.models.layout import FRAGILE, is_channels_last, must_be_contiguous
+from robustnorm.records.digests import digest_of_images, digest_of_network
 from robustnorm.records.images import chunk_file, is_kept, write_chunk
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.records.record import SINGLE, Verdict
+from robustnorm.records.record import fingerprint as fingerprint_of
 from robustnorm.settings.attack_names import parse_attacks
 from robustnorm.settings.groups import BranchAttack
 from robustnorm.system.device import made_by
 from robustnorm.system.stopping import ShouldStop, Stopped, never
+from robustnorm.system.tensor_hash import hash_tensors
 
 Rules = Literal["all", "any"]
 # Images per part. Where new images replace broken ones, long parts keep the batch full for longer.
@@ -56,9 +59,9 @@ def evaluate(
     serving: bool = False,
     attacks: Sequence[str] = (),
     image_ids: Tensor | None = None,
-    keep: Path | None = None,
-    journal: Path | Journal | None = None,
-    fingerprint: str = "",
+    keep: str | Path | None = None,
+    journal: str | Path | Journal | None = None,
+    fingerprint: str | None = None,
     compile: bool = False,
     progress: str | None = None,
     should_stop: ShouldStop = never,
@@ -98,8 +101,10 @@ def evaluate(
             value for each verdict for which the attacked branch is also the one that scores.
         journal: File of finished parts, from which a killed evaluation continues, or a journal of
             parts finished elsewhere. The caller deletes the file once the result is saved.
-        fingerprint: Identifies everything that the verdicts depend on. A journal with another
-            fingerprint is discarded; one made by other versions or on another device is refused.
+        fingerprint: Identifies everything that the verdicts depend on; by default a hash of the
+            network's weights, modules and first logits, the images, and all settings. A journal
+            with another fingerprint is discarded; one made by other versions or on another device
+            is refused.
         compile: Apply torch.compile to the copies that give the gradients, not to the network that
             gives the verdicts. Compiling takes minutes and pays off only for many images.
         progress: Text of a progress bar; none by default.
@@ -136,6 +141,7 @@ def evaluate(
         (8, 'none', 'clean', (5,))
     """
     check_mode(model)
+    keep = None if keep is None else Path(keep)
     if not is_stored(images):
         images = admit_images(images, integers=True)
     labels = admit_labels(labels, images)
@@ -173,7 +179,12 @@ def evaluate(
             return outcomes
 
         by = made_by(next(model.parameters(), order).device)
-        done = journal if isinstance(journal, Journal) else Journal(journal, fingerprint, by)
+        if journal is not None and not isinstance(journal, Journal):
+            if fingerprint is None:
+                settings = (search, rules, precision, serving, [*attacks], compile, ids.tolist())
+                fingerprint = _fingerprint(model, attacked, images, labels, settings)
+            journal = Journal(Path(journal), fingerprint, by)
+        done = journal or Journal(None, "", by)
         if keep is not None and not done.chunks:
             for stale in keep.glob("*.safetensors"):  # of an earlier evaluation
                 stale.unlink()
@@ -246,6 +257,27 @@ def evaluate(
         ]
         warn_if_no_better_than_chance(verdicts, classes)
         return verdicts
+
+
+def _fingerprint(
+    model: nn.Module,
+    attacked: Sequence[Branch],
+    images: Tensor,
+    labels: Tensor,
+    settings: tuple[object, ...],
+) -> str:
+    """Returns a hash of everything that the verdicts depend on."""
+    some, _ = rows_on_device(attacked[0].score, images, labels, torch.arange(len(images))[:2])
+    with torch.no_grad():  # what computes them may depend on more than tensors
+        logits = {branch.name: branch.score(some) for branch in attacked}
+    content = {
+        "weights": digest_of_network(model),
+        "modules": [(name, type(module).__qualname__) for name, module in model.named_modules()],
+        "logits": hash_tensors(logits),
+        "images": digest_of_images(images, labels),
+        "settings": repr(settings),
+    }
+    return fingerprint_of(content)
 
 
 def _check_settings(

@@ -194,8 +194,10 @@ def check_comparable(records: Sequence[Record]) -> None:
             if one != other:
                 raise RecordError(
                     f"a table needs records of one evaluation, got different {what} for "
-                    f"{first.norm} seed {first.seed} and {record.norm} seed {record.seed}"
-                    f"{_differing_settings(one, other)}; evaluate them together"
+                    f"{first.norm} seed {first.seed} and {record.norm} seed {record.seed} "
+                    f"({_origin(first)}; {_origin(record)}){_differing_settings(one, other)}; "
+                    "evaluate them together, or name the records to show, as in robustnorm report "
+                    "FILE ..."
                 )
     for model in group(records):
         for one, other in itertools.pairwise(model.records):
@@ -203,6 +205,10 @@ def check_comparable(records: Sequence[Record]) -> None:
                 raise RecordError(
                     f"each run may be given once, got two records of {model.name}, seed {one.seed}"
                 )
+
+
+def _origin(record: Record) -> str:
+    return f"checkpoint '{record.checkpoint['tag']}', {record.n:,} images"
 
 
 def _attack(record: Record) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Results(Sequence[Verdict]):
         return cls(Record.load(Path(path)))
 
     def verify(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, kept: Path | None = None
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, kept: str | Path | None = None
     ) -> str:
         """Checks the verdicts on clean and on kept images again; returns a table of the checks.
 
@@ -122,7 +122,7 @@ class Results(Sequence[Verdict]):
         origin.add(digest_of_images(images, labels) == dataset, "these are other images or labels")
         findings = [origin]
         if not origin.failed:
-            folder = kept or Path(self.record.images.get("folder", ""))
+            folder = Path(kept or self.record.images.get("folder", ""))
             findings += check_verdicts(self.record, model, images, labels, folder)
         return conclude(self._model[0].name, self.record, findings)
 

@@ -190,6 +190,12 @@ def evaluate_run(
             found = replace(found, examples=examples(run.network(device), found.verdicts))
             found.save(path)
             log.info("%s: %d images before and after the attack", path, len(found.examples))
+            if (page := reports / "report.html").exists():
+                log.warning(
+                    "%s still shows the images from before, until it is made again: robustnorm "
+                    "report --reports %s --name %s",
+                    *(page, reports.parent, reports.name),
+                )
         return found
     if config.checks != "none":
         check_installed(config.checks)  # before minutes of attacks

@@ -51,7 +51,7 @@ def evaluate(
     attacks: Sequence[str] = (),
     seed: int = 0,
     image_ids: Tensor | None = None,
-    keep: Path | None = None,
+    keep: str | Path | None = None,
     **others: Any,
 ) -> Results:
     """Attacks each branch of ``model`` with PGD; returns a verdict per image, attack and branch.
@@ -85,7 +85,8 @@ def evaluate(
         image_ids: int64 (N,), indices of the images in their data set; 0..N-1 by default.
         keep: Folder for the adversarial images, which ``Results.verify`` can then check.
         **others: ``journal``, ``fingerprint``, ``compile``, ``progress`` and ``should_stop`` of
-            ``robustnorm.evaluation.evaluate.evaluate``.
+            ``robustnorm.evaluation.evaluate.evaluate``. A ``journal`` is a file from which a killed
+            evaluation continues; delete it once the results are saved.
 
     Raises:
         ValueError: Before any attack, when network, images, labels or settings are unsuitable;
@@ -104,6 +105,7 @@ def evaluate(
         mine on noise
     """
     begin = time.perf_counter()
+    keep = None if keep is None else Path(keep)
     name = type(model).__name__ if name is None else name
     try:
         check_name("name", name)

@@ -52,10 +52,20 @@ def test_control_has_a_folder_and_a_row_of_its_own(capsys):
     path = Path("reports/small/records/bn-plain-seed0-best.json")
     assert not Record.load(path).examples
     without = path.read_text()
+    capsys.readouterr()
     run("eval", "--config", "small.yaml", "--examples", "2")  # of an existing evaluation
+    assert "report.html" not in capsys.readouterr().err
+    page = path.parent.parent / "report.html"
+    page.write_text("with images")
     assert [each.answer for each in Record.load(path).examples] == ["single"] * 2
     run("eval", "--config", "small.yaml", "--examples", "0")
     assert path.read_text() == without
+    assert (
+        f"{page} still shows the images from before, until it is made again: robustnorm report "
+        "--reports reports --name small\n" in capsys.readouterr().err
+    )
+    run("eval", "--config", "small.yaml", "--examples", "0")  # nothing changes
+    assert "report.html" not in capsys.readouterr().err
 
 
 def test_reproduce_trains_four_norms_and_a_control(capsys):

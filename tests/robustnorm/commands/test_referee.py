@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from robustnorm import cli
 from robustnorm.commands import referee as module
+from robustnorm.records.digests import digest_of_network
+from robustnorm.runs import load_model
 
 SMALL = (
     *("--config", "digits", "--epochs", "1", "--width", "4", "--train_limit", "64"),
@@ -15,24 +18,31 @@ SMALL = (
 )
 
 
-def test_referee_compares_both_attacks_and_keeps_what_it_found(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "installed", lambda: None)
-    asked = []
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """Returns the options of AutoAttack's calls; it is replaced, and so is the working folder."""
+    calls = []
 
     def gentle(model, images, labels, **options):
         """Leaves images alone, after two passes: what worst breaks, it alone breaks."""
         with torch.no_grad():
             model(images), model(images)
-        asked.append(options)
+        calls.append(options)
         return images
 
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "installed", lambda: None)
     monkeypatch.setattr(module, "autoattack", gentle)
+    return calls
+
+
+def test_referee_compares_both_attacks_and_keeps_what_it_found(asked, capsys):
     assert cli.main(["train", *SMALL, "--norm", "auxbn"]) == 0
     words = ["referee", *SMALL, "--test_limit", "30"]
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
     assert "n = 30 of 500 test images" in shown
+    assert "Checkpoint 'best': auxbn-seed0 of epoch 1." in shown
     assert {options["epsilon"] for options in asked} == {3 / 16}
     assert len(asked) == 2
     text = Path("reports/digits/referee.md").read_text()
@@ -48,8 +58,46 @@ def test_referee_compares_both_attacks_and_keeps_what_it_found(tmp_path, monkeyp
     assert len(asked) == 2  # nothing is attacked again
 
 
-def test_referee_needs_a_trained_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "installed", lambda: None)
+def test_another_comparison_replaces_no_result(asked, capsys):
+    assert cli.main(["train", *SMALL, "--norm", "bn", "--epochs", "2"]) == 0
+
+    def calls_of(*words):
+        before = len(asked)
+        assert cli.main(["referee", *SMALL, "--test_limit", "20", *words]) == 0
+        return len(asked) - before
+
+    assert calls_of() == 1
+    for change in (("--test_limit", "12"), ("--eval_seed", "1"), ("--eval_precision", "bf16")):
+        assert calls_of(*change) == 1, change
+        assert calls_of() == calls_of(*change) == 0, change
+    # What neither attack depends on.
+    for change in (("--serving", "true"), ("--attacks", "fgsm"), ("--checks", "full")):
+        assert calls_of(*change) == 0, change
+    best, last = (digest_of_network(load_model(Path("checkpoints/digits/bn-seed0"), tag)[0])
+                  for tag in ("best", "last"))  # fmt: skip
+    assert calls_of("--checkpoint", "last") == (best != last)
+    assert (
+        "Checkpoint 'last': bn-seed0 of epoch 2." in Path("reports/digits/referee.md").read_text()
+    )
+    assert calls_of() == 0
+    assert "made again" not in capsys.readouterr().err
+
+
+def test_referee_refuses_two_classes_before_any_work(asked, capsys, monkeypatch):
+    images = np.random.default_rng(0).integers(256, size=(100, 1, 8, 8), dtype=np.uint8)
+    labels = np.arange(100) % 2
+    np.savez("two.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    words = [*SMALL, "--data", "two.npz"]
+    assert cli.main(["train", *words, "--norm", "bn"]) == 0
+    monkeypatch.setattr(module, "branches", pytest.fail)
+    capsys.readouterr()
+    assert cli.main(["referee", *words]) == 2
+    assert (
+        "AutoAttack, needs at least 4 classes, but checkpoints/digits/bn-seed0 has 2; evaluate it "
+        "with robustnorm eval --attacks apgd-ce,square" in capsys.readouterr().err
+    )
+
+
+def test_referee_needs_a_trained_run(asked, capsys):
     assert cli.main(["referee", "--config", "digits"]) == 2
     assert "needs trained runs" in capsys.readouterr().err

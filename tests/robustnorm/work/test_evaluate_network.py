@@ -1,5 +1,6 @@
 """From a network in Python to verdicts, a table, a data frame, a record and a page."""
 
+import copy
 import re
 import sys
 
@@ -19,7 +20,9 @@ from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import Record
 from robustnorm.reporting.results import Results
 from robustnorm.reporting.tables import tables
+from robustnorm.settings.groups import BranchAttack
 from robustnorm.system.errors import CheckFailed, Status, UsageError
+from robustnorm.system.stopping import Stopped
 from robustnorm.work.evaluate_network import fraction_text
 
 SIZE, N = 4, 12
@@ -133,6 +136,57 @@ def test_kept_images_are_verified(tmp_path):
     text = results.verify(network, images, labels, kept=tmp_path / "kept")
     assert re.search(r"images in the ball +24 +0\n", text)  # of the final and the worst iterate
     assert text.endswith("Everything holds.")
+
+
+class Scaled(nn.Sequential):
+    """A network whose logits depend on a number that is no tensor."""
+
+    factor = 1.0
+
+    def forward(self, images):
+        return self.factor * super().forward(images)
+
+
+def test_journal_continues_the_same_evaluation_and_no_other(tmp_path, caplog):
+    network, images, labels = make_images()
+    path, kept = str(tmp_path / "x.journal"), str(tmp_path / "kept")
+    first = evaluate(network, images, labels, steps=(1,), journal=path, keep=kept)
+    assert first.verify(network, images, labels, kept=kept)
+
+    def finished(network, images, labels, **settings):
+        """Returns the verdicts of an evaluation that is not allowed to attack anything."""
+        settings = {"steps": (1,), "journal": path, "should_stop": lambda _: True} | settings
+        found = evaluate(network, images, labels, **settings)
+        return [verdict.correct.tolist() for verdict in found]
+
+    expected = [verdict.correct.tolist() for verdict in first]
+    assert finished(network, images / 255, labels, keep=kept) == expected
+    scaled, other = Scaled(*network).eval(), copy.deepcopy(network)
+    other[1].weight.data.neg_()
+    of_twice = copy.deepcopy(scaled)
+    of_twice.factor = 2.0
+    for changed, *given, settings in [
+        (other, images, labels, {}),
+        (scaled, images, labels, {}),  # same tensors, and same logits
+        (network, images.flip(0), labels, {}),
+        (network, images, 1 - labels, {}),
+        *[
+            (network, images, labels, {name: value})
+            for name, value in {
+                "epsilon": 0.1, "step_size": 0.1, "threat_model": "l2", "seed": 1, "steps": (2,),
+                "rules": "any", "precision": "bf16", "attacks": ["fgsm"],
+                "image_ids": torch.arange(N) + 1, "branch_attacks": {"a": BranchAttack("l2", 1, 1)},
+            }.items()
+        ],
+    ]:  # fmt: skip
+        caplog.clear()
+        with pytest.raises(Stopped):
+            finished(changed, *given, **settings)
+        assert "belongs to another evaluation and is started again" in caplog.text, settings
+        evaluate(network, images, labels, steps=(1,), journal=path)
+    evaluate(scaled, images, labels, steps=(1,), journal=path)
+    with pytest.raises(Stopped):
+        finished(of_twice, images, labels)
 
 
 def test_command_says_how_a_network_given_in_python_is_verified(tmp_path, capsys):

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from record_factory import make_record
+from record_factory import N, make_record
 
 from robustnorm import cli
 
@@ -55,6 +55,19 @@ def test_report_of_a_campaign_s_plan_names_its_evaluations(place, capsys):
         "no result records in reports/plan; name one of reports/plan/best, reports/plan/last"
         in (message)
     )
+
+
+def test_report_of_two_evaluations_names_both_and_the_way_out(place, capsys):
+    save(place, "digits", "auxbn")
+    last = make_record("auxbn", name="digits", checkpoint={"tag": "last", "epoch": 3, "epochs": 3,
+                       "sha256": "cd"}, image_ids=list(range(800, 800 + N)))  # fmt: skip
+    last.save(place / "reports" / "digits" / "records" / "auxbn-seed0-last.json")
+    message = refused(capsys, "report", "--config", "digits", status=5)
+    assert "different test images for auxbn seed 0 and auxbn seed 0" in message
+    assert f"(checkpoint 'best', {N} images; checkpoint 'last', {N} images)" in message
+    assert "name the records to show, as in robustnorm report FILE" in message
+    path = "reports/digits/records/auxbn-seed0-last.json"
+    assert cli.main(["report", path, "--name", "digits"]) == 0
 
 
 def test_report_refuses_a_damaged_record(capsys, place):
