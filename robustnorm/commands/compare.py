@@ -47,7 +47,7 @@ def compare_runs(settings: CompareSettings) -> str:
         title=f"{settings.name}: networks side by side",
         command=" ".join(["robustnorm compare", *settings.evaluated]),
     )
-    save_tables(tables, folder, "comparison")
+    save_tables(tables, folder, "comparison", optional=("paired-tests",))
     write_files(*page, folder)
     return to_text(tables)
 

@@ -30,7 +30,8 @@ def median_margins(
         serving: Also for each serving rule over all branches.
 
     Returns:
-        Median margin, in logits, by branch or rule.
+        Median margin, in logits, by branch or rule; of an even number of images the lower of the
+        two in the middle.
     """
     margin = find_loss("margin")
 

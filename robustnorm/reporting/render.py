@@ -95,12 +95,24 @@ def to_csv(table: Table) -> str:
     return file.getvalue()
 
 
-def save_tables(tables: Sequence[Table], folder: Path, name: str) -> list[Path]:
-    """Writes name.md, name.tex and a CSV file per table; returns their paths."""
+def save_tables(
+    tables: Sequence[Table], folder: Path, name: str, *, optional: Sequence[str] = ()
+) -> list[Path]:
+    """Writes name.md, name.tex and a CSV file per table; returns their paths.
+
+    Args:
+        tables: The tables.
+        folder: Folder of the files.
+        name: Name of the files that hold all tables.
+        optional: Names of tables that the caller makes only of some results; if they are not among
+            ``tables``, their CSV files are removed, which show other results.
+    """
     contents = {
         f"{name}.md": "\n".join(map(to_markdown, tables)),
         f"{name}.tex": "\n".join(map(to_latex, tables)),
     } | {f"{table.name}.csv": to_csv(table) for table in tables}
+    for file in {f"{each}.csv" for each in optional} - contents.keys():
+        (folder / file).unlink(missing_ok=True)
     for file, text in contents.items():
         write_atomically(folder / file, text.encode())
         log.info("wrote %s", folder / file)

@@ -71,7 +71,8 @@ def write_tables(
     records: Sequence[Record], folder: Path, *, train_command: str = "make train NORM={norm}"
 ) -> list[Path]:
     """Writes tables.md, tables.tex and a CSV file for each table; returns their paths."""
-    return save_tables(tables(records, train_command=train_command), folder, "tables")
+    made = tables(records, train_command=train_command)
+    return save_tables(made, folder, "tables", optional=("deployment", "transfer"))
 
 
 def _paper_table(

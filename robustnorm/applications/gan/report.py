@@ -63,7 +63,8 @@ def write_report(records: Sequence[GanRecord], folder: Path, command: str) -> st
         sections.append(Section("Images", drawings=[image_grids(records, pictures)]))
     if compared:
         sections.append(Section("Figure 2: gradients of the classes", compared, figure2(records)))
-    save_tables([*made, *compared], folder, "tables")
+    optional = ("differences", "places", "gradients")
+    save_tables([*made, *compared], folder, "tables", optional=optional)
     write_sections(
         folder,
         title="Table 1: conditional GANs with CCBN and SaBN",

@@ -35,7 +35,7 @@ def write_report(
     """
     rows = read_records(folder / "records")
     made, text = tables(rows), summary(rows)
-    save_tables(made, folder, "tables")
+    save_tables(made, folder, "tables", optional=("measured", "claims", "paired"))
     write_atomically(folder / "tables.md", markdown(text, made, command).encode())
 
     def named(*names: str) -> list[Table]:

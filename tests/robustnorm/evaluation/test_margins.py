@@ -20,6 +20,11 @@ def test_median_margin_is_that_of_all_images():
     assert median_margins(Table().eval(), images, torch.tensor([0, 1, 2])) == {"single": 1.0}
 
 
+def test_median_of_an_even_number_is_the_lower_one():
+    images = torch.tensor([0.0, 0.5]).view(2, 1, 1, 1)
+    assert median_margins(Table().eval(), images, torch.tensor([0, 1])) == {"single": 1.0}
+
+
 def test_each_branch_and_serving_rule_has_a_margin(trained):
     model, images, labels = trained("auxbn")
     before = median_margins(model, images[:200], labels[:200], serving=True)

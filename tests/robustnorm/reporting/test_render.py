@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from record_factory import N, make_record
+from record_factory import N, make_record, serving_record
 
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.reporting.render import to_csv, to_latex, to_markdown, to_text
@@ -56,3 +56,13 @@ def test_write_tables_writes_each_format(tmp_path):
         "tables.tex",
     ]
     assert all(path.read_text() for path in paths)
+
+
+def test_write_tables_removes_those_of_an_earlier_evaluation_and_nothing_else(tmp_path):
+    write_tables([serving_record()], tmp_path)
+    for name in ("mine.csv", "transfer.csv", "swap.csv"):
+        (tmp_path / name).write_text("1,2")
+    before = {path.name for path in tmp_path.iterdir()}
+    assert "deployment.csv" in before
+    write_tables([make_record("auxbn")], tmp_path)
+    assert before - {path.name for path in tmp_path.iterdir()} == {"deployment.csv", "transfer.csv"}
