@@ -11,6 +11,8 @@ from robustnorm.commands import referee as module
 from robustnorm.records.digests import digest_of_network
 from robustnorm.runs import load_model
 
+pytestmark = pytest.mark.usefixtures("short_worst")
+
 SMALL = (
     *("--config", "digits", "--epochs", "1", "--width", "4", "--train_limit", "64"),
     *("--validation", "32", "--train_steps", "1", "--validation_steps", "1"),
@@ -58,21 +60,21 @@ def test_referee_compares_both_attacks_and_keeps_what_it_found(asked, capsys):
     assert len(asked) == 2  # nothing is attacked again
 
 
-def test_another_comparison_replaces_no_result(asked, capsys):
-    assert cli.main(["train", *SMALL, "--norm", "bn", "--epochs", "2"]) == 0
+def test_another_comparison_replaces_no_result(asked, tiny, capsys, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 6)
+    words = [*SMALL, "--network", tiny]
+    assert cli.main(["train", *words, "--norm", "bn", "--epochs", "2"]) == 0
 
-    def calls_of(*words):
+    def calls_of(*changes):
         before = len(asked)
-        assert cli.main(["referee", *SMALL, "--test_limit", "20", *words]) == 0
+        assert cli.main(["referee", *words, "--test_limit", "6", *changes]) == 0
         return len(asked) - before
 
-    assert calls_of() == 1
-    for change in (("--test_limit", "12"), ("--eval_seed", "1"), ("--eval_precision", "bf16")):
-        assert calls_of(*change) == 1, change
-        assert calls_of() == calls_of(*change) == 0, change
-    # What neither attack depends on.
-    for change in (("--serving", "true"), ("--attacks", "fgsm"), ("--checks", "full")):
-        assert calls_of(*change) == 0, change
+    changes = [(), ("--test_limit", "4"), ("--eval_seed", "1"), ("--eval_precision", "bf16")]
+    assert [calls_of(*change) for change in changes] == [1] * 4
+    assert [calls_of(*change) for change in changes] == [0] * 4
+    # Neither attack depends on these.
+    assert calls_of("--serving", "true", "--attacks", "fgsm", "--checks", "full") == 0
     best, last = (digest_of_network(load_model(Path("checkpoints/digits/bn-seed0"), tag)[0])
                   for tag in ("best", "last"))  # fmt: skip
     assert calls_of("--checkpoint", "last") == (best != last)
