@@ -7,7 +7,12 @@ from robustnorm.reporting.render import save_tables, to_text
 from robustnorm.settings.config import Config
 from robustnorm.settings.plan import training_plan
 from robustnorm.system.stopping import ShouldStop, never
-from robustnorm.work.evaluate import evaluate_records, report_tables, require_reliable
+from robustnorm.work.evaluate import (
+    evaluate_records,
+    report_tables,
+    require_reliable,
+    train_command,
+)
 from robustnorm.work.plan import carry_out
 
 
@@ -21,8 +26,9 @@ def ablate(
     """
     plan = training_plan(config, tuple(GRID.values()), control=False)
     carry_out(plan, should_stop=should_stop)
-    records = evaluate_records(config, config_path, should_stop=should_stop)
-    text = report_tables(records, config, config_path)
+    command = train_command(config_path)
+    records = evaluate_records(config, command, should_stop=should_stop)
+    text = report_tables(records, config, command)
     table = ablation_table(records)
     save_tables([table], config.reports_folder, "ablation")
     return require_reliable(text + "\n" + to_text([table]), records, config)

@@ -32,7 +32,7 @@ from robustnorm.studies.tables import drift_table, gate_tables, reestimation_tab
 from robustnorm.studies.variants import Studied, Variant, evaluate_variants
 from robustnorm.system.device import resolve_device
 from robustnorm.system.errors import UsageError
-from robustnorm.work.evaluate import evaluate_records
+from robustnorm.work.evaluate import evaluate_records, train_command
 
 
 def study_runs(config: StudySettings, config_path: str | None = None) -> str:
@@ -48,7 +48,7 @@ def study_runs(config: StudySettings, config_path: str | None = None) -> str:
     Raises:
         UsageError: When no checkpoint fits, or the study applies to none of the networks.
     """
-    records = evaluate_records(config, config_path)
+    records = evaluate_records(config, train_command(config_path))
     dataset, device = load_data(config), resolve_device(config.device)
     runs = [_load(record, config, dataset, device) for record in records]
     made: list[Table] = []

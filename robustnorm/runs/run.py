@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -223,15 +224,21 @@ def load_model(
         return run.network(), run.manifest
 
 
-def find_runs(config: Config) -> list[Run]:
-    """Returns the runs under the config's name that have the checkpoint ``config.checkpoint``.
+def run_folders(config: Config) -> list[Path]:
+    """Returns the folders under the config's name, sorted."""
+    return sorted(path for path in config.folder.parent.glob("*") if path.is_dir())
+
+
+def find_runs(config: Config, folders: Sequence[Path] | None = None) -> list[Run]:
+    """Returns the runs that have the checkpoint ``config.checkpoint``.
 
     A run that was stopped within an epoch has no "last" until that epoch is finished.
 
-    Returns:
-        Sorted by the name of their folders.
+    Args:
+        config: The settings.
+        folders: Folders of the runs; all under the config's name by default.
     """
-    folders = sorted(path for path in config.folder.parent.glob("*") if path.is_dir())
+    folders = run_folders(config) if folders is None else folders
     found = [Run.find(folder, config.checkpoint) for folder in folders]
     return [run for run in found if run is not None and not run.within_epoch]
 

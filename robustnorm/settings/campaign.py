@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,7 @@ from robustnorm.settings.config import Config
 from robustnorm.settings.groups import Compared, Evaluation
 from robustnorm.settings.jobs import SharedFiles
 from robustnorm.settings.parsing import read_config
-from robustnorm.settings.plan import PAPER_NORMS, Plan, compared_runs
+from robustnorm.settings.plan import PAPER_NORMS, Plan, compared_runs, refuse_repeated
 from robustnorm.system.names import check_name
 from robustnorm.system.registry import unknown
 
@@ -51,6 +50,10 @@ class CampaignSettings(SharedFiles):
     """Plans to carry out in order, with their files and devices.
 
     Args:
+        data_root: Folder for downloads, unpacked archives and decoded images.
+        device: cpu, cuda, ...; by default a GPU if there is one.
+        output: Folder of checkpoints.
+        reports: Folder of tables and result records.
         plans: Plans by the name of their folders under ``output`` and ``reports``.
         budget: Seconds to work; unlimited by default. The same command continues unfinished work.
         network: Functions in modules that the plans name as networks; each is imported only if its
@@ -62,6 +65,10 @@ class CampaignSettings(SharedFiles):
         ValueError: On an invalid plan, before any work.
     """
 
+    data_root: str = "data"  # a campaign's plans share their folders, whatever their configs say
+    device: str = "auto"
+    output: str = "checkpoints"
+    reports: str = "reports"
     plans: dict[str, PlanSettings] = field(default_factory=dict)
     budget: float | None = None
     network: tuple[str, ...] = ()
@@ -82,9 +89,7 @@ class CampaignSettings(SharedFiles):
                 if not getattr(plan, field_name):
                     raise ValueError(f"plan {name} needs {field_name}, got none")
             for field_name in ("norms", "seeds"):
-                twice = [word for word, n in Counter(getattr(plan, field_name)).items() if n > 1]
-                if twice:
-                    raise ValueError(f"{field_name} of plan {name} has {twice[0]} more than once")
+                refuse_repeated(f"{field_name} of plan {name}", getattr(plan, field_name))
             _refuse(name, "settings", (names(Compared) | _PLACES) & plan.settings.keys())
             for title in plan.first_seed_only:
                 if title not in plan.evaluations:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from robustnorm.settings.base import Settings
+from robustnorm.settings.base import Settings, names
 
 
 @dataclass(frozen=True)
@@ -14,25 +14,24 @@ class SharedFiles(Settings):
 
     Args:
         data: digits, cifar10, or a path; each config's by default.
-        data_root: Folder for downloads, unpacked archives and decoded images.
-        device: cpu, cuda, ...; by default a GPU if there is one.
-        output: Folder of checkpoints.
-        reports: Folder of tables and result records.
+        data_root: Folder for downloads, unpacked archives and decoded images; each config's by
+            default.
+        device: cpu, cuda, ...; each config's by default.
+        output: Folder of checkpoints; each config's by default.
+        reports: Folder of tables and result records; each config's by default.
     """
 
     data: str | None = None
-    data_root: str = "data"
-    device: str = "auto"
-    output: str = "checkpoints"
-    reports: str = "reports"
+    data_root: str | None = None
+    device: str | None = None
+    output: str | None = None
+    reports: str | None = None
 
     @property
     def places(self) -> dict[str, Any]:
-        """Changes to apply to each config, which keeps its data unless ``data`` is set."""
-        changes = {
-            name: getattr(self, name) for name in ("data_root", "device", "output", "reports")
-        }
-        return changes if self.data is None else changes | {"data": self.data}
+        """Changes to apply to each config, which keeps what is not set."""
+        values = {name: getattr(self, name) for name in names(SharedFiles)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)

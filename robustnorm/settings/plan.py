@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +47,14 @@ class Plan:
 
     def reports(self, name: str) -> Path:
         """Returns the folder of an evaluation in the plan's reports."""
-        return Path(self.runs[0].reports) / str(self.runs[0].name) / name
+        return next(iter(self.evaluations.values())).reports_folder / name
+
+
+def refuse_repeated(name: str, values: Sequence[object]) -> None:
+    """Raises a ValueError when a list, such as that of the seeds, has a value more than once."""
+    twice = [value for value, n in Counter(values).items() if n > 1]
+    if twice:
+        raise ValueError(f"{name} has {twice[0]} more than once")
 
 
 def compared_runs(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +11,7 @@ from robustnorm.settings.base import names
 from robustnorm.settings.groups import Compared
 from robustnorm.settings.jobs import Engine, SharedFiles
 from robustnorm.settings.parsing import read_config
-from robustnorm.settings.plan import PAPER_NORMS, Plan, compared_runs
+from robustnorm.settings.plan import PAPER_NORMS, Plan, compared_runs, refuse_repeated
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,29 @@ class SweepSettings(Engine, SharedFiles):
         if not self.seeds:
             raise ValueError("seeds must name at least one seed, such as [0]")
         self._seed("seeds")
+        refuse_repeated("seeds of the sweep", self.seeds)
+        refuse_repeated("norms of the sweep", self.norms)
         compared = sorted(names(Compared) & self.settings.keys())
         if compared:
             raise ValueError(
                 f"settings cannot have {', '.join(compared)}; norms, seeds and control are "
                 "settings of the sweep itself"
             )
+        twice = sorted(self.places.keys() & self.settings.keys())
+        if twice:
+            raise ValueError(
+                f"{', '.join(twice)} of the sweep cannot be in settings too; give it once"
+            )
+
+    def train_command(self, config: str) -> str:
+        """Returns the command that trains a norm of a config, with a placeholder ``{norm}``."""
+        words = ["robustnorm", "sweep", config]
+        defaults = SweepSettings(configs=[config]).to_dict()
+        for name, value in self.to_dict().items():
+            if name not in ("configs", "norms") and value != defaults[name]:
+                text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                words += [f"--{name}", text]
+        return f"{shlex.join(words)} --norms {{norm}}"
 
 
 def sweep_plans(settings: SweepSettings) -> list[Plan]:
@@ -75,7 +94,7 @@ def sweep_plans(settings: SweepSettings) -> list[Plan]:
         base = read_config(config, changes)
         runs = compared_runs(base, settings.norms, settings.control)
         found.append(Plan(config, settings.seeds, runs, {"": base}))
-    names = [str(plan.runs[0].name) for plan in found]
+    names = [str(plan.evaluations[""].name) for plan in found]
     if len(set(names)) < len(names):
         raise ValueError(
             f"the configs of a sweep must have different names, got {', '.join(names)}; "

@@ -53,8 +53,21 @@ def attempt(job: Job, environment: JobEnvironment, should_stop: ShouldStop = nev
                 job.run(should_stop)
     except Stopped:
         raise
-    except (UserError, ImportError) as error:
-        return str(error)
-    except Exception:  # reported at the end under the job's name; other jobs continue
-        return traceback.format_exc().strip()
+    except Exception as error:  # reported at the end under the job's name; other jobs continue
+        return reason_of(error)
     return None
+
+
+def reason_of(error: Exception) -> str:
+    """Returns why a job failed: the message of an error that the user can fix, or the traceback."""
+    if isinstance(error, (UserError, ImportError)):
+        return str(error)
+    return "".join(traceback.format_exception(error)).strip()
+
+
+def is_done(job: Job) -> bool:
+    """Returns whether a job is known to be done; ``attempt`` says why when that cannot be told."""
+    try:
+        return job.done()
+    except Exception:
+        return False

@@ -19,7 +19,7 @@ import torch
 from robustnorm.models import NETWORKS
 from robustnorm.system.errors import UsageError
 from robustnorm.system.stopping import ShouldStop, Stopped
-from robustnorm.work.attempt import ATTEMPTS, LOST, JobEnvironment, attempt
+from robustnorm.work.attempt import ATTEMPTS, LOST, JobEnvironment, attempt, is_done
 from robustnorm.work.jobs import Job
 from robustnorm.work.workers import POLL_SECONDS, Workers
 
@@ -38,9 +38,9 @@ class EngineSettings(Protocol):
     @property
     def slurm(self) -> dict[str, Any]: ...
     @property
-    def device(self) -> str: ...
+    def device(self) -> str | None: ...
     @property
-    def reports(self) -> str: ...
+    def reports(self) -> str | None: ...
 
 
 # An engine runs jobs in any order and yields each with None once it is done, or with the reason for
@@ -108,8 +108,9 @@ def _ray(settings: EngineSettings, environment: JobEnvironment) -> Iterator[Engi
         handler = signal.getsignal(signal.SIGTERM)  # ray.init replaces it
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
         signal.signal(signal.SIGTERM, handler)
-    on_gpu = settings.device.startswith("cuda") or (
-        settings.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
+    device = settings.device or "auto"
+    on_gpu = device.startswith("cuda") or (
+        device == "auto" and ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
     )
     remote = ray.remote(attempt).options(
         num_cpus=environment.threads,
@@ -154,7 +155,7 @@ def _submitit(settings: EngineSettings, environment: JobEnvironment) -> Engine:
         def checkpoint(self, jobs: Sequence[Job]) -> DelayedSubmission:
             return DelayedSubmission(self, jobs)
 
-    executor = submitit.AutoExecutor(Path(settings.reports) / "slurm")
+    executor = submitit.AutoExecutor(Path(settings.reports or "reports") / "slurm")
     executor.update_parameters(
         name="robustnorm", cpus_per_task=environment.threads or 1, **settings.slurm
     )
@@ -174,7 +175,7 @@ def _submitit(settings: EngineSettings, environment: JobEnvironment) -> Engine:
                 try:
                     failures = slurm_job.result()
                 except Exception as error:  # from Slurm or submitit: the Slurm job has died
-                    failures = [None if job.done() else str(error) for job in share]
+                    failures = [None if is_done(job) else str(error) for job in share]
                 yield from zip(share, failures, strict=True)
             time.sleep(POLL_SECONDS)
 

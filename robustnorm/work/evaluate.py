@@ -6,6 +6,7 @@ import logging
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -74,8 +75,9 @@ def evaluate_runs(
         Unreliable: When a check finds an evaluation unreliable and ``config.strict`` is set.
         Stopped: When ``should_stop`` asks for it; the next call continues.
     """
-    records = evaluate_records(config, config_path, should_stop=should_stop, dataset=dataset)
-    return require_reliable(report_tables(records, config, config_path), records, config)
+    command = train_command(config_path)
+    records = evaluate_records(config, command, should_stop=should_stop, dataset=dataset)
+    return require_reliable(report_tables(records, config, command), records, config)
 
 
 def require_reliable(text: str, records: list[Record], config: Config) -> str:
@@ -87,21 +89,26 @@ def require_reliable(text: str, records: list[Record], config: Config) -> str:
     return text
 
 
-def report_tables(records: list[Record], config: Config, config_path: str | None = None) -> str:
+def report_tables(records: list[Record], config: Config, command: str) -> str:
     """Writes the tables of ``records`` into the config's report folder; returns them as text."""
-    train_command = _train_command(config_path)
-    write_tables(records, config.reports_folder, train_command=train_command)
-    return to_text(tables(records, train_command=train_command))
+    write_tables(records, config.reports_folder, train_command=command)
+    return to_text(tables(records, train_command=command))
 
 
 def evaluate_records(
     config: Config,
-    config_path: str | None = None,
+    command: str | None = None,
     *,
     should_stop: ShouldStop = never,
     dataset: Dataset | None = None,
 ) -> list[Record]:
     """Evaluates every checkpoint that fits ``config``; see ``evaluate_runs``.
+
+    Args:
+        config: The settings; norm and seed are ignored.
+        command: Command that trains a missing norm, as for ``tables``.
+        should_stop: Called before each part of the work.
+        dataset: The data that ``config`` names, if they are loaded already.
 
     Returns:
         One record per checkpoint, sorted by the names of the runs' folders.
@@ -111,7 +118,7 @@ def evaluate_records(
         raise UsageError(
             f"no checkpoint '{config.checkpoint}' fits this config under "
             f"{config.folder.parent}; train one first: "
-            f"{_train_command(config_path).format(norm='saauxbn')}"
+            f"{(command or train_command()).replace('{norm}', 'saauxbn')}"
         )
     device = resolve_device(config.device)
     dataset = dataset or load_data(config)
@@ -125,10 +132,10 @@ def evaluate_records(
     return records
 
 
-def fitting_runs(config: Config) -> list[Run]:
-    """Returns the runs that ``config`` evaluates; warns about those that it leaves out."""
+def fitting_runs(config: Config, folders: Sequence[Path] | None = None) -> list[Run]:
+    """Returns those of ``find_runs`` that ``config`` evaluates; warns about those it leaves out."""
     fitting = []
-    for run in find_runs(config):
+    for run in find_runs(config, folders):
         difference = setting_differences(config, run)
         if difference:
             log.warning("%s is left out because its settings differ: %s", run.folder, difference)
@@ -137,7 +144,8 @@ def fitting_runs(config: Config) -> list[Run]:
     return fitting
 
 
-def _train_command(config_path: str | None) -> str:
+def train_command(config_path: str | None = None) -> str:
+    """Returns the command that trains a norm, with a placeholder ``{norm}``."""
     return "make train NORM={norm}" + (f" CONFIG={config_path}" if config_path else "")
 
 

@@ -154,7 +154,10 @@ class AttackJob:
         try:
             return Journal(self.path, self.key, versions())
         except UsageError as error:
-            raise UsageError(f"{error}; the same holds for all files in {self.results}") from error
+            reason = str(error).removeprefix(f"{self.path} ")  # one message for all files
+            raise UsageError(
+                f"a result {reason}; the same holds for all files in {self.results}"
+            ) from error
 
     def done(self) -> bool:
         """Returns whether the verdicts and the images to be kept are there, undamaged."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
+from contextlib import closing, suppress
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
@@ -14,12 +14,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from robustnorm.evaluation.checks import check_installed
 from robustnorm.evaluation.probe import check_attacks
 from robustnorm.evaluation.protocol import find_record
+from robustnorm.records.record import Record
 from robustnorm.runs.described import load_data
+from robustnorm.runs.run import run_folders
 from robustnorm.settings.attack_names import parse_attacks
+from robustnorm.settings.base import names
+from robustnorm.settings.groups import Compared
 from robustnorm.settings.plan import Plan
 from robustnorm.settings.sweep import SweepSettings, sweep_plans
 from robustnorm.system.errors import Status, UserError
-from robustnorm.system.stopping import ShouldStop, never
+from robustnorm.system.stopping import ShouldStop, Stopped, never
+from robustnorm.work.attempt import is_done, reason_of
 from robustnorm.work.engines import Engine, EngineSettings, check_engine, open_engine
 from robustnorm.work.evaluate import (
     evaluate_records,
@@ -71,15 +76,17 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
     failures = do_plans(plans, settings, should_stop)
     if failures:
         for plan in plans:
-            _report_found(plan)
+            _report_found(plan, settings.train_command(plan.name))
         raise SweepError(failure_text(failures))
     texts, evaluated = [], []
     for plan in plans:
-        evaluation = plan.evaluations[""]
-        found = evaluate_records(evaluation, plan.name, should_stop=should_stop)
+        evaluation, command = plan.evaluations[""], settings.train_command(plan.name)
+        found = evaluate_records(evaluation, command, should_stop=should_stop)
         for record in found:
-            log.info("%s seed %d: verdicts %s", record.norm, record.seed, digest(record))
-        texts.append(report_tables(found, evaluation, plan.name))
+            compared = {name: getattr(record, name) for name in names(Compared)}
+            folder = replace(evaluation, **compared).folder
+            log.info("%s: verdicts %s", folder, digest(record))
+        texts.append(report_tables(found, evaluation, command))
         evaluated.append(found)
     text = "\n\n".join(texts)
     for plan, found in zip(plans, evaluated, strict=True):
@@ -96,14 +103,17 @@ def do_plans(plans: Sequence[Plan], settings: EngineSettings, should_stop: Shoul
     failures: Failures = {}
     with open_engine(settings) as engine, logging_redirect_tqdm([log]), job_bar() as bar:
 
-        def do(jobs: Sequence[Job]) -> None:
-            failures.update(do_jobs(jobs, engine, should_stop, bar))
+        def do(step: str, jobs: Sequence[Job]) -> None:
+            try:
+                failures.update(do_jobs(jobs, engine, should_stop, bar))
+            except Stopped as stop:
+                raise Stopped(f"step {step}: {stop}") from stop
 
-        do([TrainJob(run) for plan in plans for run in plan.all_runs()])
-        untrained = {job.config.folder for job in failures if isinstance(job, TrainJob)}
-        records = [job for plan in plans for job in _record_jobs(plan, untrained)]
-        do([attack for record in records for attack in record.attacks])
-        do([record for record in records if not failures.keys() & set(record.attacks)])
+        do("1 of 3, training", [TrainJob(run) for plan in plans for run in plan.all_runs()])
+        records = [job for plan in plans for job in _record_jobs(plan, failures)]
+        do("2 of 3, attacks", [attack for record in records for attack in record.attacks])
+        attacked = [record for record in records if not failures.keys() & set(record.attacks)]
+        do("3 of 3, records", attacked)
     return failures
 
 
@@ -121,7 +131,7 @@ def do_jobs(
         Stopped: When ``should_stop`` asks for it.
     """
     failures: Failures = {}
-    waiting = [job for job in jobs if not job.done()]
+    waiting = [job for job in jobs if not is_done(job)]
     bar.total = (bar.total or 0) + len(waiting)
     bar.refresh()
     with closing(engine(waiting, should_stop)) as results:  # closed even when interrupted
@@ -133,25 +143,37 @@ def do_jobs(
     return failures
 
 
-def _record_jobs(plan: Plan, untrained: set[Path]) -> list[RecordJob]:
-    """Returns the jobs for all runs that the plan evaluates and that have no record yet."""
-    evaluation = plan.evaluations[""]
-    jobs = [
-        record_job(run, evaluation)
-        for run in fitting_runs(evaluation)
-        if run.folder not in untrained
-    ]
-    return [job for job in jobs if not job.done()]
+def _record_jobs(plan: Plan, failures: Failures) -> list[RecordJob]:
+    """Returns the jobs for all trained runs that the plan evaluates and that have no record yet.
+
+    A run that cannot be opened is added to the failures.
+    """
+    evaluation, jobs = plan.evaluations[""], list[RecordJob]()
+    untrained = {job.config.folder for job in failures if isinstance(job, TrainJob)}
+    for folder in run_folders(evaluation):
+        try:
+            runs = [] if folder in untrained else fitting_runs(evaluation, [folder])
+            made = [record_job(run, evaluation) for run in runs]
+            jobs += [job for job in made if not job.done()]
+        except Exception as error:
+            failed = RecordJob(folder, evaluation, ())
+            failures[failed] = reason_of(error)
+            log.error("failed: %s", failed.name)
+    return jobs
 
 
-def _report_found(plan: Plan) -> None:
+def _report_found(plan: Plan, command: str) -> None:
     """Writes the tables of existing records."""
-    config = plan.evaluations[""]
-    dataset, reports = load_data(config), plan.reports("")
-    found = [find_record(run, config, dataset, reports) for run in fitting_runs(config)]
-    records = [record for record in found if record is not None]
+    config, records = plan.evaluations[""], list[Record]()
+    dataset, reports = load_data(config), config.reports_folder
+    for folder in run_folders(config):
+        with suppress(Exception):  # it is among the failures
+            found = [
+                find_record(run, config, dataset, reports) for run in fitting_runs(config, [folder])
+            ]
+            records += [record for record in found if record is not None]
     if records:
-        report_tables(records, config, plan.name)
+        report_tables(records, config, command)
 
 
 def failure_text(failures: Failures) -> str:

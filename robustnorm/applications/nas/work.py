@@ -54,8 +54,9 @@ def search_all(settings: Table2Settings, *, should_stop: ShouldStop = never) -> 
     """
     check_engine(settings)
     jobs = [SearchJob(search) for search in settings.searches()]
+    waiting = [job for job in jobs if not job.done()]  # a damaged record is told before any search
     with open_engine(settings) as engine, logging_redirect_tqdm([log]), job_bar() as bar:
-        failures = do_jobs(jobs, engine, should_stop, bar)
+        failures = do_jobs(waiting, engine, should_stop, bar)
     if failures:
         raise SweepError(failure_text(failures))
     found = [find_record(job.settings) for job in jobs]

@@ -14,7 +14,7 @@ from robustnorm.work import campaign as slices
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_campaign()
 
@@ -76,6 +76,17 @@ def test_campaign_that_cannot_be_carried_out_is_refused(capsys, plan, message):
     campaign(status=2)
     (error,) = capsys.readouterr().err.splitlines()
     assert message in error
+
+
+def test_plans_take_folders_and_device_from_the_campaign():
+    Path("own.yaml").write_text("device: cuda\noutput: a\nreports: b\ndata_root: c\ndata: digits\n")
+    write_campaign(config="own.yaml")
+    _, settings, _ = cli.parse(["campaign", "--config", "campaign.yaml", "--reports", "given"])
+    [plan] = campaign_plans(settings)
+    for config in (*plan.runs, *plan.evaluations.values()):
+        places = [config.data_root, config.device, config.output, config.reports]
+        assert places == ["data", "cpu", "checkpoints", "given"]
+        assert config.data == "digits"
 
 
 def test_campaign_is_refused_before_torch_is_imported():
