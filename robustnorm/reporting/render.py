@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from robustnorm.evaluation.statistics import Interval
 from robustnorm.system.escaping import for_csv, for_latex, for_markdown, for_terminal
-from robustnorm.system.files import write_atomically
+from robustnorm.system.files import disk_errors, write_atomically
 
 log = logging.getLogger("robustnorm")
 
@@ -111,8 +111,10 @@ def save_tables(
         f"{name}.md": "\n".join(map(to_markdown, tables)),
         f"{name}.tex": "\n".join(map(to_latex, tables)),
     } | {f"{table.name}.csv": to_csv(table) for table in tables}
-    for file in {f"{each}.csv" for each in optional} - contents.keys():
-        (folder / file).unlink(missing_ok=True)
+    for path in (folder / f"{each}.csv" for each in optional):
+        if path.name not in contents and path.exists():
+            with disk_errors(path, 0):
+                path.unlink()
     for file, text in contents.items():
         write_atomically(folder / file, text.encode())
         log.info("wrote %s", folder / file)
