@@ -78,6 +78,7 @@ def stepper(
     labels = torch.randint(10, (options.batch,), device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     generator = torch.Generator(device).manual_seed(0)
+    # torch.compile returns a module here; its type only says that it can be called.
     compiled: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
     advprop = AdvProp(compiled, config)
 

@@ -3,22 +3,11 @@
 from pathlib import Path
 
 import yaml
+from small_runs import TRAINING
 
 from robustnorm import cli
 
-# Two steps and one epoch a run; evaluations of two parts.
-TRAINING = {
-    "network": "tiny",
-    "train_limit": 64,
-    "validation": 20,
-    "width": 4,
-    "epochs": 1,
-    "batch_size": 32,
-    "epsilon": "3/16",
-    "step_size": "3/64",
-    "train_steps": 1,
-    "validation_steps": 1,
-}
+# Evaluations of two parts.
 QUICK = {"checks": "none", "worst": False}
 PLAN = {
     "config": "digits",

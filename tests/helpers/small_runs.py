@@ -2,6 +2,19 @@
 
 from robustnorm import cli
 
+# The shortest training: two steps.
+TRAINING = {
+    "network": "tiny",
+    "train_limit": 64,
+    "validation": 20,
+    "width": 4,
+    "epochs": 1,
+    "batch_size": 32,
+    "epsilon": "3/16",
+    "step_size": "3/64",
+    "train_steps": 1,
+    "validation_steps": 1,
+}
 SMALL = {
     "data": "digits",
     "network": "tiny",

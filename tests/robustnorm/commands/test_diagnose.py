@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from manifests import rewrite_manifest
+from small_runs import TRAINING
 
 from robustnorm import cli
 from robustnorm.commands.diagnose import _models
@@ -19,15 +20,9 @@ from robustnorm.studies.diagnosis import diagnose
 
 SETTINGS = {
     "data": "digits",
-    "train_limit": 64,
+    **TRAINING,
+    "network": "resnet18",
     "validation": 32,
-    "width": 4,
-    "epochs": 1,
-    "batch_size": 32,
-    "epsilon": "3/16",
-    "step_size": "3/64",
-    "train_steps": 1,
-    "validation_steps": 1,
     "device": "cpu",
     "name": "small",
 }

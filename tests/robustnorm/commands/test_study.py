@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from small_runs import TRAINING
 
 from robustnorm import cli, evaluate
 from robustnorm.data import load_dataset
@@ -18,16 +19,7 @@ from robustnorm.studies.swap import swapped
 
 SMALL = {
     "data": "digits",
-    "network": "tiny",
-    "train_limit": 64,
-    "validation": 20,
-    "width": 4,
-    "epochs": 1,
-    "batch_size": 32,
-    "epsilon": "3/16",
-    "step_size": "3/64",
-    "train_steps": 1,
-    "validation_steps": 1,
+    **TRAINING,
     "test_limit": 30,
     "study_batches": 2,
     "study_images": 20,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from manifests import rewrite_manifest
 from processes import command, kill
-from small_campaign import QUICK, TRAINING, campaign, write_campaign
+from small_campaign import QUICK, campaign, write_campaign
+from small_runs import TRAINING
 
 from robustnorm.records.record import Record
 from robustnorm.runs.checkpoint import Checkpoint
