@@ -96,6 +96,64 @@ def sign_flip(differences: Sequence[float]) -> float | None:
     return float(found.pvalue)
 
 
+class Difference(NamedTuple):
+    """A difference of two means, tested.
+
+    Attributes:
+        mean: The difference.
+        interval: 95 % interval; None without spread.
+        p: Two-sided p-value; 1 without spread.
+    """
+
+    mean: float
+    interval: Interval | None
+    p: float
+
+
+def in_blocks(values: NDArray[np.int64], pairs: Sequence[tuple[int, int]]) -> list[Difference]:
+    """Tests differences of groups whose values come in blocks, such as norms trained with seeds.
+
+    The model is value = group + block + noise, with noise of one variance: a two-way analysis of
+    variance without interaction. With random instead of fixed blocks, the mixed model, differences
+    and tests are the same. For two groups this is Student's paired test.
+
+    Args:
+        values: (groups, blocks), at least two of each. Integers, so that groups which differ
+            equally in all blocks have exactly no spread.
+        pairs: Indices of the groups to compare; a difference is the first minus the second.
+
+    References:
+        Montgomery, Design and Analysis of Experiments, randomized complete block design.
+
+    Examples:
+        >>> (found,) = in_blocks(np.array([[5, 7, 9], [4, 5, 6]]), [(0, 1)])  # by 1, 2 and 3
+        >>> found.mean, round(found.p, 3)
+        (2.0, 0.074)
+    """
+    groups, blocks = values.shape
+    # Residuals times groups * blocks: exact.
+    residuals = (
+        groups * blocks * values
+        - groups * values.sum(1, keepdims=True)
+        - blocks * values.sum(0)
+        + values.sum()
+    )
+    freedom = (groups - 1) * (blocks - 1)
+    variance = float((residuals**2).sum()) / (groups * blocks) ** 2 / freedom
+    error = math.sqrt(2 * variance / blocks)
+    found = []
+    for i, j in pairs:
+        difference = float(values[i].sum() - values[j].sum()) / blocks
+        if error == 0:
+            found.append(Difference(difference, None, 1.0))
+            continue
+        half = float(t.isf(0.025, freedom)) * error
+        interval = Interval(difference - half, difference + half)
+        p = 2 * float(t.sf(abs(difference) / error, freedom))
+        found.append(Difference(difference, interval, p))
+    return found
+
+
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """Returns the two-sided p-value of the exact McNemar test for equal accuracy of two models.
 

@@ -1,165 +1,220 @@
-"""Tests the paper's claims about norms, with the seeds as the sample."""
+"""Tests the paper's orders of norms, with the seeds as the sample where there are several."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from scipy.stats import ttest_1samp
+import numpy as np
 
-from robustnorm.evaluation.statistics import Interval, holm, sign_flip, student
+from robustnorm.evaluation.statistics import Interval, holm, in_blocks, sign_flip, student
 from robustnorm.records.bits import Bits
 from robustnorm.records.record import Record
-from robustnorm.reporting.comparisons import LEVEL, compare
+from robustnorm.reporting.comparisons import LEVEL, Comparison, compare
 from robustnorm.reporting.model_records import NAMES, WORST, ModelRecords, group
+from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import Cell, Table, bracketed, p_text, p_value
+from robustnorm.system.escaping import for_markdown
 
 PGD = "RA, PGD-20"
-# Gong et al., Section 4.3: the norms in order of accuracy, best first.
-CLEAN = ("saauxbn", "auxbn", "bn")
-ROBUST = ("saauxbn", "auxbn", "modenorm", "bn")
-CLAIMS = {("SA", "clean"): CLEAN, (PGD, "adv"): ROBUST, (WORST, "adv"): ROBUST}
+# Evaluation, branch, and where the paper has it; it has no worst case.
+_EVALUATIONS = (
+    ("SA", "clean", PAPER["clean", "SA"]),
+    ("SA", "adv", PAPER["adv", "SA"]),
+    (PGD, "adv", PAPER["adv", PGD]),
+    (WORST, "adv", PAPER["adv", PGD]),
+)
+# Over seeds, then of the images of one seed.
+_VERDICTS = (
+    *("holds", "not distinguishable", "contradicted"),
+    *("as in the paper", "within noise", "the other way"),
+)
 
 
 class Claim(NamedTuple):
-    """The claim that one norm is more accurate than another, and what the seeds say about it.
+    """The claim that one norm is more accurate than another, and what the results say about it.
 
     Attributes:
         evaluation: "SA", ``PGD`` or ``WORST``.
+        branch: "clean" or "adv".
         higher: The norm that is more accurate in the paper.
         lower: The other norm.
-        differences: Accuracy of ``higher`` minus that of ``lower``, for each seed that both have.
-        by_images: For each of these seeds 1 or -1 if its networks differ on the test images as
-            claimed or the other way, else 0: exact McNemar test, with Holm's adjustment for the
-            claims of this evaluation and seed, at the 5 % level.
-        p: p-value of Student's paired test over seeds, with Holm's adjustment for the claims of
-            this evaluation; 1 for one seed.
+        by_images: For each seed the exact McNemar test on the test images, with Holm's adjustment
+            for the claims of this evaluation and seed.
+        interval: 95 % interval over seeds for the mean difference; None without spread over seeds.
+        p: p-value over seeds, with Holm's adjustment for the claims of this evaluation; None for
+            one seed.
     """
 
     evaluation: str
+    branch: str
     higher: str
     lower: str
-    differences: tuple[float, ...]
-    by_images: tuple[int, ...]
-    p: float
+    by_images: tuple[Comparison, ...]
+    interval: Interval | None
+    p: float | None
 
     @property
     def name(self) -> str:
         return f"{NAMES[self.higher]} > {NAMES[self.lower]}"
 
     @property
-    def interval(self) -> Interval | None:
-        """Student's 95 % interval for the mean difference; None without spread over seeds."""
-        return student(self.differences) if _spread(self.differences) else None
+    def differences(self) -> list[float]:
+        """Accuracy of ``higher`` minus that of ``lower``, for each seed."""
+        return [(test.first_only - test.second_only) / test.n for test in self.by_images]
 
     @property
     def verdict(self) -> str:
-        """One of "holds", "contradicted" and "not distinguishable"."""
+        """What the seeds say, at the 5 % level; for one seed, what its test images say."""
+        as_claimed = mean(self.differences) > 0
+        if self.p is None:
+            if not self.by_images[0].distinguishable:
+                return "within noise"
+            return "as in the paper" if as_claimed else "the other way"
         if self.p > LEVEL:
             return "not distinguishable"
-        return "holds" if mean(self.differences) > 0 else "contradicted"
+        return "holds" if as_claimed else "contradicted"
 
 
 def claims(records: Sequence[Record]) -> list[Claim]:
-    """Returns the claims that the records can test.
+    """Returns the claims that the records can test, by evaluation.
+
+    The differences of an evaluation are tested in a linear model of norm and seed. Seeds that one
+    of the norms lacks are left out.
 
     Args:
-        records: Records of one evaluation on the same images; norms are paired by seed.
+        records: Records of one evaluation on the same images.
     """
     models = {model.norm: model for model in group(records) if model.adversarial}
-    found = []
-    for (evaluation, branch), order in CLAIMS.items():
-        known = [models[norm] for norm in order if norm in models]
-        if evaluation != WORST or all(_has_worst(model) for model in known):
-            verdicts = {model.norm: _verdicts(model, evaluation, branch) for model in known}
-            found += _family(evaluation, verdicts)
-    return found
-
-
-def _family(evaluation: str, verdicts: Mapping[str, Mapping[int, Bits]]) -> list[Claim]:
-    """Returns the claims of one evaluation.
-
-    Args:
-        evaluation: Its name.
-        verdicts: Each norm's verdicts by seed, in the order that the paper claims.
-    """
-    shared = {
-        (higher, lower): [seed for seed in verdicts[higher] if seed in verdicts[lower]]
-        for higher, lower in itertools.combinations(verdicts, 2)
-    }
-    pairs = [pair for pair, seeds in shared.items() if seeds]
-    differences = [
-        tuple(
-            _difference(verdicts[higher][seed], verdicts[lower][seed])
-            for seed in shared[higher, lower]
-        )
-        for higher, lower in pairs
-    ]
-    by_images: dict[tuple[str, str], list[int]] = {pair: [] for pair in pairs}
-    for seed in sorted({seed for seeds in shared.values() for seed in seeds}):
-        tested = [pair for pair in pairs if seed in shared[pair]]
-        tests = compare(
-            [((one, verdicts[one][seed]), (two, verdicts[two][seed])) for one, two in tested]
-        )
-        for pair, test in zip(tested, tests, strict=True):
-            sign = 1 if test.first_only > test.second_only else -1
-            by_images[pair].append(sign * test.distinguishable)
-    adjusted = holm([_p(each) for each in differences])
     return [
-        Claim(evaluation, *pair, each, tuple(by_images[pair]), p)
-        for pair, each, p in zip(pairs, differences, adjusted, strict=True)
+        claim
+        for evaluation, branch, published in _EVALUATIONS
+        for claim in _family(
+            evaluation,
+            branch,
+            [models[norm] for norm in _ranked(published) if norm in models],
+        )
     ]
+
+
+def _family(evaluation: str, branch: str, models: Sequence[ModelRecords]) -> Iterator[Claim]:
+    """Yields the claims of one evaluation about the models, which are in the paper's order."""
+    if evaluation == WORST and not all(map(_has_worst, models)):
+        return
+    verdicts = [_verdicts(model, evaluation, branch) for model in models]
+    seeds = [seed for seed in verdicts[0] if all(seed in of for of in verdicts)] if models else []
+    pairs = list(itertools.combinations(range(len(models)), 2))
+    if not seeds or not pairs:
+        return
+    names = [model.norm for model in models]
+    tests = [
+        compare([((names[i], verdicts[i][seed]), (names[j], verdicts[j][seed])) for i, j in pairs])
+        for seed in seeds
+    ]
+    by_pair = list(zip(*tests, strict=True))
+    if len(seeds) == 1:
+        for (i, j), found in zip(pairs, by_pair, strict=True):
+            yield Claim(evaluation, branch, names[i], names[j], found, None, None)
+        return
+    counts = [[int(of[seed].sum()) for seed in seeds] for of in verdicts]
+    over_seeds = in_blocks(np.array(counts), pairs)
+    adjusted = holm([test.p for test in over_seeds])
+    for (i, j), found, test, p in zip(pairs, by_pair, over_seeds, adjusted, strict=True):
+        n = found[0].n
+        interval = test.interval and Interval(*(limit / n for limit in test.interval))
+        yield Claim(evaluation, branch, names[i], names[j], found, interval, p)
 
 
 def claims_text(records: Sequence[Record]) -> str:
-    """Returns a Markdown list of what several seeds say about each claim; "" for one seed."""
-    found = [claim for claim in claims(records) if len(claim.differences) > 1]
-    worst = {(c.higher, c.lower): mean(c.differences) for c in found if c.evaluation == WORST}
-    lines = []
-    for claim in found:
-        difference, pair = mean(claim.differences), (claim.higher, claim.lower)
-        line = (
-            f"- {claim.evaluation}, {claim.name}: **{claim.verdict}**, {_points(difference)} "
-            f"points {bracketed(claim.interval, scale=100, signed=True) or '(without spread)'} "
-            f"over {len(claim.differences)} seeds, {p_text(claim.p)}"
+    """Returns as Markdown what the results say about each claim; "" without two norms."""
+    found = claims(records)
+    if not found:
+        return ""
+    added, seeds = _added_by_pgd(found), len(found[0].by_images)
+    lines = [
+        f"The paper's order of the norms over {seeds} seeds (mean difference in points, 95 % "
+        "interval; test in a linear model of norm and seed, p with Holm's adjustment within each "
+        "evaluation; 5 % level):\n"
+        if seeds > 1
+        else "The paper's order of the norms on the test images of one seed, which is no verdict "
+        "on the norms (difference in points; exact McNemar test, p with Holm's adjustment within "
+        "each evaluation; 5 % level):\n"
+    ]
+    for (evaluation, branch), of in itertools.groupby(found, lambda c: (c.evaluation, c.branch)):
+        family = list(of)
+        order = dict.fromkeys(norm for c in family for norm in (c.higher, c.lower))
+        lines.append(
+            f"- **{evaluation}, {branch} branch**, in the paper "
+            f"{' > '.join(NAMES[norm] for norm in order)}"
+            + ", under PGD-20"
+            * (evaluation == WORST)
         )
-        if claim.evaluation == PGD and pair in worst:
-            line += (
-                f"; {_points(worst[pair])} in the worst case, to which PGD-20 adds "
-                f"{_points(difference - worst[pair])}"
-            )
-        lines.append(line)
-    return "\n".join(lines)
+        for verdict in _VERDICTS:
+            texts = [_text(claim) for claim in family if claim.verdict == verdict]
+            if texts:
+                lines.append(f"  - {verdict}: {'; '.join(texts)}")
+    if added:
+        texts = [f"{claim.name} {_points(points)}" for claim, points in added.items()]
+        lines.append(f"- **Part of a difference that only PGD-20 shows**: {'; '.join(texts)}")
+    return "\n".join([*lines, *_losses(records)])
+
+
+def _text(claim: Claim) -> str:
+    interval = bracketed(claim.interval, scale=100, signed=True)
+    p = claim.by_images[0].adjusted if claim.p is None else claim.p
+    numbers = " ".join(filter(None, (_points(mean(claim.differences)), interval)))
+    return f"{claim.name} {numbers} ({p_text(p)})"
+
+
+def _added_by_pgd(found: Sequence[Claim]) -> dict[Claim, float]:
+    """Returns by how much PGD-20's differences exceed those in the worst case, where known."""
+    worst = {(c.higher, c.lower): mean(c.differences) for c in found if c.evaluation == WORST}
+    return {
+        c: mean(c.differences) - worst[c.higher, c.lower]
+        for c in found
+        if c.evaluation == PGD and (c.higher, c.lower) in worst
+    }
+
+
+def _losses(records: Sequence[Record]) -> Iterator[str]:
+    """Yields what the last epoch says about Figure 6: lower losses with SaAuxBN than with AuxBN."""
+    for loss, branch in (("clean_loss", "clean"), ("adv_loss", "adv")):
+        found = {
+            (record.norm, record.seed): record.history[-1]["test"][branch][loss]
+            for record in records
+            if record.adversarial and branch in (record.history or [{}])[-1].get("test", {})
+        }
+        differences = [
+            value - found["auxbn", seed]
+            for (norm, seed), value in found.items()
+            if norm == "saauxbn" and ("auxbn", seed) in found
+        ]
+        if not differences or not all(map(math.isfinite, differences)):
+            continue
+        center, verdict = mean(differences), "difference"
+        interval = student(differences) if len(set(differences)) > 1 else None
+        if interval:
+            verdict = "holds" if center < 0 else "contradicted"
+            if interval.low <= 0 <= interval.high:
+                verdict = "not distinguishable"
+        images = for_markdown(str(records[0].config.get("test_curve", "some")))
+        yield (
+            f"- **Figure 6, {branch} branch**, in the paper a lower loss with SaAuxBN than with "
+            f"AuxBN\n  - {verdict}: {center:+.3f}"
+            + (f" {bracketed(interval, 3, signed=True)}, Student's over seeds" if interval else "")
+            + f" (nats on {images} test images, last epoch)"
+        )
 
 
 def claims_table(records: Sequence[Record]) -> Table | None:
-    """Returns one row per claim; None if there are no two norms to compare."""
-    found = claims(records)
+    """Returns one row per claim that several seeds test; None if there is none."""
+    found = [claim for claim in claims(records) if claim.p is not None]
     if not found:
         return None
-    means = {(c.evaluation, c.higher, c.lower): mean(c.differences) for c in found}
-    rows: list[tuple[Cell, ...]] = []
-    for claim in found:
-        worst = means.get((WORST, claim.higher, claim.lower))
-        flip = sign_flip(claim.differences)
-        rows.append(
-            (
-                claim.evaluation,
-                claim.name,
-                claim.verdict,
-                _points(mean(claim.differences)),
-                bracketed(claim.interval, scale=100, signed=True),
-                f"{sum(d > 0 for d in claim.differences)} of {len(claim.differences)}",
-                f"{claim.by_images.count(1)} for, {claim.by_images.count(-1)} against",
-                p_value(claim.p),
-                None if flip is None else p_value(flip),
-                None
-                if claim.evaluation != PGD or worst is None
-                else _points(mean(claim.differences) - worst),
-            )
-        )
+    added, seeds = _added_by_pgd(found), len(found[0].by_images)
     return Table(
         "claims",
         "The paper's claims over seeds",
@@ -175,19 +230,38 @@ def claims_table(records: Sequence[Record]) -> Table | None:
             "p, sign flips",
             "Added by PGD-20",
         ),
-        rows,
+        [_row(claim, added.get(claim)) for claim in found],
         [
-            "SA: clean branch; RA: adversarial branch. Difference: in points, paired by seed, mean "
-            "over seeds. Interval and p: Student's, over seeds, p with Holm's adjustment for the "
-            "rows of an evaluation. A claim holds or is contradicted at the 5 % level; otherwise "
-            "there is no verdict.",
+            "Difference: in points, mean over seeds. Interval and p: linear model of norm and "
+            "seed, whose residuals have one variance for all norms of an evaluation; with seeds as "
+            "random effects it gives the same. p with Holm's adjustment for the rows of an "
+            "evaluation. A claim holds or is contradicted at the 5 % level; otherwise there is no "
+            "verdict.",
             "Seeds significant: exact McNemar test on the test images of each seed, with Holm's "
             "adjustment for the rows of an evaluation, at the 5 % level.",
-            f"Sign flips: exact permutation test; with {len(found[0].differences)} seeds no p is "
-            f"below {2 / 2 ** len(found[0].differences):.3g}.",
+            f"Sign flips: exact permutation test; with {seeds} seeds no p is below "
+            f"{2 / 2**seeds:.3g}.",
             "Added by PGD-20: the difference under PGD-20 minus that in the worst case; PGD-20 "
             "depends on the scale of the logits.",
         ],
+    )
+
+
+def _row(claim: Claim, added: float | None) -> tuple[Cell, ...]:
+    differences = claim.differences
+    apart = [test.first_only > test.second_only for test in claim.by_images if test.distinguishable]
+    flip = sign_flip(differences)
+    return (
+        f"{claim.evaluation}, {claim.branch} branch",
+        claim.name,
+        claim.verdict,
+        _points(mean(differences)),
+        bracketed(claim.interval, scale=100, signed=True),
+        f"{sum(d > 0 for d in differences)} of {len(differences)}",
+        f"{apart.count(True)} for, {apart.count(False)} against",
+        None if claim.p is None else p_value(claim.p),
+        None if flip is None else p_value(flip),
+        None if added is None else _points(added),
     )
 
 
@@ -224,18 +298,8 @@ def _verdicts(model: ModelRecords, evaluation: str, branch: str) -> dict[int, Bi
     return {r.seed: v for r, v in zip(model.records, found, strict=True)}
 
 
-def _p(differences: Sequence[float]) -> float:
-    """Returns the p-value of Student's test; 1 where it is undefined, without spread."""
-    return float(ttest_1samp(differences, 0.0).pvalue) if _spread(differences) else 1.0
-
-
-def _spread(differences: Sequence[float]) -> bool:
-    return len(set(differences)) > 1
-
-
-def _difference(first: Bits, second: Bits) -> float:
-    """Returns the difference of two accuracies; the same float for the same number of images."""
-    return (int(first.sum()) - int(second.sum())) / len(first)
+def _ranked(published: Mapping[str, float]) -> list[str]:
+    return sorted(published, key=lambda norm: -published[norm])
 
 
 def _points(difference: float) -> str:

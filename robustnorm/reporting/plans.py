@@ -1,4 +1,4 @@
-"""A plan's results: the paper's orderings, best and later checkpoints, AutoAttack."""
+"""A plan's results: the paper's claims, best and later checkpoints, AutoAttack."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from urllib.parse import quote
 from robustnorm.records.bits import Bits
 from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.claims import claims_table, claims_text, seeds_table
-from robustnorm.reporting.comparisons import compare
-from robustnorm.reporting.model_records import EVALUATIONS, PGD_20, ModelRecords, group
-from robustnorm.reporting.paper import PAPER
-from robustnorm.reporting.render import Cell, Table, p_text, to_markdown
+from robustnorm.reporting.model_records import PGD_20, ModelRecords, group
+from robustnorm.reporting.render import Cell, Table, to_markdown
 from robustnorm.system.escaping import for_markdown
 
 
@@ -27,7 +25,6 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
     """
     first = next(iter(evaluations.values()))
     links = ", ".join(f"[{for_markdown(title)}]({quote(title)}/tables.md)" for title in evaluations)
-    lines = "\n".join(f"- {line}" for line in orderings(first))
     several_seeds = len({record.seed for record in first}) > 1
     over_seeds = [claims_table(first), seeds_table(first)] if several_seeds else []
     tables = [*over_seeds, _best_and_later(evaluations), _autoattack(evaluations)]
@@ -35,12 +32,9 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
         [
             f"# {for_markdown(name)}\n\n{provenance_text(first)}\n",
             f"Tables by evaluation: {links}.\n",
-            "## The paper's orderings\n\n"
-            f"Checkpoint '{for_markdown(first[0].checkpoint['tag'])}'. Pairs of norms: exact "
-            "McNemar test on the first seed that both have, p with Holm's adjustment within each "
-            "line, 5 % level; accuracies are means over the seeds that both have.\n\n"
-            f"{lines}\n",
-            *(f"## The paper's claims\n\n{text}\n" for text in [claims_text(first)] if text),
+            "## The paper's claims\n\n"
+            f"Checkpoint '{for_markdown(first[0].checkpoint['tag'])}'. "
+            f"{claims_text(first) or 'Nothing to compare.'}\n",
             *(to_markdown(table) for table in tables if table),
         ]
     )
@@ -61,57 +55,6 @@ def provenance_text(records: Sequence[Record]) -> str:
         f"{_each(record.versions.get('robustnorm', 'unknown') for record in records)}, torch "
         f"{_each(record.versions.get('torch', 'unknown') for record in records)}, commit "
         f"{_each(record.versions.get('commit', 'unknown') for record in records)}."
-    )
-
-
-def orderings(records: Sequence[Record]) -> list[str]:
-    """Returns, for each evaluation in the paper's tables, which of its orderings hold.
-
-    Args:
-        records: Records of one evaluation.
-    """
-    models = [model for model in group(records) if model.adversarial]
-    return [_ordering(branch, evaluation, models) for branch, evaluation in PAPER]
-
-
-def _ordering(branch: str, evaluation: str, models: Sequence[ModelRecords]) -> str:
-    published, attack = PAPER[branch, evaluation], EVALUATIONS[evaluation]
-    ranked = sorted(
-        (model for model in models if model.norm in published),
-        key=lambda model: -published[model.norm],
-    )
-    pairs = [
-        (higher, lower, verdicts)
-        for higher, lower in itertools.combinations(ranked, 2)
-        if (verdicts := _paired(higher, lower, attack, branch))
-    ]
-    tests = compare(
-        [
-            ((higher.name, verdicts[0][0]), (lower.name, verdicts[0][1]))
-            for higher, lower, verdicts in pairs
-        ]
-    )
-    kinds = ("as in the paper", "the other way", "seeds disagree", "within noise")
-    found: dict[str, list[str]] = {kind: [] for kind in kinds}
-    for (higher, lower, verdicts), test in zip(pairs, tests, strict=True):
-        gaps = [float(ours.mean() - theirs.mean()) for ours, theirs in verdicts]
-        kind = "within noise"
-        if min(gaps) < 0 < max(gaps):
-            kind = "seeds disagree"  # even if the first one's test images are significant
-        elif test.distinguishable:
-            kind = "as in the paper" if gaps[0] > 0 else "the other way"
-        ours, theirs = (mean(float(v.mean()) for v in side) for side in zip(*verdicts, strict=True))
-        seeds = f", as in the paper in {sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds"
-        found[kind].append(
-            f"{for_markdown(higher.name)} {100 * ours:.2f} and "
-            f"{for_markdown(lower.name)} {100 * theirs:.2f} "
-            f"({p_text(test.adjusted)}{seeds * (len(gaps) > 1)})"
-        )
-    order = " > ".join(for_markdown(model.name) for model in ranked)
-    results = "".join(f"\n  - {kind}: {'; '.join(items)}" for kind, items in found.items() if items)
-    return (
-        f"**{evaluation}, {branch} branch**, in the paper {order}"
-        f"{results or ': nothing to compare'}"
     )
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import record_factory
-from scipy.stats import binomtest
 
 from robustnorm.records.record import SINGLE, Verdict
-from robustnorm.reporting.plans import orderings, plan_page, provenance_text
+from robustnorm.reporting.claims import claims_text
+from robustnorm.reporting.plans import plan_page, provenance_text
 from robustnorm.reporting.readme import show_results
 from robustnorm.reporting.tables import write_tables
 from robustnorm.system.errors import UsageError
@@ -61,81 +61,17 @@ def four(**accuracies):
     return [make_record(norm, ra=ra) for norm, ra in accuracies.items()]
 
 
-def line(records, evaluation):
-    (found,) = (text for text in orderings(records) if text.startswith(f"**{evaluation}"))
-    return found
-
-
-def test_orderings_have_a_line_for_each_evaluation_of_the_paper():
-    records = four(bn=100, modenorm=100, auxbn=100, saauxbn=100)
-    assert [text.split("**")[1] for text in orderings(records)] == [
-        "SA, clean branch",
-        "SA, adv branch",
-        "RA, PGD-10, adv branch",
-        "RA, PGD-20, adv branch",
-    ]
-    assert "in the paper SaAuxBN > ModeNorm > AuxBN > BN\n" in line(records, "RA, PGD-20")
-    assert "in the paper BN > SaAuxBN > AuxBN > ModeNorm\n" in line(records, "SA, adv")
-
-
-def test_pairs_are_sorted_by_what_the_test_says():
-    # Nested verdicts: the images that differ are the difference of the counts, all won by one.
-    said = line(four(bn=190, modenorm=151, auxbn=150, saauxbn=230), "RA, PGD-20")
-    parts = dict(part.split(": ") for part in said.split("\n  - ")[1:])
-    assert "SaAuxBN 57.50 and BN 47.50" in parts["as in the paper"]
-    assert "SaAuxBN 57.50 and ModeNorm 37.75" in parts["as in the paper"]
-    assert "ModeNorm 37.75 and BN 47.50" in parts["the other way"]
-    assert "AuxBN 37.50 and BN 47.50" in parts["the other way"]
-    assert "ModeNorm 37.75 and AuxBN 37.50" in parts["within noise"]
-    assert sum(part.count("(p ") for part in parts.values()) == 6
-
-
-def test_p_is_that_of_the_exact_test_adjusted_by_holm():
-    # AuxBN wins 8 images of 8 against BN, SaAuxBN 15 of 15 against BN and 7 of 7 against AuxBN.
-    said = line(four(bn=100, auxbn=108, saauxbn=115), "RA, PGD-20")
-    ascending = [binomtest(k, k, 0.5).pvalue for k in (15, 8, 7)]
-    adjusted = [3 * ascending[0], 2 * ascending[1], ascending[2]]
-    for names, p in zip(("SaAuxBN 28.75 and BN 25.00", "AuxBN 27.00 and BN 25.00",
-                         "SaAuxBN 28.75 and AuxBN 27.00"), adjusted, strict=True):  # fmt: skip
-        assert f"{names} (" + (f"p = {p:.3f})" if p >= 0.001 else "p < 0.001)") in said
-
-
-def test_difference_that_only_one_test_would_call_significant_is_noise_among_six():
-    one = line(four(bn=100, auxbn=106), "RA, PGD-20")
-    assert "as in the paper: AuxBN" in one  # p = 0.031
-    six = line(four(bn=100, modenorm=106, auxbn=106, saauxbn=106), "RA, PGD-20")
-    assert "as in the paper:" not in six
-
-
-def test_seeds_are_averaged_and_their_agreement_is_counted():
-    records = [make_record("auxbn", seed=seed, ra=ra) for seed, ra in enumerate((200, 200, 140))]
-    records += [make_record("bn", seed=seed, ra=150) for seed in (0, 1, 2)]
-    said = line(records, "RA, PGD-20")
-    assert "seeds disagree: AuxBN 45.00 and BN 37.50" in said  # though the first alone is clear
-    assert "as in the paper in 2 of 3 seeds" in said
-
-
-@pytest.mark.parametrize(("second", "kind"), [(150, "as in the paper"), (140, "seeds disagree")])
-def test_seed_without_a_difference_agrees_with_any(second, kind):
-    """Also the other way round: 200 and 150 images, then 150 and ``second``."""
-    records = [make_record("auxbn", seed=s, ra=ra) for s, ra in enumerate((200, second))]
-    records += [make_record("bn", seed=s, ra=150) for s in (0, 1)]
-    assert f"{kind}: AuxBN" in line(records, "RA, PGD-20")
-    swapped = [make_record("bn", seed=s, ra=ra) for s, ra in enumerate((200, second))]
-    swapped += [make_record("auxbn", seed=s, ra=150) for s in (0, 1)]
-    kind = kind.replace("as in the paper", "the other way")
-    assert f"{kind}: AuxBN" in line(swapped, "RA, PGD-20")
-
-
-def test_seeds_that_only_one_norm_has_are_left_out():
-    records = [make_record("auxbn", seed=0, ra=200), make_record("auxbn", seed=1, ra=0)]
-    records += [make_record("bn", seed=0, ra=100)]
-    assert "AuxBN 50.00 and BN 25.00 (p < 0.001)" in line(records, "RA, PGD-20")
-
-
-def test_control_has_no_place_in_the_paper():
+def test_plan_without_two_adversarial_norms_has_nothing_to_compare():
     records = [make_record("auxbn"), make_record("bn", adversarial=False, ra=0)]
-    assert all("nothing to compare" in text for text in orderings(records))
+    assert "Checkpoint 'best'. Nothing to compare." in plan_page("fast", {"best": records})
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_claims_and_their_table_need_several_seeds(seeds):
+    records = [make_record(norm, s, ra=100 + s) for norm in ("bn", "auxbn") for s in range(seeds)]
+    page = plan_page("fast", {"best": records})
+    assert claims_text(records) in page
+    assert ("## The paper's claims over seeds" in page) == (seeds > 1)
 
 
 def test_reading_sets_best_against_later_checkpoints():
