@@ -125,7 +125,8 @@ def layout(table: Table) -> tuple[list[list[str]], list[bool]]:
     """Returns the cells as text, "-" for None, and which columns hold numbers."""
     text = [[_text(cell, "-") for cell in row] for row in table.rows]
     right = [
-        all(cell[:1] in "+-<[0123456789" for cell in column) for column in zip(*text, strict=True)
+        all(row[column][:1] in "+-<[0123456789" for row in text)
+        for column in range(len(table.columns))  # also of a table without rows
     ]
     return text, right
 

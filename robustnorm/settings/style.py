@@ -135,10 +135,10 @@ class StyleSettings(StyleFiles):
         self._seed("seeds")
         self._require("encoder_widths", min(self.encoder_widths) >= 1, "at least 1")
         self._require("validate_every", self.validate_every <= self.steps, "at most steps")
-        self._require("crop", self.crop <= self.resize, f"at most resize {self.resize}")
-        self._require("crop", self.crop >= 2**self.cut, f"at least {2**self.cut} with this cut")
         most = 4 if self.vgg else len(self.encoder_widths)
         self._require("cut", 2 <= self.cut <= most, f"from 2 to {most}, the encoder's stages")
+        self._require("crop", self.crop <= self.resize, f"at most resize {self.resize}")
+        self._require("crop", self.crop >= 2**self.cut, f"at least {2**self.cut} with this cut")
         width = (64, 128, 256, 512)[self.cut - 1] if self.vgg else self.encoder_widths[self.cut - 1]
         if any(row.startswith("ilm") for row in self.rows) and width % 16:
             raise ValueError(f"ilm needs a multiple of 16 channels at this cut, got {width}")

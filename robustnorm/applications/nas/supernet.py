@@ -116,7 +116,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         residual: Tensor = self.second(F.relu(self.first(F.relu(input))))
-        shortcut: Tensor = self.shortcut(F.avg_pool2d(input, 2))
+        # An odd size is halved like the convolution halves it: rounded up.
+        shortcut: Tensor = self.shortcut(F.avg_pool2d(input, 2, ceil_mode=True))
         return shortcut + residual
 
 

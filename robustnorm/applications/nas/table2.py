@@ -44,6 +44,8 @@ _ORDER = [SETS.index(name) for name in ("CIFAR-100", "ImageNet16-120", "CIFAR-10
 def tables(records: Sequence[SearchRecord]) -> list[Table]:
     """Returns Table 2, the exact means over all cells, the paired tests and every search.
 
+    The paired tests are omitted if no two norms have two seeds in common.
+
     Args:
         records: Records that differ only in norm and seed.
 
@@ -52,12 +54,13 @@ def tables(records: Sequence[SearchRecord]) -> list[Table]:
     """
     searched = group_by_norm(records)
     setting = setting_note(searched)
-    return [
+    made = [
         _table2(searched, setting),
         _expected(searched, setting),
         _paired(searched, setting),
         _searches(searched, setting),
     ]
+    return [table for table in made if table.rows]
 
 
 def summary(searched: Sequence[Searched]) -> str:

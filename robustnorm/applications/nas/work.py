@@ -13,7 +13,7 @@ from robustnorm.applications.nas.comparison import group_by_norm
 from robustnorm.applications.nas.darts import run_search
 from robustnorm.applications.nas.record import SearchRecord, find_record
 from robustnorm.applications.nas.table2 import summary, tables
-from robustnorm.reporting.render import save_tables, to_text
+from robustnorm.reporting.render import Table, save_tables, to_text
 from robustnorm.settings.nas import SearchSettings, Table2Settings
 from robustnorm.system.extras import check_report
 from robustnorm.system.stopping import ShouldStop, never
@@ -82,7 +82,12 @@ def write_report(records: Sequence[SearchRecord], folder: Path, command: str) ->
     made, searched = tables(records), group_by_norm(records)
     text = summary(searched)
     first = records[0]
-    save_tables(made, folder, "tables")
+    save_tables(made, folder, "tables", optional=("paired",))
+
+    def named(name: str) -> list[Table]:
+        return [table for table in made if table.name == name]
+
+    tests = named("paired")
     write_sections(
         folder,
         title="Table 2: DARTS on NAS-Bench-201",
@@ -94,11 +99,11 @@ def write_report(records: Sequence[SearchRecord], folder: Path, command: str) ->
             "Ground truth": "NAS-Bench-201, 200 epochs",
         },
         sections=[
-            Section("Table 2", tables=made[:1]),
-            Section("All cells under alpha", tables=made[1:2]),
+            Section("Table 2", tables=named("table2")),
+            Section("All cells under alpha", tables=named("expected")),
             Section("The course of the searches", drawings=[curves(searched)]),
-            Section("Paired tests", tables=made[2:3]),
-            Section("Every search", tables=made[3:]),
+            *[Section("Paired tests", tables=tests)] * bool(tests),
+            Section("Every search", tables=named("searches")),
         ],
         looks=LOOKS,
         command=command,

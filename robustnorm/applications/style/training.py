@@ -80,6 +80,7 @@ def train(
         Stopped: When ``should_stop`` asks for it; the state is saved.
         UsageError: When a loss is no longer finite.
     """
+    _reopen(progress, settings)
     device = next(network.decoder.parameters()).device
     begun, saved = time.monotonic() - progress.seconds, time.monotonic()
     bar = tqdm(total=settings.steps, initial=progress.step, desc=name, unit="step", disable=None)
@@ -114,6 +115,15 @@ def train(
             progress.seconds = time.monotonic() - begun
             save()
             saved = time.monotonic()
+
+
+def _reopen(progress: Progress, settings: StyleSettings) -> None:
+    """Removes the last points of a shorter training where a longer one has none."""
+    if progress.curve and (steps := int(progress.curve[-1][0]) % settings.log_every):
+        _, *means = progress.curve.pop()
+        progress.since = [steps * value for value in means]
+    if progress.validation and progress.validation[-1]["step"] % settings.validate_every:
+        progress.validation.pop()
 
 
 def _add_losses(

@@ -30,6 +30,15 @@ def test_table2_prints_and_writes_its_tables(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == shown
 
 
+def test_table2_of_one_seed_has_a_page_without_tests(blank_figures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["table2", "--norms=[bn,sabn]", "--seeds=[0]", *TINY]) == 0
+    assert "Paired tests" not in capsys.readouterr().out
+    page = (tmp_path / "reports/search/report.html").read_text()
+    assert "Every search" in page
+    assert "Paired tests" not in page
+
+
 @pytest.mark.parametrize("config", ["nas-cpu", "nas-cifar100", "nas-imagenet16"])
 def test_configs_keep_the_paper_s_product_of_rate_and_steps(config):
     _, settings, _ = parse(["table2", f"--config={config}"])

@@ -108,3 +108,17 @@ def test_weights_are_all_parameters_but_alpha():
     others = {id(weight) for weight in network.weights()}
     assert id(network.alpha) not in others
     assert len(others) == len(list(network.parameters())) - 1
+
+
+@pytest.mark.parametrize("size", [(31, 17), (5, 7), (1, 3)])
+def test_images_may_have_odd_sizes(size):
+    assert make()(torch.rand(4, 3, *size), SAMPLED).shape == (4, 3)
+
+
+def test_residual_block_of_an_odd_size_averages_what_there_is():
+    block = ResidualBlock(1, 1)
+    torch.nn.init.zeros_(block.second[1].weight)  # the residual is 0
+    torch.nn.init.ones_(block.shortcut.weight)
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+    expected = torch.tensor([[(0 + 1 + 3 + 4) / 4, (2 + 5) / 2], [(6 + 7) / 2, 8]])
+    assert torch.equal(block(image.repeat(2, 1, 1, 1))[0, 0], expected)

@@ -246,3 +246,14 @@ def test_row_names_norm_and_target():
 def test_settings_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         StyleSettings(**change)
+
+
+def test_longer_training_has_the_curves_of_one_that_was_never_shorter(settings, sources):
+    whole = json.loads(run("adain", replace(settings, name="a", steps=9), sources).read_text())
+    shorter = replace(settings, name="b", steps=7)  # ends within a point of both curves
+    run("adain", shorter, sources)
+    continued = json.loads(run("adain", replace(shorter, steps=9), sources).read_text())
+    assert [point[0] for point in continued["curve"]] == [2, 4, 6, 8, 9]
+    for point, expected in zip(continued["curve"], whole["curve"], strict=True):
+        assert point == pytest.approx(expected, rel=1e-12)
+    assert continued["validation"] == whole["validation"]
