@@ -6,14 +6,16 @@ import itertools
 import logging
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from robustnorm.applications.gan.features import Features, trained_classifier
 from robustnorm.applications.gan.inception import InceptionFeatures
-from robustnorm.applications.gan.measures import Measures, shrunk
+from robustnorm.applications.gan.measures import Measures, check_number, shrunk
 from robustnorm.applications.gan.record import GanRecord
 from robustnorm.applications.gan.report import write_grid, write_report
 from robustnorm.applications.gan.run import GanRun, train_gan
 from robustnorm.data import check_data, load_dataset
+from robustnorm.data.dataset import Dataset
 from robustnorm.settings.gan import GanSettings
 from robustnorm.system.device import resolve_device
 from robustnorm.system.errors import UsageError
@@ -39,7 +41,7 @@ def table1(
         Summary and tables as text.
 
     Raises:
-        UsageError: When a record has other settings; otherwise as ``train_gan``.
+        UsageError: When a record has other settings, data or features; otherwise as ``train_gan``.
         DataError, CheckpointError, RecordError, Stopped: As ``train_gan``.
         ImportError: When the packages of the extra "report" or, for Inception, "fidelity" are not
             installed.
@@ -52,8 +54,11 @@ def table1(
     ]
     missing = [run for run in runs if not _path(folder, run).exists()]
     found = {run: _load(folder, run, config) for run in runs if run not in missing}
-    if config.train and missing:
-        found |= _trained(config, missing, folder, should_stop)
+    if config.train:
+        dataset = _dataset(config)
+        for run, record in found.items():
+            _check_same(_path(folder, run), record.dataset, dataset.name, dataset.sha256)
+        found |= _trained(config, missing, found, dataset, folder, should_stop)
     options = f" --config {config_path}" if config_path else ""
     return write_report(
         [found[run] for run in runs if run in found],
@@ -80,16 +85,45 @@ def _load(folder: Path, run: GanRun, config: GanSettings) -> GanRecord:
     return record
 
 
-def _trained(
-    config: GanSettings, runs: list[GanRun], folder: Path, should_stop: ShouldStop
-) -> dict[GanRun, GanRecord]:
-    """Trains the runs in order; writes the record and the images of each."""
+def _dataset(config: GanSettings) -> Dataset:
     check_data(config.data)
-    device = resolve_device(config.device)
     full_size = load_dataset(
         config.data, root=Path(config.data_root), download=config.download, stream=False
     )
-    dataset = shrunk(full_size, config.image_size)
+    check_number(full_size)
+    return shrunk(full_size, config.image_size)
+
+
+def _check_same(path: Path, recorded: dict[str, Any], name: str, sha256: str) -> None:
+    """Raises a UsageError when a record is of other data or another feature network."""
+    if recorded["sha256"] != sha256:
+        there = recorded.get("name", recorded.get("network"))
+        raise UsageError(
+            f"{path} was made with {there} ({recorded['sha256'][:12]}), but here is {name} "
+            f"({sha256[:12]}); use the same again, choose another --name, or give --train false to "
+            "see what is recorded"
+        )
+
+
+def _trained(
+    config: GanSettings,
+    runs: list[GanRun],
+    found: dict[GanRun, GanRecord],
+    dataset: Dataset,
+    folder: Path,
+    should_stop: ShouldStop,
+) -> dict[GanRun, GanRecord]:
+    """Trains the runs in order; writes the record and the images of each.
+
+    Args:
+        config: The settings.
+        runs: The runs to train.
+        found: Records that they will be compared with.
+        dataset: At the generators' size.
+        folder: Output folder.
+        should_stop: Called after every step.
+    """
+    device = resolve_device(config.device)
 
     @cache
     def measures() -> Measures:
@@ -99,6 +133,10 @@ def _trained(
         else:
             classifier = Path(config.output) / config.name / "classifier"
             features = trained_classifier(dataset, config, device, classifier)
+        made_with = features.description
+        for run, record in found.items():  # before the first step of the others
+            path = _path(folder, run)
+            _check_same(path, record.features, made_with["network"], made_with["sha256"])
         return Measures(features, dataset, images=config.eval_images, latent_dim=config.latent_dim)
 
     made = {}

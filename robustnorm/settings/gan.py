@@ -112,15 +112,16 @@ class GanSettings(GanFiles):
         self._least(
             1,
             *("width", "discriminator_width", "latent_dim", "steps", "discriminator_steps"),
-            *("batch_size", "generator_batch", "eval_every", "classifier_epochs"),
-            "classifier_width",
+            *("eval_every", "classifier_epochs", "classifier_width"),
         )
         for field in ("networks", "norms", "seeds"):
             values = getattr(self, field)
             self._require(
                 field, values and len(set(values)) == len(values), "one or more different values"
             )
-        self._least(2, "gradient_latents", "gradient_batches", "eval_images")
+        # Of one image at the smallest size, norms have no batch statistics.
+        self._least(2, "batch_size", "generator_batch", "gradient_latents", "gradient_batches")
+        self._least(10, "eval_images")  # an Inception Score has ten splits
         self._seed("seeds")
         self._require(
             "image_size", self.image_size >= 8 and self.image_size % 8 == 0, "a multiple of 8"
@@ -131,8 +132,9 @@ class GanSettings(GanFiles):
         self._least(0, "average_from", "save_minutes")
         self._require(
             "keep_steps",
-            all(1 <= step <= self.steps for step in self.keep_steps),
-            f"between 1 and the {self.steps} steps of the run",
+            all(1 <= step <= self.steps for step in self.keep_steps)
+            and len(set(self.keep_steps)) == len(self.keep_steps),
+            f"different steps between 1 and the {self.steps} of the run",
         )
         self._require(
             "inception_weights",

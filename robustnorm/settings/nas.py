@@ -113,7 +113,8 @@ class SearchSettings(SearchFiles, ComparedSearches):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._least(1, "channels", "cells", "batch_size", "steps", "stop_step", "record_every")
+        self._least(1, "channels", "cells", "steps", "stop_step", "record_every")
+        self._least(2, "batch_size")  # the last stage may see one pixel of each image
         self._require("stop_step", self.stop_step <= self.steps, f"at most steps, {self.steps}")
         self._least(0, "weight_decay", "alpha_weight_decay", "save_minutes")
         self._seed("seed")

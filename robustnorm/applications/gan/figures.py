@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from robustnorm.applications.gan.gradient_tables import COSINE, QUANTITIES, stage_values
-from robustnorm.applications.gan.record import GanRecord, pairs
+from robustnorm.applications.gan.record import GanRecord, compared_pairs
 from robustnorm.applications.gan.tables import (
     NETWORKS,
     NORMS,
@@ -46,8 +46,8 @@ def figure2(records: Sequence[GanRecord]) -> list[Drawing]:
     """Returns the comparison of gradients at the last kept step, one figure per GAN."""
     drawings = []
     for network, name in NETWORKS.items():
-        found = pairs(records, network)
-        if not found or not found[0][0].gradients:
+        found = compared_pairs(records, network)
+        if not found:
             continue
         step = found[0][0].gradients[-1].step
         drawings.append(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import mean
 
-from robustnorm.applications.gan.record import GanRecord, pairs
+from robustnorm.applications.gan.record import GanRecord, compared_pairs
 from robustnorm.applications.gan.tables import NETWORKS, PAIRED_NOTE
 from robustnorm.evaluation.diversity import StageDiversity
 from robustnorm.evaluation.statistics import student
@@ -31,6 +32,9 @@ def gradient_tables(records: Sequence[GanRecord], setting: str) -> list[Table]:
         Two tables; none without a pair of runs.
     """
     made = [_lower_stages(records, setting), _gradients(records, setting)]
+    if left_out := [f"{r.network}-{r.norm}-seed{r.seed}" for r in records if not r.gradients]:
+        note = f"Left out, since gradients were zero or not compared: {', '.join(left_out)}."
+        made = [replace(table, notes=[*table.notes, note]) for table in made]
     return [table for table in made if table.rows]
 
 
@@ -57,7 +61,7 @@ def _lower_stages(records: Sequence[GanRecord], setting: str) -> Table:
     """Returns in how many stages SaBN's number is the lower one, by step and reading of Eq. 4."""
     rows: list[tuple[Cell, ...]] = []
     for network, name in NETWORKS.items():
-        found = pairs(records, network)
+        found = compared_pairs(records, network)
         for entry, gradients in enumerate(found[0][0].gradients if found else ()):
             cells: list[Cell] = []
             for quantity in QUANTITIES:
@@ -112,7 +116,7 @@ _GRADIENT_NOTE = (
 def _gradients(records: Sequence[GanRecord], setting: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for network, name in NETWORKS.items():
-        found = pairs(records, network)
+        found = compared_pairs(records, network)
         for entry, gradients in enumerate(found[0][0].gradients if found else ()):
             for number, stage in enumerate(gradients.stages):
                 cells: list[Cell] = []

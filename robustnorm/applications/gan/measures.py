@@ -22,6 +22,8 @@ from robustnorm.data.errors import DataError
 from robustnorm.norms.routing import route
 
 _BATCH = 250
+# Smallest number of images that can be measured: an Inception Score has ten splits.
+LEAST_IMAGES = 10
 # Largest number of images for precision and recall, whose cost is quadratic.
 _MOST_NEIGHBOURS = 10_000
 
@@ -30,10 +32,15 @@ def shrunk(dataset: Dataset, size: int) -> Dataset:
     """Returns the data set with its images averaged down to ``size`` x ``size``, as uint8.
 
     Raises:
-        DataError: When the image size is not a multiple of ``size``.
+        DataError: When the images are not square, or their size is not a multiple of ``size``.
     """
     height, width = dataset.train.images.shape[2:]
-    if height != width or height % size:
+    if height != width:
+        raise DataError(
+            f"GANs are trained on square images, but those of {dataset.name} have {width}x{height} "
+            "pixels; use other --data"
+        )
+    if height % size:
         raise DataError(
             f"images of {width}x{height} cannot be averaged down to {size}x{size}; set "
             "--image_size to a divisor of their size"
@@ -47,6 +54,16 @@ def shrunk(dataset: Dataset, size: int) -> Dataset:
         return Split(images, split.labels)
 
     return replace(dataset, train=shrink(dataset.train), test=shrink(dataset.test))
+
+
+def check_number(dataset: Dataset) -> None:
+    """Raises a DataError if there are too few images to be measured."""
+    least = min(len(dataset.train), len(dataset.test))
+    if least < LEAST_IMAGES:
+        raise DataError(
+            f"the measures need at least {LEAST_IMAGES} training and {LEAST_IMAGES} test images, "
+            f"but {dataset.name} has {len(dataset.train)} and {len(dataset.test)}; use more"
+        )
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -62,7 +62,10 @@ def inception_score(logits: Tensor, splits: int = 10) -> float:
 
     Args:
         logits: (N, K), N at least ``splits``.
-        splits: Number of splits, each of consecutive images.
+        splits: Number of splits, each of consecutive images; their sizes differ by at most one.
+
+    Raises:
+        ValueError: When there are fewer images than splits.
 
     References:
         Salimans et al., Improved Techniques for Training GANs, NeurIPS 2016, arXiv:1606.03498.
@@ -71,9 +74,11 @@ def inception_score(logits: Tensor, splits: int = 10) -> float:
         >>> inception_score(1000 * torch.eye(4), splits=1)  # four classes, predicted with certainty
         4.0
     """
+    if len(logits) < splits:
+        raise ValueError(f"{splits} splits need as many images, got {len(logits)}")
     log_p = logits.double().log_softmax(1)
     scores = []
-    for part in log_p.chunk(splits):
+    for part in log_p.tensor_split(splits):
         log_marginal = part.logsumexp(0) - math.log(len(part))
         scores.append((part.exp() * (part - log_marginal)).sum(1).mean().exp())
     return float(torch.stack(scores).mean())

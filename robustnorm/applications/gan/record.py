@@ -86,7 +86,7 @@ class GanRecord:
         measured: Measures of the generator's running mean, in order of their ``step``.
         best: Step with the lowest distance.
         losses: Means over windows: ``step`` (the window's last), ``generator``, ``discriminator``.
-        gradients: Comparisons of gradients at the kept steps.
+        gradients: Comparisons of gradients at the kept steps; empty if a gradient was zero.
         seconds: Time of all steps, without measuring and saving.
         device: Training device.
         versions: Versions of packages.
@@ -183,3 +183,8 @@ def pairs(records: Sequence[GanRecord], network: str) -> list[tuple[GanRecord, G
         for seed in seeds
         if ("ccbn", seed) in runs and ("sabn", seed) in runs
     ]
+
+
+def compared_pairs(records: Sequence[GanRecord], network: str) -> list[tuple[GanRecord, GanRecord]]:
+    """Returns the ``pairs`` in which the gradients of both runs were compared."""
+    return [(a, b) for a, b in pairs(records, network) if a.gradients and b.gradients]

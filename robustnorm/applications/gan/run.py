@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustnorm.applications.gan.gradients import class_gradients
+from robustnorm.applications.gan.gradients import Reading, class_gradients
 from robustnorm.applications.gan.measures import Measures, generate
 from robustnorm.applications.gan.networks import build_networks
 from robustnorm.applications.gan.record import ClassGradients, GanRecord
@@ -103,11 +103,8 @@ def train_gan(
             content["test_images"] = measures().of_test_images()
             _train(config, run, dataset, measures, device, should_stop, folder, state, content)
         if "gradients" not in content:
-            content["gradients"] = [
-                gradients.to_dict()
-                for step in sorted(config.keep_steps)
-                for gradients in _gradients(config, run, dataset, device, folder, step)
-            ]
+            found = _gradients(config, run, dataset, device, folder)
+            content["gradients"] = [gradients.to_dict() for gradients in found]
             save_checkpoint(folder, "last", state, content)
     return Finished(
         _record(content, load_checkpoint(folder, "last").sha256),
@@ -222,34 +219,40 @@ def _measure(
 
 
 def _gradients(
-    config: GanSettings,
-    run: GanRun,
-    dataset: Dataset,
-    device: torch.device,
-    folder: Path,
-    step: int,
+    config: GanSettings, run: GanRun, dataset: Dataset, device: torch.device, folder: Path
 ) -> list[ClassGradients]:
-    """Compares the classes' gradients at a kept step, for both readings of Eq. 4."""
-    generator, discriminator = _networks(config, run, dataset)
-    pair = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
-    restore(load_checkpoint(folder, f"step{step}"), pair)
-    pair.to(device)
-    random = torch.Generator().manual_seed(0)
-    shapes = {
+    """Compares the classes' gradients at the kept steps, for both readings of Eq. 4.
+
+    If gradients cannot be compared, as when those of a collapsed generator are zero, the run has no
+    comparisons; its measures are worth keeping.
+    """
+    shapes: dict[Reading, tuple[int, ...]] = {
         "single samples": (config.gradient_latents,),
         "class batches": (config.gradient_batches, config.batch_size),
     }
     found = []
-    for reading, shape in shapes.items():
-        latents = torch.randn(*shape, config.latent_dim, generator=random)
-        stages = class_gradients(
-            generator,
-            discriminator,
-            latents,
-            num_classes=len(dataset.classes),
-            reading=reading,  # type: ignore[arg-type]
-        )
-        found.append(ClassGradients(step, reading, stages))
+    for step in sorted(config.keep_steps):
+        generator, discriminator = _networks(config, run, dataset)
+        pair = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
+        restore(load_checkpoint(folder, f"step{step}"), pair)
+        pair.to(device)
+        random = torch.Generator().manual_seed(0)
+        for reading, shape in shapes.items():
+            latents = torch.randn(*shape, config.latent_dim, generator=random)
+            try:
+                stages = class_gradients(
+                    generator,
+                    discriminator,
+                    latents,
+                    num_classes=len(dataset.classes),
+                    reading=reading,
+                )
+            except ValueError as error:
+                log.warning(
+                    "%s is left out of Figure 2: at step %d (%s) %s", run.name, step, reading, error
+                )
+                return []
+            found.append(ClassGradients(step, reading, stages))
     return found
 
 

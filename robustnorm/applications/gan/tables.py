@@ -77,7 +77,7 @@ def group_runs(records: Sequence[GanRecord]) -> dict[tuple[str, str], list[GanRe
                 f"{', '.join(differing)}; give it another --name, or remove its record"
             )
     for network in NETWORKS:
-        compared = [record.compared for record in records if record.network == network]
+        compared = [r.compared for r in records if r.network == network and r.gradients]
         if any(comparisons != compared[0] for comparisons in compared):
             raise UsageError(
                 "runs of one table must compare gradients at the same steps and stages, but those "
@@ -111,8 +111,9 @@ def setting_note(grouped: dict[tuple[str, str], list[GanRecord]]) -> str:
     seeds = ", ".join(f"{model_name(*key)} {len(found)}" for key, found in grouped.items())
     net = features["network"]
     if "accuracy" in features:
+        epochs = features["epochs"]
         net += (
-            f" of width {features['width']}, trained here ({features['epochs']} epochs): "
+            f" of width {features['width']}, trained here ({epochs} epoch{'s' * (epochs > 1)}): "
             f"{100 * features['accuracy']:.1f} % test accuracy"
         )
     return (
@@ -197,7 +198,8 @@ def _table1(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> Ta
             "release choose; choosing by the reported number flatters every row.",
             "Paper: Gong et al., Table 1, CIFAR-10 at 32x32 and full width, best step of a "
             "training of at least 50,000 steps, one number per model.",
-            "Test images: those of the data set, a bound for every generator.",
+            f"Test images: n = {real['n']:,} of the data set, a bound for a generator measured on "
+            "as many images; the distance of fewer images is larger.",
         ],
     )
 
@@ -238,7 +240,7 @@ def _further(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> T
         [
             setting,
             "Label accuracy: how often the classifier predicts the class for which an image was "
-            f"generated; {100 / len(first.dataset['classes']):.0f} % for a generator that ignores "
+            f"generated; {100 / len(first.dataset['classes']):.3g} % for a generator that ignores "
             "the class. Precision and recall: Kynkäänniemi et al., third nearest neighbours. "
             f"Minutes: training steps of a run, on {first.device}, beside other work.",
         ],
@@ -247,17 +249,18 @@ def _further(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> T
 
 def _differences(records: Sequence[GanRecord], setting: str) -> list[Table]:
     distance, score = measure_names(records[0])
-    wanted = {"distance": (distance, -1), "score": (score, 1)}
+    # Name, factor and the sign of a better value.
+    wanted = {"distance": (distance, 1, -1), "score": (score, 1, 1)}
     if records[0].test_images["label_accuracy"] is not None:
-        wanted["label_accuracy"] = ("Label accuracy", 1)
+        wanted["label_accuracy"] = ("Label accuracy in points", 100, 1)
     rows: list[tuple[Cell, ...]] = []
     for network, name in NETWORKS.items():
         found = pairs(records, network)
         if not found:
             continue
-        for measure, (title, sign) in wanted.items():
+        for measure, (title, scale, sign) in wanted.items():
             for when in ("last", "best"):
-                values = [b.at(when)[measure] - a.at(when)[measure] for a, b in found]
+                values = [scale * (b.at(when)[measure] - a.at(when)[measure]) for a, b in found]
                 better = sum(sign * value > 0 for value in values)
                 paper = _paper_difference(network, measure)
                 rows.append(

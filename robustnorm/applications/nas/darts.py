@@ -66,18 +66,11 @@ def run_search(settings: SearchSettings, *, should_stop: ShouldStop = never) -> 
     """
     found = find_record(settings)
     if found is not None:
+        check_same_data([found], settings)
         return found
     device = resolve_device(settings.device)
     with exclusive(search_folder(settings)):
-        dataset = reduced(
-            load_dataset(
-                settings.data,
-                root=Path(settings.data_root),
-                download=settings.download,
-                stream=False,
-            ),
-            settings.image_size,
-        )
+        dataset = _load(settings)
         run = DartsSearch(settings, dataset, device)
         run.resume()
         run.take_steps(should_stop)
@@ -85,6 +78,35 @@ def run_search(settings: SearchSettings, *, should_stop: ShouldStop = never) -> 
         record.save(record_path(settings))
     log.info("wrote %s", record_path(settings))
     return record
+
+
+def check_same_data(
+    records: Sequence[SearchRecord], settings: SearchSettings, *, again: bool = False
+) -> None:
+    """Raises a UsageError when a record is of a search on other data than the settings name.
+
+    Args:
+        records: The records.
+        settings: Name the data.
+        again: Also read data that the record's search named in the same way.
+    """
+    if not any(again or record.search.data != settings.data for record in records):
+        return
+    dataset = _load(settings)
+    for record in records:
+        if record.dataset["sha256"] != dataset.sha256:
+            raise UsageError(
+                f"the record of {record.search.run} is of {record.dataset['name']} "
+                f"({record.dataset['sha256'][:12]}), but --data gives {dataset.name} "
+                f"({dataset.sha256[:12]}); set it to the same data, or choose another --name"
+            )
+
+
+def _load(settings: SearchSettings) -> Dataset:
+    dataset = load_dataset(
+        settings.data, root=Path(settings.data_root), download=settings.download, stream=False
+    )
+    return reduced(dataset, settings.image_size)
 
 
 class DartsSearch:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from robustnorm.applications.nas.comparison import group_by_norm
-from robustnorm.applications.nas.darts import run_search
+from robustnorm.applications.nas.darts import check_same_data, run_search
 from robustnorm.applications.nas.record import SearchRecord, find_record
 from robustnorm.applications.nas.table2 import summary, tables
 from robustnorm.reporting.render import Table, save_tables, to_text
@@ -49,12 +49,17 @@ def search_all(settings: Table2Settings, *, should_stop: ShouldStop = never) -> 
 
     Raises:
         ImportError: When the package of the engine is not installed.
+        UsageError: When a record has other settings or data.
         SweepError: When searches failed, after all others are finished; names each with its error.
         Stopped: When ``should_stop`` asks for it; the next call continues.
     """
     check_engine(settings)
     jobs = [SearchJob(search) for search in settings.searches()]
-    waiting = [job for job in jobs if not job.done()]  # a damaged record is told before any search
+    # A record that is damaged, or of other data, is told before any search.
+    before = {job: find_record(job.settings) for job in jobs}
+    waiting = [job for job, record in before.items() if record is None]
+    records = [record for record in before.values() if record is not None]
+    check_same_data(records, settings, again=bool(waiting))
     with open_engine(settings) as engine, logging_redirect_tqdm([log]), job_bar() as bar:
         failures = do_jobs(waiting, engine, should_stop, bar)
     if failures:

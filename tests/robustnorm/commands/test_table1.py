@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from robustnorm.applications.gan.networks import build_networks
@@ -46,9 +47,15 @@ def test_table1_trains_what_is_missing_and_prints_the_same_again(
         (["--seeds=[]"], "seeds must be one or more different values"),
         (["--seeds=[1,1]"], "seeds must be one or more different values"),
         (["--image_size=20"], "image_size must be a multiple of 8, got 20"),
-        (["--keep_steps=[3000000]"], "keep_steps must be between 1 and the 50000 steps"),
+        (
+            ["--keep_steps=[3000000]"],
+            "keep_steps must be different steps between 1 and the 50000 of the run",
+        ),
         (["--features=inception"], "inception_weights must be the path of the weights"),
         (["--betas=[0,1]"], "betas must be in"),
+        (["--eval_images=9"], "eval_images must be at least 10, got 9"),
+        (["--generator_batch=1"], "generator_batch must be at least 2, got 1"),
+        (["--keep_steps=[2,2]"], "keep_steps must be different steps between 1 and the 50000"),
     ],
 )
 def test_settings_out_of_range_are_refused_in_one_sentence(words, message, capsys):
@@ -63,6 +70,25 @@ def test_data_that_are_not_there_are_refused_before_anything_is_done(tmp_path, m
     assert main(["table1", "--data=cifar"]) == 2
     assert "did you mean 'cifar10'" in capsys.readouterr().err
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_records_of_other_data_are_told_before_any_training(
+    blank_figures, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    labels = np.arange(40) % 10
+    np.savez("other.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    assert main(["table1", *TINY, "--norms=[ccbn]"]) == 0
+    shown = capsys.readouterr().out
+    for seeds in ("--seeds=[0]", "--seeds=[0,1]"):
+        assert main(["table1", *TINY, "--norms=[ccbn]", "--data=other.npz", seeds]) == 2
+        error = capsys.readouterr().err
+        assert "sngan-ccbn-seed0.json was made with scikit-learn digits" in error
+        assert "run 1" not in error
+    words = ["table1", *TINY, "--norms=[ccbn]", "--data=other.npz", "--train=false"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == shown
 
 
 @pytest.mark.parametrize("name", ["gan-cpu", "sngan-cifar10", "autogan-cifar10", "biggan-cifar10"])

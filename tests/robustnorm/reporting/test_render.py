@@ -7,7 +7,7 @@ import pytest
 from record_factory import N, make_record, serving_record
 
 from robustnorm.evaluation.statistics import wilson
-from robustnorm.reporting.render import to_csv, to_latex, to_markdown, to_text
+from robustnorm.reporting.render import Table, layout, to_csv, to_latex, to_markdown, to_text
 from robustnorm.reporting.tables import tables, write_tables
 
 
@@ -66,3 +66,9 @@ def test_write_tables_removes_those_of_an_earlier_evaluation_and_nothing_else(tm
     assert "deployment.csv" in before
     write_tables([make_record("auxbn")], tmp_path)
     assert before - {path.name for path in tmp_path.iterdir()} == {"deployment.csv", "transfer.csv"}
+
+
+def test_table_without_rows_has_a_layout_for_every_column():
+    table = Table("t", "T", ("a", "b"), [], [])
+    assert layout(table) == ([], [True, True])
+    assert "a" in to_text([table])

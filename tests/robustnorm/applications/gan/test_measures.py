@@ -1,12 +1,19 @@
 """Features, generated images, and what is measured of them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from gan_cases import CONFIG, CPU, start
 
 from robustnorm import route
 from robustnorm.applications.gan.features import ClassifierFeatures, trained_classifier
-from robustnorm.applications.gan.measures import balanced_labels, generate, shrunk
+from robustnorm.applications.gan.measures import (
+    balanced_labels,
+    check_number,
+    generate,
+    shrunk,
+)
 from robustnorm.data.dataset import Dataset, Split
 from robustnorm.data.errors import DataError
 from robustnorm.settings.gan import GanSettings
@@ -41,6 +48,16 @@ def test_shrunk_images_are_means_of_squares(digits):
     assert small.train.images[0, 0, 0].tolist() == [9, 13, 17, 21]
     with pytest.raises(DataError, match="images of 8x8 cannot be averaged down to 3x3"):
         shrunk(digits, 3)
+    wide = Split(images.view(1, 1, 4, 16), split.labels)
+    with pytest.raises(DataError, match="square images, but those of d have 16x4 pixels"):
+        shrunk(Dataset("d", ("a",), wide, wide, digits.augmentation, "0"), 4)
+
+
+def test_data_of_too_few_images_to_be_measured_are_refused(digits):
+    check_number(digits)
+    few = replace(digits, test=digits.test.take(torch.arange(9)))
+    with pytest.raises(DataError, match="at least 10 training and 10 test images"):
+        check_number(few)
 
 
 def test_features_lead_to_the_classifiers_own_logits(digits, tmp_path):

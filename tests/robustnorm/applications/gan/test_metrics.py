@@ -163,3 +163,12 @@ def test_measures_equal_those_of_torch_fidelity(image_sets, seen, torchvision_li
     theirs = prc_features_to_metric(fake, real, prc_neighborhood=3, verbose=False)
     expected = (theirs["precision"], theirs["recall"])  # means of float32
     assert precision_recall(real, fake) == pytest.approx(expected, abs=1e-6)
+
+
+def test_inception_score_has_ten_splits_of_any_number_of_images():
+    logits = torch.randn(15, 4, generator=torch.Generator().manual_seed(0))
+    sizes = [2] * 5 + [1] * 5  # a single image has the score 1
+    scores = [inception_score(part, splits=1) for part in logits.split(sizes)]
+    assert inception_score(logits) == pytest.approx(sum(scores) / 10, rel=1e-12)
+    with pytest.raises(ValueError, match="10 splits need as many images, got 9"):
+        inception_score(logits[:9])

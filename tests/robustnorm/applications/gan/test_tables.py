@@ -88,6 +88,37 @@ def test_pairs_leave_out_seeds_that_one_norm_lacks():
     assert pairs(records, "biggan") == []
 
 
+def test_differences_of_label_accuracy_are_in_points():
+    records = both(0, 0)
+    for record in records:
+        if record.norm == "sabn":
+            record.measured[-1]["label_accuracy"] = 0.425
+    rows = rows_of(tables(records), "differences")
+    (row,) = (row for row in rows if row["Measure"] == "Label accuracy in points, last")
+    assert row["Difference"] == "+2.500"
+
+
+def test_test_images_have_a_number_of_their_own():
+    record = gan_record(test_images=gan_record().test_images | {"n": 60})
+    (note,) = (n for n in tables([record])[0].notes if n.startswith("Test images"))
+    assert "n = 60" in note
+
+
+def test_chance_of_a_thousand_classes_is_not_zero():
+    dataset = gan_record().dataset | {"classes": list(map(str, range(1000)))}
+    assert "0.1 % for a generator that ignores" in tables([gan_record(dataset=dataset)])[1].notes[1]
+
+
+def test_run_without_gradients_keeps_its_measures_and_is_left_out_of_figure_2():
+    records = both(0.1, 0.2, 0.3)
+    records[2] = gan_record("sngan", "ccbn", 1, gradients=[])
+    made = gradient_tables(records, "setting")
+    assert [row["Seeds"] for row in rows_of(made, "places")] == ["2", "2"]
+    assert made[0].notes[-1].endswith("sngan-ccbn-seed1.")
+    assert rows_of(tables(records), "table1")[0]["Seeds"] == "3"
+    assert gradient_tables([gan_record(gradients=[]), records[1]], "setting") == []
+
+
 def test_places_count_the_stages_in_which_sabn_is_lower():
     records = [
         gan_record(norm=norm, seed=seed, spread=0.2 + (norm == "sabn") * (-0.1 - 0.001 * seed))

@@ -11,10 +11,11 @@ from gan_cases import CONFIG, CPU, start
 
 from robustnorm import route
 from robustnorm.applications.gan.losses import discriminator_loss, generator_loss
-from robustnorm.applications.gan.measures import balanced_labels, generate
+from robustnorm.applications.gan.measures import Measures, balanced_labels, generate
 from robustnorm.applications.gan.record import GanRecord
 from robustnorm.applications.gan.run import GanRun, folder_of, train_gan
 from robustnorm.applications.gan.train import train, window_means
+from robustnorm.data.dataset import Split
 from robustnorm.data.digits import load_digits
 from robustnorm.runs.checkpoint import load_checkpoint
 from robustnorm.settings.gan import GanSettings
@@ -179,6 +180,21 @@ def test_record_holds_what_the_table_and_the_figures_need(digits, measures, tmp_
     assert GanRecord.load(tmp_path / "record.json") == record
     best = load_checkpoint(folder_of(config, GanRun("sngan", "ccbn", 0)), "best")
     assert best.manifest["step"] == record.best
+
+
+def test_run_whose_gradients_cannot_be_compared_is_recorded(digits, measures, tmp_path, caplog):
+    # Of one class, so that there is nothing to compare.
+    train_part, test = (
+        Split(split.images, torch.zeros_like(split.labels)) for split in (digits.train, digits.test)
+    )
+    one = replace(digits, classes=("0",), train=train_part, test=test)
+    of_one = Measures(measures.features, one, images=40, latent_dim=CONFIG.latent_dim)
+    run = GanRun("sngan", "ccbn", 0)
+    with caplog.at_level("WARNING", logger="robustnorm"):
+        record = train_gan(in_folder(tmp_path), run, one, lambda: of_one, CPU, never).record
+    assert record.gradients == []
+    assert record.at("last")["step"] == 6
+    assert "sngan-ccbn-seed0 is left out of Figure 2: at step 4 (single samples)" in caplog.text
 
 
 def test_folder_of_a_run_with_other_settings_is_refused(digits, measures, tmp_path):

@@ -1,14 +1,16 @@
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from robustnorm.applications.nas.darts import run_search
 from robustnorm.applications.nas.record import find_record, record_path
 from robustnorm.applications.nas.table2 import tables
 from robustnorm.applications.nas.work import SearchJob, search_all, write_report
+from robustnorm.data import load_dataset
 from robustnorm.settings.nas import Table2Settings
-from robustnorm.system.errors import RefusedFileError
+from robustnorm.system.errors import RefusedFileError, UsageError
 from robustnorm.system.extras import check_report
 from robustnorm.system.stopping import Stopped
 from robustnorm.work.sweep import SweepError
@@ -87,3 +89,27 @@ def test_missing_packages_are_told_before_any_search(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "robustnorm\[report\]"'):
         check_report()
+
+
+def test_records_of_other_data_are_told_before_any_search(table2, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    path = str(tmp_path / "other.npz")
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    first, second, *_ = table2.searches()
+    run_search(first)
+    for search in (run_search, search_all):
+        settings = first if search is run_search else table2
+        with pytest.raises(UsageError, match="the record of bn-seed0 is of scikit-learn digits"):
+            search(replace(settings, data=path))
+    assert not record_path(second).exists()
+
+
+def test_changed_data_under_the_same_path_are_told_before_any_search(table2, monkeypatch):
+    first, second, *_ = table2.searches()
+    run_search(first)
+    other = replace(load_dataset("digits"), sha256="1" * 64)
+    monkeypatch.setattr("robustnorm.applications.nas.darts.load_dataset", lambda *_, **__: other)
+    with pytest.raises(UsageError, match="the record of bn-seed0 is of scikit-learn digits"):
+        search_all(table2)
+    assert not record_path(second).exists()
