@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from robustnorm.records.record import Record
@@ -45,11 +46,19 @@ def compare_runs(settings: CompareSettings) -> str:
     page = comparison_page(
         models,
         title=f"{settings.name}: networks side by side",
-        command=" ".join(["robustnorm compare", *settings.evaluated]),
+        command=_command(settings),
     )
     save_tables(tables, folder, "comparison", optional=("paired-tests",))
     write_files(*page, folder)
     return to_text(tables)
+
+
+def _command(settings: CompareSettings) -> str:
+    words = ["robustnorm", "compare", *settings.evaluated]
+    for name in ("checkpoint", "name"):
+        chosen = getattr(settings, name)
+        words += [f"--{name}", chosen] * (chosen not in ("best", CompareSettings.unnamed))
+    return shlex.join(words)
 
 
 def _record_path(given: Path, settings: CompareSettings) -> Path:

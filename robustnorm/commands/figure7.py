@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from robustnorm.applications.style.data import load_sources, validation_pairs
@@ -52,6 +53,6 @@ def figure7(
         paint(settings, sources, seed),
         seed=seed,
         command="robustnorm figure7"
-        + (f" --config {Path(config_path).stem}" if config_path else ""),
+        + (f" --config {shlex.quote(config_path)}" if config_path else ""),
     )
     return to_text(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from robustnorm.applications.nas.darts import run_search
@@ -46,10 +47,10 @@ def table2(
     check_data(settings.data)
     check_report()
     records = search_all(settings, should_stop=should_stop)
-    config = f" --config {config_path}" if config_path else ""
+    config = f" --config {shlex.quote(config_path)}" if config_path else ""
     seeds = ",".join(map(str, settings.seeds))
     return write_report(
         records,
         Path(settings.reports) / str(settings.name),
-        f"robustnorm table2{config} --data {settings.data} --seeds [{seeds}]",
+        f"robustnorm table2{config} --data {shlex.quote(Path(settings.data).name)} --seeds {seeds}",
     )

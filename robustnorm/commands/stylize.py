@@ -14,6 +14,7 @@ from robustnorm.applications.style.runs import load_network
 from robustnorm.data.batches import to_float
 from robustnorm.settings.style import StylizeSettings
 from robustnorm.system.device import resolve_device
+from robustnorm.system.errors import UsageError
 from robustnorm.system.files import write_atomically
 
 log = logging.getLogger("robustnorm")
@@ -26,17 +27,24 @@ def stylize(settings: StylizeSettings) -> None:
         settings: The network, the pictures, and the file to write.
 
     Raises:
-        UsageError, CheckpointError: When the run's folder is unusable.
+        UsageError, CheckpointError: When the run's folder is unusable, or ``side`` is too small.
         DataError: When a picture is damaged or too small.
         DiskError: When the file cannot be written.
     """
     device = resolve_device(settings.device)
     network, manifest = load_network(Path(settings.run))
     network = network.to(device).eval()
-    content, style = (
-        to_float(to_tensor(_scaled(read_picture(Path(path)), settings.side)))[None].to(device)
-        for path in (settings.content, settings.style)
-    )
+    least = network.encoder.least_side
+    pictures = []
+    for path in (settings.content, settings.style):
+        picture = _scaled(read_picture(Path(path)), settings.side)
+        if min(picture.size) < least:
+            raise UsageError(
+                f"{path}, scaled down by --side, has {picture.width}x{picture.height} pixels; the "
+                f"network needs {least} on each side: use a larger --side"
+            )
+        pictures.append(to_float(to_tensor(picture))[None].to(device))
+    content, style = pictures
     with torch.no_grad():
         painted = to_image(network(content, style)[0])
     into, file = Path(settings.into), io.BytesIO()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,12 @@ def table1(
         for run, record in found.items():
             _check_same(_path(folder, run), record.dataset, dataset.name, dataset.sha256)
         found |= _trained(config, missing, found, dataset, folder, should_stop)
-    options = f" --config {config_path}" if config_path else ""
+    options = f" --config {shlex.quote(config_path)}" if config_path else ""
     return write_report(
         [found[run] for run in runs if run in found],
         folder,
-        f"robustnorm table1{options} --data {Path(config.data).name} "
-        f"--seeds '{list(config.seeds)}'",
+        f"robustnorm table1{options} --data {shlex.quote(Path(config.data).name)} "
+        f"--seeds {','.join(map(str, config.seeds))}",
     )
 
 

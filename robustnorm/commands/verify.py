@@ -23,7 +23,8 @@ def verify_record(settings: VerifySettings) -> str:
 
     Raises:
         CheckFailed: When a check fails; its text is the table and the first failures.
-        UsageError: When the network was given in Python, so that it is in no folder.
+        UsageError: When the network was given in Python or derived in a study, so that it is in no
+            folder.
     """
     path = Path(settings.record)
     record = Record.load(path)
@@ -32,6 +33,11 @@ def verify_record(settings: VerifySettings) -> str:
             f"{path} is of a network that was given in Python, so it is in no folder: check it in "
             f"Python, with Results.load('{path.name}').verify(model, images, labels) from "
             "robustnorm.reporting.results"
+        )
+    if study := record.protocol.get("study"):
+        raise UsageError(
+            f"{path} is of the study {study}, whose networks are derived from the run's and not "
+            "saved: verify the run's own record, in the folder records"
         )
     trained = Config.from_dict(record.config | {"name": record.name, "output": settings.output})
     run = Run.open(trained.folder, record.checkpoint["tag"])

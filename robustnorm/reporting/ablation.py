@@ -33,14 +33,15 @@ def ablation_table(records: Sequence[Record]) -> Table:
             without a record stays empty.
     """
     models = [m for m in group(records) if m.adversarial and m.norm in GRID.values()]
-    branches = max((model.records[0].branches for model in models), key=len)
+    largest = max(models, key=lambda model: len(model.records[0].branches))
+    branches = largest.records[0].branches
     robust = ["RA, PGD-20"] + [WORST] * has_worst(models)
     metrics = [("SA", branch) for branch in branches]
     metrics += [(evaluation, branch) for evaluation in robust for branch in branches[1:]]
     statistics, affines = (tuple(dict.fromkeys(axis)) for axis in zip(*GRID, strict=True))
     rows: list[tuple[Cell, ...]] = []
     for evaluation, branch in metrics:
-        cells = _cells(models, evaluation, branch)
+        cells = _cells(models, evaluation, branch, largest.ball(evaluation, branch))
         for row in statistics:
             found = (cells.get(GRID[row, affine], (None, None, None)) for affine in affines)
             rows.append((f"{evaluation}, {branch} branch", row, *itertools.chain(*found)))
@@ -56,14 +57,18 @@ def ablation_table(records: Sequence[Record]) -> Table:
         [
             *setting_notes(models),
             f"Norms by statistics/affine: {names}. bn has no branches, so one number fills all "
-            "rows of an evaluation.",
+            "rows of an evaluation; where a branch is attacked in another threat model or radius "
+            "than bn was, its cell is empty.",
             GROUP_NOTE,
         ],
     )
 
 
-def _cells(models: list[ModelRecords], evaluation: str, branch: str) -> dict[str, tuple[Cell, ...]]:
-    """Returns accuracy, interval and group of each norm."""
+def _cells(
+    models: list[ModelRecords], evaluation: str, branch: str, ball: object
+) -> dict[str, tuple[Cell, ...]]:
+    """Returns accuracy, interval and group of each norm that was attacked in the ball."""
+    models = [m for m in models if m.ball(evaluation, m.branch(branch)) == ball]
     found = [model.correct(evaluation, model.branch(branch)) for model in models]
     marks = groups([correct[0] for correct in found])
     cells: dict[str, tuple[Cell, ...]] = {}

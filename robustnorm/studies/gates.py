@@ -43,8 +43,10 @@ def entropy(gates: Tensor) -> Tensor:
     return nats / math.log(2)
 
 
-def mean_interval(values: Tensor) -> Interval:
-    """Returns the normal 95 % confidence interval for the mean of ``values`` (n,), n at least 2."""
+def mean_interval(values: Tensor) -> Interval | None:
+    """Returns the normal 95 % interval for the mean of ``values`` (n,); None for fewer than two."""
+    if len(values) < 2:
+        return None
     half = NormalDist().inv_cdf(0.975) * values.std().item() / math.sqrt(len(values))
     return Interval(values.mean().item() - half, values.mean().item() + half)
 

@@ -14,7 +14,7 @@ from robustnorm.data.dataset import Dataset, subset
 from robustnorm.evaluation.evaluate import evaluate
 from robustnorm.evaluation.protocol import record_identity
 from robustnorm.evaluation.search import STEPS, Search
-from robustnorm.records.record import SINGLE, Record, Verdict, fingerprint
+from robustnorm.records.record import SINGLE, TRANSFER, Record, Verdict, fingerprint
 from robustnorm.reporting.model_records import group
 from robustnorm.settings.config import Config
 
@@ -106,6 +106,8 @@ def evaluate_variants(
             replace(verdict, attack_branch=name, score_branch=name)
             for verdict in found_verdicts
             if verdict.attack_branch == verdict.score_branch == scorer
+            # Derived networks are not scored on images of other runs.
+            and not verdict.attack.startswith(TRANSFER)
         ]
     record = replace(wanted, verdicts=verdicts)
     record.save(path)

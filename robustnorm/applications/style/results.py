@@ -178,6 +178,8 @@ def _read(path: Path) -> Record:
 def paired_differences(rows: Sequence[Row], measures: Sequence[str]) -> list[Difference]:
     """Returns each row's difference from AdaIN and SaAdaIN's from others, tested as one family.
 
+    Rows without a common seed are not compared.
+
     Args:
         rows: From ``read_records``.
         measures: Measures to compare.
@@ -189,7 +191,9 @@ def paired_differences(rows: Sequence[Row], measures: Sequence[str]) -> list[Dif
         _difference(measure, by_name[row], by_name[other])
         for measure in measures
         for row, other in wanted
-        if row in by_name and other in by_name
+        if row in by_name
+        and other in by_name
+        and not set(by_name[row].seeds).isdisjoint(by_name[other].seeds)
     ]
     tested = [difference for difference in found if difference.p is not None]
     adjusted = dict(

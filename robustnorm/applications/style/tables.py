@@ -197,7 +197,8 @@ def setting_note(rows: Sequence[Row]) -> str:
     """Describes data, networks, steps and seeds, for all tables."""
     record = rows[0].records[0]
     config, dataset, encoder = record["config"], record["dataset"], record["encoder"]
-    seeds = sorted({len(row.seeds) for row in rows})
+    numbers = [len(row.seeds) for row in rows]
+    seeds = sorted({min(numbers), max(numbers)})
     content, style = (dataset[part]["name"] for part in ("content", "style"))
     weights = f"{config['content_weight']:g} and {config['style_weight']:g}"
     reached = (
@@ -212,26 +213,23 @@ def setting_note(rows: Sequence[Row]) -> str:
         f"{record['step']:,} steps of Adam, batch {config['batch_size']}, "
         f"{config['crop']}x{config['crop']} pixels; encoder: {encoder['name']}{reached} up to "
         f"{encoder['layer']}; weights of the losses {weights}; {config['variance']} variance; "
-        f"{' to '.join(map(str, seeds))} seeds."
+        f"{' to '.join(map(str, seeds))} seed{'s' * (seeds != [1])}."
     )
 
 
 def summary(rows: Sequence[Row]) -> str:
     """Interprets the lower loss of Figure 7, as far as the rows allow."""
-    by_name = {row.row: row for row in rows}
     sentences = [
         "The content loss of Figure 7 compares the decoder's picture with the norm's output. In "
         "SaAdaIN and ILM+IN that output depends on trainable weights, and in the authors' release "
         "the loss is not detached from them: the optimizer can lower it by keeping more of the "
         "content, or by making the target easier to hit."
     ]
-    if {"adain", "saadain"} <= by_name.keys():
-        adain, moving = by_name["adain"], by_name["saadain"]
-        tested = paired_differences(rows, list(MEASURES))
-        content = _find(tested, "content", "saadain", "adain")
-        structure = _find(tested, "structure", "saadain", "adain")
-        assert content is not None
-        assert structure is not None
+    tested = paired_differences(rows, list(MEASURES))
+    content = _find(tested, "content", "saadain", "adain")
+    structure = _find(tested, "structure", "saadain", "adain")
+    if content is not None and structure is not None:
+        adain, moving = content.other, content.row
         sentences.append(
             f"Here SaAdaIN's reported content loss, {_with_interval(moving, 'content')}, is "
             f"{_LOWER[content.sign]} "
@@ -243,10 +241,9 @@ def summary(rows: Sequence[Row]) -> str:
             f"{_with_interval(moving, 'structure')} away from the content's (0 equal, 2 "
             f"unrelated), {_NEARER[structure.sign]} AdaIN's, {_with_interval(adain, 'structure')}."
         )
-        if "saadain-detached" in by_name:
-            detached = by_name["saadain-detached"]
-            without = _find(tested, "content", "saadain-detached", "adain")
-            assert without is not None
+        without = _find(tested, "content", "saadain-detached", "adain")
+        if without is not None:
+            detached = without.row
             sentences.append(
                 "With the target detached, so that it cannot be moved, γ ends at "
                 f"{detached.mean('gamma'):.2f} and the content loss at "

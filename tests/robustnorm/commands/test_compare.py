@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import unescape
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_own_imported_and_given_networks_share_a_table_a_page_and_tests(place, c
     )
     words = [
         save(as_given, place / "reports/own/records/bn-seed0-best.json"),
-        save(foreign(as_given), place / "wrn.json"),
+        save(foreign(as_given), place / "wrn 28.json"),
         str(given.save(place / "mine.json")),
     ]
     assert cli.main(["compare", *words, "--name", "both"]) == Status.DONE
@@ -73,7 +74,9 @@ def test_own_imported_and_given_networks_share_a_table_a_page_and_tests(place, c
     folder = place / "reports" / "both"
     page = (folder / "report.html").read_text()
     assert "<h1>both: networks side by side</h1>" in page
-    assert "robustnorm compare reports/own" in page.replace(str(place) + "/", "")
+    said = unescape(page).replace(f"{place}/", "")
+    assert "robustnorm compare reports/own/records/bn-seed0-best.json 'wrn 28.json' " in said
+    assert "mine.json --name both" in said
     assert {"comparison.md", "comparison.csv", "paired-tests.csv"} <= {
         path.name for path in folder.iterdir()
     }

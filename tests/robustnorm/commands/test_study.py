@@ -158,6 +158,15 @@ def test_interrupted_study_continues_with_the_network_that_it_was_at(place, caps
     assert capsys.readouterr().out == whole
 
 
+def test_record_of_a_study_is_not_verified_against_the_run(place, capsys):
+    run("--what", "swap")
+    capsys.readouterr()
+    assert cli.main(["verify", "reports/study/studies/auxbn-seed0-best-swap.json"]) == 2
+    error = capsys.readouterr().err
+    assert "is of the study swap, whose networks are derived" in error
+    assert error.count("\n") == 1
+
+
 def test_other_batches_are_another_study(place, capsys):
     run("--what", "reestimate")
     capsys.readouterr()

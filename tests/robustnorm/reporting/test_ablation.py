@@ -70,6 +70,29 @@ def test_grid_holds_accuracies_and_intervals():
     assert cells["RA, PGD-20, adv branch", "split"][0] == (SA["auxstatbn"] - 30) / N
 
 
+def test_cells_of_another_ball_than_the_branch_s_are_empty():
+    attacks = {
+        "linf": {"threat_model": "linf", "epsilon": "8/255", "step_size": "2/255"},
+        "l2": {"threat_model": "l2", "epsilon": "1/2", "step_size": "1/8"},
+    }
+    protocol = make_record("bn").protocol | {"branches": attacks}
+    both = [
+        Verdict(attack, rule, branch, branch, np.arange(N) < 40 + 10 * row)
+        for row, branch in enumerate(("clean", *attacks))
+        for attack, rule in (("none", "final"), ("pgd-20", "final"), ("pgd-20", "any"))
+    ]
+    records = [
+        make_record("bn", protocol=protocol),
+        make_record("auxbn", protocol=protocol, verdicts=both),
+    ]
+    cells = {row[:2]: row[2:] for row in ablation_table(records).rows}
+    # BN was attacked in linf, as its protocol says; on clean images there is no attack.
+    assert cells["RA, PGD-20, linf branch", "shared"][0] == (SA["bn"] - 20) / N
+    assert cells["RA, PGD-20, l2 branch", "shared"][:3] == (None, None, None)
+    assert cells["RA, PGD-20, l2 branch", "split"][3:6] == (0.6, wilson(60, N), "a")
+    assert cells["SA, l2 branch", "shared"][0] == SA["bn"] / N
+
+
 def test_grid_marks_cells_that_are_not_distinguishable():
     table = ablation_table([make_record(norm) for norm in GRID.values()])
     (_, _, *shared), (_, _, *split), *_ = table.rows  # SA, clean branch

@@ -5,7 +5,7 @@ import torch
 
 from robustnorm import resnet18
 from robustnorm.norms import ModeNorm
-from robustnorm.studies.gates import GateUsage, entropy, gates
+from robustnorm.studies.gates import GateUsage, entropy, gates, mean_interval
 
 
 def test_gates_are_the_softmax_of_the_spatial_means_by_hand():
@@ -57,3 +57,10 @@ def test_distance_is_the_mass_that_moved():
 def test_model_without_modenorm_is_refused():
     with pytest.raises(ValueError, match="ModeNorm"):
         gates(resnet18(norm="bn", width=4), [torch.rand(1, 3, 8, 8)])
+
+
+def test_mean_of_one_image_has_no_interval():
+    assert mean_interval(torch.tensor([0.5])) is None
+    low, high = mean_interval(torch.tensor([0.25, 0.75]))
+    half = 1.959964 * 0.5 / math.sqrt(2) / math.sqrt(2)  # standard deviation 0.5 / sqrt(2)
+    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)

@@ -73,6 +73,11 @@ def test_stylize_writes_a_picture_of_the_contents_size(place, monkeypatch):
         (("adain-seed0", "missing.png", "b.png"), 5, "missing.png is not a readable picture"),
         (("adain-seed0", "tiny.png", "b.png"), 2, "tiny.png has 9x9 pixels"),
         (("adain-seed0", "a.png", "b.png", "--into", "a.txt"), 2, "into must end in .png or .jpg"),
+        (
+            ("adain-seed0", "a.png", "b.png", "--side", "3"),
+            2,
+            "a.png, scaled down by --side, has 3x3",
+        ),
     ],
 )
 def test_stylize_says_in_one_sentence_what_does_not_serve(
@@ -86,6 +91,12 @@ def test_stylize_says_in_one_sentence_what_does_not_serve(
     assert message in error
     assert "Traceback" not in error
     assert error.count("\n") == 1
+
+
+def test_huge_cut_is_refused_with_its_bounds(capfd):
+    assert main(["figure7", "--cut", "1000000000"]) == 2
+    error = capfd.readouterr().err
+    assert "cut must be from 2 to 4, the encoder's stages, got 1000000000" in error
 
 
 def test_figure7_refuses_unknown_rows_before_anything_else(capfd):

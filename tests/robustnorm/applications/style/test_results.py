@@ -152,6 +152,18 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     assert "not distinguishable" in summary(rows)
 
 
+def test_rows_without_a_common_seed_are_shown_but_not_compared(tmp_path):
+    records = [made_record("adain", 0, 1.6), made_record("saadain", 1, 1.1)]
+    write(tmp_path / "records", [*records, made_record("ilm", 1, 1.3)])
+    rows = read_records(tmp_path / "records")
+    compared = {(d.row.row, d.other.row) for d in paired_differences(rows, list(MEASURES))}
+    assert compared == {("saadain", "ilm")}
+    made = write_report(tmp_path, [], seed=0, command="robustnorm figure7")
+    claims = next(table for table in made if table.name == "claims")
+    assert [row[0].split()[-1] for row in claims.rows] == ["ILM+IN"] * 2
+    assert "SaAdaIN's reported content loss" not in summary(rows)
+
+
 @pytest.mark.parametrize("part", ["config", "dataset", "encoder"])
 def test_records_of_other_experiments_are_refused(tmp_path, part):
     other = made_record("saadain", 0, 1.1)
