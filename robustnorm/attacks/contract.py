@@ -51,6 +51,11 @@ def require_generator(generator: torch.Generator | None, alternative: str = "") 
     return generator
 
 
+def is_training(model: nn.Module) -> bool:
+    """Returns whether any module is in train mode; frozen TorchScript has no mode."""
+    return any(getattr(module, "training", False) for module in model.modules())
+
+
 @contextmanager
 def unchanged(model: Model) -> Iterator[None]:
     """Restores the model's buffers and train or eval modes after the block.
@@ -60,16 +65,23 @@ def unchanged(model: Model) -> Iterator[None]:
     if not isinstance(model, nn.Module):
         yield
         return
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        for module, name, buffer, before in buffers:
+            # Through data, which hides the change from autograd: an earlier forward, which saved
+            # the buffer with the same values, can still be followed by its backward.
+            buffer.data.copy_(before)
+            if getattr(module, name) is not buffer:  # the forward has assigned a new tensor
+                setattr(module, name, buffer)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def pgd(
 
     def ascend() -> Tensor:
         if start is not None:
-            begin = start.to(given.images.dtype)
+            begin = start.to(given.images.dtype, copy=True)  # not an inference tensor
         elif random_start and generator is not None:
             begin = ball.random_start(given.images, given.epsilon, generator)
         else:

@@ -103,7 +103,7 @@ class LogitsModel(nn.Module):
     # Forwarded to the network: tools read the mode and restore it with train().
     @property
     def training(self) -> bool:
-        return "model" in self._modules and bool(self.model.training)
+        return "model" in self._modules and bool(getattr(self.model, "training", False))
 
     @training.setter
     def training(self, mode: bool) -> None:

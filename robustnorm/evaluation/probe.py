@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnorm.attacks import ATTACKS
+from robustnorm.attacks.contract import is_training
 from robustnorm.attacks.inputs import admit, check_classes
 from robustnorm.attacks.logits import (
     NO_GRADIENT,
@@ -48,7 +49,7 @@ def check_mode(model: nn.Module) -> None:
             f"evaluate needs a torch.nn.Module, got a {type(model).__name__}; wrap a function in a "
             "module that calls it in its forward"
         )
-    if any(module.training for module in model.modules()):
+    if is_training(model):
         raise EvaluationError(
             "evaluate needs the model in evaluation mode: call model.eval() first"
         )

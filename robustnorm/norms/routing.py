@@ -133,7 +133,7 @@ class Bound(nn.Module):
     # flag of its own, the wrapper would put the model into train mode.
     @property
     def training(self) -> bool:
-        return "model" in self._modules and self.model.training
+        return "model" in self._modules and bool(getattr(self.model, "training", False))
 
     @training.setter
     def training(self, mode: bool) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustnorm.attacks.contract import is_training
 from robustnorm.data.batches import to_float
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.diversity import (
@@ -94,7 +95,7 @@ def gradient_diversity(
 
 def check_model(model: nn.Module) -> None:
     """Raises a ValueError unless the model is in evaluation mode and not bound to a branch."""
-    if any(module.training for module in model.modules()):
+    if is_training(model):
         raise ValueError("gradients need the model in evaluation mode: call model.eval() first")
     if any(isinstance(module, Bound) for module in model.modules()):
         raise ValueError(

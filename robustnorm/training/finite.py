@@ -74,14 +74,15 @@ class FiniteSteps:
         self._buffers: list[Tensor] = []
         self._flags: list[Tensor] = []
         self._first = 0  # step of the first flag
-        self._before: list[tuple[Tensor, Tensor]] = []  # tensors of the state, and their old values
+        self._before: list[tuple[Tensor, Tensor]] = []  # weights and momenta, and their old values
 
     def begin(self, step: int) -> None:
         """Must be called before each step, counted from 0."""
         if self._take_again is None:
-            self._buffers = [buffer.clone() for buffer in self._model.buffers()]
+            self._keep_buffers()
         elif not self._flags:
             self._first = step
+            self._keep_buffers()
             self._before = [(value, value.detach().clone()) for value in self._state()]
 
     def inspect(
@@ -98,9 +99,7 @@ class FiniteSteps:
             return
         what = non_finite(clean_loss, adv_loss, gradient)
         if what:
-            with torch.no_grad():
-                for buffer, before in zip(self._model.buffers(), self._buffers, strict=True):
-                    buffer.copy_(before)
+            self._restore_buffers()
             raise NonFiniteLossError(self._epoch + 1, step + 1, what, batch)
 
     def end(self) -> None:
@@ -118,6 +117,7 @@ class FiniteSteps:
         if self._take_again is None or not flags or torch.stack(flags).all():
             return
         known = {id(value) for value, _ in self._before}
+        self._restore_buffers()
         with torch.no_grad():
             for value, before in self._before:
                 value.copy_(before)
@@ -129,10 +129,18 @@ class FiniteSteps:
         for _ in self._take_again(self._first, self._first + len(flags)):
             pass
 
+    def _keep_buffers(self) -> None:
+        self._buffers = [buffer.clone() for buffer in self._model.buffers()]
+
+    @torch.no_grad()
+    def _restore_buffers(self) -> None:
+        # Into the present buffers: a forward may have assigned new tensors.
+        for buffer, before in zip(self._model.buffers(), self._buffers, strict=True):
+            buffer.copy_(before)
+
     def _state(self) -> list[Tensor]:
         momenta = [state.get("momentum_buffer") for state in self._optimizer.state.values()]
         return [
             *self._model.parameters(),
-            *self._model.buffers(),
             *(momentum for momentum in momenta if momentum is not None),
         ]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from robustnorm.attacks import ATTACKS
 
@@ -87,6 +88,53 @@ def test_attack_changes_no_mode_buffer_parameter_or_gradient(attack):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_forward_before_an_attack_keeps_its_backward(attack, mode):
+    images, labels = make_inputs()
+    gradients = []
+    for attacked in (False, True):
+        model = make_model().train(mode)
+        loss = F.cross_entropy(model(images), labels)
+        if attacked:
+            attack(model, images, labels)
+        loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(map(torch.equal, *gradients))
+
+
+class AverageOfImages(nn.Module):
+    """Assigns a new tensor to its buffer in each forward of train mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = make_model()
+        self.register_buffer("average", torch.tensor(0.25))
+
+    def forward(self, images):
+        if self.training:
+            self.average = 0.9 * self.average + 0.1 * images.detach().mean()
+        return self.network(images)
+
+
+def test_attack_restores_a_buffer_that_the_forward_replaces(attack):
+    model = AverageOfImages().train()
+    buffer = model.average
+    attack(model, *make_inputs())
+    assert model.average is buffer
+    assert buffer == 0.25
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.(script|freeze)` is deprecated")
+def test_frozen_torchscript_is_attacked(attack):
+    images, labels = make_inputs()
+    frozen = torch.jit.freeze(torch.jit.script(make_model()))
+    assert not hasattr(frozen, "training")
+    expected = attack(make_model(), images, labels)
+    # Freezing folds the batch norm into the convolution: some signs of small gradients may change.
+    close = (attack(frozen, images, labels) - expected).abs() < 1e-4
+    assert close.float().mean() > 0.9
 
 
 def test_attack_changes_no_input(attack):

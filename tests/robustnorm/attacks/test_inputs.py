@@ -270,6 +270,19 @@ def test_logits_model_has_the_mode_of_the_network():
     assert not LogitsModel(lambda images: images).training
 
 
+def test_start_made_in_inference_mode_is_taken():
+    arguments = {"epsilon": 0.1, "step_size": 0.05, "steps": 2}
+    start = (IMAGES + 0.05).clamp(0, 1)
+    expected = ATTACKS["pgd"](make_model(), IMAGES, LABELS, start=start, **arguments)
+    with torch.inference_mode():
+        made = (IMAGES + 0.05).clamp(0, 1)
+    model = make_model()
+    with torch.inference_mode():
+        found = ATTACKS["pgd"](model, IMAGES, LABELS, start=made, **arguments)
+    assert made.is_inference()
+    assert torch.equal(found, expected)
+
+
 def test_admitted_images_and_labels_are_not_the_caller_s():
     labels = admit_labels(LABELS, IMAGES)
     labels += 1

@@ -181,9 +181,10 @@ def test_tracing_ends_no_process(make):
     assert not isinstance(1, Tensor)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.(trace|trace_method)` is deprecated")
-def test_scripted_network_is_evaluated():
-    network = torch.jit.trace(build(Network), IMAGES)
+@pytest.mark.filterwarnings("ignore:`torch.jit.(trace|trace_method|freeze)` is deprecated")
+@pytest.mark.parametrize("finish", [lambda network: network, torch.jit.freeze])
+def test_scripted_network_is_evaluated(finish):
+    network = finish(torch.jit.trace(build(Network), IMAGES))
     labels = network(IMAGES).argmax(1)
     verdicts = evaluate(network, IMAGES, labels, steps=(1,))
     assert verdicts[0].accuracy == 1

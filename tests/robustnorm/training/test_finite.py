@@ -15,6 +15,7 @@ from robustnorm import cli
 from robustnorm.runs.checkpoint import state_tensors
 from robustnorm.runs.run import load_model
 from robustnorm.training import advprop, losses
+from robustnorm.training.finite import FiniteSteps
 from robustnorm.training.losses import AdvProp
 from robustnorm.training.origin import origin
 from robustnorm.work import train as train_module
@@ -150,3 +151,22 @@ def test_training_without_memory_stops_with_what_to_try(capsys, monkeypatch):
     assert "Try --batch_size 16 or --precision bf16" in error
     model, _ = load_model(RUN, "last")
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_buffer_that_a_forward_replaces_is_taken_back():
+    model = torch.nn.Linear(2, 1)
+    model.register_buffer("count", torch.tensor(3.0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+
+    def take_again(first, stop):
+        seen.append(model.count.item())
+        return range(first, stop)
+
+    steps = FiniteSteps(model, optimizer, 0, take_again, every=2)
+    for step in range(2):
+        steps.begin(step)
+        model.count = model.count + 1
+        steps.inspect(step, None, torch.tensor(torch.inf), None, torch.tensor(1.0))
+        steps.end()
+    assert seen == [3.0]
