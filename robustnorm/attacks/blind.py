@@ -163,8 +163,8 @@ def _hill(height: int, width: int) -> Tensor:
 
 
 def _unit(values: Tensor, dims: tuple[int, ...]) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(values, dim=dims, keepdim=True)
-    return values / norms.clamp_min(_TINY)
+    norms: Tensor = torch.linalg.vector_norm(values, dim=dims, keepdim=True, dtype=torch.float64)
+    return (values / norms.clamp_min(_TINY)).to(values.dtype)
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

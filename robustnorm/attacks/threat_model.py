@@ -37,11 +37,15 @@ class ThreatModel:
             adv_images: (N, ...).
             images: (N, ...), in [0, 1].
             epsilon: Radius.
-            tolerance: Allowed excess; the default covers float32's rounding near 1.
+            tolerance: Allowed excess, relative to a radius above 1, besides what rounding each
+                value to the images' precision can add.
         """
         flat = adv_images.flatten(1)
         in_range = (flat.amin(1) >= -tolerance) & (flat.amax(1) <= 1 + tolerance)
-        return in_range & (self.distance(adv_images, images) <= epsilon + tolerance)
+        half_unit = torch.full_like(flat[:1], torch.finfo(flat.dtype).eps / 4)  # below 1
+        rounding = self.distance(half_unit, torch.zeros_like(half_unit))
+        farthest = epsilon + tolerance * max(1, epsilon) + rounding
+        return in_range & (self.distance(adv_images, images) <= farthest)
 
 
 def threat_model(name: str) -> ThreatModel:
@@ -91,8 +95,14 @@ def _linf_distance(adv_images: Tensor, images: Tensor) -> Tensor:
 
 
 def _l2_norm(values: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    # In float64: a float32 sum over the pixels of a large image is off by several 1e-6, and the
+    # squares of a small gradient are 0.
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
     return norms
+
+
+def _l2_scale(values: Tensor, factors: Tensor) -> Tensor:
+    return (values * _per_image(factors, values)).to(values.dtype)
 
 
 def _l2_project(adv_images: Tensor, images: Tensor, epsilon: float) -> Tensor:
@@ -100,20 +110,19 @@ def _l2_project(adv_images: Tensor, images: Tensor, epsilon: float) -> Tensor:
     # image, so the result is in both sets (though not always the nearest point of both).
     perturbation = adv_images - images
     factor = (epsilon / _l2_norm(perturbation).clamp_min(1e-12)).clamp_max(1)
-    return (images + perturbation * _per_image(factor, images)).clamp(0, 1)
+    return (images + _l2_scale(perturbation, factor)).clamp(0, 1)
 
 
 def _l2_random_start(images: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
     direction = _draw(torch.randn, images, generator)
     dimensions = images[0].numel()
     radius = _uniform(images.flatten(1)[:, 0], generator) ** (1 / dimensions) * epsilon
-    noise = direction * _per_image(radius / _l2_norm(direction), images)
-    return (images + noise).clamp(0, 1)
+    return (images + _l2_scale(direction, radius / _l2_norm(direction))).clamp(0, 1)
 
 
 def _l2_ascend(gradient: Tensor, step_size: float) -> Tensor:
     # A gradient of zero stays zero.
-    return gradient * _per_image(step_size / _l2_norm(gradient).clamp_min(1e-30), gradient)
+    return _l2_scale(gradient, step_size / _l2_norm(gradient).clamp_min(1e-300))
 
 
 def _l2_distance(adv_images: Tensor, images: Tensor) -> Tensor:

@@ -15,6 +15,9 @@ from robustnorm.attacks.inputs import admit
 from robustnorm.attacks.logits import InputError, Model
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 
+# Accepted excess over the radius: the library's float32 norms of large images are less exact.
+_EXCESS = 1e-5
+
 
 @traits(check=lambda name, **_: find_class(name))
 def torchattack(
@@ -79,9 +82,17 @@ def torchattack(
             # Its targeted attacks target n_classes - 1 wrong classes, by default 9.
             with torch.no_grad():
                 options.setdefault("n_classes", min(10, given.model(images[:2]).shape[1]))
-        result = attack_class(Shell(given.model, images.device), **options)(images, given.labels)
-        adv_images: Tensor = result.detach().to(given.images.dtype)
-    inside = ball.contains(adv_images, given.images, given.epsilon)
+        attack = attack_class(Shell(given.model, images.device), **options)
+        try:
+            adv_images: Tensor = attack(images, given.labels).detach().to(given.images.dtype)
+        except IndexError as error:
+            raise InputError(
+                f"torchattacks.{name} fails on this network ({error}): its loss may need more "
+                "classes; choose another attack, such as APGD or Square"
+            ) from error
+    # The result is projected below: its distance from the ball tells only rounding from another
+    # threat model.
+    inside = ball.contains(adv_images, given.images, given.epsilon, _EXCESS)
     if bounded and not inside.all():
         farthest = ball.distance(adv_images, given.images).max().item()
         raise InputError(

@@ -117,6 +117,39 @@ def test_torchattack_refuses_an_attack_of_another_threat_model():
         )
 
 
+def test_torchattack_that_needs_more_classes_says_so():
+    with pytest.raises(ValueError, match=r"torchattacks.APGDT fails .* may need more classes"):
+        torchattack(
+            linear_model(3),
+            torch.rand(4, 3, 3, 3),
+            torch.zeros(4, dtype=torch.int64),
+            name="APGDT",
+            epsilon=0.1,
+            generator=torch.Generator(),
+        )
+
+
+def test_torchattack_may_round_on_the_surface_of_a_large_ball():
+    """The library sums squares in float32."""
+    images = 0.4 + 0.2 * torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3)).eval()
+    adv_images = torchattack(
+        model,
+        images,
+        model(images).argmax(1),
+        name="PGDL2",
+        alpha=10.0,
+        steps=3,
+        epsilon=30.0,
+        threat_model="l2",
+        generator=torch.Generator(),
+    )
+    change = adv_images.double() - images
+    distance = change.square().sum((1, 2, 3)).sqrt()
+    assert distance.min() > 29
+    assert distance.max() <= 30 * (1 + 1e-6)
+
+
 def test_torchattack_names_the_nearest_class():
     with pytest.raises(ValueError, match=r"unknown attack 'torchattacks.APDG'; did you mean 'APGD"):
         torchattack(

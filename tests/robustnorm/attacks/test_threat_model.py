@@ -57,3 +57,27 @@ def test_zero_gradient_moves_nothing():
     for ball in THREAT_MODELS.values():
         step = ball.ascend(torch.zeros(2, 3, 4, 4), 0.1)
         assert not step.any()
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-30, 1e-24, 1e-8, 1, 1e8, 1e20])
+def test_l2_step_has_its_size_whatever_the_scale_of_the_gradient(scale):
+    """Squares of values below 1e-23 are 0 in float32, those of values above 1e19 infinite."""
+    gradient = torch.randn(2, 3, 8, 8, generator=seeded(), dtype=torch.float64)
+    step = THREAT_MODELS["l2"].ascend((scale * gradient).float(), 0.1)
+    assert step.dtype == torch.float32
+    expected = 0.1 * gradient / gradient.square().sum((1, 2, 3), keepdim=True).sqrt()
+    torch.testing.assert_close(step.double(), expected, rtol=1e-6, atol=0)  # float32
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 3.0, 30.0])
+def test_l2_ball_of_a_large_image_contains_what_is_projected_and_drawn(epsilon):
+    ball = THREAT_MODELS["l2"]
+    images = 0.4 + 0.2 * torch.rand(8, 3, 224, 224, generator=seeded())
+    far = images + ball.ascend(torch.randn(images.shape, generator=seeded(1)), 3 * epsilon)
+    projected = ball.project(far, images, epsilon)
+    change = projected.double() - images
+    farthest = change.square().sum((1, 2, 3)).sqrt().max()
+    assert farthest <= epsilon * (1 + 1e-6)  # a float32 sum alone is off by more
+    assert ball.contains(projected, images, epsilon).all()
+    assert ball.contains(ball.random_start(images, epsilon, seeded()), images, epsilon).all()
+    assert not ball.contains(images + change.float() * (1 + 1e-4), images, epsilon).any()
