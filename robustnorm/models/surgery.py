@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from robustnorm.attacks.contract import is_training
 from robustnorm.models.fusion import BatchNorm, fuse_convolutions, has_hooks, is_batch_norm
 from robustnorm.norms import NORMS
 from robustnorm.norms.routed import (
@@ -60,7 +61,7 @@ def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
         >>> sorted({type(m).__name__ for m in folded.modules() if "Norm2d" in type(m).__name__})
         ['BatchNorm2d']
     """
-    if fuse and any(module.training for module in model.modules()):
+    if fuse and is_training(model):
         raise ValueError("fold with fuse=True needs the model in evaluation mode: model.eval()")
     with route(model, branch):  # raises on an unknown name
         folded = copy.deepcopy(model, _computed_tensors(model))
@@ -210,7 +211,7 @@ def with_norm(model: nn.Module, norm: str, branches: Sequence[str] = ("clean", "
 
     def new_layer(layer: nn.BatchNorm2d) -> nn.Module:
         new: nn.Module = make(layer.num_features, branches)
-        new.to(layer.weight.device).train(layer.training)
+        _like(layer, new).train(layer.training)
         return _NormAct(new, layer) if _is_batch_norm_act(layer) else new
 
     def is_chosen(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
@@ -320,6 +321,13 @@ def _fold_layer(layer: RoutedLayer, branch: str) -> nn.Module:
     return _BatchNormAct2d(folded, layer) if isinstance(layer, _RoutedBatchNormAct2d) else folded
 
 
+def _like(layer: nn.Module, new: Layer) -> Layer:
+    """Moves a new layer to the device and type of another one, which may have no weight."""
+    tensors = (t for t in chain(layer.buffers(), layer.parameters()) if t.is_floating_point())
+    like = next(tensors, None)
+    return new if like is None else new.to(like.device, like.dtype)
+
+
 @torch.no_grad()
 def _convert_layer(layer: BatchNorm, cell: RoutedBatchNorm) -> RoutedBatchNorm:
     kind = next(routed for plain, routed in _ROUTED.items() if isinstance(layer, plain))
@@ -332,8 +340,7 @@ def _convert_layer(layer: BatchNorm, cell: RoutedBatchNorm) -> RoutedBatchNorm:
     )
     routed.eps = layer.eps
     routed.momentum = layer.momentum
-    like = next(chain(layer.buffers(), layer.parameters()), routed.weight)
-    routed.to(like.device, like.dtype)
+    _like(layer, routed)
     nn.init.ones_(routed.weight)
     if routed.affine == "sandwich":
         nn.init.ones_(routed.shared_weight)

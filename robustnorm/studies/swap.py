@@ -17,7 +17,8 @@ def split_layers(model: nn.Module) -> dict[str, RoutedBatchNorm]:
     return {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, RoutedBatchNorm) and layer.statistics == "split"
+        if isinstance(layer, RoutedBatchNorm)
+        if layer.statistics == "split" and layer.has_running_statistics
     }
 
 

@@ -107,6 +107,21 @@ def test_with_norm_leaves_layers_without_batch_statistics():
     ]
 
 
+@pytest.mark.parametrize("norm", ["modenorm", "auxbn"])
+@pytest.mark.parametrize("tracks", [True, False])
+def test_with_norm_takes_batch_norms_without_weights(norm, tracks):
+    layer = nn.BatchNorm2d(3, affine=False, track_running_stats=tracks)
+    network = with_norm(nn.Sequential(nn.Conv2d(2, 3, 3), layer), norm)
+    with route(network, "adv"):
+        assert network(torch.rand(4, 2, 6, 6)).shape == (4, 3, 4, 4)
+
+
+@pytest.mark.parametrize("norm", ["modenorm", "auxbn"])
+def test_with_norm_keeps_the_precision(norm):
+    network = with_norm(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).double(), norm)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float64}
+
+
 def test_with_norm_refuses_vectors_where_a_norm_takes_images_alone():
     network = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm1d(4))
     with pytest.raises(

@@ -81,3 +81,11 @@ def test_layers_of_any_rank_are_swapped(plain, shape):
 def test_unknown_branch_is_refused(wrong):
     with pytest.raises(RoutingError, match="no branch 'l2'"):
         swapped(make_layer("auxbn"), **({"statistics": "adv", "affine": "adv"} | wrong))
+
+
+def test_layers_without_running_statistics_have_none_to_exchange():
+    batch_norm = nn.BatchNorm2d(4, track_running_stats=False)
+    network = convert(nn.Sequential(nn.Conv2d(3, 4, 3), batch_norm), "auxbn").eval()
+    images = torch.rand(4, 3, 6, 6)
+    found = swapped(network, statistics="clean", affine="adv")(images)
+    torch.testing.assert_close(found, fold(network, "adv")(images))
