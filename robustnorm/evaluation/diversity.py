@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from robustnorm.evaluation.statistics import Interval, student
+from robustnorm.norms.mode import ModeNorm
 from robustnorm.system.structure import interval
 
 
@@ -97,15 +98,16 @@ def stage_weights(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Returns the shared weights of each stage: those of its convolutions and last linear layer.
 
     Stages are the network's children; a single child that contains all layers is replaced by its
-    own children. Only the network's last linear layer counts: ModeNorm's gates, for example, belong
-    to the norm layers. If a weight is computed from another one, as in spectral normalization, that
-    other weight is returned.
+    own children. Only the network's last linear layer counts, and none of ModeNorm's gates, which
+    belong to the norm layers. If a weight is computed from another one, as in spectral
+    normalization, that other weight is returned.
 
     Raises:
         ValueError: When no such weight requires a gradient.
     """
     named = list(model.named_modules())
-    linear = [module for _, module in named if isinstance(module, nn.Linear)]
+    gates = {m.gate for _, m in named if isinstance(m, ModeNorm)}
+    linear = [m for _, m in named if isinstance(m, nn.Linear) and m not in gates]
     layers = {
         tuple(name.split(".")): weight
         for name, module in named

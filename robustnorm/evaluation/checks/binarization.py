@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustnorm.attacks.logits import InputError, LogitsModel
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.evaluation.attack import attack_chunk
 from robustnorm.evaluation.checks.measure import Tier, prepare, surface
@@ -64,9 +65,10 @@ def binarize(
 
     Points within 0.95 epsilon of each image are labelled unperturbed, and one point at epsilon
     perturbed. A linear readout of the penultimate features that separates the two replaces the
-    last linear layer. At least one point of the ball is then classified as perturbed, so a sound
-    attack on the image must find such a point. The readout is Fisher's discriminant; its threshold
-    lies halfway between the two classes, and its outputs have the range of the network's logits.
+    linear layer that is called last. At least one point of the ball is then classified as
+    perturbed, so a sound attack on the image must find such a point. The readout is Fisher's
+    discriminant; its threshold lies halfway between the two classes, and its outputs have the range
+    of the network's logits.
 
     Args:
         model: In evaluation mode.
@@ -81,11 +83,11 @@ def binarize(
         Zimmermann et al., Increasing Confidence in Adversarial Robustness Evaluations, NeurIPS
         2022, arXiv:2206.13991; the authors' code fits a logistic regression.
     """
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
-    if not layers:
-        return None
-    name, layer = layers[-1]
     network, rows, readouts, random = bind(model, branch), [], [], []
+    name = _last_linear(model, network, images[:1])
+    if name is None:
+        return None
+    layer = model.get_submodule(name)
     for row, image in enumerate(images):
         points = _points(image, search, tier, generator)
         features = _features(network, layer, points)
@@ -104,8 +106,10 @@ def binarize(
     padded = padded_rows(len(rows), whole_chunks(len(rows)))
     weight, bias = (torch.stack(values)[padded] for values in zip(*readouts, strict=True))
     binarized.set_submodule(name, Readouts(weight, bias).eval())
-    attacked = [prepare(b)[0] for b in branches(binarized) if b.name == branch]
     images, labels = images[rows], torch.zeros(len(rows), dtype=torch.int64)
+    if not _has_two_logits(bind(binarized, branch), images[padded]):
+        return None
+    attacked = [prepare(b)[0] for b in branches(binarized) if b.name == branch]
     outcomes = attack_chunk(attacked, images, labels, image_ids[rows], search)
     key = Key(f"pgd-{max(search.steps)}", "final", branch, branch)
     return Binarized(~outcomes[key].correct, torch.stack(random))
@@ -123,6 +127,35 @@ def _points(image: Tensor, search: Search, tier: Tier, generator: torch.Generato
     inner = ball.random_start(inner, _INNER * search.epsilon, generator)
     outer = surface(image.expand(1 + tier.draws, *image.shape), search, generator)
     return torch.cat([image[None], inner, outer])
+
+
+@torch.no_grad()
+def _last_linear(model: nn.Module, network: nn.Module, images: Tensor) -> str | None:
+    """Returns the name of the linear layer that is called last, or None if none is called.
+
+    A layer that comes last in ``model.modules()`` may be a gate of ModeNorm.
+    """
+    called: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called[-1] if called else None
+
+
+@torch.no_grad()
+def _has_two_logits(network: nn.Module, images: Tensor) -> bool:
+    """Returns whether the readouts' logits are the network's, not only part of what it computes."""
+    try:
+        return bool(LogitsModel(network)(images).shape[1] == 2)
+    except InputError:
+        return False
 
 
 @torch.no_grad()

@@ -97,8 +97,8 @@ def input_scale(score: nn.Module, images: Tensor) -> float | None:
     factors: list[float] = []
 
     def compare(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        expected = None if factors or not inputs else _mean_square(layer, len(inputs[0]))
-        if expected is not None and inputs[0].dim() > 2:
+        expected = None if factors or not inputs else _mean_square(layer, inputs[0])
+        if expected is not None:
             found = inputs[0].double().square().transpose(0, 1).flatten(1).mean(1)
             # Avoids a division by zero for channels that were constantly zero in training.
             ratio = float((found / expected.clamp_min(1e-12)).median())
@@ -113,18 +113,25 @@ def input_scale(score: nn.Module, images: Tensor) -> float | None:
     return factors[0] if factors else None
 
 
-def _mean_square(layer: nn.Module, batch_size: int) -> Tensor | None:
-    """Returns the mean square that a layer's running statistics imply, (C,); None without them."""
+def _mean_square(layer: nn.Module, input: object) -> Tensor | None:
+    """Returns the mean square that a layer's running statistics imply for its input's channels.
+
+    None without them, and for inputs that are not feature maps (N, C, ...) of as many channels.
+    """
     kept: Any = layer
+    if not isinstance(input, Tensor) or input.dim() < 3:
+        return None
     if getattr(layer, "running_second_moment", None) is not None:
         square = kept.running_second_moment  # (modes, C)
     elif getattr(layer, "running_var", None) is not None:
         square = kept.running_var + kept.running_mean.square()  # (C,) or (branches, C)
         if square.dim() == 2 and isinstance(layer, RoutedLayer):
-            row = layer.selection(batch_size)
+            row = layer.selection(len(input))
             if not isinstance(row, int):
                 return None
             square = square[row]
     else:
         return None
-    return torch.as_tensor(square).double().reshape(-1, square.shape[-1]).mean(0)
+    channels = input.shape[1]
+    # Other code keeps (1, C, 1, 1).
+    return None if square.numel() % channels else square.double().reshape(-1, channels).mean(0)

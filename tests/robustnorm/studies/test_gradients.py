@@ -173,6 +173,16 @@ def test_stages_are_those_of_the_resnet_without_the_gates_of_its_norms(build):
     assert found == matrices - gates
 
 
+def test_gate_defined_after_the_classifier_is_no_stage():
+    network = nn.ModuleDict(
+        {"fc": nn.Linear(4, 3), "conv": nn.Conv2d(3, 4, 3), "norm": ModeNorm(4)}
+    )
+    assert stage_weights(network) == {
+        "fc": [network["fc"].weight],
+        "conv": [network["conv"].weight],
+    }
+
+
 def test_stages_of_another_module_tree_are_its_children_inside_wrappers():
     inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
     assert list(stage_weights(inner)) == ["0", "2"]

@@ -7,6 +7,7 @@ from robustnorm import bind, resnet18
 from robustnorm.evaluation.checks.binarization import Readouts, _readout, binarize
 from robustnorm.evaluation.checks.measure import TIERS
 from robustnorm.evaluation.search import Search
+from robustnorm.norms import ModeNorm
 
 TIER = TIERS["quick"]
 SEARCH = Search(0.1, 0.025, (10,))
@@ -104,3 +105,38 @@ def test_networks_without_a_last_linear_layer_are_not_tested():
     unused = nn.ModuleDict({"network": convolution, "head": nn.Linear(2, 2)}).eval()
     unused.forward = convolution.forward
     assert run(unused) is None
+
+
+class FirstDefinedLastCalled(nn.Module):
+    """Its classifier comes before ModeNorm, whose gate is then the last linear module."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4 * 36, 3)
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = ModeNorm(4)
+
+    def forward(self, images):
+        return self.fc(self.norm(self.conv(images)).flatten(1))
+
+
+def test_readout_replaces_the_linear_layer_called_last():
+    torch.manual_seed(0)
+    model = FirstDefinedLastCalled().eval()
+    assert not run(model, search=Search(0.1, 1e-6, (1,))).broken.any()  # it stays where it is
+    assert run(model).broken.all()
+
+
+class TwoHeads(nn.Module):
+    """Averages two classifiers, as distilled transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.other = nn.Linear(64, 3), nn.Linear(64, 3)
+
+    def forward(self, images):
+        return (self.head(images.flatten(1)) + self.other(images.flatten(1))) / 2
+
+
+def test_networks_whose_logits_are_not_the_last_layer_s_are_not_tested():
+    assert run(TwoHeads().eval()) is None
