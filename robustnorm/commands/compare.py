@@ -17,7 +17,7 @@ from robustnorm.runs import Run
 from robustnorm.settings.results import CompareSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.extras import extra
-from robustnorm.work.report import record_files
+from robustnorm.work.report import record_files, records_of
 
 
 def compare_runs(settings: CompareSettings) -> str:
@@ -70,16 +70,8 @@ def _record_path(given: Path, settings: CompareSettings) -> Path:
     run = Run.find(given, settings.checkpoint) if given.is_dir() else None
     if run is None:
         return given
-    name = str(run.config.name)
-    file = f"{given.resolve().name}-{settings.checkpoint}.json"
-    folder = Path(settings.reports) / name
-    record = folder / "records" / file
-    others = sorted(folder.glob(f"*/records/{file}"))  # of a campaign's evaluations
-    found = [
-        path
-        for path in ([record] if record.is_file() else others)
-        if Record.load(path).checkpoint["sha256"] == run.sha256
-    ]
+    name, found = str(run.config.name), records_of(run, Path(settings.reports))
+    record = Path(settings.reports) / name / "records" / f"{run.name}-{run.tag}.json"
     checkpoint = f"the checkpoint '{settings.checkpoint}' of {given}"
     if not found:
         raise UsageError(

@@ -90,7 +90,7 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
     provenance = {
         "checkpoints": {
             name: {
-                "run": run.folder.name,
+                "run": run.name,
                 "tag": settings.checkpoint,
                 "epoch": run.epoch,
                 "sha256": run.sha256,
@@ -103,7 +103,7 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
     }
     looks, tables = drawing.looks(models), []
     for result in gradient_results(found, setting):
-        parts = [result["kind"], *(folder.name for folder in folders), settings.checkpoint]
+        parts = [result["kind"], *(run.name for run in runs), settings.checkpoint]
         path = reports / ("-".join(parts) + ".json")
         write_atomically(path, (json.dumps(seal(result | provenance), indent=1) + "\n").encode())
         log.info("wrote %s", path)

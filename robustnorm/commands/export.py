@@ -20,6 +20,7 @@ from robustnorm.runs.described import network_arguments
 from robustnorm.settings.export import ExportSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.extras import extra
+from robustnorm.work.report import records_of
 
 
 def export_run(settings: ExportSettings) -> str:
@@ -115,11 +116,8 @@ def _description(settings: ExportSettings, run: Run, model: nn.Module, branch: s
         "checkpoint_sha256": run.sha256,
         "robustnorm_version": version("robustnorm"),
     }
-    name = f"{run.folder.name}-{settings.checkpoint}.json"
-    path = Path(settings.reports) / str(config.name) / "records" / name
-    record = Record.load(path) if path.exists() else None
-    if record is not None and record.checkpoint["sha256"] != run.sha256:
-        record = None
+    records = map(Record.load, records_of(run, Path(settings.reports)))
+    record = max(records, key=lambda each: each.n, default=None)  # on the most images
     return Description(content, model_card(content, run, record))
 
 

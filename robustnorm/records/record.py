@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
@@ -185,7 +186,7 @@ class Record:
         """Returns whether the attack was run."""
         return any(verdict.attack == attack for verdict in self.verdicts)
 
-    def worst_case(self, answer: str) -> Bits:
+    def worst_case(self, answer: str, attacks: Collection[str] | None = None) -> Bits:
         """Returns for each image whether it withstands everything that was run, bool (n,).
 
         Args:
@@ -193,12 +194,17 @@ class Record:
                 in its own ball: on clean images, on attacks on itself and on others, on final
                 images and on any iterate. Images of another threat model do not count, nor those
                 of a larger radius.
+            attacks: Names of the attacks that count; all by default.
         """
         threat_model, epsilon = self.ball(answer)
         withstood = np.ones(self.n, bool)
         for verdict in self.verdicts:
             threat, radius = self.ball(verdict.attack_branch)
-            inside = verdict.attack == "none" or (threat == threat_model and radius <= epsilon)
+            inside = verdict.attack == "none" or (
+                threat == threat_model
+                and radius <= epsilon
+                and (attacks is None or verdict.attack in attacks)
+            )
             if verdict.score_branch == answer and inside:
                 withstood &= verdict.correct
         return withstood

@@ -7,7 +7,7 @@ from typing import Any
 from robustnorm.records.record import Record
 from robustnorm.reporting.model_records import NAMES
 from robustnorm.reporting.render import to_markdown
-from robustnorm.reporting.tables import tables
+from robustnorm.reporting.side_by_side import accuracy_table, name_models, verdict_table
 from robustnorm.runs import Run
 from robustnorm.system.escaping import for_markdown
 
@@ -45,15 +45,17 @@ def model_card(content: dict[str, Any], run: Run, record: Record | None) -> str:
         run: The run whose checkpoint was exported.
         record: The checkpoint's evaluation, whose tables the card shows; None without one.
     """
+    results = "This checkpoint has not been evaluated, so its accuracy is not known.\n"
+    if record is not None:
+        models = name_models([record], [run.name])
+        results = "\n".join(map(to_markdown, (accuracy_table(models), verdict_table(models))))
     return _CARD.format(
         network=for_markdown(content["network"]),
         norm=for_markdown(NAMES.get(content["trained_norm"], content["trained_norm"])),
         branch=for_markdown(content["branch"]),
         training=for_markdown(_training(content, run)),
         channels=run.dataset["channels"],
-        results="\n".join(map(to_markdown, tables([record])))
-        if record
-        else "This checkpoint has not been evaluated, so its accuracy is not known.\n",
+        results=results,
     )
 
 

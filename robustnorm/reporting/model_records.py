@@ -48,6 +48,8 @@ class ModelRecords:
         records: One per seed.
         remark: Distinguishes models with the same norm: config and checkpoint where they differ.
         title: Name in reports; by default made from norm and remark.
+        attacks: Attacks that count in the worst case, if the models compared have run others
+            besides; all by default.
     """
 
     norm: str
@@ -55,6 +57,7 @@ class ModelRecords:
     records: list[Record]
     remark: str = ""
     title: str = ""
+    attacks: frozenset[str] | None = None
 
     @property
     def name(self) -> str:
@@ -64,6 +67,12 @@ class ModelRecords:
         return ", ".join(
             filter(None, (name, self.remark, "" if self.adversarial else "plain (control)"))
         )
+
+    @property
+    def counted(self) -> list[Verdict]:
+        """The verdicts of the first seed that count in the worst case, of all branches."""
+        verdicts = self.records[0].verdicts
+        return [v for v in verdicts if self.attacks is None or v.attack in self.attacks]
 
     def branches(self, wanted: str) -> tuple[str, ...]:
         """Returns the branches that a table shows as "clean" or "adv".
@@ -102,7 +111,7 @@ class ModelRecords:
             bool (n,) per record.
         """
         if evaluation == WORST:
-            return [record.worst_case(branch) for record in self.records]
+            return [record.worst_case(branch, self.attacks) for record in self.records]
         rule = "any" if evaluation.endswith(ANY) else "final"
         name = evaluation.removesuffix(ANY)
         attack = EVALUATIONS.get(name, re.sub("^PGD-", "pgd-", name.removeprefix("RA, ")))
@@ -137,8 +146,13 @@ def has_worst(models: Sequence[ModelRecords]) -> bool:
 
 
 def named_attacks(record: Record) -> list[str]:
-    """Returns the attacks besides PGD-10, PGD-20 and transfers."""
-    attacks = dict.fromkeys(verdict.attack for verdict in record.verdicts)
+    """Returns the attacks of a record besides PGD-10, PGD-20 and transfers."""
+    return named_among(record.verdicts)
+
+
+def named_among(verdicts: Sequence[Verdict]) -> list[str]:
+    """Returns the attacks of some verdicts besides PGD-10, PGD-20 and transfers."""
+    attacks = dict.fromkeys(verdict.attack for verdict in verdicts)
     usual = ("none", "pgd-10", PGD_20)
     return [name for name in attacks if name not in usual and not name.startswith(TRANSFER)]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from robustnorm.models.naming import describe_source, is_registered
 from robustnorm.records.record import Record
-from robustnorm.reporting.model_records import NAMES, ModelRecords, has_transfers, named_attacks
+from robustnorm.reporting.model_records import NAMES, ModelRecords, has_transfers, named_among
 from robustnorm.reporting.paper import SETTING
 
 GROUP_NOTE = (
@@ -45,15 +45,23 @@ def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list
         f"Attack: PGD, {_attacks(protocol)}, uniform random start, through the branch that scores; "
         "verdict at the last iterate ('any': neither the clean image nor any iterate up to it was "
         "misclassified).",
-        _search_note(records),
+        _search_note(models),
     ]
-    if first.has("worst"):
-        others = [name for name in named_attacks(first) if name != "worst"]
-        others += ["images made against other runs"] * has_transfers(first)
+    counted = named_among(models[0].counted)
+    if "worst" in counted:
+        restricted = models[0].attacks is not None
+        others = [name for name in counted if name != "worst"]
+        others += ["images made against other runs"] * (has_transfers(first) and not restricted)
+        run = "that every network was attacked with" if restricted else "that was run"
         notes.append(
-            "Worst case, Worst %: images that withstand everything that was run: every iterate of "
+            f"Worst case, Worst %: images that withstand everything {run}: every iterate of "
             f"PGD, {''.join(f'{name}, ' for name in others)}and the attack worst, a sequence of "
             "gradient attacks, each on the images that have withstood the previous ones."
+        )
+    elif counted:
+        notes.append(
+            "Worst case, Worst %: images that withstand every iterate of PGD and "
+            f"{' and '.join(counted)}. The attack worst was not run on all networks."
         )
     if first.has("autoattack"):
         notes.append(
@@ -80,8 +88,10 @@ def _attacks(protocol: dict[str, Any]) -> str:
     return "; ".join([describe(protocol), *(f"branch {b}: {describe(a)}" for b, a in branches)])
 
 
-def _search_note(records: list[Record]) -> str:
-    verdicts = [verdict for record in records for verdict in record.verdicts]
+def _search_note(models: Sequence[ModelRecords]) -> str:
+    verdicts = [v for model in models for record in model.records for v in record.verdicts]
+    search = _each(models, lambda record: str(record.protocol["search"]))
+    precision = _each(models, lambda record: str(record.protocol["precision"]))
     disagreements = sum(v.disagreements for v in verdicts)
     total = sum(v.correct.size for v in verdicts)
     without_copy, without_gradient = (
@@ -101,8 +111,8 @@ def _search_note(records: list[Record]) -> str:
             "searches without gradients."
         )
     return (
-        f"Gradients come from a copy of each branch ({records[0].protocol['search']}), every "
-        f"verdict from the network itself in {records[0].protocol['precision']}; the copy "
+        f"Gradients come from a copy of each branch ({search}), every "
+        f"verdict from the network itself in {precision}; the copy "
         f"disagreed on {disagreements:,} of {total:,} verdicts.{exceptions}"
     )
 

@@ -20,6 +20,8 @@ from robustnorm.reporting.render import Cell, Table
 def name_models(records: Sequence[Record], sources: Sequence[str]) -> list[ModelRecords]:
     """Returns a model for each record, with the shortest name that no other model has.
 
+    If their attacks differ, only those that all records have count in the worst case.
+
     Args:
         records: Each becomes a model of its own, even if only the seeds differ.
         sources: Where each record comes from; part of the name where nothing else differs.
@@ -46,8 +48,13 @@ def name_models(records: Sequence[Record], sources: Sequence[str]) -> list[Model
         for level in zip(*remarks, strict=True)
     ]
     names = next((n for n in candidates if len(set(n)) == len(n)), candidates[-1])
+    run = [frozenset(verdict.attack for verdict in record.verdicts) for record in records]
+    shared = None
+    if len(set(run)) > 1:  # images made against other runs may be others in each record
+        common = frozenset.intersection(*run)
+        shared = frozenset(attack for attack in common if not attack.startswith(TRANSFER))
     models = [
-        ModelRecords(record.norm, record.adversarial, [record], title=name)
+        ModelRecords(record.norm, record.adversarial, [record], title=name, attacks=shared)
         for record, name in zip(records, names, strict=True)
     ]
     _check_same(models)
@@ -110,8 +117,8 @@ def evaluations(models: Sequence[ModelRecords]) -> list[str]:
     ]
     shared = [n for n in dict.fromkeys(evaluated[0]) if all(n in names for names in evaluated)]
     beyond_pgd = [
-        any(not re.fullmatch(r"none|pgd-\d+", verdict.attack) for verdict in record.verdicts)
-        for record, _ in branches
+        any(not re.fullmatch(r"none|pgd-\d+", verdict.attack) for verdict in model.counted)
+        for model in models
     ]
     # The attack worst only attacks what others have left: it counts in the worst case.
     return [name for name in shared if name != "RA, worst"] + [WORST] * all(beyond_pgd)

@@ -74,6 +74,11 @@ class Run:
         return None if checkpoint is None else cls(folder, tag, checkpoint)
 
     @property
+    def name(self) -> str:
+        """Name of its folder, also if that is given as the working folder."""
+        return self.folder.resolve().name
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """Everything in the checkpoint except the tensors, as JSON values."""
         return self.checkpoint.manifest

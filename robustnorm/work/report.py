@@ -6,6 +6,7 @@ from pathlib import Path
 
 from robustnorm.records.record import Record
 from robustnorm.reporting.gradients import read_gradients
+from robustnorm.runs import Run
 from robustnorm.settings.results import ReportSettings
 from robustnorm.system.errors import UsageError
 from robustnorm.system.extras import extra
@@ -43,6 +44,18 @@ def report(
         options=f" CONFIG={config_path}" if config_path else "",
         campaign=campaign,
     )
+
+
+def records_of(run: Run, reports: Path) -> list[Path]:
+    """Returns the result records of a run's checkpoint that its config or its campaign wrote."""
+    folder, file = reports / str(run.config.name), f"{run.name}-{run.tag}.json"
+    record = folder / "records" / file
+    others = sorted(folder.glob(f"*/records/{file}"))  # of a campaign's evaluations
+    return [
+        path
+        for path in ([record] if record.is_file() else others)
+        if Record.load(path).checkpoint["sha256"] == run.sha256
+    ]
 
 
 def record_files(given: list[Path]) -> list[Path]:

@@ -114,6 +114,41 @@ def test_branches_are_rows_and_only_shared_evaluations_are_shown():
     assert "RA, worst" not in [row[0] for row in accuracy_table(both).rows]
 
 
+def with_attacks(name, **counts):
+    """A record of BN with the verdicts of further attacks, which leave so many images."""
+    further = [Verdict(a, "final", "single", "single", bits(n)) for a, n in counts.items()]
+    record = make_record("bn", name=name)
+    return replace(record, verdicts=[*record.verdicts, *further])
+
+
+def test_worst_case_counts_the_attacks_that_all_have():
+    records = [with_attacks("a", worst=60, autoattack=40), with_attacks("b", worst=58)]
+    models = name_models(records, ["a", "b"])
+    table = accuracy_table(models)
+    worst = {row[1]: row[2] for row in table.rows if row[0] == "RA, worst case"}
+    assert worst == {"BN, a": 60 / N, "BN, b": 58 / N}
+    (row,) = (row for row in significance(models).rows if "worst" in row[0])
+    assert row[3:5] == ("2", "0")
+    assert any("everything that every network was attacked with" in note for note in table.notes)
+    same = name_models([with_attacks(n, worst=60, autoattack=40) for n in "ab"], ["a", "b"])
+    assert {row[2] for row in accuracy_table(same).rows if row[0] == "RA, worst case"} == {40 / N}
+
+
+def test_worst_cases_over_different_attacks_are_not_compared():
+    models = name_models([with_attacks("a", worst=60), with_attacks("b", fgsm=75)], ["a", "b"])
+    table = accuracy_table(models)
+    assert not any("worst" in row[0] for row in [*table.rows, *significance(models).rows])
+    assert not any(note.startswith("Worst case") for note in table.notes)
+
+
+def test_notes_name_how_each_record_was_searched():
+    slow = make_record("bn", name="b")
+    slow = replace(slow, protocol=slow.protocol | {"search": "folded, fp32"})
+    notes = accuracy_table(name_models([make_record("bn", name="a"), slow], ["a", "b"])).notes
+    (note,) = (note for note in notes if note.startswith("Gradients come"))
+    assert "of each branch (BN, a: folded, bf16, BN, b: folded, fp32), every" in note
+
+
 @pytest.mark.parametrize(
     ("changes", "names"),
     [

@@ -151,8 +151,30 @@ def test_hugging_face_card_prints_the_tables_of_its_own_record(run, evaluated):
     assert "epsilon 8/255 on 100 images of scikit-learn digits (10 classes), 2 of 3 epochs" in card
     assert ("SaAuxBN (adv)" in card) == ("70.00" in card) == evaluated
     assert ("has not been evaluated" in card) != evaluated
+    assert "not trained" not in card  # other norms are no matter of this network
     config = json.loads((folder / "config.json").read_text())
     assert (config["branch"], config["arguments"]["norm"]) == ("adv", "bn")
+
+
+def test_card_shows_what_a_campaign_evaluated_on_the_most_images(run, monkeypatch):
+    make_record(run, sha256(run))
+    record = Path("reports/digits/records") / f"{run.name}-best.json"
+    for title in ("all", "few"):
+        path = Path("reports/digits") / title / "records" / record.name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(record.read_bytes())
+    found = Record.load(record)
+    few = [replace(verdict, correct=verdict.correct[:10]) for verdict in found.verdicts]
+    replace(found, verdicts=few, image_ids=found.image_ids[:10], labels=found.labels[:10]).save(
+        path
+    )
+    record.unlink()
+    monkeypatch.chdir(run)
+    reports = str(Path(*[".."] * 3, "reports"))
+    words = ("--to", "huggingface", "--branch", "adv", "--check_images", "3", "--reports", reports)
+    assert cli.main(["export", ".", *words]) == 0  # also from within the run's folder
+    card = Path("export/best-adv-huggingface/README.md").read_text()
+    assert f"n = {found.n:,} of" in card
 
 
 @pytest.mark.parametrize(

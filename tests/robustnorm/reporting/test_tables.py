@@ -303,6 +303,7 @@ def test_named_attacks_and_their_worst_case_are_rows_of_table_4():
     # Images 10..69, those that withstand all: of 0..77 (any), 10..69 and 5..94.
     assert find(table4, "RA, worst case", "BN")["Ours %"] == 0.3
     record.verdicts[-2] = Verdict("fgsm", "final", SINGLE, SINGLE, bits(100, shift=10))
+    assert any("withstand every iterate of PGD and fgsm" in n for n in tables([record])[1].notes)
     row = find(tables([record])[1], "RA, worst case", "BN")
     assert row["Ours %"] == 68 / N  # images 10..77
     assert (row["Paper %"], row["Any %"]) == (None, None)
