@@ -77,10 +77,10 @@ def import_weights(settings: ImportSettings, dataset: Dataset | None = None) -> 
     try:
         load_released(model, weights, settings.layout, ("clean", *config.adversarial_branches))
     except RefusedFileError as error:
-        size = " x ".join(map(str, info["image_size"]))
+        height, width = info["image_size"]
         raise RefusedFileError(
             f"{file}: {error}; the network was built for {info['name']}, images of "
-            f"{info['channels']} channel(s), {size} pixels"
+            f"{info['channels']} channel(s), {width}x{height} pixels"
         ) from error
     except ValueError as error:
         raise UsageError(

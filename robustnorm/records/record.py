@@ -291,8 +291,10 @@ class Record:
         except FileNotFoundError as error:
             raise UsageError(f"there is no result record {path}; evaluate first") from error
         except (RecordError, OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise RecordError(
-                f"{path} is not a result record: {error}; remove it and evaluate again"
+                f"{path} is not a result record: {reason}; if robustnorm eval wrote it, remove it "
+                "and evaluate again, else name another file"
             ) from error
 
 

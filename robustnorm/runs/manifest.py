@@ -45,5 +45,6 @@ def check_manifest(manifest: dict[str, Any], where: str) -> None:
             raise ValueError("classes and channels must be one or more")
     except ValueError as error:
         raise CheckpointError(
-            f"{where} is not a valid run ({error}); remove it, or train again"
+            f"{where} is not a run of robustnorm train or import ({error}): name another folder or "
+            "--name, or train again if it is damaged"
         ) from error

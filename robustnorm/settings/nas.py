@@ -126,7 +126,8 @@ class SearchSettings(SearchFiles, ComparedSearches):
         ):
             self._require(field, getattr(self, field) > 0, "above 0")
         self._require("momentum", 0 < self.momentum < 1, "in (0, 1)")
-        self._require("padding", self.padding is None or self.padding >= 0, "at least 0, or null")
+        padding = self.padding
+        self._require("padding", padding is None or 0 <= padding <= 4096, "0 to 4096, or null")
         size = self.image_size
         self._require("image_size", size is None or size >= 4, "at least 4, or null")
 

@@ -52,6 +52,7 @@ class CompareSettings(Named):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._tag("checkpoint")
         if not self.evaluated:
             raise ValueError(
                 "compare needs what to compare: folders of runs such as "

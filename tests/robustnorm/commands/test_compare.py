@@ -238,3 +238,27 @@ def test_nothing_to_compare_says_what_to_give(capsys):
     assert status == Status.USAGE
     assert "compare needs what to compare" in line
     assert "no result records in nowhere" in refused(capsys, "nowhere")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["."], "there are no result records in ."),
+        (["mine.yaml"], "if robustnorm eval wrote it, remove it and evaluate again, else name"),
+        ([".", "--checkpoint", "../x"], "checkpoint must be best, last, or epoch and a number"),
+    ],
+)
+def test_what_is_no_record_is_refused_without_advice_to_remove_it(place, capsys, words, message):
+    (place / "mine.yaml").write_text("epochs: 3")
+    assert message in refused(capsys, *words)[1]
+
+
+def test_run_of_another_command_is_not_advised_to_be_removed(place, capsys):
+    folder = place / "checkpoints/table1/sngan-ccbn-seed0"
+    dataset = describe_dataset(load_digits(), 100)
+    manifest = {"step": 2, "config": {"norm": "ccbn"}, "dataset": dataset}
+    save_checkpoint(folder, "best", nn.Linear(1, 1), manifest)
+    status, line = refused(capsys, str(folder))
+    assert status == Status.REFUSED
+    assert "is not a run of robustnorm train or import" in line
+    assert "remove" not in line

@@ -66,6 +66,7 @@ def test_settings_of_the_paper_are_the_defaults():
         (["search", "--stop_step=40000"], "stop_step must be at most steps, 39050, got 40000"),
         (["search", "--cells=0"], "cells must be at least 1, got 0"),
         (["search", "--batch_size=1"], "batch_size must be at least 2, got 1"),
+        (["search", "--padding=5000"], "padding must be 0 to 4096, or null, got 5000"),
         (["search", "--momentum=1"], "momentum must be in"),
         (["search", "--data=cifar"], "did you mean 'cifar10'"),
         (["table2", "--seeds=[]"], "seeds must be one or more"),
