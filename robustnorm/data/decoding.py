@@ -112,11 +112,7 @@ def decode(
             mode; a RefusedDataError on damage or more than ``MOST_PIXELS`` pixels.
     """
     with _opened(data, where) as image:
-        if image.format == "PNG":
-            _check_png(data)
-        if size and image.format == "JPEG" and crop is None:
-            image.draft(None, (2 * size, 2 * size))  # decodes at a lower resolution
-        pixels = _without_alpha(ImageOps.exif_transpose(image), channels)
+        pixels = _shown(image, data, channels, 2 * size if size and crop is None else None)
         if size and crop:
             box = crop.box(*pixels.size)
             pixels = pixels.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
@@ -124,6 +120,26 @@ def decode(
             pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BILINEAR)
         values = np.asarray(pixels)
     return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+
+
+def decode_picture(data: bytes, where: str, *, side: int | None = None) -> Image.Image:
+    """Decodes an image in RGB as a viewer would show it; errors are those of ``decode``.
+
+    Args:
+        data: Content of the file.
+        where: Name of the file, for errors.
+        side: Side in pixels that suffices, for formats that can be decoded at a lower resolution.
+    """
+    with _opened(data, where) as image:
+        return _shown(image, data, 3, side)
+
+
+def _shown(image: Image.Image, data: bytes, channels: int, side: int | None) -> Image.Image:
+    if image.format == "PNG":
+        _check_png(data)
+    if side and image.format == "JPEG":
+        image.draft(None, (side, side))  # decodes at a lower resolution
+    return _without_alpha(ImageOps.exif_transpose(image), channels)
 
 
 def _without_alpha(image: Image.Image, channels: int) -> Image.Image:

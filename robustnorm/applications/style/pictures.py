@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Sequence
@@ -19,20 +18,18 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from robustnorm.data.cache import files_identity
+from robustnorm.data.cache import files_identity, shorten
+from robustnorm.data.decoding import decode_picture, shape_of
 from robustnorm.data.errors import DataError, RefusedDataError
 from robustnorm.system.files import write_atomically
 from robustnorm.system.sealed import seal, unseal
-from robustnorm.system.untrusted import MOST_PIXELS, parse_json
+from robustnorm.system.untrusted import parse_json
 
 log = logging.getLogger("robustnorm")
 
-# Formats of plain pixels; for some others Pillow runs programs such as Ghostscript.
-_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # Smallest side that an encoder of four stages accepts.
 LEAST_SIDE = 16
-_MODES = ("RGB", "L", "LA", "RGBA", "P", "CMYK", "1")
 
 # Functions of skimage.data, one picture each. Held-out styles are in no training set.
 PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "rocket", "stereo_motorcycle")
@@ -123,7 +120,7 @@ class Folder:
 
 
 def read_picture(path: Path, *, draft: int | None = None) -> Image.Image:
-    """Returns a picture in RGB; grey ones get three equal channels.
+    """Returns a picture in RGB as a viewer would show it; grey ones get three equal channels.
 
     Args:
         path: The file.
@@ -135,28 +132,15 @@ def read_picture(path: Path, *, draft: int | None = None) -> Image.Image:
     """
     try:
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > MOST_PIXELS:
-                raise RefusedDataError(
-                    f"{path} has {width}x{height} pixels, more than {MOST_PIXELS:,}; make it "
-                    "smaller or remove it"
-                )
-            if min(width, height) < LEAST_SIDE:
-                raise DataError(
-                    f"{path} has {width}x{height} pixels; a picture needs {LEAST_SIDE} on each "
-                    "side: use a larger one or remove it"
-                )
-            if image.mode not in _MODES:
-                raise DataError(f"{path} is of mode {image.mode}; convert it to RGB or grey (L)")
-            if draft is not None:
-                image.draft("RGB", (draft, draft))
-            return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).partition(" <")[0]  # without the address of the buffer
-        raise RefusedDataError(
-            f"{path} is not a readable picture ({reason}); replace or remove it"
-        ) from error
+    except OSError as error:
+        raise RefusedDataError(f"{path} cannot be read ({error.strerror or error})") from error
+    shape = shape_of(data, str(path))
+    if min(shape.width, shape.height) < LEAST_SIDE:
+        raise DataError(
+            f"{path} has {shape.width}x{shape.height} pixels; a picture needs {LEAST_SIDE} on each "
+            "side: use a larger one or remove it"
+        )
+    return decode_picture(data, str(path), side=draft)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -196,7 +180,8 @@ def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Fold
             f"{path} has no pictures; put some into it ({', '.join(sorted(_SUFFIXES))})"
         )
     names = [p.relative_to(path).as_posix() for p in paths]
-    found = cache / f"pictures-{path.name}-{files_identity(path, names)}.json"
+    title = path.resolve().name
+    found = cache / f"pictures-{shorten(title)}-{files_identity(path, names)}.json"
     try:
         kept, _ = unseal(parse_json(found.read_bytes()), required=True)
         sha256 = str(kept["sha256"])
@@ -204,7 +189,7 @@ def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Fold
         content, grey = hashlib.sha256(), 0
         with ThreadPoolExecutor(max(1, threads)) as pool:
             checked = pool.map(lambda p: _check(p, side), paths)
-            bar = tqdm(checked, f"checking {path.name}", len(paths), disable=None)
+            bar = tqdm(checked, f"checking {title}", len(paths), disable=None)
             for name, (digest, is_grey) in zip(names, bar, strict=True):
                 content.update(f"{name}\0{digest}\0".encode())
                 grey += is_grey
@@ -217,7 +202,7 @@ def read_folder(path: Path, side: int, *, cache: Path, threads: int = 2) -> Fold
             )
         sha256 = content.hexdigest()
         write_atomically(found, json.dumps(seal({"sha256": sha256})).encode(), shared=True)
-    return Folder(path.name, paths, side, sha256)
+    return Folder(title, paths, side, sha256)
 
 
 def _check(path: Path, side: int) -> tuple[str, bool]:

@@ -70,7 +70,7 @@ def test_stylize_writes_a_picture_of_the_contents_size(place, monkeypatch):
     [
         (("none", "a.png", "b.png"), 2, "no checkpoint 'last' in none"),
         (("encoder", "a.png", "b.png"), 2, "holds no network for style transfer"),
-        (("adain-seed0", "missing.png", "b.png"), 5, "missing.png is not a readable picture"),
+        (("adain-seed0", "missing.png", "b.png"), 5, "missing.png cannot be read (No such file"),
         (("adain-seed0", "tiny.png", "b.png"), 2, "tiny.png has 9x9 pixels"),
         (("adain-seed0", "a.png", "b.png", "--into", "a.txt"), 2, "into must end in .png or .jpg"),
         (

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_corrupt_picture_is_named_before_anything_else(tmp_path):
     save(tmp_path / "in" / "a.png")
     whole = save(tmp_path / "in" / "b.png").read_bytes()
     (tmp_path / "in" / "b.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RefusedDataError, match=r"b\.png is not a readable picture .*; replace"):
+    with pytest.raises(RefusedDataError, match=r"b\.png is not a readable image .*; replace"):
         read_folder(tmp_path / "in", 20, cache=tmp_path / "cache")
 
 
@@ -89,9 +90,44 @@ def test_huge_picture_is_refused_before_it_is_decoded(tmp_path):
         read_picture(path)
 
 
+def test_picture_is_turned_as_its_camera_was_held(tmp_path):
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:, :15] = 255  # the left half is white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a viewer turns it by a quarter, clockwise
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    shown = np.asarray(read_picture(tmp_path / "a.png"))
+    assert shown.shape == (30, 20, 3)
+    assert shown[:15].min() == 255  # the upper half
+    assert shown[15:].max() == 0
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white(tmp_path, mode):
+    image = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 10, 20))
+    image.convert(mode).save(tmp_path / "a.png")
+    shown = np.asarray(read_picture(tmp_path / "a.png"))
+    assert shown[:, :10].max() == 0
+    assert shown[:, 10:].min() == 255
+
+
+def test_rows_that_are_missing_are_refused(tmp_path):
+    random = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    Image.fromarray(random).save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    begin = data.index(b"IDAT")
+    raw = zlib.compress(zlib.decompress(data[begin + 4 :])[: 41 * 20])  # half of the rows
+    chunk = len(raw).to_bytes(4) + b"IDAT" + raw + zlib.crc32(b"IDAT" + raw).to_bytes(4)
+    end = data[data.index(b"IEND") - 4 :]
+    (tmp_path / "a.png").write_bytes(data[: begin - 4] + chunk + end)
+    with pytest.raises(RefusedDataError, match="820 bytes of its pixels are missing"):
+        read_picture(tmp_path / "a.png")
+
+
 def test_text_is_no_picture(tmp_path):
     (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(RefusedDataError, match="not a readable picture"):
+    with pytest.raises(RefusedDataError, match="not a readable image"):
         read_picture(tmp_path / "a.png")
 
 
