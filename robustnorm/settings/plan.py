@@ -9,6 +9,7 @@ from pathlib import Path
 
 from robustnorm.norms import NORMS
 from robustnorm.settings.config import Config
+from robustnorm.system.errors import UsageError
 
 PAPER_NORMS = ("bn", "modenorm", "auxbn", "saauxbn")
 
@@ -63,8 +64,13 @@ def compared_runs(
     """Returns the settings of each norm and, if requested, of bn trained on clean images only.
 
     Raises:
-        ValueError: On an unknown norm.
+        ValueError: On an unknown norm, or settings of a control.
     """
+    if not config.adversarial:
+        raise UsageError(
+            "adversarial must be true, since norms are compared that were trained on adversarial "
+            "images, got false; robustnorm train --adversarial false trains a control"
+        )
     runs = [replace(config, norm=NORMS.check(norm)) for norm in norms]
     return (*runs, *[replace(config, norm="bn", adversarial=False)] * control)
 

@@ -1,6 +1,7 @@
 import csv
 from pathlib import Path
 
+import pytest
 import yaml
 
 from robustnorm import cli
@@ -44,3 +45,15 @@ def test_ablate_trains_the_grid_and_continues_where_it_was(
     second = capsys.readouterr()
     assert second.out == first.out
     assert second.err.count("already trained") == second.err.count("already evaluated") == 6
+
+
+@pytest.mark.parametrize("command", ["ablate", "reproduce", "sweep"])
+def test_norms_are_not_compared_as_controls(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain.yaml").write_text("adversarial: false")
+    words = ["plain.yaml"] if command == "sweep" else ["--config", "plain.yaml"]
+    assert cli.main((command, *words)) == 2
+    error = capsys.readouterr().err
+    assert "adversarial must be true" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "checkpoints").exists()
