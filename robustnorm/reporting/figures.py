@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from robustnorm.evaluation.statistics import Interval, wilson
 from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.drawing import INK, Look, legend, panels
+from robustnorm.reporting.gradients import shown_interval
 from robustnorm.reporting.model_records import ModelRecords
 
 Looks = dict[str, Look]
@@ -268,7 +269,7 @@ def gradients(content: dict[str, Any], looks: Looks) -> Figure:
     for panel, (metric, (title, interval)) in zip(axes, metrics.items(), strict=True):
         for number, model in enumerate(models):
             rows = [row for row in content["rows"] if row["model"] == model]
-            bounds = [row[interval] or (row[metric], row[metric]) for row in rows]
+            bounds = [shown_interval(row, interval) or (row[metric], row[metric]) for row in rows]
             look = drawn[rows[0]["run"]]
             # Shifted, so that the bars of a stage do not hide each other.
             shift = 0.08 * (number - (len(models) - 1) / 2)

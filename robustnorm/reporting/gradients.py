@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,10 +108,10 @@ def gradient_table(result: dict[str, Any]) -> Table:
             row["model"],
             row["stage"],
             f"{row['std_of_norms']:.4f}",
-            bracketed(row["std_interval"], 4),
+            bracketed(shown_interval(row, "std_interval"), 4),
             f"{row['mean_norm']:.4f}",
             f"{row['mean_cosine']:.3f}",
-            bracketed(row["cosine_interval"], 3),
+            bracketed(shown_interval(row, "cosine_interval"), 3),
         )
         for row in result["rows"]
     ]
@@ -129,6 +130,18 @@ def gradient_table(result: dict[str, Any]) -> Table:
         rows=list(rows),
         notes=[result["setting"], *_NOTES],
     )
+
+
+def shown_interval(row: dict[str, Any], name: str) -> Interval | None:
+    """Returns an interval of a row, as far as the quantity can lie in it.
+
+    Args:
+        row: A row of a result.
+        name: "std_interval" or "cosine_interval".
+    """
+    least, most = (0.0, math.inf) if name == "std_interval" else (-1.0, 1.0)
+    limits = row[name]
+    return limits and Interval(max(least, limits[0]), min(most, limits[1]))
 
 
 def _label(run: str, branch: str | None) -> str:

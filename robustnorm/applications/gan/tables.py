@@ -219,6 +219,7 @@ def _further(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> T
             cells += [mean(values), inside]
         seconds = mean(record.seconds for record in found)
         rows.append((model_name(*key), str(len(found)), *cells, f"{seconds / 60:.1f}"))
+    devices = dict.fromkeys(record.device for found in grouped.values() for record in found)
     real: list[Cell] = []
     for measure in measures:
         real += [first.test_images[measure], None]
@@ -242,7 +243,7 @@ def _further(grouped: dict[tuple[str, str], list[GanRecord]], setting: str) -> T
             "Label accuracy: how often the classifier predicts the class for which an image was "
             f"generated; {100 / len(first.dataset['classes']):.3g} % for a generator that ignores "
             "the class. Precision and recall: Kynkäänniemi et al., third nearest neighbours. "
-            f"Minutes: training steps of a run, on {first.device}, beside other work.",
+            f"Minutes: training steps of a run, on {' or '.join(devices)}, beside other work.",
         ],
     )
 

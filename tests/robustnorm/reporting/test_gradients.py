@@ -109,3 +109,11 @@ def test_file_of_another_form_is_named(tmp_path, change):
     path.write_text(json.dumps(make_results()[0] | change))
     with pytest.raises(RecordError, match=r"result\.json is not a gradient diagnosis"):
         read_gradients(path)
+
+
+def test_intervals_end_where_the_quantity_does():
+    branches, _ = make_results()
+    wide = {"std_interval": Interval(-0.5, 0.7), "cosine_interval": Interval(-1.4, 1.2)}
+    branches["rows"] = [branches["rows"][0] | wide]
+    (row,) = gradient_table(branches).rows
+    assert (row[3], row[6]) == ("[0.0000, 0.7000]", "[-1.000, 1.000]")

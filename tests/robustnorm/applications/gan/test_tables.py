@@ -104,6 +104,11 @@ def test_test_images_have_a_number_of_their_own():
     assert "n = 60" in note
 
 
+def test_minutes_name_every_device():
+    note = tables([gan_record(), gan_record(seed=1, device="GPU")])[1].notes[1]
+    assert "on CPU or GPU, beside" in note
+
+
 def test_chance_of_a_thousand_classes_is_not_zero():
     dataset = gan_record().dataset | {"classes": list(map(str, range(1000)))}
     assert "0.1 % for a generator that ignores" in tables([gan_record(dataset=dataset)])[1].notes[1]
