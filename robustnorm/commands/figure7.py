@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
 
 from robustnorm.applications.style.data import load_sources, validation_pairs
 from robustnorm.applications.style.encoders import get_encoder
 from robustnorm.applications.style.examples import paint
-from robustnorm.applications.style.runs import train_style
+from robustnorm.applications.style.results import check_others
+from robustnorm.applications.style.runs import describe_run, train_style
 from robustnorm.reporting.render import to_text
 from robustnorm.settings.style import StyleSettings
 from robustnorm.system.device import resolve_device
@@ -44,6 +46,9 @@ def figure7(
         (content.to(device), style.to(device))
         for content, style in validation_pairs(sources, settings)
     ]
+    trained = list(itertools.product(settings.rows, settings.seeds))
+    about = describe_run(*trained[0], settings, sources, described)
+    check_others(Path(settings.reports) / str(settings.name) / "records", about, trained)
     for seed in settings.seeds:
         for row in settings.rows:
             train_style(row, seed, settings, sources, described, pairs, device, should_stop)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -140,22 +141,53 @@ def read_records(folder: Path) -> list[Row]:
         raise UsageError(f"there are no records in {folder}; run robustnorm figure7 first")
     first = records[0]
     for record in records:
-        for part, ignored in (("config", {"row", "seed"}), ("dataset", set()), ("encoder", set())):
-            expected, found = (
-                {k: v for k, v in r[part].items() if k not in ignored} for r in (first, record)
+        if part := _differing_part(first, record):
+            raise UsageError(
+                f"{record['row']}-seed{record['seed']} and {first['row']}-seed{first['seed']} "
+                f"in {folder} differ in {part}; runs to compare may differ only in row and "
+                "seed: move the other runs elsewhere"
             )
-            if expected != found:
-                raise UsageError(
-                    f"{record['row']}-seed{record['seed']} and {first['row']}-seed{first['seed']} "
-                    f"in {folder} differ in {part}; runs to compare may differ only in row and "
-                    "seed: move the other runs elsewhere"
-                )
     ordered = sorted(records, key=lambda record: int(record["seed"]))
     return [
         Row(row, members)
         for row in ROWS
         if (members := tuple(record for record in ordered if record["row"] == row))
     ]
+
+
+def check_others(folder: Path, about: dict[str, Any], trained: Collection[tuple[str, int]]) -> None:
+    """Checks before a training that the records of other runs can be compared with it.
+
+    Args:
+        folder: Folder of the records.
+        about: From ``describe_run``, of any of the runs to train.
+        trained: Row and seed of each of them; their own records will be replaced.
+
+    Raises:
+        UsageError: When a record differs in more than row and seed.
+        RefusedFileError: When a file is not the record of a run.
+    """
+    for path in sorted(folder.glob("*.json")):
+        record = _read(path)
+        if (record["row"], record["seed"]) in trained:
+            continue
+        if part := _differing_part(json.loads(json.dumps(about)), record):
+            raise UsageError(
+                f"{path} differs from this command in {part}, and runs to compare may differ only "
+                "in row and seed: train its row and seed too, choose another --name, or move it "
+                "elsewhere"
+            )
+
+
+def _differing_part(first: Record, record: Record) -> str:
+    """Returns "config", "dataset" or "encoder" if two runs differ in it; "" otherwise."""
+    for part, ignored in (("config", {"row", "seed"}), ("dataset", set()), ("encoder", set())):
+        expected, found = (
+            {k: v for k, v in r[part].items() if k not in ignored} for r in (first, record)
+        )
+        if expected != found:
+            return part
+    return ""
 
 
 def _read(path: Path) -> Record:
@@ -170,7 +202,8 @@ def _read(path: Path) -> Record:
             raise ValueError("its curve must have points of three numbers")
     except (OSError, ValueError) as error:
         raise RefusedFileError(
-            f"{path} is not a record of robustnorm figure7 ({error}); remove it"
+            f"{path} is not a record of robustnorm figure7 ({error}); choose another --name, or "
+            "remove it if it is a damaged one"
         ) from error
     return record
 

@@ -42,6 +42,18 @@ def split_row(row: str) -> tuple[str, str]:
     return norm, target or "moving"
 
 
+def describe_run(
+    row: str, seed: int, settings: StyleSettings, sources: Sources, described: DescribedEncoder
+) -> dict[str, Any]:
+    """Returns settings, pictures and encoder of a run, as its checkpoint and record hold them."""
+    chosen = {k: v for k, v in settings.to_dict().items() if k not in names(StyleFiles)}
+    return {
+        "config": chosen | {"vgg": settings.vgg is not None, "row": row, "seed": seed},
+        "dataset": sources.describe(),
+        "encoder": described.about,
+    }
+
+
 def train_style(
     row: str,
     seed: int,
@@ -79,16 +91,8 @@ def train_style(
         described.encoder, norm, seed, unbiased=settings.variance == "unbiased"
     ).to(device)
     optimizer = make_optimizer(network, settings)
-    chosen = {k: v for k, v in settings.to_dict().items() if k not in names(StyleFiles)} | {
-        "vgg": settings.vgg is not None,
-        "row": row,
-        "seed": seed,
-    }
-    about = {
-        "config": chosen,
-        "dataset": sources.describe(),
-        "encoder": described.about,
-    }
+    about = describe_run(row, seed, settings, sources, described)
+    chosen = about["config"]
     with exclusive(folder):
         progress = Progress()
         if (checkpoint := find_checkpoint(folder, "last")) is not None:

@@ -49,6 +49,24 @@ def test_figure7_writes_records_tables_figures_and_page(place):
     assert {"figure7-training.png", "figure7-validation.svg", "figure8.png"} <= figures
 
 
+def test_runs_that_could_not_be_compared_are_told_before_training(place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(data, "_TRAIN_CROPS", 20)
+    checkpoint = place / "checkpoints/made/adain-seed0/last.json"
+    before = checkpoint.read_bytes()
+    settings = SETTINGS | {"rows": "[adain]", "steps": "6"}
+    words = ["figure7", *(f"--{name}={value}" for name, value in settings.items())]
+    assert main(words) == 2
+    error = capfd.readouterr().err
+    assert "ilm-seed0.json differs from this command in config" in error
+    assert checkpoint.read_bytes() == before
+    foreign = place / "reports/made/records/bn-seed0-best.json"
+    foreign.write_text("{}")
+    assert main(words) == 5
+    assert "choose another --name" in capfd.readouterr().err
+    foreign.unlink()
+
+
 def test_stylize_writes_a_picture_of_the_contents_size(place, monkeypatch):
     monkeypatch.chdir(place)
     random = np.random.default_rng(0)
