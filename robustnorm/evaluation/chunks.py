@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import NamedTuple
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, backends, nn
 from torch.backends import cudnn
 from torch.nn import functional as F
 
@@ -113,9 +113,31 @@ def classify(score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor
     return Outcome(correct, loss, torch.ones_like(correct))
 
 
-def exact_float32() -> AbstractContextManager[None]:
-    """For the block, keeps a GPU from rounding float32 to TF32 and from benchmarking kernels."""
-    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """For the block, keeps torch from rounding float32 to TF32 or bf16 and benchmarking kernels."""
+    with ExitStack() as stack:
+
+        def change(owner: Any, name: str, value: Any) -> None:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+
+        change(cudnn, "benchmark", False)
+        # torch has an old and a new interface; compilers read the old one. Its settings cannot be
+        # read once the new one has been used.
+        with suppress(RuntimeError):
+            matmul, convolution = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+            if matmul != "highest":
+                stack.callback(torch.set_float32_matmul_precision, matmul)
+                torch.set_float32_matmul_precision("highest")
+            if convolution:
+                change(cudnn, "allow_tf32", False)
+        on_gpu = (backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+        on_cpu = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)
+        for operations in (*on_gpu, *on_cpu):
+            if operations.fp32_precision not in ("ieee", "none"):
+                change(operations, "fp32_precision", "ieee")
+        yield
 
 
 def classify_all(
