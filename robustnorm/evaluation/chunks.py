@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, backends, nn
-from torch.backends import cudnn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustnorm.attacks.logits import Model, check_finite
@@ -17,6 +15,7 @@ from robustnorm.attacks.passes import Passes
 from robustnorm.data.batches import to_float
 from robustnorm.models.layout import must_be_contiguous
 from robustnorm.system.memory import in_smaller_batches
+from robustnorm.system.precision import exact_float32
 
 # Images are attacked in chunks of this size, the last one padded, so that a verdict does not depend
 # on the number of images.
@@ -111,33 +110,6 @@ def classify(score: nn.Module, images: Tensor, labels: Tensor, image_ids: Tensor
     correct = logits.argmax(1) == labels
     loss = F.cross_entropy(logits.float(), labels, reduction="none")
     return Outcome(correct, loss, torch.ones_like(correct))
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """For the block, keeps torch from rounding float32 to TF32 or bf16 and benchmarking kernels."""
-    with ExitStack() as stack:
-
-        def change(owner: Any, name: str, value: Any) -> None:
-            stack.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, value)
-
-        change(cudnn, "benchmark", False)
-        # torch has an old and a new interface; compilers read the old one. Its settings cannot be
-        # read once the new one has been used.
-        with suppress(RuntimeError):
-            matmul, convolution = torch.get_float32_matmul_precision(), cudnn.allow_tf32
-            if matmul != "highest":
-                stack.callback(torch.set_float32_matmul_precision, matmul)
-                torch.set_float32_matmul_precision("highest")
-            if convolution:
-                change(cudnn, "allow_tf32", False)
-        on_gpu = (backends.cuda.matmul, cudnn.conv, cudnn.rnn)
-        on_cpu = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)
-        for operations in (*on_gpu, *on_cpu):
-            if operations.fp32_precision not in ("ieee", "none"):
-                change(operations, "fp32_precision", "ieee")
-        yield
 
 
 def classify_all(

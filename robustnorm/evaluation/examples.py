@@ -16,6 +16,7 @@ from robustnorm.evaluation.chunks import rows_on_device
 from robustnorm.evaluation.search import Precision, Search, branches, climb
 from robustnorm.records.parts import Example
 from robustnorm.records.record import Record, Verdict
+from robustnorm.system.precision import exact_float32
 
 
 @torch.no_grad()
@@ -55,7 +56,8 @@ def make_examples(
             continue
         chosen, classes = rows_on_device(branch.score, images, labels, rows)
         adv_images = climb(branch, chosen, classes, image_ids.cpu()[rows], search)
-        before, after = (branch.score(x).argmax(1).tolist() for x in (chosen, adv_images))
+        with exact_float32():
+            before, after = (branch.score(x).argmax(1).tolist() for x in (chosen, adv_images))
         for row, one, other, image, adv_image in zip(
             rows.tolist(), before, after, chosen, adv_images, strict=True
         ):

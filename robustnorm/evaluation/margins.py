@@ -12,6 +12,7 @@ from robustnorm.attacks.losses import find_loss
 from robustnorm.evaluation.chunks import CHUNK, rows_on_device
 from robustnorm.evaluation.search import scorers
 from robustnorm.system.memory import in_smaller_batches
+from robustnorm.system.precision import exact_float32
 
 
 def median_margins(
@@ -41,7 +42,7 @@ def median_margins(
         values = [-margin(score(some), classes, None) for some, classes in batches]
         return float(torch.cat(values).median())
 
-    with undisturbed(), torch.no_grad():
+    with undisturbed(), torch.no_grad(), exact_float32():
         return {
             name: in_smaller_batches(partial(of, score), CHUNK)
             for name, score in scorers(model, serving=serving).items()

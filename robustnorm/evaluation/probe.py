@@ -28,6 +28,7 @@ from robustnorm.norms.routing import Bound
 from robustnorm.records.record import Verdict
 from robustnorm.settings.attack_names import EvaluationAttack
 from robustnorm.system.memory import in_smaller_batches
+from robustnorm.system.precision import exact_float32
 
 log = logging.getLogger("robustnorm")
 
@@ -120,6 +121,7 @@ def check_attacks(attacks: Sequence[EvaluationAttack]) -> None:
 
 
 @torch.no_grad()
+@exact_float32()
 def _check_logits(
     attacked: Sequence[Branch], images: Tensor, labels: Tensor, ids: Tensor, batch_size: int
 ) -> int:

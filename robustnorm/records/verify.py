@@ -21,6 +21,7 @@ from robustnorm.records.bits import Bits
 from robustnorm.records.images import read_chunk
 from robustnorm.records.journal import Key
 from robustnorm.records.record import TRANSFER, Record, RecordError, Verdict
+from robustnorm.system.precision import exact_float32
 
 Array = NDArray[Any]
 
@@ -240,6 +241,7 @@ def _pixels(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
+@exact_float32()
 def _agrees(score: nn.Module, images: Tensor, labels: Array, correct: Bits) -> tuple[Bits, Bits]:
     """Returns whether each image's prediction agrees with the verdict, and whether it only ties."""
     device = next(score.parameters()).device

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnorm.evaluation.chunks import exact_float32
 from robustnorm.evaluation.search import Branch
 from robustnorm.models.serving import RULES
 from robustnorm.norms.routing import RoutedLayer
+from robustnorm.system.precision import exact_float32
 
 # Evidence on one branch: one value per image, by name. Verdicts are True where an image withstood.
 Evidence = dict[str, Tensor]

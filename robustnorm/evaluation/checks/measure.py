@@ -23,6 +23,7 @@ from robustnorm.evaluation.checks.forwards import (
 from robustnorm.evaluation.search import Branch, Search
 from robustnorm.records.journal import Key
 from robustnorm.settings.attack_names import parse_attacks
+from robustnorm.system.precision import exact_float32
 
 TierName = Literal["quick", "full"]
 RESTARTS = 5
@@ -326,6 +327,7 @@ def _square(
 
 
 @torch.no_grad()
+@exact_float32()
 def _correct(branch: Branch, images: Tensor, labels: Tensor) -> Tensor:
     correct: Tensor = branch.score(images).argmax(1) == labels
     return correct

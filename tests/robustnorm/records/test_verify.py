@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 import torch
 from tiny_network import tiny
+from torch.backends import cudnn
 
 from robustnorm import bind, evaluate
 from robustnorm.data.dataset import Augmentation, Dataset, Split
@@ -206,6 +207,15 @@ def test_flipped_verdict_is_found(kept, attack, rule, source, scorer, subject):
     (failure,) = found[subject]
     assert f"image {IDS[17]}, " in failure
     assert failure.endswith(scorer)
+
+
+def test_predictions_are_repeated_in_the_precision_of_the_verdicts(kept):
+    """With TF32, which torch allows in convolutions, those near a boundary would differ."""
+    model, seen = make_model(), set()
+    model.register_forward_hook(lambda *_: seen.add(cudnn.allow_tf32))
+    assert cudnn.allow_tf32
+    verify(kept[0], model, "weights", make_dataset(), kept[1])
+    assert seen == {False}
 
 
 def test_flipped_label_is_found(kept):

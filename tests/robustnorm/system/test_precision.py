@@ -5,7 +5,8 @@ import torch
 from torch import backends, nn
 from torch.backends import cudnn
 
-from robustnorm.evaluation.chunks import classify, exact_float32
+from robustnorm.evaluation.chunks import classify
+from robustnorm.system.precision import exact_float32
 
 OPERATIONS = {
     "matmul": backends.cuda.matmul,
