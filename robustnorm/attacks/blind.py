@@ -102,7 +102,7 @@ def _hills(images: Tensor, epsilon: float, queries: int, generator: torch.Genera
     least = min(_LEAST, max(height, width) // 2)
 
     def start() -> Tensor:
-        change = torch.zeros(1, channels, height, width)
+        change = torch.zeros(1, channels, height, width, device="cpu")
         tall, wide = (max(1, size // _TILES) for size in (height, width))
         for top in range(0, height, tall):
             for left in range(0, width, wide):
@@ -142,13 +142,14 @@ def _side(query: int, queries: int, pixels: int) -> int:
 
 def _draw_range(size: int, side: int, generator: torch.Generator) -> slice:
     side = min(side, size)
-    begin = int(torch.randint(size - side + 1, (), generator=generator))
+    begin = int(torch.randint(size - side + 1, (), generator=generator, device="cpu"))
     return slice(begin, begin + side)
 
 
 def _two_hills(height: int, width: int, generator: torch.Generator) -> Tensor:
     """Returns a hill and its negative, side by side or stacked, with a joint length of 1."""
-    upright = (bool(torch.randint(2, (), generator=generator)) and height > 1) or width == 1
+    tossed = torch.randint(2, (), generator=generator, device="cpu")
+    upright = (bool(tossed) and height > 1) or width == 1
     size, across = (height, width) if upright else (width, height)
     both = torch.cat([_hill(size // 2, across), -_hill(size - size // 2, across)])
     return _unit(both if upright else both.T, (0, 1))
@@ -156,9 +157,10 @@ def _two_hills(height: int, width: int, generator: torch.Generator) -> Tensor:
 
 def _hill(height: int, width: int) -> Tensor:
     """Returns a hill of nested rectangles: the k-th from the middle adds 1 / k^2."""
-    down, right = (torch.arange(size) - size // 2 for size in (height, width))
+    down, right = (torch.arange(size, device="cpu") - size // 2 for size in (height, width))
     distance = torch.maximum(down.abs()[:, None], right.abs())
-    sums = torch.arange(1, max(height, width) + 2).float().pow(-2).flip(0).cumsum(0).flip(0)
+    terms = torch.arange(1, max(height, width) + 2, device="cpu").float().pow(-2)
+    sums = terms.flip(0).cumsum(0).flip(0)
     return sums[distance]
 
 
@@ -168,4 +170,4 @@ def _unit(values: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return 2.0 * torch.randint(2, shape, generator=generator) - 1
+    return 2.0 * torch.randint(2, shape, generator=generator, device="cpu") - 1

@@ -226,7 +226,8 @@ class _Search:
             climbs = []
             for done in range(begin, min(begin + _AT_ONCE, restarts)):
                 rows = self._near(_NEAR * (1 - done / restarts) ** _NEARER)
-                noise = 2 * torch.rand(1, *self._images.shape[1:], generator=generator) - 1
+                shape = 1, *self._images.shape[1:]
+                noise = 2 * torch.rand(shape, generator=generator, device="cpu") - 1
                 kind, noise = done % 4, noise.to(self._images)
                 inner = self._epsilon * noise
                 change = inner if kind == 1 else self._ball.ascend(noise, self._epsilon)

@@ -41,9 +41,14 @@ class AttackResult(NamedTuple):
     passes: Passes = Passes()
 
 
+def rows_of(count: int) -> Tensor:
+    """Returns the rows of ``count`` images, on the CPU whatever torch's default device is."""
+    return torch.arange(count, device="cpu")
+
+
 def padded_rows(size: int, batch_size: int) -> Tensor:
     """Returns row indices that pad ``size`` rows to ``batch_size`` by repeating the last row."""
-    return torch.arange(batch_size).clamp_max(size - 1)
+    return rows_of(batch_size).clamp_max(size - 1)
 
 
 def whole_chunks(count: int) -> int:
@@ -77,7 +82,7 @@ def in_few_batch_sizes(model: Model, batch_size: int) -> Model:
 
 def split_padded(size: int, batch_size: int) -> Iterator[tuple[Tensor, int]]:
     """Yields the row indices of each padded batch, and how many of them are not padding."""
-    for rows in torch.split(torch.arange(size), batch_size):
+    for rows in torch.split(rows_of(size), batch_size):
         yield rows[padded_rows(len(rows), batch_size)], len(rows)
 
 

@@ -20,7 +20,7 @@ from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.data.stored import is_stored
 from robustnorm.evaluation.attack import attack_chunk, attacks_in_order
 from robustnorm.evaluation.batching import images_at_once
-from robustnorm.evaluation.chunks import CHUNK, Outcome, rows_on_device
+from robustnorm.evaluation.chunks import CHUNK, Outcome, rows_of, rows_on_device
 from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.named import is_per_image
 from robustnorm.evaluation.probe import (
@@ -267,7 +267,7 @@ def _fingerprint(
     settings: tuple[object, ...],
 ) -> str:
     """Returns a hash of everything that the verdicts depend on."""
-    some, _ = rows_on_device(attacked[0].score, images, labels, torch.arange(len(images))[:2])
+    some, _ = rows_on_device(attacked[0].score, images, labels, rows_of(len(images))[:2])
     with torch.no_grad():  # what computes them may depend on more than tensors
         logits = {branch.name: branch.score(some) for branch in attacked}
     content = {
@@ -306,7 +306,7 @@ def _check_settings(
 def _admit_ids(image_ids: Tensor | None, n: int) -> Tensor:
     """Returns the images' ids, int64 (N,), on the CPU."""
     if image_ids is None:
-        return torch.arange(n)
+        return rows_of(n)
     ids = torch.as_tensor(image_ids).cpu()
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     if not whole or ids.shape != (n,) or int(ids.min()) < 0 or len(set(ids.tolist())) < n:

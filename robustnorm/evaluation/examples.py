@@ -83,7 +83,8 @@ def _spread(
             label = int(labels[row])
             ranked.append((seen.setdefault(label, 0), label, int(row)))
             seen[label] += 1
-    return torch.tensor([row for *_, row in sorted(ranked)], dtype=torch.int64)
+    rows = [row for *_, row in sorted(ranked)]
+    return torch.tensor(rows, dtype=torch.int64, device="cpu")
 
 
 def encode_png(image: Tensor) -> str:

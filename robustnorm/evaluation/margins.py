@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustnorm.attacks.contract import undisturbed
 from robustnorm.attacks.losses import find_loss
-from robustnorm.evaluation.chunks import CHUNK, rows_on_device
+from robustnorm.evaluation.chunks import CHUNK, rows_of, rows_on_device
 from robustnorm.evaluation.search import scorers
 from robustnorm.system.memory import in_smaller_batches
 from robustnorm.system.precision import exact_float32
@@ -37,7 +37,7 @@ def median_margins(
     margin = find_loss("margin")
 
     def of(score: nn.Module, size: int) -> float:
-        parts = torch.split(torch.arange(len(images)), size)
+        parts = torch.split(rows_of(len(images)), size)
         batches = (rows_on_device(score, images, labels, rows) for rows in parts)
         values = [-margin(score(some), classes, None) for some, classes in batches]
         return float(torch.cat(values).median())

@@ -16,6 +16,7 @@ from robustnorm.evaluation.chunks import (
     classify_all,
     in_few_batch_sizes,
     padded_rows,
+    rows_of,
     rows_on_device,
 )
 from robustnorm.evaluation.search import Branch, Search, climb, generator_of
@@ -72,7 +73,7 @@ def attack_branch(
         run, count = _climbs(attack, branch, asked, images, labels, image_ids, search)
         # Remaining work as (result, image): the first result of all images, then the second, ...
         # Broken images drop out, and later results take their place in the batch.
-        left = torch.cartesian_prod(torch.arange(count), wanted)
+        left = torch.cartesian_prod(rows_of(count), wanted)
         while len(left):
             n = min(len(left), batch_size)
             numbers, rows = (left[:n] if searched else left[padded_rows(n, batch_size)]).T
@@ -93,7 +94,7 @@ def attack_branch(
             left = left[n:][outcome.correct.cpu()[left[n:, 1]]]
         passes.append(asked.passes)
 
-    attack_rows(torch.arange(size), copy if searched else itself)
+    attack_rows(rows_of(size), copy if searched else itself)
     only_copy = (outcome.correct & ~outcome.agrees)[:size].nonzero().flatten().cpu()
     if searched and len(only_copy):
         attack_rows(only_copy, itself)

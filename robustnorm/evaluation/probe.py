@@ -20,7 +20,7 @@ from robustnorm.attacks.logits import (
     check_finite,
     gradient_of,
 )
-from robustnorm.evaluation.chunks import CHUNK, rows_on_device
+from robustnorm.evaluation.chunks import CHUNK, rows_of, rows_on_device
 from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.search import Branch
 from robustnorm.models.faithful import Standin
@@ -88,7 +88,7 @@ def check_network(
             searches without one.
         ImportError: When the package of an attack is not installed.
     """
-    ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
+    ids = rows_of(len(images)) if image_ids is None else image_ids.cpu()
     given = (attacked, images, labels, ids)
     classes = in_smaller_batches(partial(_check_logits, *given), CHUNK)
     check_classes(labels, classes)
@@ -154,7 +154,7 @@ def _check_logits(
 
 
 def _few(images: Tensor, batch_size: int) -> Tensor:
-    return torch.arange(min(len(images), max(1, batch_size // 2)))
+    return rows_of(min(len(images), max(1, batch_size // 2)))
 
 
 def are_probabilities(logits: Tensor) -> bool:

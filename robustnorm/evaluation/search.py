@@ -218,7 +218,7 @@ def random_start(
 ) -> Tensor:
     """Draws each image's start from a generator of its own on the CPU: the same on any device."""
     ball = find_threat_model(search.threat_model)
-    numbers = torch.as_tensor(restarts).expand(len(images)).tolist()
+    numbers = torch.as_tensor(restarts, device="cpu").expand(len(images)).tolist()
     starts = []
     for image, image_id, number in zip(images.cpu(), image_ids.tolist(), numbers, strict=True):
         generator = generator_of(search.seed, image_id, number)

@@ -15,6 +15,7 @@ from robustnorm.evaluation.chunks import (
     Outcome,
     classify_all,
     padded_rows,
+    rows_of,
     rows_on_device,
     whole_chunks,
 )
@@ -86,7 +87,7 @@ def _until_broken(
     it classifies correctly and that has steps left rejoins the attack. The loss is that of the last
     iterate classified by the network. Images misclassified from the start are not attacked.
     """
-    images, labels = rows_on_device(branch.score, images, labels, torch.arange(len(images)))
+    images, labels = rows_on_device(branch.score, images, labels, rows_of(len(images)))
     clean = classify_all(branch.score, images, labels, image_ids)
     correct, loss = clean.correct.clone(), clean.loss.clone()
     withstood = clean.correct.clone()  # according to the copy

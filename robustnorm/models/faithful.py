@@ -60,7 +60,9 @@ def difference(
     wave = torch.arange(images.numel(), device=images.device).cos().view(images.shape)
     noisy = (images + _NOISE * wave).clamp(0, 1).to(images.dtype)
     # Largest difference and largest logit; squared lengths of the difference and the gradient.
-    logits_off, logits_size, grads_off, grads_size = torch.zeros(4, dtype=torch.float64)
+    logits_off, logits_size, grads_off, grads_size = torch.zeros(
+        4, dtype=torch.float64, device="cpu"
+    )
     for batch in torch.split(torch.cat([images, noisy]), _AT_ONCE):
         logits, grads = _logits_and_gradients(network, batch)
         others, other_grads = _logits_and_gradients(copy, batch)
@@ -133,7 +135,8 @@ class Standin:
         if self._agrees(self._copy, images, TOLERANCE["fp32"], "the network itself", "folded"):
             self._chosen = self._copy
             # At a batch size like that of an attack, for which the code is then compiled.
-            filled = images[torch.arange(max(len(images), _AT_ONCE // 2)) % len(images)]
+            count = max(len(images), _AT_ONCE // 2)
+            filled = images[torch.arange(count, device=images.device) % len(images)]
             if self._quick is not self._copy and self._agrees(
                 self._quick, filled, self._tolerance, "the folded copy", "quicker"
             ):

@@ -313,8 +313,14 @@ def _fold_layer(layer: RoutedLayer, branch: str) -> nn.Module:
     row = layer.branches.index(branch)
     kind = next(plain for plain, routed in _ROUTED.items() if isinstance(layer, routed))
     running = layer.has_running_statistics
-    folded = kind(layer.num_features, layer.eps, layer.momentum, track_running_stats=running)
-    folded.to(layer.weight.device, layer.weight.dtype).train(layer.training)
+    folded = kind(
+        layer.num_features,
+        layer.eps,
+        layer.momentum,
+        track_running_stats=running,
+        device=layer.weight.device,
+        dtype=layer.weight.dtype,
+    ).train(layer.training)
     state = (*layer.effective_affine(row), *(layer.branch_statistics(row) if running else ()))
     for target, source in zip((*folded.parameters(), *folded.buffers()), state, strict=True):
         target.copy_(source)

@@ -16,7 +16,7 @@ from robustnorm.attacks.contract import undisturbed
 from robustnorm.attacks.inputs import admit_images, admit_labels
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.stored import is_stored
-from robustnorm.evaluation.chunks import CHUNK, rows_on_device
+from robustnorm.evaluation.chunks import CHUNK, rows_of, rows_on_device
 from robustnorm.evaluation.errors import EvaluationError
 from robustnorm.evaluation.evaluate import Rules
 from robustnorm.evaluation.evaluate import evaluate as verdicts_of
@@ -194,7 +194,7 @@ def _describe(
         }
     score = next(iter(scorers(model).values()))
     with undisturbed(), torch.no_grad():
-        some, _ = rows_on_device(score, images, labels, torch.arange(min(2, len(images))))
+        some, _ = rows_on_device(score, images, labels, rows_of(min(2, len(images))))
         classes = score(some).shape[1]
     return {
         "name": data,
@@ -209,7 +209,7 @@ def _describe(
 def _check_part_of(data: Dataset, images: Tensor, labels: Tensor, image_ids: Tensor | None) -> None:
     """Raises an EvaluationError unless the images are test images of the data set."""
     labels = admit_labels(labels, images)
-    ids = torch.arange(len(images)) if image_ids is None else torch.as_tensor(image_ids).cpu()
+    ids = rows_of(len(images)) if image_ids is None else torch.as_tensor(image_ids).cpu()
     inside = 0 < len(ids) == len(images) and int(ids.max()) < len(data.test)
     if inside and torch.equal(data.test.labels[ids].cpu(), labels.cpu()):
         test = data.test.take(ids)

@@ -106,7 +106,7 @@ def binarize(
     padded = padded_rows(len(rows), whole_chunks(len(rows)))
     weight, bias = (torch.stack(values)[padded] for values in zip(*readouts, strict=True))
     binarized.set_submodule(name, Readouts(weight, bias).eval())
-    images, labels = images[rows], torch.zeros(len(rows), dtype=torch.int64)
+    images, labels = images[rows], torch.zeros(len(rows), dtype=torch.int64, device="cpu")
     if not _has_two_logits(bind(binarized, branch), images[padded]):
         return None
     attacked = [prepare(b)[0] for b in branches(binarized) if b.name == branch]

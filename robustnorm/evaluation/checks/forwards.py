@@ -57,7 +57,7 @@ def in_unit_interval(branch: Branch, images: Tensor) -> Tensor:
 def input_scale_evidence(branch: Branch, images: Tensor) -> Evidence:
     """Returns ``input_scale`` as evidence, the same for each image; empty where there is none."""
     found = None if branch.name in RULES else input_scale(branch.score, images)
-    return {} if found is None else {"scale": torch.full((len(images),), found)}
+    return {} if found is None else {"scale": images.new_full((len(images),), found)}
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from robustnorm.evaluation.checks.measure import (
     prepare,
     radius_text,
 )
-from robustnorm.evaluation.chunks import CHUNK
+from robustnorm.evaluation.chunks import CHUNK, rows_of
 from robustnorm.evaluation.search import Precision, Search, branches
 from robustnorm.models.serving import RULES
 from robustnorm.records.parts import Check, CurvePoint
@@ -95,7 +95,7 @@ def run_checks(
         prepare(branch) for branch in branches(model, precision, serving=serving, compile=compile)
     ]
     n = min(len(images), size.images)
-    rows = torch.arange(n) * len(images) // n  # spread evenly: images may be sorted by class
+    rows = rows_of(n) * len(images) // n  # spread evenly: images may be sorted by class
     device = next(model.parameters(), images).device
     images = to_float(images[rows.to(images.device)].to(device))
     labels, ids = labels[rows.to(labels.device)].to(device), image_ids.cpu()[rows]
@@ -104,7 +104,7 @@ def run_checks(
     names, steps = [branch.name for branch, _ in attacked], max(search.steps)
     search = search._replace(steps=(steps,))
     generator = torch.Generator().manual_seed(search.seed)
-    parts = torch.split(torch.arange(n), CHUNK)
+    parts = torch.split(rows_of(n), CHUNK)
     few = slice(size.readouts)
     checks: list[Check] = []
     curve: list[CurvePoint] = []

@@ -270,6 +270,25 @@ def test_logits_model_has_the_mode_of_the_network():
     assert not LogitsModel(lambda images: images).training
 
 
+@pytest.mark.parametrize("threat_model", ["linf", "l2"])
+@pytest.mark.parametrize("name", ["pgd", "fgsm", "worst"])
+def test_default_device_of_the_caller_changes_nothing(name, threat_model):
+    """On the meta device, unlike on a GPU, every tensor made without a device is found."""
+
+    def coarse(images):  # worst also searches by squares
+        return MODEL((8 * images).round() / 8)
+
+    def run():
+        generator = torch.Generator().manual_seed(0)
+        options = {"epsilon": 0.1, "threat_model": threat_model, "generator": generator}
+        options |= OPTIONS[name] | ({"queries": 20} if name == "worst" else {})
+        return ATTACKS[name](coarse, IMAGES, LABELS, **options)
+
+    expected = run()
+    with torch.device("meta"):
+        assert torch.equal(run(), expected)
+
+
 def test_start_made_in_inference_mode_is_taken():
     arguments = {"epsilon": 0.1, "step_size": 0.05, "steps": 2}
     start = (IMAGES + 0.05).clamp(0, 1)

@@ -9,6 +9,7 @@ import torch
 from independent_runs import N, run
 from processes import CONTEXT
 
+from robustnorm import evaluate
 from robustnorm.evaluation import evaluate as module
 from robustnorm.evaluation.attack import attack_chunk
 
@@ -40,6 +41,23 @@ def whole():
 def test_digest_is_the_same_for_any_number_of_images_at_once(whole, count):
     first = run(list(range(count)))
     assert digest(first, run(list(range(count, N)))) == whole
+
+
+@pytest.mark.parametrize("options", [{}, {"attacks": ["worst"]}, {"rules": "any"}])
+def test_verdicts_do_not_depend_on_the_default_device(make_network, options):
+    """On the meta device, unlike on a GPU, every tensor made without a device is found."""
+    network = make_network()
+    images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(20) % 3
+
+    def evaluated():
+        given = {"epsilon": 0.1, "step_size": 0.05, "steps": (2,)}
+        verdicts = evaluate(network, images, labels, **given, **options)
+        return {(v.attack, v.rule): v.correct.tolist() for v in verdicts}
+
+    expected = evaluated()
+    with torch.device("meta"):
+        assert evaluated() == expected
 
 
 @pytest.mark.parametrize("seed", [0, 1])
