@@ -91,12 +91,12 @@ def rows_on_device(
 ) -> tuple[Tensor, Tensor]:
     """Returns rows of images and labels on the model's device, the images as channels-last floats.
 
-    The images are contiguous instead where that format would crash the process; see
-    ``robustnorm.models.layout``.
+    The images are contiguous instead where that format would crash the process (see
+    ``robustnorm.models.layout``), and if they are vectors, signals or volumes.
     """
     device = next(score.parameters(), images).device
     images = to_float(images[rows.to(images.device)].to(device))
-    contiguous = must_be_contiguous(score, images)
+    contiguous = images.dim() != 4 or must_be_contiguous(score, images)
     memory_format = torch.contiguous_format if contiguous else torch.channels_last
     images = images.contiguous(memory_format=memory_format)
     return images, labels[rows.to(labels.device)].to(device)

@@ -25,6 +25,7 @@ from robustnorm.models.serving import RULES, Served
 from robustnorm.models.surgery import fold
 from robustnorm.norms.routing import bind, branches_of
 from robustnorm.records.record import SINGLE
+from robustnorm.runs.described import to_channels_last
 from robustnorm.settings.config import Config
 from robustnorm.settings.groups import BranchAttack
 
@@ -136,7 +137,7 @@ def _standin(
         return Standin(score, score, score, branch)  # neither copied nor traced
     copy = fold(model, branch, fuse=True).requires_grad_(False)
     if is_channels_last(model) or not is_fragile(model):
-        copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(copy)
     # Not mode="reduce-overhead": a serving rule calls several copies before it reads their logits,
     # which CUDA graphs would overwrite.
     network = _quietly(torch.compile(copy)) if compile else copy

@@ -21,8 +21,10 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def to_channels_last(model: nn.Module) -> None:
-    """Converts the weights to the channels-last memory format, in place."""
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Converts the tensors of rank 4 to the channels-last memory format, in place."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:  # model.to would refuse the weights of 3d convolutions
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def place_model(model: nn.Module, device: torch.device, *, channels_last: bool) -> None:
