@@ -285,8 +285,9 @@ def _without_pgd(
 def surface(images: Tensor, search: Search, generator: torch.Generator) -> Tensor:
     """Draws a random point on the surface of the ball around each image; for Linf, a corner."""
     ball = find_threat_model(search.threat_model)
-    options = {"device": generator.device, "dtype": images.dtype}
-    noise = torch.randn(images.shape, generator=generator, **options).to(images.device)
+    noise = torch.randn(
+        images.shape, generator=generator, dtype=images.dtype, device=generator.device
+    ).to(images.device)
     return ball.project(images + ball.ascend(noise, search.epsilon), images, search.epsilon)
 
 
