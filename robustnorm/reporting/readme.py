@@ -23,8 +23,7 @@ def show_results(readme: Path, folder: str, records: Sequence[Record]) -> None:
     """Replaces the first block of results in a README with the tables of ``records``.
 
     A block begins with ``<!-- reports/<folder> -->`` and ends with ``<!-- end -->``. It states the
-    data, devices, time and commit behind its tables and, for several seeds, the verdict on each of
-    the paper's claims.
+    data, devices, time and commit behind its tables, and what they say of the paper's claims.
 
     Args:
         readme: The file.
