@@ -185,6 +185,6 @@ def failure_text(failures: Failures) -> str:
         "\n".join([*(f"- {name}" for name in names), reason]) for reason, names in jobs.items()
     ]
     return (
-        f"{len(failures)} jobs failed; the others are done, and the same command tries these "
-        "again:\n" + "\n".join(lines)
+        f"{len(failures)} job{'s' * (len(failures) > 1)} failed; the others are done, and the same "
+        "command tries again what failed:\n" + "\n".join(lines)
     )

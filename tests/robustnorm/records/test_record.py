@@ -61,21 +61,20 @@ def make_record(n=11, image_ids=None):
     )
 
 
-def same(first, second):
-    verdicts = zip(first.verdicts, second.verdicts, strict=True)
-    return replace(first, verdicts=[]) == replace(second, verdicts=[]) and all(
-        np.array_equal(a.correct, b.correct)
-        and (a.attack, a.rule, a.attack_branch, a.score_branch)
-        == (b.attack, b.rule, b.attack_branch, b.score_branch)
-        for a, b in verdicts
-    )
+def test_verdicts_are_equal_if_all_they_say_is():
+    verdict = Verdict("none", "final", "adv", "adv", np.array([True, False]))
+    assert verdict == replace(verdict, correct=np.array([True, False]))
+    assert verdict != replace(verdict, correct=np.array([True, True]))
+    assert verdict != replace(verdict, correct=np.array([True]))
+    assert verdict != replace(verdict, forward=1)
+    assert verdict != "none"
 
 
 @pytest.mark.parametrize("image_ids", [None, [3, 5, 8]])
 def test_record_round_trips_through_a_file(tmp_path, image_ids):
     record = make_record(n=11 if image_ids is None else 3, image_ids=image_ids)
     record.save(tmp_path / "new" / "record.json")
-    assert same(Record.load(tmp_path / "new" / "record.json"), record)
+    assert Record.load(tmp_path / "new" / "record.json") == record
 
 
 def test_record_says_plainly_how_many_are_correct():

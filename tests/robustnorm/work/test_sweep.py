@@ -136,7 +136,7 @@ def test_sweep_does_the_others_when_a_run_cannot_be_used(
         Path("checkpoints/digits/auxbn-seed0", damaged).write_text("{")
     assert cli.main(["sweep", *WORDS, settings(**changes)]) == 1
     error = capsys.readouterr().err
-    told = error[error.index("1 jobs failed;") :].splitlines()
+    told = error[error.index("1 job failed;") :].splitlines()
     assert told[1] == f"- {job}"
     assert reason in told[2]
     assert len(told) == 3
