@@ -11,6 +11,7 @@ import torch
 from robustnorm.evaluation import chunks
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import Record
+from robustnorm.reporting.claims import claims_text
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -83,6 +84,19 @@ def test_results_are_those_of_the_committed_report(report, shown):
     rows = [line for line in shown.splitlines() if line.startswith("|")]
     assert len(rows) > 6
     assert set(rows) <= set(committed(f"reports/{report}/tables.md").splitlines())
+
+
+def test_claims_are_what_the_committed_records_say():
+    records = [Record.load(path) for path in (ROOT / "reports/cpu/best/records").glob("*.json")]
+    said = [line for line in claims_text(records).splitlines() if line.lstrip()[:2] == "- "]
+    shown = [
+        [line for line in text.splitlines() if line.lstrip()[:2] == "- "]
+        for report, text in BLOCKS
+        if report == "cpu/best"
+    ]
+    assert len(said) > 10
+    assert max(shown, key=len) == said  # docs/results.md
+    assert all(set(lines) <= set(said) for lines in shown)  # README
 
 
 def test_committed_records_are_small_and_hold_no_images_but_the_digits():
