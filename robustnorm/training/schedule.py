@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 from robustnorm.settings.config import Config
 
 
@@ -38,5 +36,6 @@ def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
     if step < config.warmup_steps:
         rise = (config.learning_rate - config.warmup_from) * step / config.warmup_steps
         return config.warmup_from + rise
-    drops = bisect_right(config.milestones, step // steps_per_epoch)
+    epoch = step // steps_per_epoch
+    drops = sum(epoch >= milestone for milestone in config.milestones)
     return config.learning_rate * config.decay**drops

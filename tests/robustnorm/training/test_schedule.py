@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from robustnorm.settings.config import Config
 from robustnorm.training.schedule import learning_rate
@@ -29,6 +30,18 @@ def test_milestones_follow_the_release(step, expected):
         warmup_from=0.01,
     )
     assert learning_rate(config, step, STEPS) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("milestones", [(2, 5), (5, 2), (6, 1, 3, 3)])
+def test_milestones_in_any_order_are_those_of_torch(milestones):
+    config = Config(epochs=8, schedule="milestones", milestones=milestones)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, config.decay)
+    for epoch in range(config.epochs):
+        for step in (10 * epoch, 10 * epoch + 9):
+            assert learning_rate(config, step, 10) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
 
 
 @pytest.mark.parametrize("peak", [0.0, 0.3, 0.9])
