@@ -13,10 +13,14 @@ from torch import Tensor
 from robustnorm.attacks.contract import Shell, require_generator, seeded, traits
 from robustnorm.attacks.inputs import AttackInputs, admit
 from robustnorm.attacks.logits import InputError, Model
+from robustnorm.system.registry import unknown
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 # Number of wrong classes that the authors' targeted attacks target in turn, or all if fewer.
 _TARGETS = 9
+# Fewest classes that the losses of a version or an attack compare.
+_VERSIONS = {"standard": 4, "plus": 4, "rand": 3}
+_ATTACKS = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab": 2, "fab-t": 2, "square": 2}
 
 
 @traits(check=lambda **_: installed())
@@ -50,8 +54,8 @@ def autoattack(
 
     Raises:
         ImportError: When neither pyautoattack nor autoattack is installed.
-        ValueError: On inputs out of range, an unknown threat model, no generator, or fewer than the
-            4 classes that the loss of apgd-t needs.
+        ValueError: On inputs out of range, an unknown threat model, version or attack, no
+            generator, or fewer classes than the losses need: apgd-t 4, apgd-dlr 3.
 
     References:
         Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
@@ -72,6 +76,11 @@ def autoattack(
         raise InputError(
             f"AutoAttack has the threat models {', '.join(_NORMS)}, got '{threat_model}'"
         )
+    if version not in _VERSIONS:
+        raise InputError(unknown("version", version, [*_VERSIONS]))
+    for name in attacks_to_run or ():
+        if name not in _ATTACKS:
+            raise InputError(unknown("attack of AutoAttack", name, [*_ATTACKS]))
     generator = require_generator(generator)
     package = installed()
     names = list(attacks_to_run) if attacks_to_run is not None else None
@@ -107,10 +116,12 @@ def _count_targets(given: AttackInputs, names: Sequence[str]) -> int:
         return _TARGETS
     with given.attacking():
         classes: int = given.model(given.images[:2]).shape[1]
-    if classes < 4 and {"standard", "plus", "apgd-t"} & set(names):
+    least = max((_VERSIONS | _ATTACKS)[name] for name in names)
+    if classes < least:
         raise InputError(
-            f"AutoAttack's apgd-t needs at least 4 classes, the model has {classes}; choose other "
-            'attacks, such as attacks_to_run=["apgd-ce", "fab-t", "square"]'
+            f"AutoAttack's {'apgd-t' if least == 4 else 'apgd-dlr'} needs at least {least} classes,"
+            f" the model has {classes}; choose other attacks, such as "
+            'attacks_to_run=["apgd-ce", "fab-t", "square"]'
         )
     return min(_TARGETS, classes - 1)
 

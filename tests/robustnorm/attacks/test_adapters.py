@@ -201,6 +201,27 @@ def test_autoattack_refuses_fewer_classes_than_its_loss_needs(names):
         )
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"version": "rand"}, "apgd-dlr needs at least 3 classes, the model has 2"),
+        ({"attacks_to_run": ["apgd-dlr"]}, "apgd-dlr needs at least 3 classes, the model has 2"),
+        ({"version": "standart"}, "unknown version 'standart'; did you mean 'standard'"),
+        ({"attacks_to_run": ["apgd-c"]}, "unknown attack of AutoAttack 'apgd-c'.*apgd-ce"),
+    ],
+)
+def test_autoattack_refuses_what_its_code_would_stumble_over(options, message):
+    with pytest.raises(ValueError, match=message):
+        autoattack(
+            linear_model(2),
+            torch.rand(2, 3, 3, 3),
+            torch.zeros(2, dtype=torch.int64),
+            epsilon=0.1,
+            generator=torch.Generator(),
+            **options,
+        )
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
