@@ -147,7 +147,8 @@ def _of_batch(
     result, first = [], 0
     for stage, members in stages.items():
         # Inner products of the groups' gradients, summed weight by weight.
-        products = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
+        size = len(gradients), len(gradients)
+        products = torch.zeros(size, dtype=torch.float64, device="cpu")
         for i in range(first, first + len(members)):
             rows = torch.stack([gradient.parts[i].flatten() for gradient in gradients]).double()
             products += (rows @ rows.T).cpu()

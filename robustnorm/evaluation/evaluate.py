@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustnorm.attacks.contract import undisturbed
+from robustnorm.attacks.contract import unchanged, undisturbed
 from robustnorm.attacks.inputs import admit_images, admit_labels
 from robustnorm.attacks.logits import precision_of
 from robustnorm.attacks.passes import Passes
@@ -161,7 +161,7 @@ def evaluate(
     except ValueError as error:
         raise EvaluationError(str(error)) from error
     search = search._replace(epsilon=float(search.epsilon), step_size=float(search.step_size))
-    with undisturbed():
+    with undisturbed(), unchanged(model):
         attacked = branches(model, precision, serving=serving, compile=compile)
         _check_branches(search, attacked)
         classes = check_network(attacked, images, labels, named, ids)

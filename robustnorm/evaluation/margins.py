@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robustnorm.attacks.contract import undisturbed
+from robustnorm.attacks.contract import unchanged, undisturbed
 from robustnorm.attacks.losses import find_loss
 from robustnorm.evaluation.chunks import CHUNK, rows_of, rows_on_device
 from robustnorm.evaluation.search import scorers
@@ -42,7 +42,7 @@ def median_margins(
         values = [-margin(score(some), classes, None) for some, classes in batches]
         return float(torch.cat(values).median())
 
-    with undisturbed(), torch.no_grad(), exact_float32():
+    with undisturbed(), unchanged(model), torch.no_grad(), exact_float32():
         return {
             name: in_smaller_batches(partial(of, score), CHUNK)
             for name, score in scorers(model, serving=serving).items()

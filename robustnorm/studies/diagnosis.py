@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from robustnorm.data.batches import to_float
-from robustnorm.evaluation.chunks import CHUNK
+from robustnorm.evaluation.chunks import CHUNK, rows_of
 from robustnorm.evaluation.diversity import StageDiversity
 from robustnorm.evaluation.search import Branch, Search, climb
 from robustnorm.norms.routing import bind, branches_of
@@ -67,7 +67,7 @@ def diagnose(
     """
     check_model(model)
     divided = _divide(labels.cpu(), num_classes, batches, search.seed)
-    ids = torch.arange(len(images)) if image_ids is None else image_ids.cpu()
+    ids = rows_of(len(images)) if image_ids is None else image_ids.cpu()
     names = branches_of(model) or ("clean", *(search.branch_attacks or ("adv",)))
     # Each image is attacked once per branch except "clean", and enters two gradients per branch.
     work = len(images) * (3 * len(names) - names.count("clean"))
@@ -109,7 +109,7 @@ def _divide(labels: Tensor, num_classes: int, batches: int, seed: int) -> list[l
                 f"each of {batches} batches needs an image of every class, but class {label} has "
                 f"{len(rows)}; use more images or fewer batches"
             )
-        order = torch.randperm(len(rows), generator=generator)
+        order = torch.randperm(len(rows), generator=generator, device="cpu")
         shares.append(rows[order].tensor_split(batches))
     return [list(batch) for batch in zip(*shares, strict=True)]
 
@@ -126,7 +126,7 @@ def _attack(
     """Returns the adversarial images of a branch, on the device of the images."""
     device, network = next(model.parameters()).device, bind(model, branch)
     adv_images = []
-    for rows in torch.split(torch.arange(len(images)), CHUNK):
+    for rows in torch.split(rows_of(len(images)), CHUNK):
         chunk, classes = to_float(images[rows].to(device)), labels[rows].to(device)
         attacked = climb(Branch(branch, network, network), chunk, classes, ids[rows], search)
         adv_images.append(attacked.to(images.device))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustnorm.attacks.contract import is_training
+from robustnorm.attacks.contract import is_training, unchanged
 from robustnorm.data.batches import to_float
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.diversity import (
@@ -88,9 +88,10 @@ def gradient_diversity(
     check_model(model)
     stages = stage_weights(model)
     weights = [weight for members in stages.values() for weight in members]
-    return compare_gradients(
-        stages, ([_gradient(model, weights, group) for group in groups] for groups in batches)
-    )
+    with unchanged(model):
+        return compare_gradients(
+            stages, ([_gradient(model, weights, group) for group in groups] for groups in batches)
+        )
 
 
 def check_model(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustnorm.attacks.contract import undisturbed
+from robustnorm.attacks.contract import unchanged, undisturbed
 from robustnorm.attacks.inputs import admit_images, admit_labels
 from robustnorm.data.dataset import Dataset
 from robustnorm.data.stored import is_stored
@@ -193,7 +193,7 @@ def _describe(
             "images": digest,
         }
     score = next(iter(scorers(model).values()))
-    with undisturbed(), torch.no_grad():
+    with undisturbed(), unchanged(model), torch.no_grad():
         some, _ = rows_on_device(score, images, labels, rows_of(min(2, len(images))))
         classes = score(some).shape[1]
     return {

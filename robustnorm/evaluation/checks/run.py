@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from robustnorm.attacks.contract import unchanged
 from robustnorm.attacks.pyautoattack import installed
 from robustnorm.attacks.torchattacks import find_class
 from robustnorm.data.batches import to_float
@@ -99,7 +100,7 @@ def run_checks(
     device = next(model.parameters(), images).device
     images = to_float(images[rows.to(images.device)].to(device))
     labels, ids = labels[rows.to(labels.device)].to(device), image_ids.cpu()[rows]
-    with torch.no_grad():
+    with unchanged(model), torch.no_grad():
         classes = attacked[0][0].score(images[:2]).shape[1]
     names, steps = [branch.name for branch, _ in attacked], max(search.steps)
     search = search._replace(steps=(steps,))
@@ -108,13 +109,16 @@ def run_checks(
     few = slice(size.readouts)
     checks: list[Check] = []
     curve: list[CurvePoint] = []
-    with tqdm(
-        total=len(parts) * count_attacks(size, search, names) + len(names),
-        desc=progress,
-        unit="attack",
-        disable=None if progress else True,
-        leave=False,
-    ) as bar:
+    with (
+        unchanged(model),
+        tqdm(
+            total=len(parts) * count_attacks(size, search, names) + len(names),
+            desc=progress,
+            unit="attack",
+            disable=None if progress else True,
+            leave=False,
+        ) as bar,
+    ):
 
         def on_attack() -> None:
             bar.update()

@@ -194,6 +194,15 @@ def test_stages_of_another_module_tree_are_its_children_inside_wrappers():
     ]
 
 
+def test_diagnose_does_not_depend_on_the_default_device():
+    """On the meta device, unlike on a GPU, every tensor made without a device is found."""
+    model, (images, labels) = make_model(dtype=torch.float32), make_images(12, torch.float32)
+    given = {"num_classes": 3, "search": SEARCH, "batches": 2}
+    expected = diagnose(model, images, labels, **given)
+    with torch.device("meta"):
+        assert diagnose(model, images, labels, **given) == expected
+
+
 def test_diagnose_compares_clean_and_pgd_images_each_through_its_branch():
     model = make_model(dtype=torch.float32)
     images, labels = make_images(12, torch.float32)

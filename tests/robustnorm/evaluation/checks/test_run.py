@@ -7,10 +7,12 @@ import torch
 from tiny_network import tiny
 from torch import nn
 
+from robustnorm import evaluate
 from robustnorm.evaluation import chunks
 from robustnorm.evaluation.checks import CHECKS, run_checks
 from robustnorm.evaluation.search import Search
 from robustnorm.settings.groups import BranchAttack
+from robustnorm.studies.gradients import Group, gradient_diversity
 
 SEARCH = Search(0.5, 0.25, (1, 2))  # so large a radius that Square needs few queries
 N = 4
@@ -33,6 +35,28 @@ def run(search=SEARCH, tier="quick", model=None, **options):
     model = model or linear
     ids = torch.arange(N)
     return run_checks(model, images, labels, image_ids=ids, search=search, tier=tier, **options)
+
+
+class Counting(nn.Sequential):
+    """Counts in a buffer the images that it has seen, as routers of experts do."""
+
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        self.register_buffer("seen", torch.tensor(0))
+
+    def forward(self, images):
+        self.seen += len(images)
+        return super().forward(images)
+
+
+def test_network_that_counts_is_left_as_it_was():
+    linear, images, labels = setting()
+    model = Counting(*linear).eval()
+    assert run(model=model)[0]
+    evaluate(model, images, labels, epsilon=0.1, step_size=0.1, steps=(1,))
+    batch = [Group("any", images[:2], labels[:2]), Group("any", images[2:], labels[2:])]
+    assert gradient_diversity(model, [batch])
+    assert model.seen == 0
 
 
 def test_full_tier_makes_the_whole_curve_and_the_same_checks():
