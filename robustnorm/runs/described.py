@@ -24,7 +24,7 @@ def to_channels_last(model: nn.Module) -> None:
     """Converts the tensors of rank 4 to the channels-last memory format, in place."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:  # model.to would refuse the weights of 3d convolutions
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
 
 def place_model(model: nn.Module, device: torch.device, *, channels_last: bool) -> None:
