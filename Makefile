@@ -6,9 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# An option whose value is a path, which may contain spaces; ~ is the home folder, as in a shell.
+path = $(if $2,--$1 "$(patsubst ~/%,$(HOME)/%,$2)")
+
 # Options given on the make command line, as the command line of robustnorm spells them.
-OPTIONS = --config $(CONFIG) \
-	$(if $(DATA),--data $(DATA)) $(if $(SEED),--seed $(SEED)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+OPTIONS = $(call path,config,$(CONFIG)) \
+	$(call path,data,$(DATA)) $(if $(SEED),--seed $(SEED)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(LIMIT),--test_limit $(LIMIT)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) \
 	$(if $(ATTACKS),--attacks '[$(ATTACKS)]') $(if $(CHECKS),--checks $(CHECKS)) $(ARGS)
 
@@ -58,7 +61,7 @@ referee: setup ## Compare the attack worst with AutoAttack on what is trained: m
 	$(BIN)/robustnorm referee $(OPTIONS)
 
 report: setup ## Write reports/<config>/report.html from the evaluations
-	$(BIN)/robustnorm report --config $(CONFIG) $(ARGS)
+	$(BIN)/robustnorm report $(call path,config,$(CONFIG)) $(ARGS)
 
 compare: setup ## Compare runs or records in one table and page: make compare RUNS='A B'
 	$(if $(RUNS),,$(error make compare needs RUNS, for example: make compare RUNS='reports/digits mine.json'))
@@ -66,31 +69,31 @@ compare: setup ## Compare runs or records in one table and page: make compare RU
 
 campaign: CONFIG = configs/campaign.yaml
 campaign: setup ## Tables 3 and 4 at full scale, in slices of time: make campaign BUDGET=540
-	$(BIN)/robustnorm campaign --config $(CONFIG) $(if $(BUDGET),--budget $(BUDGET)) \
-		$(if $(DATA),--data $(DATA)) $(ARGS)
+	$(BIN)/robustnorm campaign $(call path,config,$(CONFIG)) $(if $(BUDGET),--budget $(BUDGET)) \
+		$(call path,data,$(DATA)) $(ARGS)
 
 reproducecpu: CONFIG = configs/campaign-cpu.yaml
 reproducecpu: setup ## Tables 3 and 4 with three seeds on CPU cores: make reproducecpu DATA=<CIFAR-10>
-	$(BIN)/robustnorm campaign --config $(CONFIG) $(if $(BUDGET),--budget $(BUDGET)) \
-		$(if $(DATA),--data $(DATA)) $(ARGS)
+	$(BIN)/robustnorm campaign $(call path,config,$(CONFIG)) $(if $(BUDGET),--budget $(BUDGET)) \
+		$(call path,data,$(DATA)) $(ARGS)
 
 sweep: setup ## Train and evaluate norms x seeds as jobs: make sweep ARGS='--workers 4'
 	$(BIN)/robustnorm sweep $(CONFIG) $(ARGS)
 
 table1: CONFIG = configs/gan-cpu.yaml
 table1: setup ## Train three GANs with two norms, print Table 1: make table1 DATA=<CIFAR-10> SEEDS=0,1
-	$(BIN)/robustnorm table1 --config $(CONFIG) $(if $(DATA),--data $(DATA)) \
+	$(BIN)/robustnorm table1 $(call path,config,$(CONFIG)) $(call path,data,$(DATA)) \
 		$(if $(SEEDS),--seeds '[$(SEEDS)]') $(ARGS)
 
 table2: CONFIG = configs/nas-cpu.yaml
 table2: setup ## Search cells with four norms, print Table 2: make table2 DATA=<CIFAR-10> SEEDS=0,1
-	$(BIN)/robustnorm table2 --config $(CONFIG) $(if $(DATA),--data $(DATA)) \
+	$(BIN)/robustnorm table2 $(call path,config,$(CONFIG)) $(call path,data,$(DATA)) \
 		$(if $(SEEDS),--seeds '[$(SEEDS)]') $(ARGS)
 
 figure7: CONFIG = configs/style-cpu.yaml
 figure7: setup ## Style transfer, Figures 7 and 8: make figure7 DATA=<CIFAR-10> SEEDS=0,1
-	$(BIN)/robustnorm figure7 --config $(CONFIG) $(if $(DATA),--data $(DATA)) \
-		$(if $(CONTENT),--content $(CONTENT)) $(if $(STYLE),--style $(STYLE)) \
+	$(BIN)/robustnorm figure7 $(call path,config,$(CONFIG)) $(call path,data,$(DATA)) \
+		$(call path,content,$(CONTENT)) $(call path,style,$(STYLE)) \
 		$(if $(SEEDS),--seeds '[$(SEEDS)]') $(ARGS)
 
 # One worker per core, one thread each; tests of one file share fixtures, files with slow tests begin.

@@ -1,5 +1,6 @@
 """The wheel and the Makefile, from outside the checkout."""
 
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -105,24 +106,36 @@ def test_make_help_lists_every_target():
 
 
 def make_dry_run(*words):
+    """Returns the words of the command, joined; each ends with "|" so that spaces show."""
     # -o: the environment counts as made.
-    return output("make", "--dry-run", "-o", ".venv/.installed", *words)
+    shown = output("make", "--dry-run", "-o", ".venv/.installed", *words)
+    return "".join(f"{word}|" for word in shlex.split(shown))
 
 
 def test_make_train_passes_its_variables_on():
     shown = make_dry_run("train", "NORM=auxbn", "DATA=x", "SEED=3", "EPOCHS=2", "CONFIG=c.yaml")
-    assert "robustnorm train --norm auxbn --config c.yaml --data x --seed 3 --epochs 2" in shown
+    assert "robustnorm|train|--norm|auxbn|--config|c.yaml|--data|x|--seed|3|--epochs|2|" in shown
+
+
+def test_make_takes_paths_with_spaces_and_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for target in ("eval", "campaign", "reproducecpu", "table1", "table2", "figure7"):
+        shown = make_dry_run(target, "DATA=~/my data/a,b.tar", "CONFIG=my config.yaml")
+        assert "|--config|my config.yaml|" in shown
+        assert "|--data|/home/me/my data/a,b.tar|" in shown
+    shown = make_dry_run("figure7", "CONTENT=~/my pictures", "STYLE=a b")
+    assert "|--content|/home/me/my pictures|--style|a b|" in shown
 
 
 def test_make_eval_passes_its_variables_on():
     shown = make_dry_run("eval", "LIMIT=100", "CHECKPOINT=last")
-    assert "robustnorm eval --config configs/cifar10.yaml" in shown
-    assert "--test_limit 100 --checkpoint last" in shown
+    assert "robustnorm|eval|--config|configs/cifar10.yaml|" in shown
+    assert "|--test_limit|100|--checkpoint|last|" in shown
 
 
 def test_make_report_reads_the_config_s_records():
     shown = make_dry_run("report", "CONFIG=c.yaml")
-    assert "robustnorm report --config c.yaml" in shown
+    assert "robustnorm|report|--config|c.yaml|" in shown
 
 
 def test_make_train_without_a_norm_says_what_to_type():

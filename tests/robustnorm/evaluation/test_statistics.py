@@ -153,3 +153,10 @@ def test_sign_flip_counts_the_signs_that_are_as_extreme():
     assert sign_flip([1.0]) is None
     assert sign_flip([0.0, 0.0]) == 1.0
     assert sign_flip([0.25] * 8) == 2 / 2**8
+
+
+def test_sign_flip_of_many_differences_gives_the_same_p_each_time():
+    differences = np.random.default_rng(0).normal(0.4, 1, 21).tolist()
+    p = sign_flip(differences)
+    assert p == sign_flip(differences)
+    assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=0.1)
