@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustnorm.attacks.logits import Model
 from robustnorm.attacks.losses import lead
+from robustnorm.attacks.threat_model import widest
 
 # Fraction of the image that a square covers at first, and the queries of 10,000 at which it halves.
 _SHARE, _HALVED = 0.8, (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -165,7 +166,8 @@ def _hill(height: int, width: int) -> Tensor:
 
 
 def _unit(values: Tensor, dims: tuple[int, ...]) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(values, dim=dims, keepdim=True, dtype=torch.float64)
+    exact = widest(values.device)
+    norms: Tensor = torch.linalg.vector_norm(values, dim=dims, keepdim=True, dtype=exact)
     return (values / norms.clamp_min(_TINY)).to(values.dtype)
 
 

@@ -94,10 +94,18 @@ def _linf_distance(adv_images: Tensor, images: Tensor) -> Tensor:
     return (adv_images - images).abs().flatten(1).amax(1)
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """Returns the type for sums over pixels: float64, which Apple's GPUs do not have.
+
+    A float32 sum over the pixels of a large image is off by several 1e-6, and the squares of a
+    small gradient are 0.
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _l2_norm(values: Tensor) -> Tensor:
-    # In float64: a float32 sum over the pixels of a large image is off by several 1e-6, and the
-    # squares of a small gradient are 0.
-    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
+    exact = widest(values.device)
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=exact)
     return norms
 
 
@@ -121,8 +129,9 @@ def _l2_random_start(images: Tensor, epsilon: float, generator: torch.Generator)
 
 
 def _l2_ascend(gradient: Tensor, step_size: float) -> Tensor:
+    norms = _l2_norm(gradient)
     # A gradient of zero stays zero.
-    return _l2_scale(gradient, step_size / _l2_norm(gradient).clamp_min(1e-300))
+    return _l2_scale(gradient, torch.where(norms > 0, step_size / norms, 0.0))
 
 
 def _l2_distance(adv_images: Tensor, images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pgd_cases import make_inputs, seeded
 
-from robustnorm.attacks.threat_model import THREAT_MODELS
+from robustnorm.attacks.threat_model import THREAT_MODELS, widest
 
 
 def test_linf_random_start_is_uniform_in_the_cube():
@@ -51,6 +51,11 @@ def test_contains_tells_images_apart(name):
     adv_images[1, 0, 0, 0] = 0.7  # farther than 0.1
     adv_images[2] = 1.01  # outside [0, 1]
     assert THREAT_MODELS[name].contains(adv_images, images, 0.1).tolist() == [True, False, False]
+
+
+def test_sums_over_pixels_are_in_float64_where_there_is_such_a_type():
+    assert widest(torch.device("cpu")) == widest(torch.device("cuda")) == torch.float64
+    assert widest(torch.device("mps")) == torch.float32
 
 
 def test_zero_gradient_moves_nothing():
