@@ -116,8 +116,8 @@ def dataset_of(
 def as_images(values: Any, where: str) -> Tensor:
     """Converts an array (N, H, W), (N, H, W, C) or (N, C, H, W) to uint8 images (N, C, H, W).
 
-    Values are bytes, whole numbers up to 255, or floating-point numbers in [0, 1] that are whole
-    numbers divided by 255.
+    Values are bytes, whole numbers up to 255, floating-point numbers in [0, 1] that are whole
+    numbers divided by 255, or true for white and false for black.
 
     Raises:
         DataError: On other shapes and values.
@@ -132,6 +132,8 @@ def as_images(values: Any, where: str) -> Tensor:
             f"{where} must hold images of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or "
             f"3 channels, got {tuple(images.shape)}"
         )
+    if images.dtype == torch.bool:
+        return images.to(torch.uint8) * 255
     if images.dtype == torch.uint8 or not len(images):
         return images.to(torch.uint8)
     low, high = images.min().item(), images.max().item()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -28,15 +29,15 @@ def load_csv(path: Path, how: ReadOptions) -> Dataset:
 
     The first line names the columns: path, label and split ("train" or "test"). Without a split,
     all images are test images. Paths are relative to the file's folder and must stay in it. Labels
-    are numbers from 0, or class names, which are sorted alphabetically.
+    are numbers from 0, also written as 3.0, or class names, which are sorted alphabetically.
 
     Args:
         path: The file.
         how: How to read the images.
 
     Raises:
-        DataError: When columns or images are missing; a RefusedDataError when a path leads outside
-            or the file is not text.
+        DataError: When columns, images or labels are missing; a RefusedDataError when a path leads
+            outside or the file is not text.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -65,7 +66,7 @@ def load_csv(path: Path, how: ReadOptions) -> Dataset:
     missing = [each for each in paths if not exists(path.parent / each)]
     if missing:
         raise DataError(f"{path} names {missing[0][:80]}, which is not in {path.parent}")
-    classes, numbers = _classes(labels)
+    classes, numbers = _classes(labels, path)
     splits = [_split(row[columns[2]], path) for row in rows] if columns[2] is not None else []
     encoded = Encoded(path.parent, np.array([os.fsencode(each) for each in paths], np.bytes_))
     found = dict[str, EncodedSplit]()
@@ -94,11 +95,20 @@ def _split(word: str, path: Path) -> str:
 
 
 def _classes(
-    labels: list[str],
+    labels: list[str], path: Path
 ) -> tuple[tuple[str, ...], np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Returns the classes, and each image's label as a number."""
-    if all(label.isascii() and label.isdigit() and len(label) < 6 for label in labels):
-        numbers = np.array([int(label) for label in labels], np.int64)
+    if "" in labels:
+        raise DataError(f"{path} has a line without a label; each image needs one")
+    if all(
+        re.fullmatch(r"-?[0-9]{1,5}(\.[0-9]*)?", label) for label in labels
+    ):  # longer ones are codes
+        wrong = [label for label in labels if float(label) < 0 or float(label) % 1]
+        if wrong:
+            raise DataError(
+                f"{path} has the label {wrong[0]}; labels are whole numbers from 0, or names"
+            )
+        numbers = np.array([int(float(label)) for label in labels], np.int64)
         return tuple(map(str, range(int(numbers.max()) + 1))), numbers
     classes = sorted(set(labels))
     numbers_by_name = {name: number for number, name in enumerate(classes)}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustnorm.data.errors import DataError
 from robustnorm.data.stored import StoredImages, is_stored
+from robustnorm.system.escaping import for_terminal
 
 # Which images are held out or sampled is fixed, the same for every run.
 _DIVISION_SEED = 2102_11382
@@ -98,7 +99,8 @@ class Dataset:
         sha256: Hash of the content.
 
     Raises:
-        DataError: When a label is not a class, or there is no test image.
+        DataError: When a label is not a class, there is no test image, or a name has characters
+            that cannot be shown.
     """
 
     name: str
@@ -109,6 +111,12 @@ class Dataset:
     sha256: str
 
     def __post_init__(self) -> None:
+        for text in (self.name, *self.classes):
+            if for_terminal(text) != text:
+                raise DataError(
+                    f"the name '{for_terminal(text)[:80]}' of the data or of a class has "
+                    "characters that no report can show; rename the file or folder"
+                )
         for title, split in (("training", self.train), ("test", self.test)):
             if not len(split) and split is self.test:
                 raise DataError(f"{self.name} has no {title} images; add some")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-# Control characters, and those that reverse the direction of the text after them.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Control characters, those that reverse the direction of the text after them, and bytes of names
+# that are no UTF-8, which Python keeps as surrogates and cannot print.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "^": r"\textasciicircum{}",

@@ -43,6 +43,17 @@ def test_dataset_refuses_a_label_out_of_range(label):
         make_dataset(test=split)
 
 
+@pytest.mark.parametrize("character", ["\u202a", "\x1b", "\udce9"])  # the last: no UTF-8
+def test_dataset_refuses_names_that_no_report_can_show(character):
+    """Text that turns writing around comes along when a path is copied from a window's title."""
+    split = make_split()
+    for name, first in (("made", f"{character}cat"), (f"made{character}", "cat")):
+        with pytest.raises(DataError, match=r"\\.* has characters that no report can show; rename"):
+            Dataset(name, (first, *"bcde"), split, split, Augmentation(), "00")
+    shown = Dataset("\u05d0", ("\u05d1", *"bcde"), split, split, Augmentation(), "00")
+    assert shown.classes[0] == "\u05d1"
+
+
 def test_dataset_refuses_an_empty_split():
     empty = Split(torch.empty(0, 3, 4, 4, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
     with pytest.raises(DataError, match="made has no test images"):

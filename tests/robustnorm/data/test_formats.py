@@ -69,6 +69,12 @@ def test_arrays_of_other_shapes_and_types(tmp_path, images, labels):
     assert holds(read(tmp_path / "set.npz"), train=False)
 
 
+def test_truth_values_are_white_and_black(tmp_path):
+    np.savez(tmp_path / "set.npz", images=TEST > 127, labels=LABELS["test"])
+    expected = np.where(TEST > 127, 255, 0).transpose(0, 3, 1, 2)
+    assert np.array_equal(read(tmp_path / "set.npz").test.images, expected)
+
+
 def test_grey_arrays_have_one_channel(tmp_path):
     np.savez(tmp_path / "set.npz", images=TEST[..., 0], labels=LABELS["test"])
     assert read(tmp_path / "set.npz").test.images.shape == (4, 1, 8, 8)
@@ -165,9 +171,23 @@ def test_csv(tmp_path, names):
         assert read(tmp_path / "set.csv").sha256 != dataset.sha256
 
 
+def test_csv_of_numbers_written_as_floats_has_the_same_labels(tmp_path):
+    """As pandas writes a column that has had a gap; as text, "10.0" stands before "2.0"."""
+    paths = [path for path, *_ in write_images(tmp_path, PARTS)]
+    numbers = [0, 2, 10, 3, 11, 1, 9, 2, 10, 0]
+    lines = "".join(f"{path},{n}.0\n" for path, n in zip(paths, numbers, strict=True))
+    (tmp_path / "set.csv").write_text(f"path,label\n{lines}")
+    dataset = read(tmp_path / "set.csv")
+    assert dataset.test.labels.tolist() == numbers
+    assert dataset.classes == tuple(str(k) for k in range(12))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("path,label\ntest/0.png,0\ntest/1.png,\n", "a line without a label"),
+        ("path,label\ntest/0.png,0\ntest/1.png,-1\n", "has the label -1; labels are whole"),
+        ("path,label\ntest/0.png,0\ntest/1.png,0.5\n", r"has the label 0\.5; labels are whole"),
         ("a,b\n1,2\n", "must begin with a line that names the columns"),
         ("path,label\n", "must have lines with 2 values"),
         ("path,label\ntest/0.png\n", "must have lines with 2 values"),
