@@ -45,4 +45,4 @@ def _to_8_bits(images: Tensor) -> Tensor:
     if not images.is_floating_point():
         return images
     rounded = (images * 255).round().to(torch.uint8)
-    return rounded if torch.equal((rounded / 255).to(images.dtype), images) else images
+    return rounded if torch.equal(rounded.to(images.dtype) / 255, images) else images

@@ -29,7 +29,8 @@ class KeptChunk(NamedTuple):
 
     Args:
         image_ids: Indices in the test set, int64 (N,).
-        images: Images by the verdict on the attacked branch itself, float32 (N, C, H, W).
+        images: Images by the verdict on the attacked branch itself, float32 (N, C, H, W), or of
+            other dimensions for vectors, signals and volumes.
     """
 
     image_ids: NDArray[np.int64]
@@ -89,7 +90,7 @@ def _check_arrays(image_ids: NDArray[Any], images: dict[Key, NDArray[Any]]) -> N
         raise ValueError("its list of images has a duplicate or a negative entry")
     for key, found in images.items():
         check_structure(list(key), [str], "key")
-        if found.dtype != np.float32 or found.ndim != 4 or len(found) != len(image_ids):
+        if found.dtype != np.float32 or found.ndim < 2 or len(found) != len(image_ids):
             raise ValueError(f"{found.dtype} of shape {found.shape} are not its images")
 
 

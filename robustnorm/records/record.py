@@ -102,7 +102,8 @@ class Record:
         config_hash: Fingerprint of those.
         history: One entry per epoch, as ``EpochRecord.to_dict``, up to the last epoch of the run.
         dataset: name, sha256, classes, train_images and test_images; for a network given in Python
-            also "images", the hash of those evaluated.
+            also "images", the hash of those evaluated. If the data were only named there, that is
+            also their sha256, and test_images is the least number that there can be.
         image_ids: Indices of the evaluated images in the test set.
         labels: Their classes, as indices into ``dataset["classes"]``.
         protocol: The evaluation's settings.
@@ -166,6 +167,14 @@ class Record:
     def n(self) -> int:
         """Number of evaluated images."""
         return len(self.image_ids)
+
+    @property
+    def sample(self) -> str:
+        """Number of evaluated images, and of how many if that is known, as people write it."""
+        data = self.dataset
+        if data.get("images") == data["sha256"]:  # given in Python under a name
+            return f"{self.n:,}"
+        return f"{self.n:,} of {data['test_images']:,}"
 
     @property
     def branches(self) -> tuple[str, ...]:

@@ -244,7 +244,7 @@ def _pixels(images: Tensor) -> Tensor:
 @exact_float32()
 def _agrees(score: nn.Module, images: Tensor, labels: Array, correct: Bits) -> tuple[Bits, Bits]:
     """Returns whether each image's prediction agrees with the verdict, and whether it only ties."""
-    device = next(score.parameters()).device
+    device = next(score.parameters(), images).device
     logits = torch.cat(
         [score(batch.to(device)).cpu() for batch in torch.split(images, _BATCH)]
     ).double()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, overload
 
 from torch import Tensor, nn
 
+from robustnorm.attacks.inputs import admit_images, admit_labels
+from robustnorm.data.stored import is_stored
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.digests import digest_of_images, digest_of_network
 from robustnorm.records.record import Record, Verdict
@@ -30,10 +32,12 @@ class Results(Sequence[Verdict]):
 
     Args:
         record: The record of the evaluation.
+        kept: Folder of the adversarial images, if they were kept.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, kept: Path | None = None) -> None:
         self.record = record
+        self._kept = kept
         self._model = name_models([record], [record.name])
 
     @overload
@@ -93,7 +97,8 @@ class Results(Sequence[Verdict]):
             UsageError: When there is no such file.
             RecordError: When it is not a record.
         """
-        return cls(Record.load(Path(path)))
+        record = Record.load(Path(path))
+        return cls(record, Path(path).parent / Path(record.images.get("folder", "")).name)
 
     def verify(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, kept: str | Path | None = None
@@ -102,27 +107,31 @@ class Results(Sequence[Verdict]):
 
         Args:
             model: The network, in evaluation mode.
-            images: The images that were evaluated, in the same order.
-            labels: int64 (N,).
-            kept: Folder of the adversarial images, if the evaluation kept them elsewhere than the
-                record says.
+            images: The images that were evaluated, in the same order and any form that
+                ``evaluate`` takes.
+            labels: Their labels, likewise.
+            kept: Folder of the adversarial images; by default that of the evaluation, or for a
+                loaded record the one beside its file.
 
         Raises:
             CheckFailed: When a check fails; names the first failures.
             UsageError: When the record is that of a run.
+            InputError: When these are no images or labels.
         """
         if not self.record.given:
             raise UsageError(
                 f"{self._model[0].name} is a run, not a network given in Python; check its record "
                 "with robustnorm verify"
             )
+        images = images if is_stored(images) else admit_images(images, integers=True)
+        labels = admit_labels(labels, images)
         origin = Verification("network and data")
         checkpoint, dataset = self.record.checkpoint["sha256"], self.record.dataset["images"]
         origin.add(digest_of_network(model) == checkpoint, "it is another network")
         origin.add(digest_of_images(images, labels) == dataset, "these are other images or labels")
         findings = [origin]
         if not origin.failed:
-            folder = Path(kept or self.record.images.get("folder", ""))
+            folder = Path(kept or self._kept or "")
             findings += check_verdicts(self.record, model, images, labels, folder)
         return conclude(self._model[0].name, self.record, findings)
 

@@ -175,7 +175,7 @@ def evaluate(
         images={} if keep is None else {"folder": keep.name, "files": hashes(keep)},
         margins=median_margins(model, images, labels, serving=serving),
     )
-    return Results(record)
+    return Results(record, keep)
 
 
 def _describe(
