@@ -48,7 +48,8 @@ def compare_runs(settings: CompareSettings) -> str:
         title=f"{settings.name}: networks side by side",
         command=_command(settings),
     )
-    save_tables(tables, folder, "comparison", optional=("paired-tests",))
+    made_before = ("comparison", "accuracy", "paired-tests")  # of several networks, or of one
+    save_tables(tables, folder, "comparison", optional=made_before)
     write_files(*page, folder)
     return to_text(tables)
 

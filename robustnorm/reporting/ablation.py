@@ -29,10 +29,10 @@ def ablation_table(records: Sequence[Record]) -> Table:
     """Returns the grid of accuracies with their intervals, for each metric.
 
     Args:
-        records: Records of one evaluation; controls and norms outside the grid are ignored. A cell
-            without a record stays empty.
+        records: Records of one evaluation; controls, imported weights and norms outside the grid
+            are ignored. A cell without a record stays empty.
     """
-    models = [m for m in group(records) if m.adversarial and m.norm in GRID.values()]
+    models = [m for m in group(records) if m.repeats_paper and m.norm in GRID.values()]
     largest = max(models, key=lambda model: len(model.records[0].branches))
     branches = largest.records[0].branches
     robust = ["RA, PGD-20"] + [WORST] * has_worst(models)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from robustnorm.reporting import drawing, figures
 from robustnorm.reporting.model_records import ModelRecords
+from robustnorm.reporting.notes import attacks_text
 from robustnorm.reporting.provenance import provenance
 from robustnorm.reporting.render import Cell, Table
 from robustnorm.reporting.sections import Drawing, Section, render_sections
@@ -45,9 +46,8 @@ def comparison_page(
     )
     facts = {
         "Data": record.dataset["name"],
-        "Test images": f"{record.n:,} of {record.dataset['test_images']:,}",
-        "Attack": f"{record.protocol['threat_model'].capitalize()}, ε = "
-        f"{record.protocol['epsilon']}, step {record.protocol['step_size']}",
+        "Test images": record.sample,
+        "Attack": attacks_text(record.protocol).replace("epsilon", "ε ="),
         "Models": ", ".join(model.name for model in models),
     }
     sections = [

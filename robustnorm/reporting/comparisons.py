@@ -42,6 +42,11 @@ class Comparison:
         """Whether the difference is significant at the 5 % level."""
         return self.adjusted <= LEVEL
 
+    @property
+    def lead(self) -> int:
+        """Images by which the first exceeds the second, 0 if they are not distinguishable."""
+        return (self.first_only - self.second_only) * self.distinguishable
+
 
 def compare(pairs: Sequence[tuple[tuple[str, Bits], tuple[str, Bits]]]) -> list[Comparison]:
     """Compares the pairs of one family, whose p-values are adjusted together.

@@ -46,7 +46,8 @@ class ModelRecords:
         norm: As ``Config.norm``.
         adversarial: False for a control trained without attacks.
         records: One per seed.
-        remark: Distinguishes models with the same norm: config and checkpoint where they differ.
+        remark: Distinguishes models with the same norm: config, checkpoint and origin where they
+            differ.
         title: Name in reports; by default made from norm and remark.
         attacks: Attacks that count in the worst case, if the models compared have run others
             besides; all by default.
@@ -69,6 +70,11 @@ class ModelRecords:
         )
 
     @property
+    def repeats_paper(self) -> bool:
+        """Whether it is a norm trained here with attacks, as in the paper."""
+        return self.adversarial and self.records[0].is_ours
+
+    @property
     def counted(self) -> list[Verdict]:
         """The verdicts of the first seed that count in the worst case, of all branches."""
         verdicts = self.records[0].verdicts
@@ -77,13 +83,15 @@ class ModelRecords:
     def branches(self, wanted: str) -> tuple[str, ...]:
         """Returns the branches that a table shows as "clean" or "adv".
 
-        If no branch is named "adv", these are all adversarial branches; a network with one branch
-        shows that one.
+        If no branch is named "clean", this is the first one; if none is named "adv", these are all
+        others. A network with one branch shows that one.
         """
         branches = self.records[0].branches
         if wanted in branches:
             return (wanted,)
-        return branches[1:] or branches
+        clean = "clean" if "clean" in branches else branches[0]
+        others = tuple(name for name in branches if name != clean)
+        return (clean,) if wanted == "clean" else others or branches
 
     def branch(self, wanted: str) -> str:
         return self.branches(wanted)[0]
@@ -118,8 +126,12 @@ class ModelRecords:
         return [verdict.correct for verdict in self.verdicts(attack, rule, branch, branch)]
 
     def ball(self, evaluation: str, branch: str) -> tuple[str, Fraction] | None:
-        """Returns threat model and radius of an evaluation of a branch; None for clean images."""
-        return None if evaluation == "SA" else self.records[0].ball(branch)
+        """Returns threat model and radius of an evaluation of a branch; None for clean images.
+
+        Radii that differ only by rounding, such as 8/255 and 0.03137255, are the same.
+        """
+        threat_model, radius = self.records[0].ball(branch)
+        return None if evaluation == "SA" else (threat_model, radius.limit_denominator(10_000))
 
     def worst(self, branch: str) -> float | None:
         """Returns a branch's mean accuracy in the worst case; None if only PGD was run."""
@@ -157,6 +169,11 @@ def named_among(verdicts: Sequence[Verdict]) -> list[str]:
     return [name for name in attacks if name not in usual and not name.startswith(TRANSFER)]
 
 
+def beyond_pgd(verdicts: Sequence[Verdict]) -> bool:
+    """Returns whether there are attacks besides PGD, which has a worst case of its own: "any"."""
+    return any(not re.fullmatch(r"none|pgd-\d+", verdict.attack) for verdict in verdicts)
+
+
 def has_transfers(record: Record) -> bool:
     """Returns whether images made against other runs were scored."""
     return any(verdict.attack.startswith(TRANSFER) for verdict in record.verdicts)
@@ -175,15 +192,22 @@ def further_evaluations(record: Record) -> list[str]:
 
 
 def group(records: Sequence[Record]) -> list[ModelRecords]:
-    """Groups records into models: the paper's norms in its order, other norms, then controls."""
+    """Groups records into models: the paper's norms in its order, other norms, then controls.
+
+    Networks from elsewhere are no seeds of ours, nor weights those of a file of another name.
+    """
     order = list(NAMES)
     several_configs = len({record.name for record in records}) > 1
     several_tags = len({record.checkpoint["tag"] for record in records}) > 1
+    origins = {id(record): record.imported or record.given for record in records}
+    several_origins = len(set(origins.values())) > 1
     groups: dict[tuple[bool, int, str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: record.seed):
         rank = order.index(record.norm) if record.norm in order else len(order)
         remark = ", ".join(
-            [record.name] * several_configs + [str(record.checkpoint["tag"])] * several_tags
+            [record.name] * several_configs
+            + [str(record.checkpoint["tag"])] * several_tags
+            + [origins[id(record)]] * (several_origins and not record.is_ours)
         )
         key = (not record.adversarial, rank, record.norm, remark)
         groups.setdefault(key, []).append(record)

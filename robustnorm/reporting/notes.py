@@ -7,7 +7,13 @@ from typing import Any
 
 from robustnorm.models.naming import describe_source, is_registered
 from robustnorm.records.record import Record
-from robustnorm.reporting.model_records import NAMES, ModelRecords, has_transfers, named_among
+from robustnorm.reporting.model_records import (
+    NAMES,
+    ModelRecords,
+    beyond_pgd,
+    has_transfers,
+    named_among,
+)
 from robustnorm.reporting.paper import SETTING
 
 GROUP_NOTE = (
@@ -36,18 +42,19 @@ def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list
     several = len(records) > len(models)
     sample = "this one seed" if first.is_ours else "these weights"
     notes = [
-        f"n = {first.n:,} of {data['test_images']:,} test images of {data['name']}. Intervals: "
+        f"n = {first.sample} test images of {data['name']}. Intervals: "
         "Wilson, 95 %, over the choice of test images, "
         + ("at the mean over seeds." if several else f"for {sample}."),
         f"Training: {_each(models, _training)}; seed "
         f"{_each(models, _seed)}; protocol {_each(models, _protocol)}. "
         f"Checkpoint {_each(models, _checkpoint)}.",
-        f"Attack: PGD, {_attacks(protocol)}, uniform random start, through the branch that scores; "
-        "verdict at the last iterate ('any': neither the clean image nor any iterate up to it was "
-        "misclassified).",
+        f"Attack: PGD, {attacks_text(protocol)}, uniform random start, through the branch that "
+        "scores; verdict at the last iterate ('any': neither the clean image nor any iterate up to "
+        "it was misclassified).",
         _search_note(models),
     ]
     counted = named_among(models[0].counted)
+    counted = counted if paper or beyond_pgd(models[0].counted) else []
     if "worst" in counted:
         restricted = models[0].attacks is not None
         others = [name for name in counted if name != "worst"]
@@ -77,7 +84,9 @@ def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list
     return notes
 
 
-def _attacks(protocol: dict[str, Any]) -> str:
+def attacks_text(protocol: dict[str, Any]) -> str:
+    """Describes the ball and the step of a protocol's attack, and those of single branches."""
+
     def describe(attack: dict[str, str]) -> str:
         return (
             f"{attack['threat_model'].capitalize()}, epsilon {attack['epsilon']}, step "

@@ -21,6 +21,7 @@ from robustnorm.reporting.comparisons import paired_tests
 from robustnorm.reporting.examples import example_grid
 from robustnorm.reporting.gradients import gradient_table
 from robustnorm.reporting.model_records import ModelRecords, group
+from robustnorm.reporting.notes import attacks_text
 from robustnorm.reporting.passes import accuracy_over_passes
 from robustnorm.reporting.provenance import provenance
 from robustnorm.reporting.render import Table, layout
@@ -110,6 +111,7 @@ def render_page(
         "title": _distinct(record.name for record in records),
         "protocols": _distinct(record.protocol["name"] for record in records),
         "first": first,
+        "attacks": attacks_text(first.protocol).replace("epsilon", "ε ="),
         "models": models,
         "colors": drawing.variables(),
         "swatches": _swatches(models, looks),

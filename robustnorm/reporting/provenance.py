@@ -39,7 +39,7 @@ def provenance(models: Sequence[ModelRecords]) -> Provenance:
     runs: list[tuple[Cell, ...]] = [
         (
             name,
-            str(record.seed),
+            _seed(record),
             record.name,
             _checkpoint(record),
             record.checkpoint["sha256"][:12],
@@ -92,12 +92,16 @@ def provenance(models: Sequence[ModelRecords]) -> Provenance:
             "Settings in which the runs differ",
             ("Model", "Seed", *differing),
             [
-                (name, str(record.seed), *(values[key][row] for key in differing))
+                (name, _seed(record), *(values[key][row] for key in differing))
                 for row, (name, record) in enumerate(named)
             ],
             [],
         ),
     )
+
+
+def _seed(record: Record) -> str | None:
+    return str(record.seed) if record.is_ours else None
 
 
 def _checkpoint(record: Record) -> str:

@@ -12,7 +12,13 @@ from robustnorm.evaluation.checks import verdict_of
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import TRANSFER, Record, RecordError
 from robustnorm.reporting.comparisons import groups, paired_tests
-from robustnorm.reporting.model_records import ANY, WORST, ModelRecords, evaluation_of
+from robustnorm.reporting.model_records import (
+    ANY,
+    WORST,
+    ModelRecords,
+    beyond_pgd,
+    evaluation_of,
+)
 from robustnorm.reporting.notes import GROUP_NOTE, MARGIN_NOTE, setting_notes
 from robustnorm.reporting.render import Cell, Table
 
@@ -116,12 +122,9 @@ def evaluations(models: Sequence[ModelRecords]) -> list[str]:
         for record, branch in branches
     ]
     shared = [n for n in dict.fromkeys(evaluated[0]) if all(n in names for names in evaluated)]
-    beyond_pgd = [
-        any(not re.fullmatch(r"none|pgd-\d+", verdict.attack) for verdict in model.counted)
-        for model in models
-    ]
+    worst = all(beyond_pgd(model.counted) for model in models)
     # The attack worst only attacks what others have left: it counts in the worst case.
-    return [name for name in shared if name != "RA, worst"] + [WORST] * all(beyond_pgd)
+    return [name for name in shared if name != "RA, worst"] + [WORST] * worst
 
 
 def under_attack(models: Sequence[ModelRecords]) -> list[str]:

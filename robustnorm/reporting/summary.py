@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from statistics import mean
 
 from robustnorm.evaluation.statistics import wilson
-from robustnorm.reporting.comparisons import families
+from robustnorm.reporting.comparisons import Comparison, families
 from robustnorm.reporting.model_records import ANY, WORST, ModelRecords, has_worst
 from robustnorm.reporting.render import Table, bracketed
 
 
 def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> str:
-    """Names the most robust model and those that are not distinguishable from it.
+    """Names the most robust model, and those over which its lead may be chance.
+
+    Models attacked in different threat models or radii are not compared: each ball has a sentence.
 
     Args:
         models: Models with verdicts on the same images.
@@ -20,27 +22,49 @@ def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> st
             else PGD-20.
     """
     evaluation = evaluation or (WORST if has_worst(models) else "RA, PGD-20")
+    by_ball: dict[object, list[ModelRecords]] = {}
+    for model in models:
+        by_ball.setdefault(model.ball(evaluation, model.branch("adv")), []).append(model)
+    tests = families(models, [evaluation]).get(f"{evaluation}, adversarial branch", [])
+    return " ".join(
+        _most_robust(of, evaluation, tests, several=len(by_ball) > 1) for of in by_ball.values()
+    )
+
+
+def _most_robust(
+    models: Sequence[ModelRecords], evaluation: str, tests: Sequence[Comparison], *, several: bool
+) -> str:
+    """Returns the sentence about the models that were attacked in one ball, of several or not."""
     attack = (
         "in the worst case"
         if evaluation == WORST
         else f"under {evaluation.removeprefix('RA, ').removesuffix(ANY)}"
     )
+    if several:
+        ball = models[0].records[0].attack_on(models[0].branch("adv"))
+        attack += f" ({ball['threat_model'].capitalize()}, epsilon {ball['epsilon']})"
     accuracies = {m.label("adv"): _robust(m, evaluation) for m in models}
     best = max(accuracies, key=lambda label: accuracies[label])
     n = models[0].records[0].n
     figure = f"{_percent(accuracies[best])} {bracketed(wilson(accuracies[best] * n, n), scale=100)}"
     if len(models) == 1:
         return f"{best} classifies {figure} of the images correctly {attack}."
-    alike = [
-        comparison.second if comparison.first == best else comparison.first
-        for comparison in families(models, [evaluation])[f"{evaluation}, adversarial branch"]
-        if best in (comparison.first, comparison.second) and not comparison.distinguishable
-    ]
-    verdict = (
-        f"on the test images it is not distinguishable from {_listed(alike)}"
-        if alike
-        else "its lead over every other model exceeds chance"
-    )
+    # The best over seeds need not lead on the first seed, of which the tests are.
+    ahead = {test.second for test in tests if test.first == best and test.lead > 0}
+    ahead |= {test.first for test in tests if test.second == best and test.lead < 0}
+    others = [label for label in accuracies if label != best and label not in ahead]
+    if max(len(model.records) for model in models) > 1:
+        verdict = "on the test images of the first seed its lead over " + (
+            f"{_listed(others)} does not exceed chance"
+            if others
+            else "every other model exceeds chance"
+        )
+    else:
+        verdict = (
+            f"on the test images it is not distinguishable from {_listed(others)}"
+            if others
+            else "its lead over every other model exceeds chance"
+        )
     return f"{best} has the highest robust accuracy {attack}, {figure}; {verdict}."
 
 

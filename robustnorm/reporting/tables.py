@@ -40,7 +40,7 @@ def tables(
     """
     check_comparable(records)
     models = group(records)
-    trained = {model.norm for model in models if model.adversarial}
+    trained = {model.norm for model in models if model.repeats_paper}
     wanted = PAPER["clean", "SA"] if any(record.is_ours for record in records) else {}
     missing = [norm for norm in wanted if norm not in trained]
     notes = [*setting_notes(models), *missing_notes(missing, train_command)]
@@ -120,7 +120,7 @@ def _rows(
     for (model, name), correct, mark in zip(shown, found, marks, strict=True):
         accuracies = [float(bits.mean()) for bits in correct]
         ours, n = mean(accuracies), model.records[0].n
-        comparable = model.adversarial and name in (branch, SINGLE)
+        comparable = model.repeats_paper and name in (branch, SINGLE)
         published = paper.get(model.norm) if comparable else None
         attack = EVALUATIONS.get(evaluation, "")
         any_iterate = (
@@ -143,7 +143,7 @@ def _rows(
                 *(stdev(accuracies) if len(accuracies) > 1 else None,) * several,
             )
         )
-    norms = [model.norm if model.adversarial else None for model, _ in shown]
+    norms = [model.norm if model.repeats_paper else None for model, _ in shown]
     rows: list[tuple[Cell, ...]] = []
     for norm, value in paper.items():
         untrained = (evaluation, NAMES[norm], None, None, None, f"{value:.2f}", *[None] * 4)
@@ -224,7 +224,7 @@ def _transfer(models: list[ModelRecords], note: str) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (
             model.name,
-            str(record.seed),
+            str(record.seed) if record.is_ours else None,
             "-" if verdict.score_branch == SINGLE else verdict.score_branch,
             verdict.attack.removeprefix(TRANSFER),
             "-" if verdict.attack_branch == SINGLE else verdict.attack_branch,

@@ -233,6 +233,18 @@ def test_checks_that_are_not_reliable_are_named(place, capsys):
     assert re.search(r"BN +0 +not run", text)
 
 
+def test_tables_of_an_earlier_comparison_in_the_folder_go(place):
+    one, two = (save(make_record(norm), place / f"{norm}.json") for norm in ("bn", "auxbn"))
+    folder = place / "reports" / "comparison"
+    for words, names in (
+        ([one], {"accuracy", "checks"}),
+        ([one, two], {"comparison", "paired-tests", "checks"}),
+        ([one], {"accuracy", "checks"}),
+    ):
+        assert cli.main(["compare", *words]) == Status.DONE
+        assert {path.stem for path in folder.glob("*.csv")} == names
+
+
 def test_nothing_to_compare_says_what_to_give(capsys):
     status, line = refused(capsys)
     assert status == Status.USAGE

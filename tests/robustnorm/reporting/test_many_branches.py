@@ -1,4 +1,4 @@
-"""Tables and figures of branches for several threat models, and of images of other runs."""
+"""Tables and figures of branches for several threat models, and of runs from elsewhere."""
 
 import json
 from dataclasses import replace
@@ -81,3 +81,22 @@ def test_training_shows_the_first_adversarial_branch_whatever_its_name():
     models = group([replace(record, verdicts=verdicts, history=history)])
     figure = figures.training_curves(models, drawing.looks(models))
     assert [len(axes.lines) > 0 for axes in figure.axes] == [True] * 6
+
+
+def test_imported_weights_are_no_seed_of_a_run_and_not_the_papers():
+    """90 % of a run and 60 % of weights from elsewhere are not 75 % of BN over two seeds."""
+    file = {"imported": {"file": "wrn.pt", "sha256": "12", "layout": "plain"}}
+    theirs = make_record("bn", sa=120, seed=1)
+    theirs = replace(theirs, checkpoint=theirs.checkpoint | file)
+    table3, table4, *_ = tables([make_record("bn", sa=180), theirs])
+    ours = {row[1]: row[2:3] + row[5:7] for row in table3.rows if row[2] is not None}
+    assert ours == {"BN": (0.9, "84.84", "+5.16"), "BN, wrn.pt": (0.6, None, None)}
+    assert "SD over seeds" not in table4.columns
+    also = replace(theirs, norm="auxbn", seed=0)
+    shown = {row[1]: row[2] for row in tables([make_record("bn"), also])[0].rows}
+    assert shown["AuxBN"] is None  # the paper's, not trained here
+    assert shown["AuxBN, wrn.pt"] == 0.6
+    notes = tables([make_record("bn"), also])[0].notes
+    assert any(note.startswith("AuxBN is not trained yet") for note in notes)
+    alone = [theirs, replace(theirs, seed=2)]  # one file's name: seeds of one training
+    assert [row[1] for row in tables(alone)[0].rows] == ["BN"]

@@ -67,7 +67,7 @@ def test_results_are_the_verdicts_and_everything_made_of_them(
     text = str(results)
     low, high = wilson(8, N)
     assert f"66.67   [{100 * low:.2f}, {100 * high:.2f}]" in text
-    assert f"n = {N} of {N} test images of made." in text
+    assert f"n = {N} test images of made." in text
     assert f"{threat_model.capitalize()}, epsilon {fraction_text(epsilon)}" in text
     assert "its training is not known; seed not known; protocol not known" in text
     assert repr(results) == text
@@ -86,7 +86,7 @@ def test_results_are_the_verdicts_and_everything_made_of_them(
     assert loaded.record.dataset["classes"] == [str(k) for k in range(classes)]
 
     page = results.report(tmp_path / "linear.html").read_text()
-    for said in ("<h1>linear on made</h1>", "66.67", f"{N} of {N}", "<svg", "not known"):
+    for said in ("<h1>linear on made</h1>", "66.67", f"<dd>{N}</dd>", "<svg", "not known"):
         assert said in page
     assert {path.name for path in tmp_path.iterdir()} == {"records", "linear.html"}
 
@@ -130,12 +130,69 @@ def test_verification_tells_another_network_and_other_images():
         results.verify(make_network(3, 3), images, labels)
 
 
-def test_kept_images_are_verified(tmp_path):
+def test_verification_takes_every_form_of_images_and_labels_that_evaluate_takes():
+    network, images, labels = make_images()
+    images[0, 0, 0, 0] = 255
+    for some, classes in (
+        (images, labels[:, None]),
+        (images, nn.functional.one_hot(labels, 2)),
+        ((images / 255).half(), labels.to(torch.int16)),
+        (images.double() / 255, labels),
+        (images / 255 + 1e-7, labels),  # clamped
+    ):
+        results = evaluate(network, some, classes, steps=(1,))
+        text = results.verify(network, some, classes)
+        assert re.search(r"labels +12 +0\npredictions on clean images +12 +0\n", text)
+        with pytest.raises(CheckFailed, match="other images or labels"):
+            results.verify(network, some, 1 - labels)
+
+
+class Part(nn.Module):
+    """A network without parameters."""
+
+    def forward(self, images):
+        return 9 * images.flatten(1)[:, :2]
+
+
+def test_network_without_parameters_is_verified():
+    network, images = Part().eval(), make_images()[1]
+    labels = network(images / 255).argmax(1)
+    text = evaluate(network, images, labels, steps=(1,)).verify(network, images, labels)
+    assert re.search(r"predictions on clean images +12 +0\n", text)
+
+
+def test_kept_images_are_verified_wherever_they_are(tmp_path):
     network, images, labels = make_images()
     results = evaluate(network, images, labels, steps=(1,), keep=tmp_path / "kept")
-    text = results.verify(network, images, labels, kept=tmp_path / "kept")
-    assert re.search(r"images in the ball +24 +0\n", text)  # of the final and the worst iterate
+    loaded = Results.load(results.save(tmp_path / "linear.json"))
+    for of, kept in ((results, tmp_path / "kept"), (results, None), (loaded, None)):
+        text = of.verify(network, images, labels, kept=kept)
+        assert re.search(r"images in the ball +24 +0\n", text)  # the final and the worst iterate
+        assert text.endswith("Everything holds.")
+    with pytest.raises(CheckFailed, match="cannot be read"):
+        results.verify(network, images, labels, kept=tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("shape", [(12,), (3, 4), (3, 2, 2, 1)])
+def test_kept_vectors_signals_and_volumes_are_verified(shape, tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
+    inputs = torch.rand(5, *shape, generator=torch.Generator().manual_seed(0))
+    labels = network(inputs).argmax(1)
+    results = evaluate(network, inputs, labels, steps=(1,), keep=tmp_path / "kept")
+    text = results.verify(network, inputs, labels)
+    assert re.search(r"images in the ball +10 +0\n", text)
     assert text.endswith("Everything holds.")
+
+
+def test_text_claims_no_size_of_the_data_and_no_attack_that_it_does_not_know():
+    network, images, labels = make_images()
+    some = evaluate(network, images, labels, steps=(2,), image_ids=torch.arange(N) + 100)
+    assert f"n = {N} test images of unnamed data." in str(some)
+    assert "Worst case" not in str(some)
+    dataset = make_dataset(images, labels)
+    part = evaluate(network, images[:5], labels[:5], data=dataset, attacks=["fgsm"])
+    assert f"n = 5 of {N} test images of made." in str(part)
+    assert "withstand every iterate of PGD and fgsm" in str(part)
 
 
 class Scaled(nn.Sequential):
@@ -207,9 +264,10 @@ def test_images_of_a_data_set_are_recorded_as_its_own():
     whole = evaluate(network, images, labels, data=dataset, steps=(1,)).record
     assert (whole.dataset["sha256"], whole.dataset["classes"]) == ("ab" * 32, ["a", "b"])
     ids = torch.tensor([7, 2])
-    part = evaluate(
-        network, images[ids] / 255, labels[ids], data=dataset, image_ids=ids, steps=(1,)
-    ).record
+    for some in (images / 255, images.double() / 255, (images / 255).half()):
+        part = evaluate(
+            network, some[ids], labels[ids], data=dataset, image_ids=ids, steps=(1,)
+        ).record
     assert (part.n, part.image_ids, part.dataset["test_images"]) == (2, [7, 2], N)
     assert evaluate(network, images, labels, data=dataset, steps=(1,)).verify(
         network, images, labels

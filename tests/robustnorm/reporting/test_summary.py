@@ -1,0 +1,108 @@
+"""The sentences that sum up a report, where seeds, balls and names of branches differ."""
+
+from dataclasses import replace
+
+import pytest
+from record_factory import N, bits, make_record
+
+from robustnorm.evaluation.statistics import mcnemar
+from robustnorm.records.record import Verdict
+from robustnorm.reporting.comparison_page import comparison_page
+from robustnorm.reporting.model_records import group
+from robustnorm.reporting.side_by_side import accuracy_table, name_models, significance
+from robustnorm.reporting.summary import summary
+
+L2 = {"threat_model": "l2", "epsilon": "1/2", "step_size": "1/8"}
+
+
+def branched(name, robust, protocol=None):
+    """A record whose branches have so many correct clean images, and half as many under attack."""
+    verdicts = [
+        Verdict(attack, rule, branch, branch, bits(count if attack == "none" else count // 2))
+        for branch, count in robust.items()
+        for attack, rule in (("none", "final"), ("pgd-20", "final"), ("pgd-20", "any"))
+    ]
+    return make_record("auxbn", name=name, verdicts=verdicts, protocol=protocol or BASE)
+
+
+BASE = make_record().protocol
+
+
+def test_models_of_other_balls_have_sentences_of_their_own():
+    """The one in the smaller ball is not more robust; before, there was no test, and an error."""
+    protocol = BASE | {"branches": {"l2": L2}}
+    records = [
+        branched("one", {"clean": 180, "adv": 100, "l2": 150}, protocol),
+        branched("two", {"clean": 170, "l2": 160}, protocol),
+        branched("three", {"clean": 170, "adv": 30}, protocol),
+    ]
+    models = name_models(records, "abc")
+    said = summary(models)
+    assert mcnemar(bits(50), bits(15)) < 0.001
+    assert said.startswith(
+        "AuxBN, one (adv) has the highest robust accuracy under PGD-20 (Linf, epsilon 8/255), 25.00"
+    )
+    assert (
+        "its lead over every other model exceeds chance. AuxBN, two (l2) classifies 40.00" in said
+    )
+    assert said.endswith("of the images correctly under PGD-20 (L2, epsilon 1/2).")
+    page, _ = comparison_page(models, title="three", command="none")
+    assert "<dd>Linf, ε = 8/255, step 2/255; branch l2: L2, ε = 1/2, step 1/8</dd>" in page
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (60, "first seed its lead over AuxBN (adv) does not exceed chance"),  # it is far behind
+        (99, "first seed its lead over AuxBN (adv) does not exceed chance"),
+        (140, "first seed its lead over every other model exceeds chance"),
+    ],
+)
+def test_lead_of_the_mean_over_seeds_is_tested_on_the_first_seed(first, said):
+    records = [
+        make_record("bn", seed=0, ra=first),
+        make_record("bn", seed=1, ra=190 - first // 4),
+        make_record("auxbn", seed=0, ra=100),
+        make_record("auxbn", seed=1, ra=80),
+    ]
+    mean = 100 * (first + 190 - first // 4) / (2 * N)
+    found = summary(group(records))
+    assert found.startswith(f"BN has the highest robust accuracy under PGD-20, {mean:.2f} %")
+    assert said in found
+
+
+def test_first_branch_is_the_clean_one_whatever_its_name():
+    models = name_models(
+        [
+            branched("one", {"clean": 180, "adv": 100}),
+            branched("two", {"nat": 140, "pgd": 90}),
+            branched("three", {"pgd": 80, "clean": 150}),
+        ],
+        "abc",
+    )
+    rows = {row[:3]: row[3:5] for row in significance(models).rows}
+    one, two, three = ("AuxBN, one", "AuxBN, two", "AuxBN, three")
+    assert rows["SA, clean branch", f"{one} (clean)", f"{two} (nat)"] == ("40", "0")
+    assert rows["SA, clean branch", f"{two} (nat)", f"{three} (clean)"] == ("0", "10")
+    assert rows["RA, PGD-20, adversarial branch", f"{two} (pgd)", f"{three} (pgd)"] == ("5", "0")
+
+
+def test_radii_that_differ_by_rounding_are_one_ball():
+    """8/255 in float32, as a tensor gives it, is compared with 8/255, and shares its letters."""
+    rounded = BASE | {"epsilon": "0.0313725508749485"}
+    records = [make_record("bn", name="a"), make_record("bn", name="b", protocol=rounded)]
+    models = name_models(records, "ab")
+    assert [row[0] for row in significance(models).rows] == ["SA", "RA, PGD-20"]
+    assert {row[4] for row in accuracy_table(models).rows} == {"a"}
+    assert summary(models).endswith("it is not distinguishable from BN, b.")
+
+
+def test_page_names_no_seed_of_networks_from_elsewhere():
+    given = make_record("mine", name="mine")
+    given = replace(given, checkpoint=given.checkpoint | {"given": "Net", "tag": "given"})
+    page, _ = comparison_page(
+        name_models([given, make_record("bn", seed=7)], "ab"), title="two", command="none"
+    )
+    rows = page[page.index('aria-label="Runs"') :].split("<tbody>")[1:3]
+    seeds = [row.split("<td")[1].split(">")[1].split("<")[0] for row in rows]
+    assert seeds == ["–", "7"]
