@@ -120,7 +120,7 @@ def render_page(
         "summary": summary(models),
         "tables": {table.name: table for table in made},
         "deployment": deployment,
-        "deployment_summary": deployment_summary(deployment) if deployment else None,
+        "deployment_summary": deployment_summary(deployment, models) if deployment else None,
         "branched": any(len(model.records[0].branches) > 1 for model in models),
         "checks": _check_verdicts(models),
         "curve": draw(

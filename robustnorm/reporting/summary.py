@@ -8,7 +8,7 @@ from statistics import mean
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.reporting.comparisons import Comparison, families
 from robustnorm.reporting.model_records import ANY, WORST, ModelRecords, has_worst
-from robustnorm.reporting.render import Table, bracketed
+from robustnorm.reporting.render import Cell, Table, bracketed
 
 
 def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> str:
@@ -41,8 +41,7 @@ def _most_robust(
         else f"under {evaluation.removeprefix('RA, ').removesuffix(ANY)}"
     )
     if several:
-        ball = models[0].records[0].attack_on(models[0].branch("adv"))
-        attack += f" ({ball['threat_model'].capitalize()}, epsilon {ball['epsilon']})"
+        attack += _ball(models[0], models[0].branch("adv"))
     accuracies = {m.label("adv"): _robust(m, evaluation) for m in models}
     best = max(accuracies, key=lambda label: accuracies[label])
     n = models[0].records[0].n
@@ -68,16 +67,32 @@ def _most_robust(
     return f"{best} has the highest robust accuracy {attack}, {figure}; {verdict}."
 
 
-def deployment_summary(table: Table) -> str:
+def deployment_summary(table: Table, models: Sequence[ModelRecords]) -> str:
     """Describes the most robust and the most accurate serving rule of the deployment table.
+
+    Rules attacked in different threat models or radii are not compared: each ball has sentences.
 
     Args:
         table: "deployment" of ``robustnorm.reporting.tables.tables``.
+        models: The models that it shows.
     """
-    robust = max(table.rows, key=lambda row: _number(row[4]))
-    accurate = max(table.rows, key=lambda row: _number(row[2]))
+    answers = [(model, answer) for model in models for answer in model.records[0].answers]
+    by_ball: dict[object, list[tuple[Cell, ...]]] = {}
+    named: dict[object, str] = {}
+    for row, (model, answer) in zip(table.rows, answers, strict=True):
+        ball = model.ball(WORST, answer)
+        by_ball.setdefault(ball, []).append(row)
+        named[ball] = _ball(model, answer)
+    several = len(by_ball) > 1
+    return " ".join(_deployed(of, named[ball] * several) for ball, of in by_ball.items())
+
+
+def _deployed(rows: Sequence[tuple[Cell, ...]], ball: str) -> str:
+    """Returns the sentences about the rules that were attacked in one ball, named or ""."""
+    robust = max(rows, key=lambda row: _number(row[4]))
+    accurate = max(rows, key=lambda row: _number(row[2]))
     sentence = (
-        "If it is not known which images are attacked, the most robust choice is "
+        f"If it is not known which images are attacked{ball}, the most robust choice is "
         f"{_rule(robust)}: deployed RA {_percent(robust[4])} at SA {_percent(robust[2])}"
     )
     if accurate is robust:
@@ -86,6 +101,11 @@ def deployment_summary(table: Table) -> str:
         f"{sentence}. The highest SA is {_percent(accurate[2])}, with {_rule(accurate)}, whose "
         f"deployed RA is {_percent(accurate[4])}."
     )
+
+
+def _ball(model: ModelRecords, answer: str) -> str:
+    attack = model.records[0].attack_on(answer)
+    return f" ({attack['threat_model'].capitalize()}, epsilon {attack['epsilon']})"
 
 
 def _robust(model: ModelRecords, evaluation: str) -> float:

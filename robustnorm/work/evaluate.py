@@ -194,6 +194,9 @@ def evaluate_run(
     if found is not None:
         _remove(jobs_folder(path) / wanted)
         log.info("%s: already evaluated, in %s", name, path)
+        if len(run.whole_history) > len(found.history):  # it was evaluated during its training
+            found = replace(found, history=run.whole_history)
+            found.save(path)
         if len(found.examples) != count_examples(found, config.examples):
             found = replace(found, examples=examples(run.network(device), found.verdicts))
             found.save(path)

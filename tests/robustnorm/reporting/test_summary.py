@@ -3,14 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from record_factory import N, bits, make_record
+from record_factory import N, bits, make_record, serving_record
 
 from robustnorm.evaluation.statistics import mcnemar
 from robustnorm.records.record import Verdict
 from robustnorm.reporting.comparison_page import comparison_page
 from robustnorm.reporting.model_records import group
 from robustnorm.reporting.side_by_side import accuracy_table, name_models, significance
-from robustnorm.reporting.summary import summary
+from robustnorm.reporting.summary import deployment_summary, summary
+from robustnorm.reporting.tables import tables
 
 L2 = {"threat_model": "l2", "epsilon": "1/2", "step_size": "1/8"}
 
@@ -48,6 +49,22 @@ def test_models_of_other_balls_have_sentences_of_their_own():
     assert said.endswith("of the images correctly under PGD-20 (L2, epsilon 1/2).")
     page, _ = comparison_page(models, title="three", command="none")
     assert "<dd>Linf, ε = 8/255, step 2/255; branch l2: L2, ε = 1/2, step 1/8</dd>" in page
+
+
+def test_serving_rules_of_other_balls_have_sentences_of_their_own():
+    """The adv branch is attacked in L2; the clean branch and the rule over both are in Linf.
+
+    There images 2 to 49 withstand the rule's own attack (50, 60 shifted by 2), and 2 to 19 that on
+    the clean branch (20, 30 shifted by 2); in L2 images 1 to 79 that on adv (80, 84 shifted by 1).
+    """
+    record = serving_record(protocol=BASE | {"branches": {"adv": L2}})
+    assert deployment_summary(tables([record])[-1], group([record])) == (
+        "If it is not known which images are attacked (Linf, epsilon 8/255), the most robust "
+        "choice is AuxBN, mean logits: deployed RA 24.00 % at SA 93.00 %. The highest SA is "
+        "95.00 %, with AuxBN, always clean, whose deployed RA is 9.00 %. If it is not known which "
+        "images are attacked (L2, epsilon 1/2), the most robust choice is AuxBN, always adv: "
+        "deployed RA 39.50 % at SA 85.00 %, which is also the highest SA."
+    )
 
 
 @pytest.mark.parametrize(
