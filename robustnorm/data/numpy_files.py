@@ -41,7 +41,8 @@ def load_npy(path: Path) -> Dataset:
     """Returns the images in an ``.npy`` with the labels beside it; images stay in the file.
 
     ``x_test.npy`` needs ``y_test.npy`` and, for training, ``x_train.npy`` and ``y_train.npy``; any
-    other file, such as those of CIFAR-10-C, needs ``labels.npy`` with the same number of rows.
+    other file, such as those of CIFAR-10-C, needs ``labels.npy`` with the same number of rows, even
+    if there are such pairs beside it.
 
     Args:
         path: A file of images, or the folder of ``x_test.npy``.
@@ -51,17 +52,33 @@ def load_npy(path: Path) -> Dataset:
     """
     folder = path if path.is_dir() else path.parent
     names = sorted(file.stem for file in folder.glob("*.npy"))
-    if path.is_dir() or not (folder / f"{_LABELS}.npy").is_file():
-        if path.is_dir() and _LABELS in names:
-            first = next((name for name in names if name != _LABELS), "NAME")
+    others = [name for name in names if name != _LABELS]
+    name = folder.resolve().name
+    if path.is_dir():
+        if _LABELS in names:
+            first = next(iter(others), "NAME")
             raise DataError(
                 f"{path} holds several sets of images; choose one with --data {path}/{first}.npy"
             )
-        pairs, name = pair_up(names, str(folder)), folder.resolve().name
+        pairs = pair_up(names, str(folder))
+    elif _LABELS in names and not _has_partner(path.stem, others):
+        pairs, name = {"test": (path.stem, _LABELS)}, f"{name} {path.stem}"
     else:
-        pairs, name = {"test": (path.stem, _LABELS)}, f"{folder.resolve().name} {path.stem}"
+        pairs = pair_up(others, str(folder))
+        if not _has_partner(path.stem, others):
+            raise DataError(
+                f"{path} needs {_LABELS}.npy beside it, with a label for each of its images"
+            )
     arrays = {split: (_map(folder, x), _map(folder, y)) for split, (x, y) in pairs.items()}
     return dataset_of(name, arrays, str(path))
+
+
+def _has_partner(stem: str, names: list[str]) -> bool:
+    """Returns whether a file is one of the pairs x_test and y_test, x_train and y_train."""
+    try:
+        return any(stem in pair for pair in pair_up(names, "").values())
+    except DataError:  # there is no pair of test images
+        return False
 
 
 def _map(folder: Path, name: str) -> NDArray[Any]:

@@ -146,6 +146,21 @@ def test_torch_tensors(tmp_path, pair):
     assert holds(read(tmp_path / "set.pt"), train=False)
 
 
+def test_npy_file_that_was_named_is_read_and_no_other(tmp_path):
+    """Beside x_test and y_test another file needs labels of its own, which x_test does not take."""
+    np.save(tmp_path / "x_test.npy", TEST)
+    np.save(tmp_path / "y_test.npy", LABELS["test"])
+    np.save(tmp_path / "fog.npy", 255 - TEST)
+    with pytest.raises(DataError, match=r"fog\.npy needs labels\.npy beside it"):
+        read(tmp_path / "fog.npy")
+    assert holds(read(tmp_path / "x_test.npy"), train=False)
+    np.save(tmp_path / "labels.npy", 2 - LABELS["test"])
+    fog = read(tmp_path / "fog.npy").test
+    assert torch.equal(fog.images[:], 255 - torch.from_numpy(TEST).permute(0, 3, 1, 2))
+    assert fog.labels.tolist() == (2 - LABELS["test"]).tolist()
+    assert holds(read(tmp_path / "x_test.npy"), train=False)
+
+
 def test_torch_file_that_runs_a_command_is_refused(tmp_path):
     class Evil:
         def __reduce__(self):
