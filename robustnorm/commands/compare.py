@@ -56,9 +56,10 @@ def compare_runs(settings: CompareSettings) -> str:
 
 def _command(settings: CompareSettings) -> str:
     words = ["robustnorm", "compare", *settings.evaluated]
-    for name in ("checkpoint", "name"):
+    defaults = {"checkpoint": "best", "name": CompareSettings.unnamed, "reports": "reports"}
+    for name, default in defaults.items():
         chosen = getattr(settings, name)
-        words += [f"--{name}", chosen] * (chosen not in ("best", CompareSettings.unnamed))
+        words += [f"--{name}", chosen] * (chosen != default)
     return shlex.join(words)
 
 

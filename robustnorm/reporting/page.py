@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,8 @@ from robustnorm.system.files import disk_errors, write_atomically
 
 log = logging.getLogger("robustnorm")
 
+# A minus sign, not a hyphen in a name that begins with a digit.
+_MINUS = re.compile(r"(?<!\w)-(?=[0-9])")
 _VERDICTS = ("unreliable", "warn", "reliable")
 
 
@@ -176,8 +179,11 @@ def render_page(
         ],
         "paired": paired_tests(models),
         "provenance": provenance(models),
+        "trained_here": any(record.is_ours for record in records),
         "lacking": lambda part: [
-            model.name for model in models if not all(getattr(r, part) for r in model.records)
+            model.name
+            for model in models
+            if not all(getattr(r, part) or _never_has(part, r) for r in model.records)
         ],
     }
     return environment().get_template("page.html").render(context).lstrip(), files
@@ -213,6 +219,10 @@ def environment() -> Environment:
     return environment
 
 
+def _never_has(part: str, record: Record) -> bool:
+    return part == "history" and not record.is_ours
+
+
 def _distinct(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
@@ -231,7 +241,7 @@ def _typeset(table: Table) -> tuple[list[list[str]], list[bool]]:
     cells, numeric = layout(table)
     return [
         [
-            "–" if cell == "-" else cell.replace("-", "−") if number else cell
+            "–" if cell == "-" else _MINUS.sub("−", cell) if number else cell
             for cell, number in zip(row, numeric, strict=True)
         ]
         for row in cells

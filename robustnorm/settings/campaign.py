@@ -134,6 +134,7 @@ def campaign_plans(campaign: CampaignSettings) -> list[Plan]:
                     f"plan {name} cannot have transfer; use robustnorm eval --transfer true"
                 )
         plans.append(Plan(name, plan.seeds, runs, evaluations, plan.first_seed_only))
+        _ = [*plans[-1].all_runs()]  # checks the seeds, before those of the first run are trained
     return plans
 
 

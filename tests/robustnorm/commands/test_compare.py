@@ -77,6 +77,9 @@ def test_own_imported_and_given_networks_share_a_table_a_page_and_tests(place, c
     said = unescape(page).replace(f"{place}/", "")
     assert "robustnorm compare reports/own/records/bn-seed0-best.json 'wrn 28.json' " in said
     assert "mine.json --name both" in said
+    assert cli.main(["compare", words[0], "--name=best", "--reports=out"]) == Status.DONE
+    said = unescape((place / "out/best/report.html").read_text())
+    assert "records/bn-seed0-best.json --name best --reports out</pre>" in said
     assert {"comparison.md", "comparison.csv", "paired-tests.csv"} <= {
         path.name for path in folder.iterdir()
     }

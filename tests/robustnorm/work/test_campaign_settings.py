@@ -56,6 +56,7 @@ def test_readme_without_a_block_is_refused_before_any_work(content, message, mon
             {"evaluations": {"x": {"checkpoint": "epoch1"}}},
             "needs the weights of epoch 1, which no run keeps; add 1 to keep_epochs",
         ),
+        ({"seeds": [0, -1]}, "seed must be at least 0 and below 2^64, got -1"),
         ({"seeds": [3, 4, 3]}, "seeds of plan small has 3 more than once"),
         ({"norms": ["bn", "bn"]}, "norms of plan small has bn more than once"),
         ({"evaluations": {"readme.md": {}}}, "an evaluation cannot be called readme.md"),
