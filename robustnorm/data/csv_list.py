@@ -21,15 +21,17 @@ from robustnorm.system.untrusted import is_inside
 _PATHS = ("path", "file", "filename", "file_name", "image", "filepath")
 _LABELS = ("label", "class", "target", "category")
 _SPLITS = ("split", "part", "set", "subset")
-_TRAIN, _TEST = ("train", "training"), ("test", "val", "valid", "validation", "testing")
+# Of the words for test images, the first one found is used, as in folders.
+_TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 
 
 def load_csv(path: Path, how: ReadOptions) -> Dataset:
     """Returns the images that a CSV file lists.
 
     The first line names the columns: path, label and split ("train" or "test"). Without a split,
-    all images are test images. Paths are relative to the file's folder and must stay in it. Labels
-    are numbers from 0, also written as 3.0, or class names, which are sorted alphabetically.
+    all images are test images; those of "val" are if there is no "test", and else left out. Paths
+    are relative to the file's folder and must stay in it. Labels are numbers from 0, also written
+    as 3.0, or class names, which are sorted alphabetically.
 
     Args:
         path: The file.
@@ -56,6 +58,12 @@ def load_csv(path: Path, how: ReadOptions) -> Dataset:
     if short or not rows:
         shown = f"a line has {', '.join(short[0])[:80]}" if short else "there is none"
         raise DataError(f"{path} must have lines with {len(header)} values each, {shown}")
+    if columns[2] is None:
+        splits = ["test"] * len(rows)
+    else:
+        splits = _splits([row[columns[2]] for row in rows], path)
+        rows = [row for row, split in zip(rows, splits, strict=True) if split]
+        splits = [split for split in splits if split]
     paths, labels = ([row[c].strip() for row in rows] for c in columns[:2] if c is not None)
     outside = [each for each in paths if not is_inside(each)]
     if outside:
@@ -67,19 +75,18 @@ def load_csv(path: Path, how: ReadOptions) -> Dataset:
     if missing:
         raise DataError(f"{path} names {missing[0][:80]}, which is not in {path.parent}")
     classes, numbers = _classes(labels, path)
-    splits = [_split(row[columns[2]], path) for row in rows] if columns[2] is not None else []
     encoded = Encoded(path.parent, np.array([os.fsencode(each) for each in paths], np.bytes_))
     found = dict[str, EncodedSplit]()
     for split in ("train", "test"):
-        chosen = np.array(
-            [i for i in range(len(rows)) if (splits[i] if splits else "test") == split]
-        )
+        chosen = np.array([i for i in range(len(rows)) if splits[i] == split])
         if len(chosen):
             titles = [f"{split}/{classes[numbers[row]]}/{paths[row]}" for row in chosen]
             found[split] = EncodedSplit(encoded.take(chosen), numbers[chosen], titles)
     if "test" not in found:
         raise DataError(f"{path} has no test images; give some rows the split test")
-    key = files_identity(path.parent, [path.name, *paths])
+    names = [classes[number] for number in numbers]
+    titles = ["/".join(each) for each in zip(splits, names, paths, strict=True)]
+    key = files_identity(path.parent, [path.name, *paths], [path.name, *titles])
     return read_listing(path.stem, key, classes, found, how)
 
 
@@ -87,11 +94,14 @@ def _column(header: list[str], names: tuple[str, ...]) -> int | None:
     return next((header.index(name) for name in names if name in header), None)
 
 
-def _split(word: str, path: Path) -> str:
-    word = word.strip().lower()
-    if word not in _TRAIN + _TEST:
-        raise DataError(f"{path} has the split '{word[:40]}'; train or test is required")
-    return "train" if word in _TRAIN else "test"
+def _splits(words: list[str], path: Path) -> list[str]:
+    """Returns "train" or "test" for each word, and "" for validation images beside test images."""
+    words = [word.strip().lower() for word in words]
+    for word in words:
+        if word not in _TRAIN + _TEST:
+            raise DataError(f"{path} has the split '{word[:40]}'; train or test is required")
+    test = next((word for word in _TEST if word in words), None)
+    return ["train" if word in _TRAIN else "test" if word == test else "" for word in words]
 
 
 def _classes(
@@ -100,9 +110,8 @@ def _classes(
     """Returns the classes, and each image's label as a number."""
     if "" in labels:
         raise DataError(f"{path} has a line without a label; each image needs one")
-    if all(
-        re.fullmatch(r"-?[0-9]{1,5}(\.[0-9]*)?", label) for label in labels
-    ):  # longer ones are codes
+    # Numbers of more digits are codes, that is, names.
+    if all(re.fullmatch(r"-?[0-9]{1,5}(\.[0-9]*)?", label) for label in labels):
         wrong = [label for label in labels if float(label) < 0 or float(label) % 1]
         if wrong:
             raise DataError(

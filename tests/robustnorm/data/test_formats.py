@@ -186,6 +186,20 @@ def test_csv(tmp_path, names):
         assert read(tmp_path / "set.csv").sha256 != dataset.sha256
 
 
+@pytest.mark.parametrize(("words", "test"), [("train,val,test", 2), ("train,valid,train", 1)])
+def test_csv_with_validation_images_tests_on_the_test_images_alone(tmp_path, words, test):
+    """As in folders: validation images are left out, unless they are the only ones to test on."""
+    paths = [path for path, *_ in write_images(tmp_path, PARTS)]
+    words = words.split(",")
+    lines = "".join(f"{path},{i % 3},{words[i % 3]}\n" for i, path in enumerate(paths))
+    (tmp_path / "set.csv").write_text(f"path,label,split\n{lines}")
+    dataset = read(tmp_path / "set.csv")
+    pixels = torch.from_numpy(np.concatenate([TRAIN, TEST])).permute(0, 3, 1, 2)
+    assert torch.equal(dataset.test.images[:], pixels[test::3])
+    assert torch.equal(dataset.train.images[:], pixels[[i for i in range(10) if i % 3 in (0, 2)
+                                                        and words[i % 3] == "train"]])  # fmt: skip
+
+
 def test_csv_of_numbers_written_as_floats_has_the_same_labels(tmp_path):
     """As pandas writes a column that has had a gap; as text, "10.0" stands before "2.0"."""
     paths = [path for path, *_ in write_images(tmp_path, PARTS)]
