@@ -137,7 +137,7 @@ def _training(record: Record) -> str:
     config, images = record.config, record.dataset["train_images"]
     epochs, paper = record.checkpoint["epochs"], SETTING["epochs"]
     shortened = f" (shortened: the paper trains {paper})" if epochs < paper else ""
-    done = record.history[-1]["epoch"] if record.history else epochs
+    done = len(record.history) or epochs  # one entry per epoch
     unfinished = f"{done} of " * (done < epochs)
     return (
         f"{unfinished}{epochs} epoch{'s' * (epochs > 1)}{shortened}, {images:,} images, "
