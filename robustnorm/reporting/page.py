@@ -53,6 +53,7 @@ def write_page(
     gradients: Sequence[dict[str, Any]] = (),
     options: str = "",
     campaign: str | None = None,
+    command: str | None = None,
 ) -> list[Path]:
     """Writes ``report.html`` and, under ``figures``, each figure as SVG and PNG.
 
@@ -65,6 +66,7 @@ def write_page(
         gradients: Results of ``robustnorm diagnose``, one per file.
         options: Options for the make commands on the page, such as " CONFIG=configs/digits.yaml".
         campaign: Command of the campaign that made the records, to be named instead.
+        command: Command that makes the page; by default those that make the records, too.
 
     Returns:
         The files written, the page first.
@@ -72,7 +74,9 @@ def write_page(
     Raises:
         RecordError: When the records are not of one evaluation, or an image in them is damaged.
     """
-    page, pictures = render_page(records, gradients=gradients, options=options, campaign=campaign)
+    page, pictures = render_page(
+        records, gradients=gradients, options=options, campaign=campaign, command=command
+    )
     return write_files(page, pictures, folder)
 
 
@@ -97,6 +101,7 @@ def render_page(
     gradients: Sequence[dict[str, Any]] = (),
     options: str = "",
     campaign: str | None = None,
+    command: str | None = None,
 ) -> tuple[str, dict[str, bytes]]:
     """Returns the page and its figure files (content by name); see ``write_page``."""
     train = train_in(campaign) if campaign else "make train NORM={norm}" + options
@@ -120,6 +125,7 @@ def render_page(
         "swatches": _swatches(models, looks),
         "options": options,
         "campaign": campaign,
+        "command": command,
         "summary": summary(models),
         "tables": {table.name: table for table in made},
         "deployment": deployment,

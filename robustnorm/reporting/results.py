@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, overload
 
 from torch import Tensor, nn
 
+from robustnorm.attacks.contract import is_training
 from robustnorm.attacks.inputs import admit_images, admit_labels
 from robustnorm.data.stored import is_stored
 from robustnorm.evaluation.statistics import wilson
@@ -115,7 +116,7 @@ class Results(Sequence[Verdict]):
 
         Raises:
             CheckFailed: When a check fails; names the first failures.
-            UsageError: When the record is that of a run.
+            UsageError: When the record is that of a run, or the model in training mode.
             InputError: When these are no images or labels.
         """
         if not self.record.given:
@@ -123,6 +124,8 @@ class Results(Sequence[Verdict]):
                 f"{self._model[0].name} is a run, not a network given in Python; check its record "
                 "with robustnorm verify"
             )
+        if is_training(model):
+            raise UsageError("verify needs the model in evaluation mode: call model.eval() first")
         images = images if is_stored(images) else admit_images(images, integers=True)
         labels = admit_labels(labels, images)
         origin = Verification("network and data")

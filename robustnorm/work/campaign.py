@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def run_campaign(
         if interrupted(should_stop):
             raise
         log.info("the time budget is spent: %s", stop)
-    command = f"robustnorm campaign --config {config_path}"
+    command = f"robustnorm campaign --config {shlex.quote(str(config_path))}"
     evaluated = {plan.name: report_found(plan, command) for plan in plans}
     for plan in plans:
         _write_plan_page(plan, evaluated[plan.name])

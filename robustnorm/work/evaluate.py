@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -146,7 +147,7 @@ def fitting_runs(config: Config, folders: Sequence[Path] | None = None) -> list[
 
 def train_command(config_path: str | None = None) -> str:
     """Returns the command that trains a norm, with a placeholder ``{norm}``."""
-    return "make train NORM={norm}" + (f" CONFIG={config_path}" if config_path else "")
+    return "make train NORM={norm}" + (f" CONFIG={shlex.quote(config_path)}" if config_path else "")
 
 
 def evaluate_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from robustnorm.records.record import Record
@@ -41,9 +42,16 @@ def report(
         [Record.load(path) for path in paths],
         folder,
         gradients=diagnostics,
-        options=f" CONFIG={config_path}" if config_path else "",
+        options=f" CONFIG={shlex.quote(config_path)}" if config_path else "",
         campaign=campaign,
+        command=_command(config) if config.records and not campaign else None,
     )
+
+
+def _command(config: ReportSettings) -> str:
+    """Returns the command that makes the page of the records that were named."""
+    words = ["robustnorm", "report", *config.records, "--name", str(config.name)]
+    return shlex.join([*words, *["--reports", config.reports] * (config.reports != "reports")])
 
 
 def records_of(run: Run, reports: Path) -> list[Path]:

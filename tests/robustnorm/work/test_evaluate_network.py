@@ -128,6 +128,8 @@ def test_verification_tells_another_network_and_other_images():
         Results(make_record("bn")).verify(network, images, labels)
     with pytest.raises(CheckFailed, match="another network"):
         results.verify(make_network(3, 3), images, labels)
+    with pytest.raises(UsageError, match=r"evaluation mode: call model\.eval\(\) first"):
+        results.verify(make_network().train(), images, labels)  # would move running statistics
 
 
 def test_verification_takes_every_form_of_images_and_labels_that_evaluate_takes():

@@ -1,6 +1,7 @@
 """The report's command: which records it reads, where it writes, what it refuses."""
 
 import sys
+from html import unescape
 
 import pytest
 from record_factory import N, make_record
@@ -30,6 +31,10 @@ def test_report_reads_the_records_of_the_config(place):
     text = (place / "reports" / "digits" / "report.html").read_text()
     assert "<h1>digits: robustness by branch</h1>" in text
     assert "make report CONFIG=" in text
+    (place / "my digits.yaml").write_text("name: digits\n")
+    assert cli.main(["report", "--config", "my digits.yaml"]) == 0
+    text = (place / "reports" / "digits" / "report.html").read_text()
+    assert "make report CONFIG='my digits.yaml'" in unescape(text)
 
 
 def test_records_given_by_place_are_compared_each_once(place):
@@ -40,6 +45,7 @@ def test_records_given_by_place_are_compared_each_once(place):
     text = (place / "reports" / "both" / "report.html").read_text()
     assert "<h1>one, two: robustness by branch</h1>" in text
     assert "AuxBN, two (clean)" in text
+    assert f"<pre>robustnorm report {' '.join(words)} --name both</pre>" in text
 
 
 def test_report_without_records_says_how_to_make_some(capsys):
