@@ -88,7 +88,7 @@ def claims(records: Sequence[Record]) -> list[Claim]:
     Args:
         records: Records of one evaluation on the same images.
     """
-    models = {model.norm: model for model in group(records) if model.adversarial}
+    models = {model.norm: model for model in group(records) if model.repeats_paper}
     return [
         claim
         for evaluation, branch, published in _EVALUATIONS
