@@ -203,7 +203,7 @@ def _losses(records: Sequence[Record]) -> Iterator[str]:
         images = for_markdown(str(records[0].config.get("test_curve", "some")))
         yield (
             f"- **Figure 6, {branch} branch**, in the paper a lower loss with SaAuxBN than with "
-            f"AuxBN\n  - {verdict}: {center:+.3f}"
+            f"AuxBN\n  - {verdict}: {center:+z.3f}"
             + (f" {bracketed(interval, 3, signed=True)}, Student's over seeds" if interval else "")
             + f" (nats on {images} test images, last epoch)"
         )
@@ -303,4 +303,4 @@ def _ranked(published: Mapping[str, float]) -> list[str]:
 
 
 def _points(difference: float) -> str:
-    return f"{100 * difference:+.2f}"
+    return f"{100 * difference:+z.2f}"

@@ -147,7 +147,7 @@ def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = 
             comparison.second,
             str(comparison.first_only),
             str(comparison.second_only),
-            f"{100 * (comparison.first_only - comparison.second_only) / comparison.n:+.2f}",
+            f"{100 * (comparison.first_only - comparison.second_only) / comparison.n:+z.2f}",
             p_value(comparison.p),
             p_value(comparison.adjusted),
             "yes" if comparison.distinguishable else "no",

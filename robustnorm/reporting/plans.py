@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from urllib.parse import quote
 
-from robustnorm.records.bits import Bits
-from robustnorm.records.record import SINGLE, Record
-from robustnorm.reporting.claims import claims_table, claims_text, seeds_table
-from robustnorm.reporting.model_records import PGD_20, ModelRecords, group
+from robustnorm.records.record import Record
+from robustnorm.reporting.claims import PGD, claims_table, claims_text, seeds_table
+from robustnorm.reporting.model_records import ModelRecords, group
 from robustnorm.reporting.render import Cell, Table, to_markdown
 from robustnorm.system.escaping import for_markdown
 
@@ -74,15 +73,13 @@ def _best_and_later(evaluations: Mapping[str, Sequence[Record]]) -> Table | None
         for one, other in itertools.product(*map(group, next(on_same_images, ((), ())))):
             if (one.norm, one.adversarial) != (other.norm, other.adversarial):
                 continue
-            for evaluation, attack in (("SA", "none"), ("RA, PGD-20", PGD_20)):
-                verdicts = _paired(one, other, attack, "adv")
-                if not verdicts:
-                    continue
-                before, after = (
-                    mean(float(v.mean()) for v in side) for side in zip(*verdicts, strict=True)
-                )
-                change = f"{100 * (after - before):+.2f}"
-                rows.append((one.label("adv"), tag, evaluation, before, after, change))
+            for evaluation in ("SA", PGD):
+                before, after = (_accuracies(model, evaluation, "adv") for model in (one, other))
+                seeds = [seed for seed in before if seed in after]
+                if seeds:
+                    means = [mean(of[seed] for seed in seeds) for of in (before, after)]
+                    change = f"{100 * (means[1] - means[0]):+z.2f}"
+                    rows.append((one.label("adv"), tag, evaluation, *means, change))
     if not rows:
         return None
     return Table(
@@ -105,10 +102,8 @@ def _autoattack(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
         for model in group([record for record in records if record.has("autoattack")]):
             for branch in model.records[0].branches:
                 pgd, autoattack = (
-                    mean(
-                        float(_verdicts(record, attack, branch).mean()) for record in model.records
-                    )
-                    for attack in (PGD_20, "autoattack")
+                    mean(_accuracies(model, evaluation, branch).values())
+                    for evaluation in (PGD, "RA, AutoAttack")
                 )
                 rows.append(
                     (
@@ -117,7 +112,7 @@ def _autoattack(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
                         f"{model.records[0].n:,}",
                         pgd,
                         autoattack,
-                        f"{100 * (autoattack - pgd):+.2f}",
+                        f"{100 * (autoattack - pgd):+z.2f}",
                         model.worst(branch),
                     )
                 )
@@ -135,22 +130,11 @@ def _autoattack(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
     )
 
 
-def _paired(
-    one: ModelRecords, other: ModelRecords, attack: str, branch: str
-) -> list[tuple[Bits, Bits]]:
-    """Returns the verdicts of both on the same images, for each seed that both have."""
-    others = {record.seed: record for record in other.records}
-    return [
-        (_verdicts(record, attack, branch), _verdicts(others[record.seed], attack, branch))
-        for record in one.records
-        if record.seed in others and record.image_ids == others[record.seed].image_ids
-    ]
-
-
-def _verdicts(record: Record, attack: str, branch: str) -> Bits:
-    """Returns the verdicts of a branch, or of the only one, under an attack on that branch."""
-    branch = branch if branch in record.branches else SINGLE
-    return record.find(attack, "final", branch, branch).correct
+def _accuracies(model: ModelRecords, evaluation: str, branch: str) -> dict[int, float]:
+    """Returns the accuracy of a branch, "clean", "adv" or another, by seed."""
+    branch = branch if branch in model.records[0].branches else model.branch(branch)
+    found = model.correct(evaluation, branch)
+    return {r.seed: float(c.mean()) for r, c in zip(model.records, found, strict=True)}
 
 
 def _each(texts: Iterable[str]) -> str:

@@ -139,10 +139,12 @@ def bracketed(
     Examples:
         >>> bracketed((0.5, 1), 1, scale=100), bracketed((-1, 1), signed=True)
         ('[50.0, 100.0]', '[-1.00, +1.00]')
+        >>> bracketed((-0.001, 1))  # not -0.00
+        '[0.00, 1.00]'
     """
     if limits is None:
         return None
-    low, high = (f"{scale * limit:{'+' * signed}.{digits}f}" for limit in limits)
+    low, high = (f"{scale * limit:{'+' * signed}z.{digits}f}" for limit in limits)
     return f"[{low}, {high}]"
 
 

@@ -136,7 +136,7 @@ def _rows(
                 wilson(ours * n, n),
                 mark,
                 None if published is None else f"{published:.2f}",
-                None if published is None else f"{100 * ours - published:+.2f}",
+                None if published is None else f"{100 * ours - published:+z.2f}",
                 any_iterate,
                 model.worst(name) if evaluation not in ("SA", WORST) else None,
                 None if evaluation == "SA" else model.margin(name),

@@ -96,7 +96,7 @@ def gate_tables(
                         str(mode + 1),
                         layer.clean[:, mode].mean().item(),
                         layer.adv[:, mode].mean().item(),
-                        f"{100 * change[:, mode].mean().item():+.2f}",
+                        f"{100 * change[:, mode].mean().item():+z.2f}",
                         mean_interval(change[:, mode]),
                     )
                 )

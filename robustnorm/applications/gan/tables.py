@@ -141,7 +141,7 @@ def summary(records: Sequence[GanRecord]) -> str:
         if limits.low > 0 or limits.high < 0:
             verdict = "SaBN is better" if limits.high < 0 else "CCBN is better"
         sentences.append(
-            f"{name}: {distance} of SaBN minus that of CCBN {mean(values):+.2f} "
+            f"{name}: {distance} of SaBN minus that of CCBN {mean(values):+z.2f} "
             f"{bracketed(limits)}, {verdict} ({len(values)} seeds)"
         )
     if not sentences:
@@ -268,7 +268,7 @@ def _differences(records: Sequence[GanRecord], setting: str) -> list[Table]:
                     (
                         name,
                         f"{title}, {when}",
-                        f"{mean(values):+.3f}",
+                        f"{mean(values):+z.3f}",
                         bracketed(student(values), 3),
                         f"{better} of {len(values)}",
                         paper,
@@ -288,4 +288,4 @@ def _paper_difference(network: str, measure: str) -> str | None:
     if measure not in ("score", "distance"):
         return None
     column = ("score", "distance").index(measure)
-    return f"{PAPER[network, 'sabn'][column] - PAPER[network, 'ccbn'][column]:+.2f}"
+    return f"{PAPER[network, 'sabn'][column] - PAPER[network, 'ccbn'][column]:+z.2f}"

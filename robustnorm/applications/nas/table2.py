@@ -291,7 +291,7 @@ def _moments(values: Sequence[float]) -> tuple[float, Interval | None, float | N
 
 
 def _signed(value: float, percent: bool) -> str:
-    return f"{100 * value:+.2f}" if percent else f"{value:+.3f}"
+    return f"{100 * value:+z.2f}" if percent else f"{value:+z.3f}"
 
 
 def _limits(limits: Interval | None, percent: bool = False) -> str | None:

@@ -171,7 +171,7 @@ def _tests(tested: Sequence[Difference], setting: str) -> Table:
         (
             MEASURES[difference.measure].capitalize(),
             f"{difference.row.name} - {difference.other.name}",
-            f"{difference.mean:+.3f}",
+            f"{difference.mean:+z.3f}",
             bracketed(difference.interval, 3, signed=True),
             p_value(difference.p),
             p_value(difference.adjusted),
@@ -298,4 +298,4 @@ def _with_interval(row: Row, measure: str) -> str:
 
 def _signed(difference: Difference) -> str:
     interval = bracketed(difference.interval, 3, signed=True)
-    return f"{difference.mean:+.3f}" + (f" {interval}" if interval else "")
+    return f"{difference.mean:+z.3f}" + (f" {interval}" if interval else "")

@@ -126,6 +126,13 @@ def test_equal_differences_have_no_spread_whatever_the_counts(ours, theirs):
     )
 
 
+def test_differences_that_round_to_zero_have_no_sign_of_their_own():
+    records = [make_record("auxbn", s, sa, 10) for s, sa in enumerate((500, 501))]
+    records += [make_record("bn", s, sa, 10) for s, sa in enumerate((501, 500))]
+    assert "AuxBN > BN +0.00 [" in claims_text(records)
+    assert "-0.00" not in claims_text(records)
+
+
 def test_seeds_that_one_norm_lacks_are_left_out():
     records = [make_record("auxbn", s, 500, 10) for s in (0, 1, 2)]
     records += [make_record("bn", s, 400 + s, 10) for s in (1, 2)]

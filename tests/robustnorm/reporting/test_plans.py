@@ -87,6 +87,23 @@ def test_reading_sets_best_against_later_checkpoints():
     assert "+5.00" in text  # standard accuracy: 80 to 85
 
 
+def test_first_adversarial_branch_stands_for_the_others_if_none_is_called_adv():
+    def record(tag, ra):
+        branches = {"linf": ra, "clean": 0, "l2": 300}
+        verdicts = [
+            Verdict(attack, "final", branch, branch, bits(correct))
+            for branch, correct in branches.items()
+            for attack in ("none", "pgd-10", "pgd-20")
+        ]
+        return make_record("auxbn", tag=tag, verdicts=verdicts)
+
+    page = plan_page("fast", {"best": [record("best", 200)], "last": [record("last", 160)]})
+    row = next(row for row in page.splitlines() if "RA, PGD-20" in row and row.startswith("|"))
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == [
+        "AuxBN (linf)", "last", "RA, PGD-20", "50.00", "40.00", "-10.00",
+    ]  # fmt: skip
+
+
 def test_best_of_the_same_images_is_set_against_last_wherever_it_stands():
     other = make_record("bn", image_ids=list(range(1, N + 1)))
     evaluations = {
