@@ -6,8 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustnorm.models.conversion import convert
+    from robustnorm.models.folding import fold
     from robustnorm.models.resnet import preact_resnet18, resnet18
-    from robustnorm.models.surgery import convert, fold
     from robustnorm.norms.routing import RoutingError, bind, route
     from robustnorm.work.evaluate_network import evaluate
 
@@ -28,8 +29,8 @@ _MODULES = {
     "route": "norms.routing",
     "bind": "norms.routing",
     "RoutingError": "norms.routing",
-    "convert": "models.surgery",
-    "fold": "models.surgery",
+    "convert": "models.conversion",
+    "fold": "models.folding",
     "evaluate": "work.evaluate_network",
 }
 

@@ -16,7 +16,7 @@ from robustnorm.data.batches import epoch_batches, steps_per_epoch, to_float
 from robustnorm.data.dataset import Dataset, Split, split_validation, subset
 from robustnorm.evaluation.chunks import CHUNK
 from robustnorm.evaluation.search import Branch, Search, climb
-from robustnorm.models.surgery import fold
+from robustnorm.models.folding import fold
 from robustnorm.norms.mode import ModeNorm
 from robustnorm.norms.routing import bind, branches_of
 from robustnorm.records.record import SINGLE, Record

@@ -20,9 +20,9 @@ from robustnorm.attacks import pgd
 from robustnorm.attacks.logits import LogitsModel, NotFiniteError, find_logits
 from robustnorm.attacks.threat_model import threat_model as find_threat_model
 from robustnorm.models.faithful import TOLERANCE, Standin
+from robustnorm.models.folding import fold
 from robustnorm.models.layout import is_channels_last, is_fragile
 from robustnorm.models.serving import RULES, Served
-from robustnorm.models.surgery import fold
 from robustnorm.norms.routing import bind, branches_of
 from robustnorm.records.record import SINGLE
 from robustnorm.runs.described import to_channels_last

@@ -23,7 +23,7 @@ from robustnorm.attacks.logits import find_logits
 from robustnorm.exchange.foreign import read_weights
 from robustnorm.models import NETWORKS
 from robustnorm.models.building import NetworkError, build_network
-from robustnorm.models.surgery import fold, folded_state
+from robustnorm.models.folding import fold, folded_state
 from robustnorm.models.weights import check_weights, without_shared_memory
 from robustnorm.norms.routing import bind
 from robustnorm.system.errors import RefusedFileError, UserError

@@ -50,7 +50,7 @@ def build_network(
     """Builds a network with the given norm, for the given data.
 
     The factory gets the arguments that it accepts. If it has no parameter ``norm``, the batch norms
-    of its network are replaced (``robustnorm.models.surgery.with_norm``); if it has no parameter
+    of its network are replaced (``robustnorm.models.conversion.with_norm``); if it has no parameter
     ``mean``, and its network stores none, the input is normalized before the network.
 
     Args:
@@ -196,7 +196,7 @@ def _with_norm(
 ) -> nn.Module:
     """Returns the network with the norm; its factory may have put it in."""
     # Routing loads torch's compiler, 70 MB, which a network with plain batch norms does not need.
-    from robustnorm.models.surgery import with_norm
+    from robustnorm.models.conversion import with_norm
     from robustnorm.norms.routing import branches_of
 
     if not has_norm:

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from robustnorm.models.surgery import fold
+from robustnorm.models.folding import fold
 from robustnorm.norms.routed import RoutedBatchNorm
 from robustnorm.norms.routing import route
 

@@ -7,8 +7,8 @@ from torch import nn
 from robustnorm import convert, route
 from robustnorm.models import NETWORKS
 from robustnorm.models.building import build_network, check_output
+from robustnorm.models.conversion import with_norm
 from robustnorm.models.resnet import InputNormalization
-from robustnorm.models.surgery import with_norm
 from robustnorm.norms import NORMS
 from robustnorm.norms.routing import branches_of
 from robustnorm.system.errors import UsageError

@@ -12,7 +12,7 @@ from robustnorm.applications.gan.discriminator import DownBlock
 from robustnorm.applications.gan.generators import UpBlock
 from robustnorm.applications.gan.losses import discriminator_loss, generator_loss
 from robustnorm.applications.gan.networks import build_networks
-from robustnorm.models.surgery import fold
+from robustnorm.models.folding import fold
 from robustnorm.norms.routing import routed_layers
 from robustnorm.settings.gan import GanSettings
 

@@ -1,108 +1,33 @@
-"""Converting networks between ordinary batch normalization and routed layers."""
+"""Giving a network other norms: routed ones, which keep what it computes, or new ones."""
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import chain
-from typing import TypeGuard, TypeVar
+from typing import TypeGuard
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from robustnorm.attacks.contract import is_training
-from robustnorm.models.fusion import BatchNorm, fuse_convolutions, has_hooks, is_batch_norm
-from robustnorm.norms import NORMS
-from robustnorm.norms.routed import (
-    RoutedBatchNorm,
-    RoutedBatchNorm1d,
-    RoutedBatchNorm2d,
-    RoutedBatchNorm3d,
+from robustnorm.models.fusion import BatchNorm, has_hooks, is_batch_norm
+from robustnorm.models.replacement import (
+    ROUTED,
+    Layer,
+    NormAct,
+    RoutedBatchNormAct2d,
+    is_batch_norm_act,
+    replace_layers,
 )
-from robustnorm.norms.routing import RoutedLayer, bind, route
+from robustnorm.norms import NORMS
+from robustnorm.norms.routed import RoutedBatchNorm
+from robustnorm.norms.routing import RoutedLayer
 
-_ROUTED: dict[type[BatchNorm], type[RoutedBatchNorm]] = {
-    nn.BatchNorm1d: RoutedBatchNorm1d,
-    nn.BatchNorm2d: RoutedBatchNorm2d,
-    nn.BatchNorm3d: RoutedBatchNorm3d,
-}
 _NO_BATCH_STATISTICS = (
     nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
     nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
 )  # fmt: skip
-
-
-def fold(model: nn.Module, branch: str, *, fuse: bool = False) -> nn.Module:
-    """Returns a copy of ``model`` fixed to one branch, its routed layers replaced by batch norms.
-
-    The copy shares nothing with ``model``, keeps its mode, and in evaluation computes what
-    ``model`` computes through ``branch``, up to rounding. A RoutedBatchNorm1d, 2d or 3d becomes an
-    ``nn.BatchNorm1d``, 2d or 3d; other routed layers, and those with hooks, are bound to the
-    branch.
-
-    Args:
-        model: Any module tree; without routed layers it is copied unchanged.
-        branch: A branch that every routed layer of ``model`` has.
-        fuse: Also merge each batch norm into the convolution before it, if nothing else uses that,
-            ``torch.fx`` can trace the forward, and no hook, ``no_grad`` or autocast would be lost.
-            For evaluation only; ``robustnorm.models.faithful.difference`` compares the copy with
-            the network on your images.
-
-    Raises:
-        RoutingError: When a routed layer lacks the branch.
-        ValueError: When ``fuse`` is true and ``model`` is in train mode.
-
-    Examples:
-        >>> from robustnorm import resnet18
-        >>> folded = fold(resnet18(norm="saauxbn", width=4), "adv")
-        >>> sorted({type(m).__name__ for m in folded.modules() if "Norm2d" in type(m).__name__})
-        ['BatchNorm2d']
-    """
-    if fuse and is_training(model):
-        raise ValueError("fold with fuse=True needs the model in evaluation mode: model.eval()")
-    with route(model, branch):  # raises on an unknown name
-        folded = copy.deepcopy(model, _computed_tensors(model))
-    folded = _replace(folded, _is_routed, lambda layer: _fold_layer(layer, branch))
-    return fuse_convolutions(folded) if fuse else folded
-
-
-class _NormAct(nn.Sequential):
-    """A norm, then the dropout and activation of timm's BatchNormAct2d that it replaces."""
-
-    def __init__(self, norm: nn.Module, layer: nn.Module) -> None:
-        super().__init__(OrderedDict(bn=norm, **dict(layer.named_children())))
-        self.training = layer.training
-
-
-class _BatchNormAct2d(_NormAct):
-    """timm's layer of that name, folded."""
-
-
-def folded_state(folded: nn.Module) -> dict[str, Tensor]:
-    """Returns the state of a network from ``fold``, under the names without branches."""
-    prefixes = [f"{n}." for n, m in folded.named_modules() if isinstance(m, _BatchNormAct2d)]
-    state = dict[str, Tensor]()
-    for name, value in folded.state_dict().items():
-        layer = next((each for each in prefixes if name.startswith(each)), None)
-        plain = name if layer is None else layer + name.removeprefix(f"{layer}bn.")
-        state[plain] = value
-    return state
-
-
-def _computed_tensors(model: nn.Module) -> dict[int, Tensor]:
-    """Returns copies, by id, of tensors that hooks recompute and that torch cannot deep-copy.
-
-    These are the weights of pruned layers and of ``torch.nn.utils.weight_norm``.
-    """
-    attributes = (value for module in model.modules() for value in vars(module).values())
-    return {
-        id(value): value.detach().clone()
-        for value in attributes
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
 
 
 def convert(
@@ -143,6 +68,7 @@ def convert(
 
     Examples:
         >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+        >>> from robustnorm import route
         >>> with route(convert(network, "saauxbn"), "adv"):
         ...     network(torch.rand(1, 3, 8, 8)).shape
         torch.Size([1, 4, 6, 6])
@@ -172,7 +98,7 @@ def convert(
     def convertible(module: nn.Module) -> TypeGuard[BatchNorm]:
         return module in chosen and not isinstance(module, RoutedLayer)
 
-    return _replace(model, convertible, lambda layer: _convert_layer(layer, cell))
+    return replace_layers(model, convertible, lambda layer: _convert_layer(layer, cell))
 
 
 def with_norm(model: nn.Module, norm: str, branches: Sequence[str] = ("clean", "adv")) -> nn.Module:
@@ -212,49 +138,12 @@ def with_norm(model: nn.Module, norm: str, branches: Sequence[str] = ("clean", "
     def new_layer(layer: nn.BatchNorm2d) -> nn.Module:
         new: nn.Module = make(layer.num_features, branches)
         _like(layer, new).train(layer.training)
-        return _NormAct(new, layer) if _is_batch_norm_act(layer) else new
+        return NormAct(new, layer) if is_batch_norm_act(layer) else new
 
     def is_chosen(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
         return module in chosen
 
-    return _replace(model, is_chosen, new_layer)
-
-
-class _RoutedBatchNormAct2d(RoutedBatchNorm2d):
-    """The replacement of timm's BatchNormAct2d: dropout and activation follow the norm."""
-
-    drop: nn.Module
-    act: nn.Module
-
-    def forward(self, input: Tensor) -> Tensor:
-        output: Tensor = self.act(self.drop(super().forward(input)))
-        return output
-
-
-Layer = TypeVar("Layer", bound=nn.Module)
-
-
-def _replace(
-    model: nn.Module,
-    matches: Callable[[nn.Module], TypeGuard[Layer]],
-    replacement: Callable[[Layer], nn.Module],
-) -> nn.Module:
-    """Replaces each matching layer once, however many modules share it."""
-    if matches(model):
-        return replacement(model)
-    replaced: dict[nn.Module, nn.Module] = {}
-    for parent in list(model.modules()):
-        # Not named_children(), which skips a layer's second name.
-        for name, child in parent._modules.items():
-            if child is not None and matches(child):
-                if child not in replaced:
-                    replaced[child] = replacement(child)
-                parent._modules[name] = replaced[child]
-    return model
-
-
-def _is_routed(module: nn.Module) -> TypeGuard[RoutedLayer]:
-    return isinstance(module, RoutedLayer)
+    return replace_layers(model, is_chosen, new_layer)
 
 
 def _choose(model: nn.Module, layers: Sequence[str], keep: Sequence[str]) -> dict[nn.Module, str]:
@@ -293,38 +182,11 @@ def _obstacle(module: nn.Module, branches: tuple[str, ...]) -> str | None:
         return f"{kind}: it has no batch statistics"
     if isinstance(module, nn.SyncBatchNorm):
         return f"{kind}: its statistics span a process group"
-    if not (is_batch_norm(module) or _is_batch_norm_act(module)):
+    if not (is_batch_norm(module) or is_batch_norm_act(module)):
         return f"{kind}: it is not torch's BatchNorm1d, 2d or 3d"
     if has_hooks(module):
         return f"{kind}: it has hooks"
     return None
-
-
-def _is_batch_norm_act(module: nn.Module) -> bool:
-    """Returns whether ``module`` is timm's batch norm followed by dropout and activation."""
-    kind = type(module)
-    return kind.__module__.startswith("timm.") and kind.__name__ == "BatchNormAct2d"
-
-
-@torch.no_grad()
-def _fold_layer(layer: RoutedLayer, branch: str) -> nn.Module:
-    if not isinstance(layer, RoutedBatchNorm) or has_hooks(layer):
-        return bind(layer, branch)
-    row = layer.branches.index(branch)
-    kind = next(plain for plain, routed in _ROUTED.items() if isinstance(layer, routed))
-    running = layer.has_running_statistics
-    folded = kind(
-        layer.num_features,
-        layer.eps,
-        layer.momentum,
-        track_running_stats=running,
-        device=layer.weight.device,
-        dtype=layer.weight.dtype,
-    ).train(layer.training)
-    state = (*layer.effective_affine(row), *(layer.branch_statistics(row) if running else ()))
-    for target, source in zip((*folded.parameters(), *folded.buffers()), state, strict=True):
-        target.copy_(source)
-    return _BatchNormAct2d(folded, layer) if isinstance(layer, _RoutedBatchNormAct2d) else folded
 
 
 def _like(layer: nn.Module, new: Layer) -> Layer:
@@ -336,8 +198,8 @@ def _like(layer: nn.Module, new: Layer) -> Layer:
 
 @torch.no_grad()
 def _convert_layer(layer: BatchNorm, cell: RoutedBatchNorm) -> RoutedBatchNorm:
-    kind = next(routed for plain, routed in _ROUTED.items() if isinstance(layer, plain))
-    routed = (_RoutedBatchNormAct2d if _is_batch_norm_act(layer) else kind)(
+    kind = next(routed for plain, routed in ROUTED.items() if isinstance(layer, plain))
+    routed = (RoutedBatchNormAct2d if is_batch_norm_act(layer) else kind)(
         layer.num_features,
         cell.branches,
         statistics=cell.statistics,
