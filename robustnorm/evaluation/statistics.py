@@ -98,60 +98,58 @@ def sign_flip(differences: Sequence[float]) -> float | None:
 
 
 class Difference(NamedTuple):
-    """A difference of two means, tested.
+    """A difference of two accuracies, tested.
 
     Attributes:
-        mean: The difference.
-        interval: 95 % interval; None without spread.
-        p: Two-sided p-value; 1 without spread.
+        interval: 95 % interval; None without spread over seeds.
+        p: Two-sided p-value; 1 without spread over seeds.
     """
 
-    mean: float
     interval: Interval | None
     p: float
 
 
-def in_blocks(values: NDArray[np.int64], pairs: Sequence[tuple[int, int]]) -> list[Difference]:
-    """Tests differences of groups whose values come in blocks, such as norms trained with seeds.
+def crossed(correct: NDArray[np.bool_], pairs: Sequence[tuple[int, int]]) -> list[Difference]:
+    """Tests differences of accuracy between models; seeds and images are both samples.
 
-    The model is value = group + block + noise, with noise of one variance: a two-way analysis of
-    variance without interaction. With random instead of fixed blocks, the mixed model, differences
-    and tests are the same. For two groups this is Student's paired test.
+    The variance of a difference has two parts. That over seeds is of the model accuracy = model +
+    seed + noise, with one variance of noise for all models: a two-way analysis of variance, or a
+    mixed model with random seeds. That over images is of each image's difference, averaged over
+    seeds. Their sum, with Satterthwaite's degrees of freedom, gives Clark's min F'. It counts the
+    noise of one seed on one image twice, so it errs towards no difference.
 
     Args:
-        values: (groups, blocks), at least two of each. Integers, so that groups which differ
-            equally in all blocks have exactly no spread.
-        pairs: Indices of the groups to compare; a difference is the first minus the second.
+        correct: Verdicts, bool (models, seeds, images); at least two models and two seeds.
+        pairs: Indices of the models to compare.
 
     References:
-        Montgomery, Design and Analysis of Experiments, randomized complete block design.
-
-    Examples:
-        >>> (found,) = in_blocks(np.array([[5, 7, 9], [4, 5, 6]]), [(0, 1)])  # by 1, 2 and 3
-        >>> found.mean, round(found.p, 3)
-        (2.0, 0.074)
+        Clark, The Language-as-Fixed-Effect Fallacy, Journal of Verbal Learning and Verbal Behavior
+        12, 1973.
     """
-    groups, blocks = values.shape
-    # Residuals times groups * blocks: exact.
+    models, seeds, images = correct.shape
+    counts = correct.sum(2)
+    # Residuals times models * seeds: whole numbers, so that no spread is exactly zero.
     residuals = (
-        groups * blocks * values
-        - groups * values.sum(1, keepdims=True)
-        - blocks * values.sum(0)
-        + values.sum()
+        models * seeds * counts
+        - models * counts.sum(1, keepdims=True)
+        - seeds * counts.sum(0)
+        + counts.sum()
     )
-    freedom = (groups - 1) * (blocks - 1)
-    variance = float((residuals**2).sum()) / (groups * blocks) ** 2 / freedom
-    error = math.sqrt(2 * variance / blocks)
+    freedom = (models - 1) * (seeds - 1)
+    over_seeds = 2 * float((residuals**2).sum()) / (models * seeds * images) ** 2 / freedom / seeds
     found = []
     for i, j in pairs:
-        difference = float(values[i].sum() - values[j].sum()) / blocks
-        if error == 0:
-            found.append(Difference(difference, None, 1.0))
+        if over_seeds == 0 or images < 2:
+            found.append(Difference(None, 1.0))
             continue
-        half = float(t.isf(0.025, freedom)) * error
-        interval = Interval(difference - half, difference + half)
-        p = 2 * float(t.sf(abs(difference) / error, freedom))
-        found.append(Difference(difference, interval, p))
+        differences = (correct[i].sum(0) - correct[j].sum(0)) / seeds
+        over_images = float(differences.var(ddof=1)) / images
+        variance = over_seeds + over_images
+        degrees = variance**2 / (over_seeds**2 / freedom + over_images**2 / (images - 1))
+        center, error = float(differences.mean()), math.sqrt(variance)
+        half = float(t.isf(0.025, degrees)) * error
+        p = 2 * float(t.sf(abs(center) / error, degrees))
+        found.append(Difference(Interval(center - half, center + half), p))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustnorm.evaluation.statistics import Interval, holm, in_blocks, sign_flip, student
+from robustnorm.evaluation.statistics import Interval, crossed, holm, sign_flip, student
 from robustnorm.records.bits import Bits
 from robustnorm.records.record import Record
 from robustnorm.reporting.comparisons import LEVEL, Comparison, compare
@@ -44,9 +44,10 @@ class Claim(NamedTuple):
         lower: The other norm.
         by_images: For each seed the exact McNemar test on the test images, with Holm's adjustment
             for the claims of this evaluation and seed.
-        interval: 95 % interval over seeds for the mean difference; None without spread over seeds.
-        p: p-value over seeds, with Holm's adjustment for the claims of this evaluation; None for
-            one seed.
+        interval: 95 % interval over seeds and images for the mean difference; None without spread
+            over seeds.
+        p: p-value over seeds and images, with Holm's adjustment for the claims of this evaluation;
+            None for one seed.
     """
 
     evaluation: str
@@ -82,8 +83,8 @@ class Claim(NamedTuple):
 def claims(records: Sequence[Record]) -> list[Claim]:
     """Returns the claims that the records can test, by evaluation.
 
-    The differences of an evaluation are tested in a linear model of norm and seed. Seeds that one
-    of the norms lacks are left out.
+    See ``robustnorm.evaluation.statistics.crossed`` for the test. Seeds that one of the norms of an
+    evaluation lacks are left out.
 
     Args:
         records: Records of one evaluation on the same images.
@@ -119,13 +120,10 @@ def _family(evaluation: str, branch: str, models: Sequence[ModelRecords]) -> Ite
         for (i, j), found in zip(pairs, by_pair, strict=True):
             yield Claim(evaluation, branch, names[i], names[j], found, None, None)
         return
-    counts = [[int(of[seed].sum()) for seed in seeds] for of in verdicts]
-    over_seeds = in_blocks(np.array(counts), pairs)
+    over_seeds = crossed(np.array([[of[seed] for seed in seeds] for of in verdicts]), pairs)
     adjusted = holm([test.p for test in over_seeds])
     for (i, j), found, test, p in zip(pairs, by_pair, over_seeds, adjusted, strict=True):
-        n = found[0].n
-        interval = test.interval and Interval(*(limit / n for limit in test.interval))
-        yield Claim(evaluation, branch, names[i], names[j], found, interval, p)
+        yield Claim(evaluation, branch, names[i], names[j], found, test.interval, p)
 
 
 def claims_text(records: Sequence[Record]) -> str:
@@ -135,9 +133,9 @@ def claims_text(records: Sequence[Record]) -> str:
         return ""
     added, seeds = _added_by_pgd(found), len(found[0].by_images)
     lines = [
-        f"The paper's order of the norms over {seeds} seeds (mean difference in points, 95 % "
-        "interval; test in a linear model of norm and seed, p with Holm's adjustment within each "
-        "evaluation; 5 % level):\n"
+        f"The paper's order of the norms over {seeds} seeds and {found[0].by_images[0].n:,} test "
+        "images (mean difference in points, 95 % interval; min F' test, for which seeds and images "
+        "are both samples, p with Holm's adjustment within each evaluation; 5 % level):\n"
         if seeds > 1
         else "The paper's order of the norms on the test images of one seed, which is no verdict "
         "on the norms (difference in points; exact McNemar test, p with Holm's adjustment within "
@@ -232,11 +230,10 @@ def claims_table(records: Sequence[Record]) -> Table | None:
         ),
         [_row(claim, added.get(claim)) for claim in found],
         [
-            "Difference: in points, mean over seeds. Interval and p: linear model of norm and "
-            "seed, whose residuals have one variance for all norms of an evaluation; with seeds as "
-            "random effects it gives the same. p with Holm's adjustment for the rows of an "
-            "evaluation. A claim holds or is contradicted at the 5 % level; otherwise there is no "
-            "verdict.",
+            "Difference: in points, mean over seeds. Interval and p: over other seeds and other "
+            "test images (Clark's min F': the variance over seeds, of a linear model of norm and "
+            "seed, plus that over images), p with Holm's adjustment for the rows of an evaluation. "
+            "A claim holds or is contradicted at the 5 % level; otherwise there is no verdict.",
             "Seeds significant: exact McNemar test on the test images of each seed, with Holm's "
             "adjustment for the rows of an evaluation, at the 5 % level.",
             f"Sign flips: exact permutation test; with {seeds} seeds no p is below "

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from robustnorm.evaluation.statistics import (
+    crossed,
     holm,
     letters,
     mcnemar,
@@ -160,3 +161,55 @@ def test_sign_flip_of_many_differences_gives_the_same_p_each_time():
     p = sign_flip(differences)
     assert p == sign_flip(differences)
     assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=0.1)
+
+
+def least_squares(accuracies, i, j):
+    """Variance of a difference, and its degrees of freedom, from a fit with dummy variables."""
+    models, seeds = accuracies.shape
+    design = np.column_stack(
+        [np.kron(np.eye(models), np.ones((seeds, 1))), np.tile(np.eye(seeds), (models, 1))]
+    )[:, :-1]  # the last seed's column is the models' minus the other seeds'
+    _, (residual,), rank, _ = np.linalg.lstsq(design, accuracies.ravel())
+    freedom = models * seeds - rank
+    contrast = np.eye(design.shape[1])[i] - np.eye(design.shape[1])[j]
+    return residual / freedom * contrast @ np.linalg.inv(design.T @ design) @ contrast, freedom
+
+
+@pytest.mark.parametrize(("models", "seeds"), [(2, 2), (4, 3)])
+def test_crossed_is_clark_s_min_f(models, seeds):
+    """min F' = F1 F2 / (F1 + F2), with F1 over seeds and F2 over images."""
+    rng = np.random.default_rng(models)
+    correct = rng.random((models, seeds, 200)) < rng.uniform(0.3, 0.6, (models, 1, 1))
+    for i, j in itertools.combinations(range(models), 2):
+        (found,) = crossed(correct, [(i, j)])
+        by_image = (correct[i].astype(float) - correct[j]).mean(0)
+        over_seeds, freedom = least_squares(correct.mean(2), i, j)
+        f1, f2 = (
+            by_image.mean() ** 2 / over_seeds,
+            by_image.mean() ** 2 / (by_image.var(ddof=1) / 200),
+        )
+        smallest = f1 * f2 / (f1 + f2)
+        degrees = (f1 + f2) ** 2 / (f1**2 / 199 + f2**2 / freedom)
+        assert found.p == pytest.approx(stats.f.sf(smallest, 1, degrees))
+        assert sum(found.interval) / 2 == pytest.approx(by_image.mean())
+        half = (found.interval.high - found.interval.low) / 2
+        quantile = stats.t.isf(0.025, degrees)
+        assert half == pytest.approx(quantile * abs(by_image.mean()) / math.sqrt(smallest))
+
+
+def test_crossed_rarely_tells_models_apart_that_differ_in_luck_only():
+    """Luck with seeds and with images: other seeds and images would show no difference."""
+    rng, told, tested = np.random.default_rng(0), 0, 400
+    for _ in range(tested):
+        images, seeds = rng.normal(0, 0.3, (2, 1, 300)), rng.normal(0, 0.1, (2, 3, 1))
+        correct = rng.normal(0, 1, (2, 3, 300)) < images + seeds
+        told += crossed(correct, [(0, 1)])[0].p <= 0.05
+    assert told <= 0.06 * tested
+
+
+def test_crossed_needs_spread_over_seeds():
+    correct = np.zeros((2, 2, 10), bool)
+    correct[0, :, :6] = True
+    assert crossed(correct, [(0, 1)]) == [(None, 1.0)]
+    correct[0, 0, 6] = True
+    assert crossed(correct, [(0, 1)])[0].p < 0.05
