@@ -159,7 +159,7 @@ REFUSED = {
     ),
     "other channels": (
         ("--weights=their weights.pt", "--data=grey.npz"),
-        "the network was built for grey, images of 1 channel(s), 4 x 4",
+        "the network was built for grey, images of 1 channel(s), 4x4",
     ),
     "no normalization": (
         ("--weights=their weights.pt", "--input_normalization=dataset"),
