@@ -1,4 +1,4 @@
-"""Tests the paper's orders of norms, with the seeds as the sample where there are several."""
+"""Tests the paper's orders of norms; seeds and test images are the samples."""
 
 from __future__ import annotations
 
@@ -144,19 +144,16 @@ def claims_text(records: Sequence[Record]) -> str:
     for (evaluation, branch), of in itertools.groupby(found, lambda c: (c.evaluation, c.branch)):
         family = list(of)
         order = dict.fromkeys(norm for c in family for norm in (c.higher, c.lower))
-        lines.append(
-            f"- **{evaluation}, {branch} branch**, in the paper "
-            f"{' > '.join(NAMES[norm] for norm in order)}"
-            + ", under PGD-20"
-            * (evaluation == WORST)
-        )
+        names = " > ".join(NAMES[norm] for norm in order)
+        where = "in the paper under PGD-20" if evaluation == WORST else "in the paper"
+        lines.append(f"- **{evaluation}, {branch} branch**, {where} {names}")
         for verdict in _VERDICTS:
             texts = [_text(claim) for claim in family if claim.verdict == verdict]
             if texts:
                 lines.append(f"  - {verdict}: {'; '.join(texts)}")
     if added:
         texts = [f"{claim.name} {_points(points)}" for claim, points in added.items()]
-        lines.append(f"- **Part of a difference that only PGD-20 shows**: {'; '.join(texts)}")
+        lines.append(f"- **Added by PGD-20** to the worst case's differences: {'; '.join(texts)}")
     return "\n".join([*lines, *_losses(records)])
 
 
