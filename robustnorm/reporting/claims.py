@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from robustnorm.evaluation.statistics import Interval, crossed, holm, sign_flip, student
-from robustnorm.records.bits import Bits
 from robustnorm.records.record import Record
 from robustnorm.reporting.comparisons import LEVEL, Comparison, compare
 from robustnorm.reporting.model_records import NAMES, WORST, ModelRecords, group
@@ -105,7 +104,7 @@ def _family(evaluation: str, branch: str, models: Sequence[ModelRecords]) -> Ite
     """Yields the claims of one evaluation about the models, which are in the paper's order."""
     if evaluation == WORST and not all(map(_has_worst, models)):
         return
-    verdicts = [_verdicts(model, evaluation, branch) for model in models]
+    verdicts = [model.by_seed(evaluation, branch) for model in models]
     seeds = [seed for seed in verdicts[0] if all(seed in of for of in verdicts)] if models else []
     pairs = list(itertools.combinations(range(len(models)), 2))
     if not seeds or not pairs:
@@ -120,9 +119,9 @@ def _family(evaluation: str, branch: str, models: Sequence[ModelRecords]) -> Ite
         for (i, j), found in zip(pairs, by_pair, strict=True):
             yield Claim(evaluation, branch, names[i], names[j], found, None, None)
         return
-    over_seeds = crossed(np.array([[of[seed] for seed in seeds] for of in verdicts]), pairs)
-    adjusted = holm([test.p for test in over_seeds])
-    for (i, j), found, test, p in zip(pairs, by_pair, over_seeds, adjusted, strict=True):
+    compared = crossed(np.array([[of[seed] for seed in seeds] for of in verdicts]), pairs)
+    adjusted = holm([test.p for test in compared])
+    for (i, j), found, test, p in zip(pairs, by_pair, compared, adjusted, strict=True):
         yield Claim(evaluation, branch, names[i], names[j], found, test.interval, p)
 
 
@@ -243,7 +242,7 @@ def claims_table(records: Sequence[Record]) -> Table | None:
 
 def _row(claim: Claim, added: float | None) -> tuple[Cell, ...]:
     differences = claim.differences
-    apart = [test.first_only > test.second_only for test in claim.by_images if test.distinguishable]
+    apart = [test.lead > 0 for test in claim.by_images if test.lead]
     flip = sign_flip(differences)
     return (
         f"{claim.evaluation}, {claim.branch} branch",
@@ -265,7 +264,7 @@ def seeds_table(records: Sequence[Record]) -> Table:
     for model in group(records):
         for evaluation in ("SA", PGD, *[WORST] * _has_worst(model)):
             for branch in dict.fromkeys(model.branch(wanted) for wanted in ("clean", "adv")):
-                values = [float(v.mean()) for v in _verdicts(model, evaluation, branch).values()]
+                values = [float(v.mean()) for v in model.by_seed(evaluation, branch).values()]
                 spread = f"{100 * stdev(values):.2f}" if len(values) > 1 else None
                 rows.append(
                     (evaluation, model.label(branch), str(len(values)), mean(values), spread)
@@ -285,11 +284,6 @@ def seeds_table(records: Sequence[Record]) -> Table:
 
 def _has_worst(model: ModelRecords) -> bool:
     return all(record.has("worst") for record in model.records)
-
-
-def _verdicts(model: ModelRecords, evaluation: str, branch: str) -> dict[int, Bits]:
-    found = model.correct(evaluation, model.branch(branch))
-    return {r.seed: v for r, v in zip(model.records, found, strict=True)}
 
 
 def _ranked(published: Mapping[str, float]) -> list[str]:

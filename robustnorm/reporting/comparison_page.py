@@ -47,7 +47,7 @@ def comparison_page(
     facts = {
         "Data": record.dataset["name"],
         "Test images": record.sample,
-        "Attack": attacks_text(record.protocol).replace("epsilon", "ε ="),
+        "Attack": attacks_text(record.protocol, "ε ="),
         "Models": ", ".join(model.name for model in models),
     }
     sections = [

@@ -125,6 +125,11 @@ class ModelRecords:
         attack = EVALUATIONS.get(name, re.sub("^PGD-", "pgd-", name.removeprefix("RA, ")))
         return [verdict.correct for verdict in self.verdicts(attack, rule, branch, branch)]
 
+    def by_seed(self, evaluation: str, wanted: str) -> dict[int, Bits]:
+        """Returns the verdicts of ``correct`` by seed, on the branch that ``branch`` names."""
+        found = self.correct(evaluation, self.branch(wanted))
+        return {record.seed: each for record, each in zip(self.records, found, strict=True)}
+
     def ball(self, evaluation: str, branch: str) -> tuple[str, Fraction] | None:
         """Returns threat model and radius of an evaluation of a branch; None for clean images.
 
@@ -199,15 +204,14 @@ def group(records: Sequence[Record]) -> list[ModelRecords]:
     order = list(NAMES)
     several_configs = len({record.name for record in records}) > 1
     several_tags = len({record.checkpoint["tag"] for record in records}) > 1
-    origins = {id(record): record.imported or record.given for record in records}
-    several_origins = len(set(origins.values())) > 1
+    several_origins = len({record.imported or record.given for record in records}) > 1
     groups: dict[tuple[bool, int, str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: record.seed):
         rank = order.index(record.norm) if record.norm in order else len(order)
         remark = ", ".join(
             [record.name] * several_configs
             + [str(record.checkpoint["tag"])] * several_tags
-            + [origins[id(record)]] * (several_origins and not record.is_ours)
+            + [record.imported or record.given] * (several_origins and not record.is_ours)
         )
         key = (not record.adversarial, rank, record.norm, remark)
         groups.setdefault(key, []).append(record)

@@ -84,12 +84,17 @@ def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list
     return notes
 
 
-def attacks_text(protocol: dict[str, Any]) -> str:
-    """Describes the ball and the step of a protocol's attack, and those of single branches."""
+def attacks_text(protocol: dict[str, Any], epsilon: str = "epsilon") -> str:
+    """Describes the ball and the step of a protocol's attack, and those of single branches.
+
+    Args:
+        protocol: Of a record.
+        epsilon: Name of the radius, before its value.
+    """
 
     def describe(attack: dict[str, str]) -> str:
         return (
-            f"{attack['threat_model'].capitalize()}, epsilon {attack['epsilon']}, step "
+            f"{attack['threat_model'].capitalize()}, {epsilon} {attack['epsilon']}, step "
             f"{attack['step_size']}"
         )
 

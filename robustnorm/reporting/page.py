@@ -119,7 +119,7 @@ def render_page(
         "title": _distinct(record.name for record in records),
         "protocols": _distinct(record.protocol["name"] for record in records),
         "first": first,
-        "attacks": attacks_text(first.protocol).replace("epsilon", "ε ="),
+        "attacks": attacks_text(first.protocol, "ε ="),
         "models": models,
         "colors": drawing.variables(),
         "swatches": _swatches(models, looks),

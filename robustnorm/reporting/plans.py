@@ -131,10 +131,8 @@ def _autoattack(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
 
 
 def _accuracies(model: ModelRecords, evaluation: str, branch: str) -> dict[int, float]:
-    """Returns the accuracy of a branch, "clean", "adv" or another, by seed."""
-    branch = branch if branch in model.records[0].branches else model.branch(branch)
-    found = model.correct(evaluation, branch)
-    return {r.seed: float(c.mean()) for r, c in zip(model.records, found, strict=True)}
+    """Returns the accuracy by seed."""
+    return {seed: float(v.mean()) for seed, v in model.by_seed(evaluation, branch).items()}
 
 
 def _each(texts: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from robustnorm import cli
 
-# The shortest training: two steps.
+# The shortest training: two steps an epoch.
 TRAINING = {
     "network": "tiny",
     "train_limit": 64,

@@ -2,30 +2,17 @@
 
 import itertools
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
+
+from small_runs import TRAINING
 
 from robustnorm.records.record import Record
 from robustnorm.settings.config import Config
 from robustnorm.work.evaluate import evaluate_runs
 from robustnorm.work.train import train_run
 
-# Two steps an epoch.
-SMALL = Config(
-    name="small",
-    norm="bn",
-    network="tiny",
-    train_limit=64,
-    validation=20,
-    width=4,
-    epochs=2,
-    batch_size=32,
-    keep_epochs=(1,),
-    epsilon=Fraction(3, 16),
-    step_size=Fraction(3, 64),
-    train_steps=1,
-    validation_steps=1,
-    device="cpu",
+SMALL = Config.from_dict(
+    TRAINING | {"name": "small", "norm": "bn", "epochs": 2, "keep_epochs": [1], "device": "cpu"}
 )
 EVALUATION = replace(
     SMALL, checkpoint="epoch1", test_limit=20, worst=False, checks="none", examples=0
