@@ -99,11 +99,11 @@ def _without_torchvision() -> Iterator[None]:
         (only,) = parts
         return only
 
-    vision = types.ModuleType("torchvision")
+    vision: Any = types.ModuleType("torchvision")
     transforms: Any = types.ModuleType("torchvision.transforms")
     transforms.ToTensor, transforms.Compose = to_tensor, compose
     datasets = types.ModuleType("torchvision.datasets")
-    vision.transforms, vision.datasets = transforms, datasets  # type: ignore[attr-defined]
+    vision.transforms, vision.datasets = transforms, datasets
     made = {
         "torchvision": vision,
         "torchvision.transforms": transforms,

@@ -64,6 +64,7 @@ def without_locks(kinds: tuple[str, ...]) -> None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         true(descriptor, how)
 
+    # Its arguments are positional only.
     fcntl.flock = flock  # type: ignore[assignment]
 
 

@@ -112,6 +112,7 @@ class LogitsModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         copied = images.to(self._dtype or images.dtype, copy=True)
         if self._strict and copied.requires_grad:
+            # torch's method has no types.
             copied.register_hook(_check_gradient)  # type: ignore[no-untyped-call]
         try:
             with torch.autocast(images.device.type, enabled=False):

@@ -55,6 +55,7 @@ class Counted(nn.Module):
         count, logits = len(images), self.model(images)
         self._add(count, 0)
         if logits.requires_grad:
+            # torch's method has no types.
             logits.register_hook(lambda _: self._add(0, count))  # type: ignore[no-untyped-call]
         return logits
 

@@ -143,6 +143,7 @@ def _check_classes(classes: Classes, crop: int) -> None:
 def _images(classes: Classes, split: Split, what: str) -> InMemory:
     # Shuffled, because images may be sorted by class and a few of them should show every class.
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(_FIXED))
+    # Images that were not streamed are a tensor.
     return InMemory(f"{classes.name}, {what}", split.images[order], classes.sha256)  # type: ignore[arg-type]
 
 
@@ -266,7 +267,7 @@ def validation_pairs(sources: Sources, settings: StyleSettings) -> list[tuple[Te
     size = 25
     count = settings.validation_pairs
     batches = [range(first, min(first + size, count)) for first in range(0, count, size)]
-    return [
+    return [  # of two parts each, content and style
         tuple(torch.stack(part) for part in zip(*(pairs[i] for i in batch), strict=True))  # type: ignore[misc]
         for batch in batches
     ]

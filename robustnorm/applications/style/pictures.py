@@ -116,6 +116,7 @@ class Folder:
         return {"name": self.name, "paths": self.paths, "side": self._side, "sha256": self.sha256}
 
     def __setstate__(self, state: dict[str, object]) -> None:
+        # From __getstate__, whose keys are the arguments.
         self.__init__(**state)  # type: ignore[misc]
 
 
