@@ -27,6 +27,7 @@ from tabulate import tabulate
 
 from benchmarks.workload import machine
 from robustnorm.evaluation.protocol import record_path
+from robustnorm.records.digests import digest_of_verdicts
 from robustnorm.records.record import Record
 from robustnorm.runs import Run
 from robustnorm.settings.config import Config
@@ -34,7 +35,7 @@ from robustnorm.settings.sweep import SweepSettings
 from robustnorm.system.stopping import never
 from robustnorm.work.engines import open_engine
 from robustnorm.work.evaluate import evaluate_records
-from robustnorm.work.jobs import RecordJob, digest, record_job
+from robustnorm.work.jobs import RecordJob, record_job
 from robustnorm.work.train import train_run
 
 # Two chunks of images and a part of one; with two branches and four attacks, 24 jobs.
@@ -143,12 +144,14 @@ def main() -> None:
     with TemporaryDirectory() as folder, contextlib.chdir(folder), aside:
         train_run(SMALL)
         [expected] = evaluate_records(SMALL)
-        rows.append(("one process, no jobs", "-", "-", digest(expected), "-"))
+        rows.append(("one process, no jobs", "-", "-", digest_of_verdicts(expected), "-"))
         for count in COUNTS:
             config = replace(SMALL, reports=f"local{count}")
             settings = SweepSettings(configs=["digits"], device="cpu", workers=count)
             record, _, again = evaluate_by(settings, config, 0, dice)
-            rows.append((f"{count} workers", 0, again, digest(record), same(record, expected)))
+            rows.append(
+                (f"{count} workers", 0, again, digest_of_verdicts(record), same(record, expected))
+            )
         ray.init("local", num_cpus=RAY_WORKERS, include_dashboard=False, log_to_driver=False)
         settings = SweepSettings(configs=["digits"], device="cpu", engine="ray")
         killed, evaluations, again, differing = 0, 0, 0, 0
@@ -164,7 +167,7 @@ def main() -> None:
                 f"Ray, {RAY_WORKERS} workers, {evaluations} evaluations",
                 killed,
                 again,
-                digest(record),
+                digest_of_verdicts(record),
                 "no" if differing else "yes",
             )
         )
@@ -186,8 +189,7 @@ def main() -> None:
 
 def same(record: Record, expected: Record) -> str:
     """Returns whether two records have the same verdicts, image by image."""
-    equal = record.image_ids == expected.image_ids and digest(record) == digest(expected)
-    return "yes" if equal else "no"
+    return "yes" if digest_of_verdicts(record) == digest_of_verdicts(expected) else "no"
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from robustnorm.settings.parsing import read_file
 from robustnorm.system.errors import UsageError
 from robustnorm.system.sealed import seal, unseal
 from robustnorm.system.untrusted import parse_json
-from robustnorm.work.evaluate import evaluate_run
+from robustnorm.work.evaluate_run import evaluate_run
 from robustnorm.work.jobs import record_job
 from robustnorm.work.train import train_run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from robustnorm.records.record import Record, fingerprint
 from robustnorm.runs import Run
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import UsageError
+
+# Settings of the checks, each with everything that the one before it finds.
+_TIERS = ("none", "quick", "full")
 
 
 def record_path(reports: Path, folder: Path, config: Config) -> Path:
@@ -67,22 +71,27 @@ def protocol_of(config: Config) -> dict[str, Any]:
     }
 
 
+def verdict_settings(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a protocol on which verdicts depend: all except the checks."""
+    return {name: value for name, value in protocol.items() if name != "checks"}
+
+
 def record_identity(record: Record) -> dict[str, Any]:
     """Returns everything that a record's verdicts depend on."""
     return {
         "checkpoint": record.checkpoint["sha256"],
         "dataset": record.dataset["sha256"],
-        "protocol": record.protocol_hash,
+        "protocol": fingerprint(verdict_settings(record.protocol)),
         "image_ids": list(record.image_ids),
     }
 
 
 def wanted_identity(run: Run, config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Returns the ``record_identity`` that a record must have to be what ``config`` asks for."""
+    """Returns the ``record_identity`` of a record with the verdicts that ``config`` asks for."""
     return {
         "checkpoint": run.sha256,
         "dataset": dataset.sha256,
-        "protocol": fingerprint(protocol_of(config)),
+        "protocol": fingerprint(verdict_settings(protocol_of(config))),
         "image_ids": subset(dataset.test, config.test_limit)[0].tolist(),
     }
 
@@ -93,7 +102,24 @@ def evaluation_hash(run: Run, config: Config, dataset: Dataset) -> str:
 
 
 def find_record(run: Run, config: Config, dataset: Dataset, reports: Path) -> Record | None:
-    """Returns the record of a run evaluated according to ``config``, or None.
+    """Returns the record of a run evaluated and checked according to ``config``, or None.
+
+    A record with more checks than required is accepted.
+
+    Raises:
+        UsageError: When the record is of the same checkpoint, but evaluated on other data.
+    """
+    found = find_verdicts(run, config, dataset, reports)
+    return found if found is not None and is_checked(found, config) else None
+
+
+def is_checked(record: Record, config: Config) -> bool:
+    """Returns whether a record has at least the checks that ``config`` asks for."""
+    return record.protocol.get("checks") in _TIERS[_TIERS.index(config.checks) :]
+
+
+def find_verdicts(run: Run, config: Config, dataset: Dataset, reports: Path) -> Record | None:
+    """Returns the record of a run evaluated according to ``config``, with any checks, or None.
 
     Raises:
         UsageError: When the record is of the same checkpoint, but evaluated on other data.

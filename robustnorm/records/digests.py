@@ -1,4 +1,4 @@
-"""Hashes of a network and of images that were given in Python rather than in a file."""
+"""Hashes of verdicts, and of networks and images that were given in Python."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from robustnorm.records.bits import encode, pack_bits
+from robustnorm.records.record import Record, fingerprint
 from robustnorm.system.tensor_hash import bytes_of, hash_tensors
 
 # Images hashed at a time, since those on disk must be decoded.
@@ -38,6 +40,19 @@ def digest_of_images(images: Tensor, labels: Tensor) -> str:
         digest.update(bytes_of(_to_8_bits(images[rows])))
     digest.update(bytes_of(labels.to(torch.int64)))
     return digest.hexdigest()
+
+
+def digest_of_verdicts(record: Record) -> str:
+    """Returns 16 hex digits that depend only on the image ids and the verdicts."""
+    verdicts = [
+        [
+            *(v.attack, v.rule, v.attack_branch, v.score_branch),
+            encode(pack_bits(v.correct)),
+            v.disagreements,
+        ]
+        for v in record.verdicts
+    ]
+    return fingerprint({"image_ids": record.image_ids, "verdicts": verdicts})
 
 
 def _to_8_bits(images: Tensor) -> Tensor:

@@ -34,8 +34,9 @@ ANY = ", any iterate"
 PGD_20 = "pgd-20"
 
 
-# Fields of a protocol that describe training; evaluations that differ in them are comparable.
-_TRAINING = frozenset({"name", "train_steps", "attack_norm_mode"})
+# Fields of a protocol that describe training, or checks; evaluations that differ in them are
+# comparable.
+_NO_ATTACK = frozenset({"name", "train_steps", "attack_norm_mode", "checks"})
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def _origin(record: Record) -> str:
 
 
 def _attack(record: Record) -> dict[str, Any]:
-    return {key: value for key, value in record.protocol.items() if key not in _TRAINING}
+    return {key: value for key, value in record.protocol.items() if key not in _NO_ATTACK}
 
 
 def _differing_settings(one: object, other: object) -> str:

@@ -21,17 +21,18 @@ from robustnorm.evaluation.probe import check_network
 from robustnorm.evaluation.protocol import (
     evaluation_hash,
     find_record,
+    find_verdicts,
     images_folder,
     jobs_folder,
     keeps_images,
     protocol_of,
     record_path,
+    verdict_settings,
 )
 from robustnorm.evaluation.search import Branch, Search, branches, scorers
-from robustnorm.records.bits import encode, pack_bits
 from robustnorm.records.images import chunk_file, is_kept, read_chunk, write_chunk
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
-from robustnorm.records.record import Record, fingerprint
+from robustnorm.records.record import fingerprint
 from robustnorm.runs import Run
 from robustnorm.runs.described import load_data_once
 from robustnorm.runs.run import is_trained
@@ -42,7 +43,7 @@ from robustnorm.system.errors import UsageError
 from robustnorm.system.registry import some
 from robustnorm.system.source import versions
 from robustnorm.system.stopping import ShouldStop, Stopped, never
-from robustnorm.work.evaluate import evaluate_run
+from robustnorm.work.evaluate_run import evaluate_run, made_here
 from robustnorm.work.train import train_run
 
 # Name of the PGD jobs, which give the verdicts on clean images and after each number of steps.
@@ -127,7 +128,7 @@ class AttackJob:
             {
                 "checkpoint": self.checkpoint,
                 "dataset": self.dataset,
-                "protocol": protocol_of(self.config),
+                "protocol": verdict_settings(protocol_of(self.config)),
                 "attack": self.attack,
                 "branch": self.branch,
                 "image_ids": list(self.image_ids),
@@ -210,7 +211,8 @@ class RecordJob:
     Args:
         folder: The run's folder.
         config: Settings of the evaluation.
-        attacks: The jobs that give the verdicts.
+        attacks: The jobs that give the verdicts; none if the record has them, and only lacks
+            checks.
     """
 
     folder: Path
@@ -230,10 +232,10 @@ class RecordJob:
     def run(self, should_stop: ShouldStop = never) -> None:
         dataset, reports = load_data_once(self.config), self.config.reports_folder
         run = Run.find(self.folder, self.config.checkpoint)
-        if run is None or run.sha256 != self.attacks[0].checkpoint:
+        if run is None or any(run.sha256 != job.checkpoint for job in self.attacks):
             raise _changed(self.folder, self.config)
-        journal = self._journal()
-        if keeps_images(self.config):
+        journal = self._journal() if self.attacks else None  # else only checks are missing
+        if journal is not None and keeps_images(self.config):
             folder = images_folder(record_path(reports, self.folder, self.config))
             journal.images |= self._collect_images(folder)
         device = resolve_device(self.config.device)
@@ -277,19 +279,6 @@ class RecordJob:
         return sha256
 
 
-def digest(record: Record) -> str:
-    """Returns 16 hex digits that depend only on the image ids and the verdicts."""
-    verdicts = [
-        [
-            *(v.attack, v.rule, v.attack_branch, v.score_branch),
-            encode(pack_bits(v.correct)),
-            v.disagreements,
-        ]
-        for v in record.verdicts
-    ]
-    return fingerprint({"image_ids": record.image_ids, "verdicts": verdicts})
-
-
 def record_job(run: Run, config: Config) -> RecordJob:
     """Returns the job that writes a run's record, with the attack jobs that it depends on.
 
@@ -303,6 +292,9 @@ def record_job(run: Run, config: Config) -> RecordJob:
     """
     dataset = load_data_once(config)
     run.check_data(dataset)
+    found = find_verdicts(run, config, dataset, config.reports_folder)
+    if found is not None and made_here(found, resolve_device(config.device)):
+        return RecordJob(run.folder, config, ())
     model = run.network()
     ids = subset(dataset.test, config.test_limit)[0].sort().values
     record = record_path(config.reports_folder, run.folder, config)

@@ -16,7 +16,7 @@ from robustnorm.settings.config import Config
 from robustnorm.settings.plan import Plan
 from robustnorm.system.device import resolve_device
 from robustnorm.system.stopping import ShouldStop, Stopped
-from robustnorm.work.evaluate import evaluate_run
+from robustnorm.work.evaluate_run import evaluate_run
 from robustnorm.work.train import train_run
 
 log = logging.getLogger("robustnorm")

@@ -14,6 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from robustnorm.evaluation.checks import check_installed
 from robustnorm.evaluation.probe import check_attacks
 from robustnorm.evaluation.protocol import find_record
+from robustnorm.records.digests import digest_of_verdicts
 from robustnorm.records.record import Record
 from robustnorm.runs.described import load_data
 from robustnorm.runs.run import run_folders
@@ -32,7 +33,7 @@ from robustnorm.work.evaluate import (
     report_tables,
     require_reliable,
 )
-from robustnorm.work.jobs import Job, RecordJob, TrainJob, digest, record_job
+from robustnorm.work.jobs import Job, RecordJob, TrainJob, record_job
 
 log = logging.getLogger("robustnorm")
 
@@ -85,7 +86,7 @@ def sweep(settings: SweepSettings, *, should_stop: ShouldStop = never) -> str:
         for record in found:
             compared = {name: getattr(record, name) for name in names(Compared)}
             folder = replace(evaluation, **compared).folder
-            log.info("%s: verdicts %s", folder, digest(record))
+            log.info("%s: verdicts %s", folder, digest_of_verdicts(record))
         texts.append(report_tables(found, evaluation, command))
         evaluated.append(found)
     text = "\n\n".join(texts)

@@ -143,10 +143,10 @@ def test_keep_epochs_keeps_weights(capsys):
 def test_strict_evaluation_shows_its_tables_and_then_tells_that_it_is_unreliable(
     capsys, monkeypatch, verdict, status
 ):
-    from robustnorm.work import evaluate
+    from robustnorm.work import evaluate_run
 
     found = Check("gradients", "single", verdict, 0.0, "of no image", 1)
-    monkeypatch.setattr(evaluate, "run_checks", lambda *_, **__: ([found], []))
+    monkeypatch.setattr(evaluate_run, "run_checks", lambda *_, **__: ([found], []))
     words = ("--config", "small.yaml", "--checks", "quick")
     run("train", *words, "--norm", "bn", "--strict", "true")  # not one of the run's own settings
     run("eval", *words)

@@ -13,13 +13,13 @@ from processes import command, kill
 from small_campaign import QUICK, campaign, write_campaign
 from small_runs import TRAINING
 
+from robustnorm.records.digests import digest_of_verdicts
 from robustnorm.records.record import Record
 from robustnorm.runs.checkpoint import Checkpoint
 from robustnorm.work import campaign as slices
-from robustnorm.work import evaluate as evaluation
+from robustnorm.work import evaluate_run as evaluation
 from robustnorm.work import plan as module
 from robustnorm.work import train as training
-from robustnorm.work.jobs import digest
 
 RUNS = ("bn-seed0", "auxbn-seed0")
 
@@ -235,7 +235,7 @@ def test_checkpoints_of_the_same_network_are_evaluated_once(
         )
         manifest = json.loads(Path(f"checkpoints/small/{run}/last.json").read_text())
         assert last.checkpoint == best.checkpoint | {"tag": "last", "sha256": manifest["sha256"]}
-        assert digest(last) == digest(best)
+        assert digest_of_verdicts(last) == digest_of_verdicts(best)
     assert ("'best' and 'last' are the same network" in caplog.text) is not changed
     campaign()  # finds both
     assert evaluated == wanted

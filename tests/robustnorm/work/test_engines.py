@@ -10,12 +10,12 @@ import pytest
 from sweep_jobs import Fails, Killed, Waits, Writes, load_record, make_record_job
 
 from robustnorm import cli
+from robustnorm.records.digests import digest_of_verdicts
 from robustnorm.settings.sweep import SweepSettings
 from robustnorm.system.stopping import Stopped, never
 from robustnorm.work import engines
 from robustnorm.work.attempt import ATTEMPTS, LOST
 from robustnorm.work.engines import open_engine
-from robustnorm.work.jobs import digest
 
 pytestmark = pytest.mark.slow
 
@@ -138,7 +138,7 @@ def test_digest_is_the_same_for_any_number_of_workers(trained, record, marks, wo
     jobs[4] = Killed(jobs[4], marks)
     assert not run(jobs, workers=workers)
     assert not run([job], workers=workers)
-    assert digest(load_record(job.config)) == digest(record)
+    assert digest_of_verdicts(load_record(job.config)) == digest_of_verdicts(record)
 
 
 def test_ray_gives_the_same_digest_when_a_worker_is_killed(trained, record, marks, cluster):
@@ -148,7 +148,7 @@ def test_ray_gives_the_same_digest_when_a_worker_is_killed(trained, record, mark
     assert not run(jobs, engine="ray")
     assert list(marks.iterdir())
     assert not run([job], engine="ray")
-    assert digest(load_record(job.config)) == digest(record)
+    assert digest_of_verdicts(load_record(job.config)) == digest_of_verdicts(record)
 
 
 def test_ray_tells_failures_and_does_the_others(marks, cluster, monkeypatch):
@@ -169,7 +169,7 @@ def test_submitit_gives_the_same_digest_and_tells_failures(trained, record, mark
     assert failures.keys() == {lost.name, "write b"}
     assert "nobody foresaw this" in failures["write b"]
     job.run()
-    assert digest(load_record(job.config)) == digest(record)
+    assert digest_of_verdicts(load_record(job.config)) == digest_of_verdicts(record)
 
 
 @pytest.mark.parametrize("engine", ["ray", "submitit"])

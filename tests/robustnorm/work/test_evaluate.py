@@ -1,14 +1,19 @@
-"""Runs evaluated while they are still trained."""
+"""Runs evaluated while they are still trained, and again with other checks."""
 
 import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
 from small_runs import TRAINING
 
 from robustnorm.records.record import Record
+from robustnorm.reporting.tables import tables
 from robustnorm.settings.config import Config
-from robustnorm.work.evaluate import evaluate_runs
+from robustnorm.system.errors import OutOfMemoryError
+from robustnorm.work import evaluate_run as module
+from robustnorm.work.evaluate import evaluate_records, evaluate_runs
 from robustnorm.work.train import train_run
 
 SMALL = Config.from_dict(
@@ -32,3 +37,59 @@ def test_record_made_during_training_gets_the_rest_of_its_history(tiny, tmp_path
     after = Record.load(path)
     assert [entry["epoch"] for entry in after.history] == [1, 2]
     assert replace(after, history=before.history) == before  # nothing was evaluated again
+
+
+@pytest.fixture
+def trained(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_run(replace(SMALL, epochs=1, keep_epochs=()))
+    return replace(EVALUATION, epochs=1, keep_epochs=(), checkpoint="best")
+
+
+def test_checks_are_added_to_a_record_without_another_attack(trained, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="robustnorm")
+    checking = replace(trained, checks="quick")
+    (at_once,) = evaluate_records(replace(checking, reports="at-once"))
+    (before,) = evaluate_records(trained)
+    assert (before.checks, before.curve) == ([], [])
+    monkeypatch.setattr(module, "evaluate", None)
+    (after,) = evaluate_records(checking)
+    assert "bn-seed0-best.json: quick checks added" in caplog.text
+    assert (after.checks, after.curve) == (at_once.checks, at_once.curve)
+    assert (after.protocol, after.protocol_hash) == (at_once.protocol, at_once.protocol_hash)
+    assert after.wall_seconds > before.wall_seconds
+    np.testing.assert_equal(after.verdicts, before.verdicts)
+    unchanged = {"protocol": {}, "protocol_hash": "", "checks": [], "curve": [], "wall_seconds": 0}
+    assert replace(after, **unchanged) == replace(before, **unchanged)
+    monkeypatch.setattr(module, "run_checks", None)
+    for fewer in (trained, checking):  # they are kept
+        assert evaluate_records(fewer)[0].to_json() == after.to_json()
+
+
+def test_verdicts_of_another_device_are_not_mixed_with_checks_of_this_one(trained):
+    (record,) = evaluate_records(trained)
+    path = Path("reports/small/records/bn-seed0-best.json")
+    replace(record, device="a GPU").save(path)
+    (again,) = evaluate_records(replace(trained, checks="quick"))
+    assert (again.device, bool(again.checks)) == (record.device, True)
+    replace(again, versions=again.versions | {"torch": "2.9.1"}, checks=[]).save(path)
+    assert evaluate_records(replace(trained, checks="none"))[0].versions["torch"] == "2.9.1"
+
+
+def test_evaluation_that_lacks_memory_for_its_checks_continues_without_them(trained, monkeypatch):
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(module, "run_checks", no_memory)
+    with pytest.raises(OutOfMemoryError, match="or without them with --checks none"):
+        evaluate_records(replace(trained, checks="quick"))
+    monkeypatch.setattr("robustnorm.evaluation.evaluate.attack_chunk", None)
+    (record,) = evaluate_records(trained)
+    assert (len(record.verdicts), record.checks) == (5, [])
+
+
+def test_records_with_other_checks_are_compared(trained):
+    train_run(replace(SMALL, epochs=1, keep_epochs=(), norm="auxbn"))
+    bn, auxbn = sorted(evaluate_records(trained), key=lambda record: record.norm != "bn")
+    protocol = bn.protocol | {"checks": "full"}
+    assert tables([replace(bn, protocol=protocol), auxbn]) == tables([bn, auxbn])

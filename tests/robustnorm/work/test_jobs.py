@@ -14,6 +14,7 @@ from sweep_jobs import RUN, load_record, make_record_job
 
 from robustnorm.attacks import worst_case
 from robustnorm.evaluation.protocol import record_identity
+from robustnorm.records.digests import digest_of_verdicts
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.runs import described
 from robustnorm.runs.checkpoint import save_checkpoint
@@ -26,7 +27,6 @@ from robustnorm.system.source import versions
 from robustnorm.work import jobs
 from robustnorm.work.attempt import JobEnvironment, attempt
 from robustnorm.work.evaluate import evaluate_runs
-from robustnorm.work.jobs import digest
 
 
 def test_jobs_read_the_data_as_training_does(monkeypatch):
@@ -57,13 +57,28 @@ def test_merged_record_is_that_of_one_process(trained, record):
     finish(random.Random(0).sample(job.attacks, len(job.attacks)), trained)
     finish([job], trained)
     merged = load_record(job.config)
-    assert digest(merged) == digest(record)
+    assert digest_of_verdicts(merged) == digest_of_verdicts(record)
     assert record_identity(merged) == record_identity(record)
     for one, other in zip(merged.verdicts, record.verdicts, strict=True):
         assert np.array_equal(one.correct, other.correct)
         assert replace(one, correct=0) == replace(other, correct=0)
     for field in ("examples", "checks", "curve", "protocol", "history", "labels"):
         assert getattr(merged, field) == getattr(record, field)
+
+
+def test_record_that_lacks_only_checks_gets_them_without_attacks(trained, record):
+    path = trained / "reports/digits/records/auxbn-seed0-best.json"
+    record.save(path)
+    assert make_record_job().done()
+    job = make_record_job(checks="quick")
+    assert job.attacks == ()
+    assert not job.done()
+    finish([job], trained)
+    checked = load_record(job.config)
+    assert checked.checks
+    assert digest_of_verdicts(checked) == digest_of_verdicts(record)
+    replace(record, device="a GPU").save(path)
+    assert make_record_job(checks="quick").attacks
 
 
 def test_jobs_have_a_chunk_a_branch_and_an_attack(trained):
@@ -94,7 +109,7 @@ def test_key_follows_from_what_the_verdicts_follow_from(trained, change):
 
 def test_key_follows_from_the_protocol(trained):
     keys = {make_record_job(test_limit=100, **change).attacks[0].key for change in (
-        {}, {"eval_seed": 1}, {"eval_precision": "bf16"}, {"keep_images": True},
+        {}, {"eval_seed": 1}, {"eval_precision": "bf16"}, {"keep_images": True}, {"checks": "full"},
     )}  # fmt: skip
     assert len(keys) == 4
     assert make_record_job(test_limit=100, reports="x").attacks[0].key in keys
@@ -177,9 +192,9 @@ def test_record_names_what_is_missing_when_a_result_is_lost(trained):
 
 def test_digest_follows_from_verdicts_alone():
     record = make_record()
-    assert digest(record) == digest(make_record())
+    assert digest_of_verdicts(record) == digest_of_verdicts(make_record())
     record.verdicts[0].correct[0] ^= True
-    assert digest(record) != digest(make_record())
+    assert digest_of_verdicts(record) != digest_of_verdicts(make_record())
 
 
 def test_jobs_refuse_a_checkpoint_that_changed(trained):
@@ -209,5 +224,5 @@ def test_images_are_kept_as_one_process_keeps_them(trained, monkeypatch):
     finish(other.attacks[::-1], trained)
     finish([other], trained)
     found = load_record(other.config)
-    assert digest(found) == digest(expected)
+    assert digest_of_verdicts(found) == digest_of_verdicts(expected)
     assert found.images == expected.images

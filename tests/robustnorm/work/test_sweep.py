@@ -13,7 +13,7 @@ from robustnorm import cli
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
 from robustnorm.system.source import versions
 from robustnorm.system.stopping import Stopped
-from robustnorm.work import evaluate as module
+from robustnorm.work import evaluate_run as module
 from robustnorm.work import jobs
 
 WORDS = ["digits", "--norms=[bn,auxbn]", "--control=false", "--device=cpu"]
