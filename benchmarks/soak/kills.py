@@ -20,10 +20,10 @@ from tabulate import tabulate
 
 from benchmarks.soak.killing import TINY, finish, run_differences, steps_saved, train_and_kill
 from benchmarks.workload import machine
+from robustnorm.records.digests import digest_of_verdicts
 from robustnorm.runs.checkpoint import CheckpointError, load_checkpoint
 from robustnorm.settings.plan import PAPER_NORMS
 from robustnorm.work.evaluate import evaluate_records
-from robustnorm.work.jobs import digest
 
 # Largest delay of a kill after a step, in seconds; a save takes a few hundredths.
 _LONGEST = 0.1
@@ -83,7 +83,7 @@ def kill_evaluations(kills: int, output: Path, seed: int = 0) -> tuple[int, int,
     dice, killed, evaluations, different = random.Random(seed), 0, 0, 0
     config = replace(TINY, norm="auxbn", output=str(output), test_limit=500, checks="none")
     finish(config)
-    whole = digest(evaluate_records(replace(config, reports=str(output / "whole")))[0])
+    whole = digest_of_verdicts(evaluate_records(replace(config, reports=str(output / "whole")))[0])
     while killed < kills:
         here = replace(config, reports=str(output / f"reports{evaluations}"))
         ended = False
@@ -93,7 +93,7 @@ def kill_evaluations(kills: int, output: Path, seed: int = 0) -> tuple[int, int,
             killed += not ended
         [record] = evaluate_records(here)
         left = list(Path(here.reports).rglob("*.journal"))
-        different += digest(record) != whole or bool(left)
+        different += digest_of_verdicts(record) != whole or bool(left)
         evaluations += 1
     return killed, evaluations, different
 

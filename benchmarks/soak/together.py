@@ -34,11 +34,11 @@ from tabulate import tabulate
 from benchmarks.soak.killing import TINY
 from benchmarks.workload import machine
 from robustnorm.data import load_dataset
+from robustnorm.records.digests import digest_of_verdicts
 from robustnorm.settings.config import Config
 from robustnorm.system.errors import UserError
 from robustnorm.system.stopping import WITHIN
 from robustnorm.work.evaluate import evaluate_records
-from robustnorm.work.jobs import digest
 from robustnorm.work.train import train_run
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -131,7 +131,7 @@ def two_trainings(output: Path, kinds: tuple[str, ...], change: str) -> str:
 def _evaluate(config: Config, connection: Connection) -> None:
     torch.set_num_threads(1)
     logging.getLogger("robustnorm").setLevel(logging.ERROR)
-    _tell(connection, lambda: digest(evaluate_records(config)[0]))
+    _tell(connection, lambda: digest_of_verdicts(evaluate_records(config)[0]))
 
 
 def _load(archive: Path, cache: Path, connection: Connection) -> None:
@@ -162,7 +162,7 @@ def two_readers(times: int, place: Path) -> tuple[int, int]:
     """Returns how often two evaluations, and two readings of an archive, gave the right result."""
     config = replace(TINY, norm="auxbn", output=str(place), test_limit=130, checks="none")
     train_run(config)
-    expected = digest(evaluate_records(replace(config, reports=str(place / "one")))[0])
+    expected = digest_of_verdicts(evaluate_records(replace(config, reports=str(place / "one")))[0])
     dice = np.random.default_rng(0)
     for part in ("train", "test"):
         for label in ("cat", "dog"):

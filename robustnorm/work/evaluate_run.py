@@ -100,7 +100,6 @@ def evaluate_run(
         log.info("%s: already evaluated, in %s", name, path)
         _remove(jobs_folder(path) / wanted)
         if not is_checked(found, config):
-            check_installed(config.checks)
             clock = time.perf_counter()
             checks, curve = checked(run.network(device))
             protocol = protocol_of(config)
