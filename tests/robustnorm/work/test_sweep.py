@@ -11,6 +11,7 @@ from sweep_jobs import SETTINGS, make_record_job
 
 from robustnorm import cli
 from robustnorm.records.journal import ChunkVerdict, Journal, Key
+from robustnorm.system.errors import UsageError
 from robustnorm.system.source import versions
 from robustnorm.system.stopping import Stopped
 from robustnorm.work import evaluate_run as module
@@ -112,7 +113,7 @@ def test_sweep_evaluates_what_was_trained_when_a_training_fails(monkeypatch, cap
 
     def fails_on_auxbn(config, should_stop):
         if config.norm == "auxbn":
-            raise module.UsageError("the loss diverged")
+            raise UsageError("the loss diverged")
         train_run(config, should_stop=should_stop)
 
     monkeypatch.setattr(jobs, "train_run", fails_on_auxbn)
