@@ -23,9 +23,14 @@ def record_path(reports: Path, folder: Path, config: Config) -> Path:
     return reports / "records" / f"{folder.name}-{config.checkpoint}.json"
 
 
-def journal_path(record: Path) -> Path:
-    """Returns the path of the journal of an unfinished evaluation."""
-    return record.with_suffix(".journal")
+def journal_path(record: Path, wanted: str) -> Path:
+    """Returns the path of the journal of an unfinished evaluation.
+
+    Args:
+        record: Path of its record.
+        wanted: Its ``evaluation_hash``.
+    """
+    return record.with_name(f"{record.stem}-{wanted}.journal")
 
 
 def jobs_folder(record: Path) -> Path:

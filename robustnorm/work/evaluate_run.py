@@ -21,7 +21,6 @@ from robustnorm.evaluation.examples import count_examples, make_examples
 from robustnorm.evaluation.margins import median_margins
 from robustnorm.evaluation.protocol import (
     evaluation_hash,
-    find_verdicts,
     images_folder,
     is_checked,
     jobs_folder,
@@ -45,6 +44,7 @@ from robustnorm.system.errors import OutOfMemoryError
 from robustnorm.system.memory import is_out_of_memory
 from robustnorm.system.source import source_commit, versions
 from robustnorm.system.stopping import ShouldStop, Stopped, never
+from robustnorm.work.earlier import recall, set_aside
 
 log = logging.getLogger("robustnorm")
 
@@ -60,7 +60,7 @@ def evaluate_run(
 ) -> Record:
     """Evaluates a run unless it has been evaluated already.
 
-    If only checks are missing, only these are run.
+    If only checks are missing, only these are run. A record with other settings is set aside.
 
     Args:
         run: Opened at the checkpoint ``config.checkpoint``.
@@ -95,7 +95,7 @@ def evaluate_run(
     def checked(model: nn.Module) -> tuple[list[Check], list[CurvePoint]]:
         return _run_checks(name, model, test, ids, search, config, _recorded(run), should_stop)
 
-    found = find_verdicts(run, config, dataset, reports)
+    found = recall(run, config, dataset, reports)
     if found is not None and (is_checked(found, config) or made_here(found, device)):
         log.info("%s: already evaluated, in %s", name, path)
         _remove(jobs_folder(path) / wanted)
@@ -131,8 +131,9 @@ def evaluate_run(
         check_installed(config.checks)  # before minutes of attacks
     model, trained = run.network(device), run.config
     protocol = protocol_of(config)
+    set_aside(path, run, wanted)
     keep = images_folder(path) if keeps_images(config) else None
-    journal = journal or Journal(journal_path(path), wanted, made_by(device))
+    journal = journal or Journal(journal_path(path, wanted), wanted, made_by(device))
     devices = sorted(journal.devices | {device_name(device)})
     if len(devices) > 1:
         log.warning(
@@ -196,7 +197,7 @@ def evaluate_run(
         images={} if keep is None else {"folder": keep.name, "files": hashes(keep)},
     )
     record.save(path)
-    journal_path(path).unlink(missing_ok=True)
+    journal_path(path, wanted).unlink(missing_ok=True)
     _remove(jobs_folder(path))
     log.info("%s: %d images in %.0f s", name, record.n, record.wall_seconds)
     return record

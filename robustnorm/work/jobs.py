@@ -21,7 +21,6 @@ from robustnorm.evaluation.probe import check_network
 from robustnorm.evaluation.protocol import (
     evaluation_hash,
     find_record,
-    find_verdicts,
     images_folder,
     jobs_folder,
     keeps_images,
@@ -43,6 +42,7 @@ from robustnorm.system.errors import UsageError
 from robustnorm.system.registry import some
 from robustnorm.system.source import versions
 from robustnorm.system.stopping import ShouldStop, Stopped, never
+from robustnorm.work.earlier import recall
 from robustnorm.work.evaluate_run import evaluate_run, made_here
 from robustnorm.work.train import train_run
 
@@ -292,7 +292,7 @@ def record_job(run: Run, config: Config) -> RecordJob:
     """
     dataset = load_data_once(config)
     run.check_data(dataset)
-    found = find_verdicts(run, config, dataset, config.reports_folder)
+    found = recall(run, config, dataset, config.reports_folder)
     if found is not None and made_here(found, resolve_device(config.device)):
         return RecordJob(run.folder, config, ())
     model = run.network()

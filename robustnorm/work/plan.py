@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 from robustnorm.data.dataset import Dataset
-from robustnorm.evaluation.protocol import find_record, record_path
+from robustnorm.evaluation.protocol import evaluation_hash, find_record, record_path
 from robustnorm.records.record import Record
 from robustnorm.reporting.tables import train_in, write_tables
 from robustnorm.runs import Run
@@ -16,6 +16,7 @@ from robustnorm.settings.config import Config
 from robustnorm.settings.plan import Plan
 from robustnorm.system.device import resolve_device
 from robustnorm.system.stopping import ShouldStop, Stopped
+from robustnorm.work.earlier import set_aside
 from robustnorm.work.evaluate_run import evaluate_run
 from robustnorm.work.train import train_run
 
@@ -44,7 +45,9 @@ def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
                 if find_record(trained, evaluation, dataset, reports) is None:
                     same = _same_evaluation(plan, title, trained, dataset)
                     if same is not None:
-                        same.save(record_path(reports, trained.folder, evaluation))
+                        path = record_path(reports, trained.folder, evaluation)
+                        set_aside(path, trained, evaluation_hash(trained, evaluation, dataset))
+                        same.save(path)
                 evaluate_run(trained, evaluation, dataset, device, reports, should_stop)
 
 

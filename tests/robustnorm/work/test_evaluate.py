@@ -1,6 +1,7 @@
-"""Runs evaluated while they are still trained, and again with other checks."""
+"""Runs evaluated while they are still trained, and again with other settings."""
 
 import itertools
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from small_runs import TRAINING
 
+from robustnorm.records.images import hashes
 from robustnorm.records.record import Record
 from robustnorm.reporting.tables import tables
 from robustnorm.settings.config import Config
@@ -86,6 +88,49 @@ def test_evaluation_that_lacks_memory_for_its_checks_continues_without_them(trai
     monkeypatch.setattr("robustnorm.evaluation.evaluate.attack_chunk", None)
     (record,) = evaluate_records(trained)
     assert (len(record.verdicts), record.checks) == (5, [])
+
+
+def test_evaluations_with_other_settings_are_kept_and_found_again(trained, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="robustnorm")
+    longer, folder = replace(trained, attacks=("fgsm",), keep_images=True), Path("reports/small")
+    (long,) = evaluate_records(longer)
+    images = hashes(folder / "records/bn-seed0-best.images")
+    (short,) = evaluate_records(replace(trained, test_limit=10))
+    assert "bn-seed0-best.json has other settings and is kept as" in caplog.text
+    (aside,) = (folder / "earlier").glob("*.json")
+    assert Record.load(aside).images["files"] == images == hashes(aside.with_suffix(".images"))
+    monkeypatch.setattr(module, "evaluate", None)
+    (again,) = evaluate_records(longer)
+    assert again.to_json() == long.to_json()
+    assert hashes(folder / "records/bn-seed0-best.images") == images
+    assert not aside.exists()
+    assert evaluate_records(replace(trained, test_limit=10))[0].to_json() == short.to_json()
+    assert len(list((folder / "earlier").iterdir())) == 2  # the longer record and its images
+
+
+def test_record_of_a_network_that_was_trained_again_is_replaced(trained):
+    evaluate_records(trained)
+    shutil.rmtree("checkpoints")
+    train_run(replace(SMALL, epochs=1, keep_epochs=(), learning_rate=0.2))
+    (record,) = evaluate_records(replace(trained, learning_rate=0.2, test_limit=10))
+    assert record.n == 10
+    assert [path.name for path in Path("reports/small/records").iterdir()] == ["bn-seed0-best.json"]
+    assert not Path("reports/small/earlier").exists()
+
+
+def test_interrupted_evaluation_continues_after_one_with_other_settings(trained, monkeypatch):
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    with monkeypatch.context() as lacking:
+        lacking.setattr(module, "run_checks", no_memory)
+        with pytest.raises(OutOfMemoryError):
+            evaluate_records(replace(trained, checks="quick"))
+    (short,) = evaluate_records(replace(trained, test_limit=10))
+    monkeypatch.setattr("robustnorm.evaluation.evaluate.attack_chunk", None)
+    (record,) = evaluate_records(replace(trained, checks="quick"))
+    assert (short.n, record.n, bool(record.checks)) == (10, 20, True)
+    assert not list(Path("reports").rglob("*.journal"))
 
 
 def test_records_with_other_checks_are_compared(trained):
