@@ -33,7 +33,7 @@ class PlanSettings:
         seeds: One run per norm and seed, and for the control; the first seed is finished first.
         evaluations: Changes to the config's evaluation (checkpoint, test_limit, serving, ...) by
             the name of their folder of reports. README shows the first one.
-        first_seed_only: Names of evaluations that only the runs of the first seed have.
+        only_seed: Seed of evaluations that only the runs of one seed have, by their name.
     """
 
     config: str
@@ -42,7 +42,7 @@ class PlanSettings:
     control: bool = True
     seeds: tuple[int, ...] = (0,)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=lambda: {"best": {}})
-    first_seed_only: tuple[str, ...] = ()
+    only_seed: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,15 @@ class CampaignSettings(SharedFiles):
             for field_name in ("norms", "seeds"):
                 refuse_repeated(f"{field_name} of plan {name}", getattr(plan, field_name))
             _refuse(name, "settings", (names(Compared) | _PLACES) & plan.settings.keys())
-            for title in plan.first_seed_only:
+            for title, seed in plan.only_seed.items():
                 if title not in plan.evaluations:
                     problem = unknown("evaluation", title, list(plan.evaluations))
-                    raise ValueError(f"first_seed_only of plan {name}: {problem}")
+                    raise ValueError(f"only_seed of plan {name}: {problem}")
+                if seed not in plan.seeds:
+                    raise ValueError(
+                        f"only_seed of plan {name} gives {title} seed {seed}; choose one of the "
+                        f"plan's seeds, {', '.join(map(str, plan.seeds))}"
+                    )
             for changes in plan.evaluations.values():
                 _refuse(name, "evaluations", changes.keys() - _EVALUATION)
 
@@ -133,7 +138,7 @@ def campaign_plans(campaign: CampaignSettings) -> list[Plan]:
                 raise ValueError(
                     f"plan {name} cannot have transfer; use robustnorm eval --transfer true"
                 )
-        plans.append(Plan(name, plan.seeds, runs, evaluations, plan.first_seed_only))
+        plans.append(Plan(name, plan.seeds, runs, evaluations, plan.only_seed))
         _ = [*plans[-1].all_runs()]  # checks the seeds, before those of the first run are trained
     return plans
 

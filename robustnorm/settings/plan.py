@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from robustnorm.norms import NORMS
@@ -24,14 +24,14 @@ class Plan:
         runs: Settings of each norm and the control; their seed is ignored.
         evaluations: Settings of each evaluation by its name; norm and seed are ignored. Without
             any, the runs are only trained.
-        first_seed_only: Names of evaluations that only the runs of the first seed have.
+        only_seed: Seed of evaluations that only the runs of one seed have, by their name.
     """
 
     name: str
     seeds: tuple[int, ...]
     runs: tuple[Config, ...]
     evaluations: dict[str, Config]
-    first_seed_only: tuple[str, ...] = ()
+    only_seed: dict[str, int] = field(default_factory=dict)
 
     def of_seed(self, seed: int) -> list[Config]:
         """Returns the settings of the runs of one seed."""
@@ -44,7 +44,7 @@ class Plan:
 
     def evaluated(self, name: str) -> list[Config]:
         """Returns the settings of the runs that an evaluation covers, seed by seed."""
-        return self.of_seed(self.seeds[0]) if name in self.first_seed_only else [*self.all_runs()]
+        return self.of_seed(self.only_seed[name]) if name in self.only_seed else [*self.all_runs()]
 
     def reports(self, name: str) -> Path:
         """Returns the folder of an evaluation in the plan's reports."""

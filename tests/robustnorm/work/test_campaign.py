@@ -159,7 +159,7 @@ def test_page_follows_the_plan_not_the_folder(blank_figures, capsys):
     campaign()
     assert "BN (2 seeds)" in " ".join(page.read_text().split())
     one["best"]["test_limit"] = 12
-    write_campaign(norms=["bn"], evaluations=one, seeds=[0, 1], first_seed_only=["best"])
+    write_campaign(norms=["bn"], evaluations=one, seeds=[0, 1], only_seed={"best": 0})
     campaign()
     assert len(list(page.parent.glob("records/*.json"))) == 2
     text = " ".join(page.read_text().split())
@@ -199,12 +199,12 @@ def test_a_seed_is_trained_and_evaluated_before_the_next(monkeypatch, capsys):
         "evaluate_run",
         lambda folder, evaluation, *_: calls.append((evaluation.checkpoint, folder.name)),
     )
-    write_campaign(seeds=[3, 4], control=True, first_seed_only=["last"])
+    write_campaign(seeds=[3, 4], control=True, only_seed={"last": 4})
     campaign()
     assert calls == [
         (work, f"{run}-seed{seed}")
         for seed in (3, 4)
-        for work in ("train", "best", *["last"] * (seed == 3))
+        for work in ("train", "best", *["last"] * (seed == 4))
         for run in ("bn", "auxbn", "bn-plain")
     ]
     assert "0 of 9" in capsys.readouterr().out  # three runs of two seeds, and three of one

@@ -45,7 +45,8 @@ def test_readme_without_a_block_is_refused_before_any_work(content, message, mon
         ({"norms": []}, "plan small needs norms, got none"),
         ({"config": "digit"}, "unknown config 'digit'; did you mean 'digits'?"),
         ({"evaluations": {"x": {"epochs": 3}}}, "evaluations of plan small cannot have epochs; al"),
-        ({"first_seed_only": ["bets"]}, "small: unknown evaluation 'bets'; did you mean 'best'?"),
+        ({"only_seed": {"bets": 0}}, "small: unknown evaluation 'bets'; did you mean 'best'?"),
+        ({"only_seed": {"best": 7}}, "small gives best seed 7; choose one of the plan's seeds, 0"),
         ({"evaluations": {"../x": {}}}, "got '../x': it has a slash"),
         (
             {"evaluations": {"x": {"checkpoint": "epoch3"}}},
