@@ -127,6 +127,12 @@ def _family(evaluation: str, branch: str, models: Sequence[ModelRecords]) -> Ite
 
 def claims_text(records: Sequence[Record]) -> str:
     """Returns as Markdown what the results say about each claim; "" without two norms."""
+    orders = orders_text(records)
+    return "\n".join([orders, *_losses(records)]) if orders else ""
+
+
+def orders_text(records: Sequence[Record]) -> str:
+    """Returns as Markdown what the accuracies say about each claim; "" without two norms."""
     found = claims(records)
     if not found:
         return ""
@@ -153,7 +159,7 @@ def claims_text(records: Sequence[Record]) -> str:
     if added:
         texts = [f"{claim.name} {_points(points)}" for claim, points in added.items()]
         lines.append(f"- **Added by PGD-20** to the worst case's differences: {'; '.join(texts)}")
-    return "\n".join([*lines, *_losses(records)])
+    return "\n".join(lines)
 
 
 def _text(claim: Claim) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import mean
 from urllib.parse import quote
 
 from robustnorm.records.record import Record
-from robustnorm.reporting.claims import PGD, claims_table, claims_text, seeds_table
+from robustnorm.reporting.claims import PGD, claims_table, claims_text, orders_text, seeds_table
 from robustnorm.reporting.model_records import ModelRecords, group
 from robustnorm.reporting.render import Cell, Table, to_markdown
 from robustnorm.system.escaping import for_markdown
@@ -20,7 +20,8 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
     Args:
         name: Name of the plan.
         evaluations: Records by name of the evaluation, which is also the name of its folder. The
-            first evaluation is compared with the paper.
+            first evaluation is compared with the paper, as are other checkpoints on its images
+            where they are other networks.
     """
     first = next(iter(evaluations.values()))
     links = ", ".join(f"[{for_markdown(title)}]({quote(title)}/tables.md)" for title in evaluations)
@@ -34,9 +35,22 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
             "## The paper's claims\n\n"
             f"Checkpoint '{for_markdown(first[0].checkpoint['tag'])}'. "
             f"{claims_text(first) or 'Nothing to compare.'}\n",
+            *_claims_of_others(first, evaluations.values()),
             *(to_markdown(table) for table in tables if table),
         ]
     )
+
+
+def _claims_of_others(
+    first: Sequence[Record], evaluations: Iterable[Sequence[Record]]
+) -> Iterator[str]:
+    """Yields the claims of other checkpoints on the same images, where they say something else."""
+    said = {orders_text(first), ""}
+    for records in evaluations:
+        text, tag = orders_text(records), records[0].checkpoint["tag"]
+        if records[0].image_ids == first[0].image_ids and text not in said:
+            said.add(text)
+            yield f"Checkpoint '{for_markdown(tag)}'. {text}\n"
 
 
 def provenance_text(records: Sequence[Record]) -> str:

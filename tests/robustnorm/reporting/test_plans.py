@@ -5,7 +5,7 @@ import pytest
 import record_factory
 
 from robustnorm.records.record import SINGLE, Verdict
-from robustnorm.reporting.claims import claims_text
+from robustnorm.reporting.claims import claims_text, orders_text
 from robustnorm.reporting.plans import plan_page, provenance_text
 from robustnorm.reporting.readme import show_results
 from robustnorm.reporting.tables import write_tables
@@ -72,6 +72,19 @@ def test_claims_and_their_table_need_several_seeds(seeds):
     page = plan_page("fast", {"best": records})
     assert claims_text(records) in page
     assert ("## The paper's claims over seeds" in page) == (seeds > 1)
+
+
+def test_claims_of_another_checkpoint_are_told_where_they_differ():
+    def records(tag, lead):
+        norms = {"bn": 100, "auxbn": 100 + lead}
+        return [make_record(n, s, tag, ra=ra + s) for n, ra in norms.items() for s in range(2)]
+
+    few = [make_record("bn", image_ids=list(range(1, N + 1)))]
+    best, same, other = records("best", 0), records("last", 0), records("last", 50)
+    assert "'last'." not in plan_page("fast", {"best": best, "last": same, "few": few})
+    text = plan_page("fast", {"best": best, "last": other, "few": few})
+    assert f"Checkpoint 'last'. {orders_text(other)}\n\n## " in text
+    assert text.count("Checkpoint ") == 2
 
 
 def test_reading_sets_best_against_later_checkpoints():
