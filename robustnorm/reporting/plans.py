@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import mean
 from urllib.parse import quote
@@ -102,11 +103,20 @@ def _best_and_later(evaluations: Mapping[str, Sequence[Record]]) -> Table | None
         ("Model", "Later", "Evaluation", "Best %", "Later %", "Change"),
         rows,
         [
-            "Best: the epoch with the highest robust accuracy on held-out training images. A drop "
+            f"Best: the epoch with the highest robust accuracy on {_held_out(best[0][0])}. A drop "
             "in robust accuracy after it is robust overfitting. Means over the seeds that have "
             "both."
         ],
     )
+
+
+def _held_out(record: Record) -> str:
+    """Describes the images that choose the best epoch, and how well they can."""
+    n = record.config.get("validation")
+    if not isinstance(n, int) or n < 1:
+        return "held-out training images"
+    error = 100 * math.sqrt(0.25 / n)
+    return f"{n:,} held-out training images (standard error at most {error:.1f} points)"
 
 
 def _autoattack(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:

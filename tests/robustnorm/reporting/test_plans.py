@@ -98,6 +98,10 @@ def test_reading_sets_best_against_later_checkpoints():
         "BN", "last", "RA, PGD-20", "50.00", "40.00", "-10.00",
     ]  # fmt: skip
     assert "+5.00" in text  # standard accuracy: 80 to 85
+    assert "on held-out training images. A drop" in text
+    evaluations["best"] = [make_record("bn", config={"validation": 300})]
+    text = plan_page("fast", evaluations)
+    assert "on 300 held-out training images (standard error at most 2.9 points). A drop" in text
 
 
 def test_first_adversarial_branch_stands_for_the_others_if_none_is_called_adv():
