@@ -42,7 +42,7 @@ from robustnorm.settings.groups import Compared, Files, Network
 from robustnorm.system.device import device_name, made_by
 from robustnorm.system.errors import OutOfMemoryError
 from robustnorm.system.memory import is_out_of_memory
-from robustnorm.system.source import source_commit, versions
+from robustnorm.system.source import source_commit, version_differences, versions
 from robustnorm.system.stopping import ShouldStop, Stopped, never
 from robustnorm.work.earlier import recall, set_aside
 
@@ -205,8 +205,7 @@ def evaluate_run(
 
 def made_here(record: Record, device: torch.device) -> bool:
     """Returns whether the record's verdicts come from these versions and this device."""
-    same = versions().items() <= record.versions.items()
-    return same and record.device == device_name(device)
+    return not version_differences(record.versions | {"device": record.device}, made_by(device))
 
 
 def _remove(jobs: Path) -> None:
