@@ -8,9 +8,9 @@ from statistics import mean
 
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import Record
-from robustnorm.reporting.comparisons import groups
+from robustnorm.reporting.comparisons import group_note, groups
 from robustnorm.reporting.model_records import WORST, ModelRecords, group, has_worst
-from robustnorm.reporting.notes import GROUP_NOTE, setting_notes
+from robustnorm.reporting.notes import setting_notes
 from robustnorm.reporting.render import Cell, Table
 
 # The norm of each cell, by statistics and affine. With both shared the branches are identical, so
@@ -59,7 +59,7 @@ def ablation_table(records: Sequence[Record]) -> Table:
             f"Norms by statistics/affine: {names}. bn has no branches, so one number fills all "
             "rows of an evaluation; where a branch is attacked in another threat model or radius "
             "than bn was, its cell is empty.",
-            GROUP_NOTE,
+            group_note(models),
         ],
     )
 
@@ -69,8 +69,9 @@ def _cells(
 ) -> dict[str, tuple[Cell, ...]]:
     """Returns accuracy, interval and group of each norm that was attacked in the ball."""
     models = [m for m in models if m.ball(evaluation, m.branch(branch)) == ball]
-    found = [model.correct(evaluation, model.branch(branch)) for model in models]
-    marks = groups([correct[0] for correct in found])
+    sides = [(model, model.branch(branch)) for model in models]
+    found = [model.correct(evaluation, name) for model, name in sides]
+    marks = groups(evaluation, sides)
     cells: dict[str, tuple[Cell, ...]] = {}
     for model, correct, mark in zip(models, found, marks, strict=True):
         accuracy, n = mean(float(bits.mean()) for bits in correct), model.records[0].n

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustnorm.evaluation.statistics import Interval, crossed, holm, sign_flip, student
+from robustnorm.evaluation.statistics import Interval, sign_flip, student
 from robustnorm.records.record import Record
 from robustnorm.reporting.comparisons import LEVEL, Comparison, compare
 from robustnorm.reporting.model_records import NAMES, WORST, ModelRecords, group
@@ -64,7 +64,7 @@ class Claim(NamedTuple):
     @property
     def differences(self) -> list[float]:
         """Accuracy of ``higher`` minus that of ``lower``, for each seed."""
-        return [(test.first_only - test.second_only) / test.n for test in self.by_images]
+        return [test.difference for test in self.by_images]
 
     @property
     def verdict(self) -> str:
@@ -104,25 +104,19 @@ def _family(evaluation: str, branch: str, models: Sequence[ModelRecords]) -> Ite
     """Yields the claims of one evaluation about the models, which are in the paper's order."""
     if evaluation == WORST and not all(map(_has_worst, models)):
         return
-    verdicts = [model.by_seed(evaluation, branch) for model in models]
-    seeds = [seed for seed in verdicts[0] if all(seed in of for of in verdicts)] if models else []
-    pairs = list(itertools.combinations(range(len(models)), 2))
-    if not seeds or not pairs:
+    verdicts = {model.norm: model.by_seed(evaluation, branch) for model in models}
+    seeds = set.intersection(*map(set, verdicts.values())) if models else set()
+    if not seeds:
         return
-    names = [model.norm for model in models]
-    tests = [
-        compare([((names[i], verdicts[i][seed]), (names[j], verdicts[j][seed])) for i, j in pairs])
-        for seed in seeds
+    by_seed = [
+        compare([{norm: of[seed][None] for norm, of in verdicts.items()}]) for seed in sorted(seeds)
     ]
-    by_pair = list(zip(*tests, strict=True))
-    if len(seeds) == 1:
-        for (i, j), found in zip(pairs, by_pair, strict=True):
-            yield Claim(evaluation, branch, names[i], names[j], found, None, None)
-        return
-    compared = crossed(np.array([[of[seed] for seed in seeds] for of in verdicts]), pairs)
-    adjusted = holm([test.p for test in compared])
-    for (i, j), found, test, p in zip(pairs, by_pair, compared, adjusted, strict=True):
-        yield Claim(evaluation, branch, names[i], names[j], found, test.interval, p)
+    over_seeds = compare(
+        [{norm: np.stack([of[seed] for seed in seeds]) for norm, of in verdicts.items()}]
+    )
+    for test, *by_images in zip(over_seeds, *by_seed, strict=True):
+        interval, p = (test.interval, test.adjusted) if len(seeds) > 1 else (None, None)
+        yield Claim(evaluation, branch, test.first, test.second, tuple(by_images), interval, p)
 
 
 def claims_text(records: Sequence[Record]) -> str:

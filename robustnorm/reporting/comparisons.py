@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from robustnorm.evaluation.statistics import holm, letters, mcnemar
+import numpy as np
+
+from robustnorm.evaluation.statistics import Difference, Interval, crossed, holm, letters, mcnemar
 from robustnorm.records.bits import Bits
 from robustnorm.reporting.model_records import WORST, ModelRecords, has_worst
 from robustnorm.reporting.render import Cell, Table, p_value
@@ -17,16 +19,18 @@ _Side = tuple[ModelRecords, str]  # and one of its branches
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sets of verdicts on the same images.
+    """Two sets of verdicts on the same images, of one seed or of the same seeds.
 
     Args:
         first: Name of the first model or branch.
         second: Name of the second one.
-        first_only: Number of images that only the first classifies correctly.
-        second_only: Number of images that only the second classifies correctly.
-        n: Number of images.
-        p: p-value of the exact McNemar test.
+        first_only: Number of images that only the first classifies correctly, summed over seeds.
+        second_only: Number of images that only the second classifies correctly, likewise.
+        n: Number of images times that of seeds.
+        p: p-value of the exact McNemar test; with several seeds of Clark's min F' test.
         adjusted: p after Holm's adjustment for all comparisons of the family.
+        interval: 95 % interval of the difference over other seeds and images; None for one seed and
+            without spread over seeds.
     """
 
     first: str
@@ -36,6 +40,7 @@ class Comparison:
     n: int
     p: float
     adjusted: float
+    interval: Interval | None = None
 
     @property
     def distinguishable(self) -> bool:
@@ -43,56 +48,109 @@ class Comparison:
         return self.adjusted <= LEVEL
 
     @property
-    def lead(self) -> int:
-        """Images by which the first exceeds the second, 0 if they are not distinguishable."""
-        return (self.first_only - self.second_only) * self.distinguishable
+    def difference(self) -> float:
+        """Accuracy of the first minus that of the second."""
+        return (self.first_only - self.second_only) / self.n
+
+    @property
+    def lead(self) -> float:
+        """The difference, 0 if it is not significant."""
+        return self.difference * self.distinguishable
 
 
-def compare(pairs: Sequence[tuple[tuple[str, Bits], tuple[str, Bits]]]) -> list[Comparison]:
-    """Compares the pairs of one family, whose p-values are adjusted together.
+def compare(family: Iterable[Mapping[str, Bits]]) -> list[Comparison]:
+    """Compares all pairs within each set of verdicts; the p-values are adjusted together.
 
     Args:
-        pairs: Pairs of (name, verdicts (n,)).
+        family: Sets of verdicts by name, bool (seeds, n) each, on the same seeds and images. Of
+            several seeds, the accuracies of a set vary equally over seeds; see ``crossed``.
     """
-    p_values = [mcnemar(one, other) for (_, one), (_, other) in pairs]
-    return [
-        Comparison(
-            first,
-            second,
-            int((one & ~other).sum()),
-            int((other & ~one).sum()),
-            len(one),
-            p,
-            adjusted,
+    found: list[Comparison] = []
+    for compared in family:
+        (names, verdicts), count = zip(*compared.items(), strict=True), len(compared)
+        pairs = list(itertools.combinations(range(count), 2))
+        tests = (
+            [Difference(None, mcnemar(verdicts[i][0], verdicts[j][0])) for i, j in pairs]
+            if len(verdicts[0]) == 1 or not pairs
+            else crossed(np.stack(verdicts), pairs)
         )
-        for ((first, one), (second, other)), p, adjusted in zip(
-            pairs, p_values, holm(p_values), strict=True
-        )
-    ]
+        for (i, j), test in zip(pairs, tests, strict=True):
+            one, other = verdicts[i], verdicts[j]
+            first_only, second_only = int((one & ~other).sum()), int((other & ~one).sum())
+            counts = (first_only, second_only, one.size)
+            found.append(Comparison(names[i], names[j], *counts, test.p, test.p, test.interval))
+    adjusted = holm([test.p for test in found])
+    return [replace(test, adjusted=p) for test, p in zip(found, adjusted, strict=True)]
 
 
-def groups(verdicts: Sequence[Bits], balls: Sequence[object] | None = None) -> list[str]:
+def sample(models: Sequence[ModelRecords]) -> tuple[list[ModelRecords], list[int]]:
+    """Returns the models to compare, and the seeds that are the sample.
+
+    Models with two or more seeds in common are compared on all of these; controls, whose accuracies
+    vary differently over seeds, are then left out. Otherwise the list of seeds is empty, and each
+    model's first seed counts.
+    """
+    trained = [model for model in models if model.adversarial] or [*models]
+    shared = set.intersection(*({record.seed for record in model.records} for model in trained))
+    return (trained, sorted(shared)) if len(shared) > 1 else ([*models], [])
+
+
+def groups(evaluation: str, sides: Sequence[_Side]) -> list[str | None]:
     """Returns each row's letters; rows that share one are not distinguishable at the 5 % level.
 
+    Rows of different threat models or radii are not compared and share no letter. Models that are
+    not compared have none.
+
     Args:
-        verdicts: Verdicts of each row on the same images, bool (n,) each.
-        balls: The ball in which each row was attacked; rows of different balls are not compared and
-            share no letter.
+        evaluation: As in ``ModelRecords.correct``.
+        sides: Model and branch of each row, with verdicts on the same images.
     """
-    pairs = [
-        (i, j)
-        for i, j in itertools.combinations(range(len(verdicts)), 2)
-        if balls is None or balls[i] == balls[j]
-    ]
-    found = compare([((str(i), verdicts[i]), (str(j), verdicts[j])) for i, j in pairs])
-    alike = {pair for pair, test in zip(pairs, found, strict=True) if not test.distinguishable}
-    return letters(lambda i, j: (i, j) not in alike, len(verdicts))
+    models, seeds = sample([model for model, _ in sides])
+    compared = {model.name for model in models}
+    rows = [(model, branch) for model, branch in sides if model.name in compared]
+    labels = [model.label(branch) for model, branch in rows]
+    tests = compare(_by_ball(evaluation, rows, seeds))
+    alike = {(test.first, test.second) for test in tests if not test.distinguishable}
+    marks = letters(lambda i, j: (labels[i], labels[j]) not in alike, len(rows))
+    found = dict(zip(labels, marks, strict=True))
+    return [found.get(model.label(branch)) for model, branch in sides]
+
+
+def group_note(models: Sequence[ModelRecords]) -> str:
+    """Returns the note that explains the letters of ``groups``."""
+    test, of = _described(models)
+    return (
+        "Group: rows of one evaluation that share a letter are not distinguishable at the 5 % "
+        f"level ({test}, with Holm's adjustment for all pairs of the evaluation{of})."
+    )
+
+
+def _described(models: Sequence[ModelRecords]) -> tuple[str, str]:
+    """Returns the name of the test, and what of the models it compares."""
+    compared, seeds = sample(models)
+    if not seeds:
+        return "exact McNemar test on the same images", "; first seed of each"
+    left_out = "; controls are not compared" * (len(compared) < len(models))
+    return f"Clark's min F' test, whose samples are {len(seeds)} seeds and the images", left_out
+
+
+def _by_ball(
+    evaluation: str, sides: Iterable[_Side], seeds: Sequence[int]
+) -> list[dict[str, Bits]]:
+    """Returns the verdicts of the sides by name, in one set for each threat model and radius."""
+    sets: dict[object, dict[str, Bits]] = {}
+    for model, branch in sides:
+        found = model.by_seed(evaluation, branch)
+        of = [found[seed] for seed in seeds] or [next(iter(found.values()))]
+        ball = model.ball(evaluation, branch)
+        sets.setdefault(ball, {})[model.label(branch)] = np.stack(of)
+    return list(sets.values())
 
 
 def families(
     models: Sequence[ModelRecords], robust: Sequence[str] | None = None
 ) -> dict[str, list[Comparison]]:
-    """Returns the comparisons of a report, based on the first seed of each model.
+    """Returns the comparisons of a report, on the seeds that ``sample`` returns.
 
     Models are compared in pairs by standard accuracy and by each robust accuracy, and so are the
     branches of each model. Branches attacked in different balls are not compared by robust
@@ -110,36 +168,25 @@ def families(
         "SA, adversarial branch": ("SA", "adv"),
         **{f"{ra}, adversarial branch": (ra, "adv") for ra in robust},
     }
-    pairs: dict[str, tuple[str, list[tuple[_Side, _Side]]]] = {}
-    for name, (evaluation, branch) in metrics.items():
-        sides = [(model, model.branch(branch)) for model in models]
-        pairs[name] = evaluation, list(itertools.combinations(sides, 2))
-    for evaluation in ("SA", *robust):
-        pairs[f"{evaluation}, between branches"] = (
-            evaluation,
-            [
-                ((model, one), (model, other))
-                for model in models
-                for one, other in itertools.combinations(model.records[0].branches, 2)
-            ],
-        )
-    tested = {
-        name: [
-            (_named(evaluation, *one), _named(evaluation, *other))
-            for one, other in family
-            if one[0].ball(evaluation, one[1]) == other[0].ball(evaluation, other[1])
-        ]
-        for name, (evaluation, family) in pairs.items()
+    compared, seeds = sample(models)
+    found = {
+        name: compare(_by_ball(evaluation, [(m, m.branch(wanted)) for m in compared], seeds))
+        for name, (evaluation, wanted) in metrics.items()
     }
-    return {name: compare(family) for name, family in tested.items() if family}
-
-
-def _named(evaluation: str, model: ModelRecords, branch: str) -> tuple[str, Bits]:
-    return model.label(branch), model.correct(evaluation, branch)[0]
+    for evaluation in ("SA", *robust):
+        found[f"{evaluation}, between branches"] = compare(
+            verdicts
+            for model in compared
+            for verdicts in _by_ball(
+                evaluation, [(model, branch) for branch in model.records[0].branches], seeds
+            )
+        )
+    return {name: family for name, family in found.items() if family}
 
 
 def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = None) -> Table:
     """Returns the comparisons of ``families`` as a table."""
+    (test, of), (_, seeds) = _described(models), sample(models)
     rows: list[tuple[Cell, ...]] = [
         (
             family,
@@ -147,7 +194,7 @@ def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = 
             comparison.second,
             str(comparison.first_only),
             str(comparison.second_only),
-            f"{100 * (comparison.first_only - comparison.second_only) / comparison.n:+z.2f}",
+            f"{100 * comparison.difference:+z.2f}",
             p_value(comparison.p),
             p_value(comparison.adjusted),
             "yes" if comparison.distinguishable else "no",
@@ -171,8 +218,9 @@ def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = 
         ),
         rows,
         [
-            "First only, Second only: number of images that only that one classifies correctly. "
-            "Difference: in points. p: exact McNemar test, two-sided, first seed of each. Holm: "
-            "adjusted for all pairs of the same evaluation. Differ: at the 5 % level."
+            "First only, Second only: number of images that only that one classifies correctly"
+            + ", summed over seeds" * bool(seeds)
+            + f". Difference: in points. p: {test}, two-sided{of}. Holm: adjusted for all pairs of "
+            "the same evaluation. Differ: at the 5 % level."
         ],
     )

@@ -16,12 +16,6 @@ from robustnorm.reporting.model_records import (
 )
 from robustnorm.reporting.paper import SETTING
 
-GROUP_NOTE = (
-    "Group: rows of one evaluation that share a letter are not distinguishable at the 5 % level "
-    "(exact McNemar test on the same images, with Holm's adjustment for all pairs of the "
-    "evaluation; first seed of each)."
-)
-
 MARGIN_NOTE = (
     "Margin: median over the clean images of the label's logit minus the largest other logit. PGD "
     "on the cross-entropy depends on this scale: between models whose margins differ, it may "

@@ -11,7 +11,7 @@ from math import isclose
 from robustnorm.evaluation.checks import verdict_of
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import TRANSFER, Record, RecordError
-from robustnorm.reporting.comparisons import groups, paired_tests
+from robustnorm.reporting.comparisons import group_note, groups, paired_tests
 from robustnorm.reporting.model_records import (
     ANY,
     WORST,
@@ -19,7 +19,7 @@ from robustnorm.reporting.model_records import (
     beyond_pgd,
     evaluation_of,
 )
-from robustnorm.reporting.notes import GROUP_NOTE, MARGIN_NOTE, setting_notes
+from robustnorm.reporting.notes import MARGIN_NOTE, setting_notes
 from robustnorm.reporting.render import Cell, Table
 
 
@@ -155,8 +155,7 @@ def accuracy_table(models: Sequence[ModelRecords]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for evaluation in evaluations(models):
         verdicts = [model.correct(evaluation, branch)[0] for model, branch in branches]
-        balls = [model.ball(evaluation, branch) for model, branch in branches]
-        marks = groups(verdicts, balls) if several else [""]
+        marks = groups(evaluation, branches)
         for (model, branch), correct, mark in zip(branches, verdicts, marks, strict=True):
             accuracy = float(correct.mean())
             cells: tuple[Cell, ...] = (
@@ -174,7 +173,7 @@ def accuracy_table(models: Sequence[ModelRecords]) -> Table:
             "Margin",
         ),
         rows,
-        [*setting_notes(models, paper=False), MARGIN_NOTE, *[GROUP_NOTE] * several],
+        [*setting_notes(models, paper=False), MARGIN_NOTE, *[group_note(models)] * several],
     )
 
 

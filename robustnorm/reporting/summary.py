@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from robustnorm.evaluation.statistics import wilson
-from robustnorm.reporting.comparisons import Comparison, families
+from robustnorm.reporting.comparisons import Comparison, families, sample
 from robustnorm.reporting.model_records import ANY, WORST, ModelRecords, has_worst
 from robustnorm.reporting.render import Cell, Table, bracketed
 
@@ -26,15 +26,34 @@ def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> st
     for model in models:
         by_ball.setdefault(model.ball(evaluation, model.branch("adv")), []).append(model)
     tests = families(models, [evaluation]).get(f"{evaluation}, adversarial branch", [])
+    sampled, (_, seeds) = "", sample(models)
+    if seeds:
+        sampled = f"over {len(seeds)} seeds and the test images"
+    elif any(len(model.records) > 1 for model in models):
+        sampled = "on the test images of the first seed"
     return " ".join(
-        _most_robust(of, evaluation, tests, several=len(by_ball) > 1) for of in by_ball.values()
+        _most_robust(of, evaluation, tests, sampled, several=len(by_ball) > 1)
+        for of in by_ball.values()
     )
 
 
 def _most_robust(
-    models: Sequence[ModelRecords], evaluation: str, tests: Sequence[Comparison], *, several: bool
+    models: Sequence[ModelRecords],
+    evaluation: str,
+    tests: Sequence[Comparison],
+    sampled: str,
+    *,
+    several: bool,
 ) -> str:
-    """Returns the sentence about the models that were attacked in one ball, of several or not."""
+    """Returns the sentence about the models that were attacked in one ball, of several or not.
+
+    Args:
+        models: The models.
+        evaluation: The evaluation that decides.
+        tests: Comparisons of these models, and of others.
+        sampled: On what the models are compared, if one of them has several seeds.
+        several: Whether other models were attacked in another ball.
+    """
     attack = (
         "in the worst case"
         if evaluation == WORST
@@ -48,23 +67,20 @@ def _most_robust(
     figure = f"{_percent(accuracies[best])} {bracketed(wilson(accuracies[best] * n, n), scale=100)}"
     if len(models) == 1:
         return f"{best} classifies {figure} of the images correctly {attack}."
-    # The best over seeds need not lead on the first seed, of which the tests are.
-    ahead = {test.second for test in tests if test.first == best and test.lead > 0}
-    ahead |= {test.first for test in tests if test.second == best and test.lead < 0}
-    others = [label for label in accuracies if label != best and label not in ahead]
-    if max(len(model.records) for model in models) > 1:
-        verdict = "on the test images of the first seed its lead over " + (
-            f"{_listed(others)} does not exceed chance"
-            if others
-            else "every other model exceeds chance"
-        )
-    else:
+    leads = {test.second: test.lead for test in tests if test.first == best}
+    leads |= {test.first: -test.lead for test in tests if test.second == best}
+    # The best over all its seeds need not lead on those that the tests compare.
+    others = [label for label, lead in leads.items() if lead <= 0]
+    if sampled and leads:
         verdict = (
-            f"on the test images it is not distinguishable from {_listed(others)}"
-            if others
-            else "its lead over every other model exceeds chance"
+            f"; {sampled} its lead over {_listed(others or [*leads])} "
+            f"{'does not exceed' if others else 'exceeds'} chance"
         )
-    return f"{best} has the highest robust accuracy {attack}, {figure}; {verdict}."
+    elif others:
+        verdict = f"; on the test images it is not distinguishable from {_listed(others)}"
+    else:
+        verdict = "; its lead over every other model exceeds chance" * bool(leads)
+    return f"{best} has the highest robust accuracy {attack}, {figure}{verdict}."
 
 
 def deployment_summary(table: Table, models: Sequence[ModelRecords]) -> str:

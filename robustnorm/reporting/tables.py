@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from robustnorm.evaluation.statistics import wilson
 from robustnorm.records.record import SINGLE, TRANSFER, Record
-from robustnorm.reporting.comparisons import groups
+from robustnorm.reporting.comparisons import group_note, groups
 from robustnorm.reporting.model_records import (
     EVALUATIONS,
     NAMES,
@@ -21,7 +21,7 @@ from robustnorm.reporting.model_records import (
     has_transfers,
     named_attacks,
 )
-from robustnorm.reporting.notes import GROUP_NOTE, MARGIN_NOTE, missing_notes, setting_notes
+from robustnorm.reporting.notes import MARGIN_NOTE, missing_notes, setting_notes
 from robustnorm.reporting.paper import PAPER
 from robustnorm.reporting.render import Cell, Table, save_tables
 
@@ -100,7 +100,7 @@ def _paper_table(
     columns += ("Any %", "Worst %", "Margin") * robust + ("SD over seeds",) * several
     if not robust:
         rows = [row[:7] + row[10:] for row in rows]
-    notes = [*notes, *[MARGIN_NOTE] * robust, GROUP_NOTE]
+    notes = [*notes, *[MARGIN_NOTE] * robust, group_note(models)]
     if robust and len({m.ball(WORST, name) for m in models for name in m.branches(branch)}) > 1:
         notes.append("Rows attacked in different threat models or radii are not compared.")
     return Table(name, title, columns, rows, notes)
@@ -114,8 +114,7 @@ def _rows(
     paper = PAPER.get((branch, evaluation), {}) if has_ours else {}
     shown = [(model, name) for model in models for name in model.branches(branch)]
     found = [model.correct(evaluation, name) for model, name in shown]  # by row, then by seed
-    balls = [model.ball(evaluation, name) for model, name in shown]
-    marks = groups([correct[0] for correct in found], balls)
+    marks = groups(evaluation, shown)
     made: list[tuple[Cell, ...]] = []
     for (model, name), correct, mark in zip(shown, found, marks, strict=True):
         accuracies = [float(bits.mean()) for bits in correct]
