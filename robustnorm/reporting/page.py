@@ -18,6 +18,7 @@ from robustnorm.evaluation.checks import CHECKS, verdict_of
 from robustnorm.records.parts import Check
 from robustnorm.records.record import Record
 from robustnorm.reporting import drawing, figures
+from robustnorm.reporting.claims import claims_table
 from robustnorm.reporting.comparisons import paired_tests
 from robustnorm.reporting.examples import example_grid
 from robustnorm.reporting.gradients import gradient_table
@@ -184,6 +185,7 @@ def render_page(
             for number, content in enumerate(gradients, 1)
         ],
         "paired": paired_tests(models),
+        "claims": claims_table(records),
         "provenance": provenance(models),
         "trained_here": any(record.is_ours for record in records),
         "lacking": lambda part: [

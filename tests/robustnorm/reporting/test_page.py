@@ -14,6 +14,7 @@ from page_reader import Page
 from record_factory import make_full_record, make_record, serving_record
 
 from robustnorm.evaluation.checks import CHECKS
+from robustnorm.reporting.claims import claims_table
 from robustnorm.reporting.comparisons import paired_tests
 from robustnorm.reporting.model_records import group
 from robustnorm.reporting.page import render_page, write_page
@@ -133,6 +134,20 @@ def test_paired_tests_are_shown_under_their_evaluation(records, page):
     table = paired_tests(group(records))
     shown = [row for row in plain(page.tables[table.title])[1:] if len(row) > 2]
     assert [row[-8:] for row in shown] == [row[1:] for row in layout(table)[0]]
+
+
+def test_claims_are_shown_where_several_seeds_test_them(page):
+    several = [
+        make_record(norm, seed, ra=ra + seed * len(norm))
+        for norm, ra in (("bn", 80), ("auxbn", 95))
+        for seed in range(2)
+    ]
+    table = claims_table(several)
+    found = Page(render_page(several)[0])
+    shown = [row for row in plain(found.tables[table.title])[1:] if len(row) > 2]
+    assert len(shown) == 3
+    assert [row[-len(row) :] for row in shown] == [row[1:] for row in layout(table)[0]]
+    assert table.title not in page.tables
 
 
 def test_branch_matrix_holds_the_matrix_table(records, page):
