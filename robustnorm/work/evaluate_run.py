@@ -7,7 +7,7 @@ import platform
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -78,55 +78,12 @@ def evaluate_run(
     name, path = run.folder.name, record_path(reports, run.folder, config)
     wanted = evaluation_hash(run, config, dataset)
     ids, test = subset(dataset.test, config.test_limit)
-    search = Search.of(config)
-
-    def examples(model: nn.Module, verdicts: list[Verdict]) -> list[Example]:
-        return make_examples(
-            model,
-            test.images,
-            test.labels,
-            verdicts,
-            image_ids=ids,
-            search=search,
-            precision=config.eval_precision,
-            count=config.examples,
-        )
-
-    def checked(model: nn.Module) -> tuple[list[Check], list[CurvePoint]]:
-        return _run_checks(name, model, test, ids, search, config, _recorded(run), should_stop)
-
+    further = _Further(run, config, test, ids, should_stop)
     found = recall(run, config, dataset, reports)
     if found is not None and (is_checked(found, config) or made_here(found, device)):
         log.info("%s: already evaluated, in %s", name, path)
         _remove(jobs_folder(path) / wanted)
-        if not is_checked(found, config):
-            clock = time.perf_counter()
-            checks, curve = checked(run.network(device))
-            protocol = protocol_of(config)
-            found = replace(
-                found,
-                protocol=protocol,
-                protocol_hash=fingerprint(protocol),
-                checks=checks,
-                curve=curve,
-                wall_seconds=round(found.wall_seconds + time.perf_counter() - clock, 2),
-            )
-            found.save(path)
-            log.info("%s: %s checks added", path, config.checks)
-        if len(run.whole_history) > len(found.history):  # it was evaluated during its training
-            found = replace(found, history=run.whole_history)
-            found.save(path)
-        if len(found.examples) != count_examples(found, config.examples):
-            found = replace(found, examples=examples(run.network(device), found.verdicts))
-            found.save(path)
-            log.info("%s: %d images before and after the attack", path, len(found.examples))
-            if (page := reports / "report.html").exists():
-                log.warning(
-                    "%s still shows the images from before, until it is made again: robustnorm "
-                    "report --reports %s --name %s",
-                    *(page, reports.parent, reports.name),
-                )
-        return found
+        return _complete(found, further, device, path)
     if config.checks != "none":
         check_installed(config.checks)  # before minutes of attacks
     model, trained = run.network(device), run.config
@@ -145,7 +102,7 @@ def evaluate_run(
         model,
         test.images,
         test.labels,
-        search,
+        Search.of(config),
         precision=config.eval_precision,
         compile=config.compile,
         serving=config.serving,
@@ -157,8 +114,8 @@ def evaluate_run(
         should_stop=should_stop,
     )
     clock = time.perf_counter()
-    shown = examples(model, verdicts)
-    checks, curve = checked(model)
+    shown = further.examples(model, verdicts)
+    checks, curve = further.checks(model)
     seconds = journal.seconds + time.perf_counter() - clock
     # Without paths and devices: they do not affect the results, and a record may be published.
     settings = {key: value for key, value in trained.to_dict().items() if key not in names(Files)}
@@ -216,47 +173,97 @@ def _remove(jobs: Path) -> None:
         jobs.parent.parent.rmdir()
 
 
+@dataclass(frozen=True)
+class _Further:
+    """What a record holds besides verdicts, and what it is made from."""
+
+    run: Run
+    config: Config
+    test: Split
+    ids: Tensor
+    should_stop: ShouldStop
+
+    def examples(self, model: nn.Module, verdicts: list[Verdict]) -> list[Example]:
+        """Makes the images that the report shows."""
+        return make_examples(
+            model,
+            self.test.images,
+            self.test.labels,
+            verdicts,
+            image_ids=self.ids,
+            search=Search.of(self.config),
+            precision=self.config.eval_precision,
+            count=self.config.examples,
+        )
+
+    def checks(self, model: nn.Module) -> tuple[list[Check], list[CurvePoint]]:
+        """Runs the checks of the evaluation."""
+        config = self.config
+        if config.checks == "none":
+            return [], []
+        if self.should_stop(0.0):
+            raise Stopped("an evaluation lacks its checks")
+        try:
+            return run_checks(
+                model,
+                self.test.images,
+                self.test.labels,
+                image_ids=self.ids,
+                search=Search.of(config),
+                tier=config.checks,
+                serving=config.serving,
+                precision=config.eval_precision,
+                compile=config.compile,
+                recorded=_recorded(self.run),
+                progress=f"checking {self.run.folder.name}",
+                should_stop=self.should_stop,
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"out of memory: the checks need {CHUNK} images at once; continue with the same "
+                "command on a --device with more memory, or without them with --checks none"
+            ) from error
+
+
+def _complete(record: Record, further: _Further, device: torch.device, path: Path) -> Record:
+    """Adds to a record what it lacks besides verdicts; saves and returns it."""
+    run, config = further.run, further.config
+    if not is_checked(record, config):
+        clock = time.perf_counter()
+        checks, curve = further.checks(run.network(device))
+        protocol = protocol_of(config)
+        record = replace(
+            record,
+            protocol=protocol,
+            protocol_hash=fingerprint(protocol),
+            checks=checks,
+            curve=curve,
+            wall_seconds=round(record.wall_seconds + time.perf_counter() - clock, 2),
+        )
+        record.save(path)
+        log.info("%s: %s checks added", path, config.checks)
+    if len(run.whole_history) > len(record.history):  # it was evaluated during its training
+        record = replace(record, history=run.whole_history)
+        record.save(path)
+    if len(record.examples) != count_examples(record, config.examples):
+        examples = further.examples(run.network(device), record.verdicts)
+        record = replace(record, examples=examples)
+        record.save(path)
+        log.info("%s: %d images before and after the attack", path, len(examples))
+        reports = path.parent.parent
+        if (page := reports / "report.html").exists():
+            log.warning(
+                "%s still shows the images from before, until it is made again: robustnorm report "
+                "--reports %s --name %s",
+                *(page, reports.parent, reports.name),
+            )
+    return record
+
+
 def _recorded(run: Run) -> dict[str, float]:
     """Returns each branch's standard accuracy on validation images, as recorded in training."""
     of_epoch = [entry for entry in run.whole_history if entry.get("epoch") == run.epoch]
     measured = of_epoch[-1].get("validation", {}) if of_epoch else {}
     return {branch: float(values["sa"]) for branch, values in measured.items()}
-
-
-def _run_checks(
-    name: str,
-    model: nn.Module,
-    test: Split,
-    ids: Tensor,
-    search: Search,
-    config: Config,
-    recorded: dict[str, float],
-    should_stop: ShouldStop,
-) -> tuple[list[Check], list[CurvePoint]]:
-    """Runs the checks of the evaluation."""
-    if config.checks == "none":
-        return [], []
-    if should_stop(0.0):
-        raise Stopped("an evaluation lacks its checks")
-    try:
-        return run_checks(
-            model,
-            test.images,
-            test.labels,
-            image_ids=ids,
-            search=search,
-            tier=config.checks,
-            serving=config.serving,
-            precision=config.eval_precision,
-            compile=config.compile,
-            recorded=recorded,
-            progress=f"checking {name}",
-            should_stop=should_stop,
-        )
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            f"out of memory: the checks need {CHUNK} images at once; continue with the same "
-            "command on a --device with more memory, or without them with --checks none"
-        ) from error

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 from robustnorm.data.dataset import Dataset
-from robustnorm.evaluation.protocol import evaluation_hash, find_record, record_path
+from robustnorm.evaluation.protocol import evaluation_hash, find_record, is_checked, record_path
 from robustnorm.records.record import Record
 from robustnorm.reporting.tables import train_in, write_tables
 from robustnorm.runs import Run
@@ -16,7 +16,7 @@ from robustnorm.settings.config import Config
 from robustnorm.settings.plan import Plan
 from robustnorm.system.device import resolve_device
 from robustnorm.system.stopping import ShouldStop, Stopped
-from robustnorm.work.earlier import set_aside
+from robustnorm.work.earlier import recall, set_aside
 from robustnorm.work.evaluate_run import evaluate_run
 from robustnorm.work.train import train_run
 
@@ -42,7 +42,8 @@ def carry_out(plan: Plan, *, should_stop: ShouldStop) -> None:
         for title, evaluation in plan.evaluations.items():
             for run in [run for run in runs if run in plan.evaluated(title)]:
                 trained, reports = _open(run, evaluation), plan.reports(title)
-                if find_record(trained, evaluation, dataset, reports) is None:
+                found = recall(trained, evaluation, dataset, reports)
+                if found is None or not is_checked(found, evaluation):
                     same = _same_evaluation(plan, title, trained, dataset)
                     if same is not None:
                         path = record_path(reports, trained.folder, evaluation)

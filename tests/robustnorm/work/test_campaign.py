@@ -194,6 +194,7 @@ def test_a_seed_is_trained_and_evaluated_before_the_next(monkeypatch, capsys):
     monkeypatch.setattr(module, "is_trained", lambda run, _: ("train", run.run) in calls)
     monkeypatch.setattr(module, "_open", lambda run, _: run.folder)
     monkeypatch.setattr(module, "find_record", lambda *_: None)
+    monkeypatch.setattr(module, "recall", lambda *_: None)
     monkeypatch.setattr(
         module,
         "evaluate_run",
