@@ -179,7 +179,7 @@ def _of_applications(folder: Path) -> dict[str, Written]:
         "record of table1": ("table1/records", lambda path: vars(GanRecord.load(path))),
         "record of table2": ("table2/records", lambda path: vars(SearchRecord.load(path))),
         "record of figure7": ("figure7/records", lambda path: read_records(path.parent)),
-        "result of diagnose": ("cifar10-cpu/gradients", read_gradients),
+        "result of diagnose": ("cpu/gradients", read_gradients),
     }
     found = {}
     for name, (source, read) in readers.items():

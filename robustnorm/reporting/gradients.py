@@ -38,7 +38,8 @@ _STRUCTURE = {
     **{name: [str] for name in ("models", "stages")},
     "rows": [{"model": str, "run": str, "branch": (str, None), **STAGE}],
     # Where the numbers come from; pages do not show this.
-    **{f"{name}?": object for name in ("checkpoints", "dataset", "versions", "device")},
+    "checkpoints?": {"*": {"sha256": str, "*": object}},
+    **{f"{name}?": object for name in ("dataset", "versions", "device")},
 }
 
 

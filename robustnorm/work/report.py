@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from robustnorm.records.record import Record
 from robustnorm.reporting.gradients import read_gradients
@@ -33,19 +35,33 @@ def report(
         from robustnorm.reporting.page import write_page
     folder = Path(config.reports) / str(config.name)
     paths = record_files([Path(path) for path in config.records] or [folder])
+    records = [Record.load(path) for path in paths]
     # Records lie in reports/<name>/records, diagnostics beside them in reports/<name>/gradients.
     folders = dict.fromkeys([folder, *(path.parent.parent for path in paths)])
-    diagnostics = [
-        read_gradients(path) for each in folders for path in sorted(each.glob("gradients/*.json"))
-    ]
+    diagnostics = _diagnostics(folders)
+    if campaign:  # those of all its evaluations lie together, each of certain networks
+        known = {record.checkpoint["sha256"] for record in records}
+        diagnostics += [
+            found
+            for found in _diagnostics([folder.parent])
+            if (runs := found.get("checkpoints"))
+            and known.issuperset(run["sha256"] for run in runs.values())
+        ]
     write_page(
-        [Record.load(path) for path in paths],
+        records,
         folder,
         gradients=diagnostics,
         options=f" CONFIG={shlex.quote(config_path)}" if config_path else "",
         campaign=campaign,
         command=_command(config) if config.records and not campaign else None,
     )
+
+
+def _diagnostics(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """Returns the results of ``robustnorm diagnose`` in the folders."""
+    return [
+        read_gradients(path) for each in folders for path in sorted(each.glob("gradients/*.json"))
+    ]
 
 
 def _command(config: ReportSettings) -> str:

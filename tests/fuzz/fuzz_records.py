@@ -292,7 +292,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "results of diagnose": of_kind(
             folder,
             "gradients.json",
-            report("cifar10-cpu/gradients/*.json"),
+            report("cpu/gradients/*.json"),
             lambda path: shown([gradient_table(read_gradients(path))]),
         ),
         "journals": journals(folder / "journals"),

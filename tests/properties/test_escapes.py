@@ -122,7 +122,7 @@ KINDS = {
     "table1/records/autogan-ccbn-seed0.json": of_table1,
     "table2/records/affine-seed0.json": of_table2,
     "figure7/records/adain-seed0.json": of_figure7,
-    "cifar10-cpu/gradients/branches-auxbn-seed0-saauxbn-seed0-best.json": of_diagnose,
+    "cpu/gradients/branches-auxbn-seed2-saauxbn-seed2-best.json": of_diagnose,
 }
 REPORTS = Path(__file__).parents[2] / "reports"
 

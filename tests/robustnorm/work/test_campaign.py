@@ -130,7 +130,7 @@ def test_reading_is_written_beside_the_tables(whole):
 
 def test_readme_shows_the_finished_plan(whole, monkeypatch):
     monkeypatch.chdir(whole)
-    Path("README.md").write_text("<!-- reports/cifar10-cpu -->\nold\n<!-- end -->\n")
+    Path("README.md").write_text("<!-- reports/old -->\nold\n<!-- end -->\n")
     campaign("--readme", "README.md")
     shown = Path("README.md").read_text()
     assert shown.startswith("<!-- reports/small/best -->\nData: scikit-learn digits")

@@ -1,12 +1,17 @@
 """The report's command: which records it reads, where it writes, what it refuses."""
 
+import json
 import sys
 from html import unescape
+from pathlib import Path
 
 import pytest
 from record_factory import N, make_record
 
 from robustnorm import cli
+from robustnorm.settings.results import ReportSettings
+from robustnorm.system.sealed import seal, unseal
+from robustnorm.work.report import report
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +91,23 @@ def test_report_without_its_packages_names_the_extra(capsys, place, monkeypatch)
     monkeypatch.setitem(sys.modules, "robustnorm.reporting.page", None)
     message = refused(capsys, "report", "--config", "digits")
     assert 'pip install "robustnorm[report]"' in message
+
+
+@pytest.mark.parametrize(
+    ("networks", "shown"),
+    [(["ab"], True), (["ab", "ab"], True), (["ab", "other"], False), ([], False)],
+)
+def test_page_of_a_campaign_shows_the_gradients_of_its_networks_only(place, networks, shown):
+    """diagnose writes them beside the evaluations; the page of "best" is not of "last" networks."""
+    committed = Path(__file__).parents[3] / "reports/cpu/gradients"
+    content, _ = unseal(json.loads(min(committed.glob("branches-*.json")).read_bytes()))
+    content["checkpoints"] = {str(i): {"sha256": sha256} for i, sha256 in enumerate(networks)}
+    folder = place / "reports/plan/gradients"
+    folder.mkdir(parents=True)
+    (folder / "branches.json").write_text(json.dumps(seal(content)))
+    save(place, "plan/best", "auxbn")
+    settings = ReportSettings("best", ["reports/plan/best"], "reports/plan")
+    report(settings, campaign="robustnorm campaign --config campaign-cpu")
+    text = (place / "reports/plan/best/report.html").read_text()
+    assert (content["title"] in text) == shown
+    assert (place / "reports/plan/best/figures/gradients-1.svg").exists() == shown
