@@ -11,6 +11,9 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
+    "<": r"\textless{}",  # in LaTeX's default encoding these three are other characters
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
 }
 
 
@@ -42,6 +45,8 @@ def for_latex(text: str) -> str:
     Examples:
         >>> for_latex(r"\input{x} 5 %")
         '\\textbackslash{}input\\{x\\} 5 \\%'
+        >>> print(for_latex("p < 0.05"))
+        p \textless{} 0.05
     """
     return "".join(_LATEX.get(character, character) for character in for_terminal(text))
 
