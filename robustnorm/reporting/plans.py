@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import mean
 from urllib.parse import quote
 
-from robustnorm.records.record import Record
+from robustnorm.records.parts import Check
+from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.claims import PGD, claims_table, claims_text, orders_text, seeds_table
 from robustnorm.reporting.model_records import ModelRecords, group
 from robustnorm.reporting.render import Cell, Table, to_markdown
@@ -29,6 +30,7 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
     several_seeds = len({record.seed for record in first}) > 1
     over_seeds = [claims_table(first), seeds_table(first)] if several_seeds else []
     tables = [*over_seeds, _best_and_later(evaluations), _autoattack(evaluations)]
+    tables.append(_checks(evaluations))
     return "\n".join(
         [
             f"# {for_markdown(name)}\n\n{provenance_text(first)}\n",
@@ -151,6 +153,36 @@ def _autoattack(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
             "All attacks on the branch that scores, on the same images; means over seeds. Worst "
             "%: images that withstand everything that was run."
         ],
+    )
+
+
+def _checks(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
+    """Lists the checks that do not find an evaluation reliable, over its seeds."""
+    rows: list[tuple[Cell, ...]] = []
+    run = 0
+    for title, records in evaluations.items():
+        for model in group(records):
+            found: dict[tuple[str, str], list[Check]] = {}
+            for check in (check for record in model.records for check in record.checks):
+                found.setdefault((check.answer, check.name), []).append(check)
+                run += 1
+            for (answer, name), checks in found.items():
+                for verdict in ("unreliable", "warn"):
+                    values = [check.value for check in checks if check.verdict == verdict]
+                    if values:
+                        label = model.name if answer == SINGLE else f"{model.name} ({answer})"
+                        seeds = f"{len(values)} of {len(checks)}"
+                        measured = ", ".join(f"{value:.3g}" for value in values)
+                        figure = checks[0].figure
+                        rows.append((title, label, name, verdict, seeds, measured, figure))
+    if not run:
+        return None
+    return Table(
+        "checks",
+        "Checks that do not find an evaluation reliable",
+        ("Evaluation", "Model", "Check", "Verdict", "Seeds", "Value", "Value is"),
+        rows,
+        [f"Of {run:,} verdicts of checks on branches and serving rules; the others are reliable."],
     )
 
 

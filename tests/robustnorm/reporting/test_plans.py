@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import record_factory
 
+from robustnorm.records.parts import Check
 from robustnorm.records.record import SINGLE, Verdict
 from robustnorm.reporting.claims import claims_text, orders_text
 from robustnorm.reporting.plans import plan_page, provenance_text
@@ -190,3 +191,30 @@ def test_readme_keeps_its_line_ends(tmp_path):
     assert content.count(b"\n") == content.count(b"\r\n") > 10
     assert content.startswith(b"# Title\r\n<!-- reports/fast/best -->\r\nData")
     assert content.endswith(b"<!-- end -->\r\nText\r\n")
+
+
+def test_checks_that_are_not_reliable_are_listed_with_their_seeds():
+    def checks(*verdicts):
+        return [
+            Check(name, answer, verdict, 0.5 + len(verdict), "% of images; limit 0.2", N)
+            for (name, answer), verdict in zip(
+                (("FGSM", "adv"), ("Square", "adv"), ("FGSM", "mean logits")), verdicts, strict=True
+            )
+        ]
+
+    records = [
+        make_record("auxbn", 0, checks=checks("reliable", "warn", "reliable")),
+        make_record("auxbn", 1, checks=checks("reliable", "unreliable", "warn")),
+        make_record("bn", 0, checks=[Check("FGSM", SINGLE, "warn", 0.25, "%", N)]),
+    ]
+    page = plan_page("fast", {"best": records})
+    lines = page.partition("## Checks that do not find an evaluation reliable")[2].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "best" in line]
+    assert rows == [
+        ["best", "BN", "FGSM", "warn", "1 of 1", "0.25", "%"],
+        ["best", "AuxBN (adv)", "Square", "unreliable", "1 of 2", "10.5", "% of images; limit 0.2"],
+        ["best", "AuxBN (adv)", "Square", "warn", "1 of 2", "4.5", "% of images; limit 0.2"],
+        ["best", "AuxBN (mean logits)", "FGSM", "warn", "1 of 2", "4.5", "% of images; limit 0.2"],
+    ]
+    assert "- Of 7 verdicts of checks on branches and serving rules; the others are" in page
+    assert "## Checks" not in plan_page("fast", {"best": [make_record()]})
