@@ -92,15 +92,16 @@ CHECKS: dict[str, str] = {
         "al., arXiv:1902.06705."
     ),
     "random noise": (
-        "Images that a few random points on the surface of the ball break but PGD, its longer run "
-        "and its restarts do not. None is expected: any one warns, and more than 1 % makes the "
-        "branch unreliable. An attack worse than random guessing has no useful gradient. Source: "
-        "Athalye et al., arXiv:1802.00420."
+        "Images that a few random points on the surface of the ball break but PGD, its longer "
+        "run, its restarts and PGD on the margin of the logits do not. None is expected: any one "
+        "warns, and more than 1 % makes the branch unreliable. An attack worse than random "
+        "guessing has no useful gradient. Source: Athalye et al., arXiv:1802.00420."
     ),
     "Square": (
-        "Images that Square, which uses no gradient, breaks but PGD, its longer run and its "
-        "restarts do not. More than 0.2 % makes the branch unreliable: its gradients are masked, "
-        "and its robust accuracy is at best that of AutoAttack. The quick tier uses 100 queries "
+        "Images that Square, which uses no gradient, breaks but PGD, its longer run, its restarts "
+        "and PGD on the margin of the logits do not. More than 0.2 % makes the branch unreliable: "
+        "its gradients are masked, and its robust accuracy is at best that of AutoAttack. Images "
+        "that only the cross-entropy misses count under loss. The quick tier uses 100 queries "
         "with torchattacks' code, the full tier 5,000 with AutoAttack's. Source: Andriushchenko "
         "et al., arXiv:1912.00049; Croce & Hein, arXiv:2003.01690."
     ),

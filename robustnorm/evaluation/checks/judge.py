@@ -61,7 +61,8 @@ def judge(
     """
     pgd, longer = evidence["pgd"], evidence["longer"]
     again = pgd & torch.stack([evidence[f"restart {i}"] for i in range(1, RESTARTS)]).all(0)
-    white_box = longer & again
+    repeated = longer & again
+    white_box = repeated & evidence["margin"]
     radii = [evidence[f"radius {entry}"] for entry in tier.radii]
     transferred = [found for name, found in evidence.items() if name.startswith("from ")]
     rounding = _ROUNDING * torch.finfo(evidence["repeated"].dtype).eps
@@ -113,10 +114,12 @@ def judge(
             evidence["unbounded"], 1 / classes, "that withstand an unbounded attack"
         ),
         "random noise": rare(
-            white_box & ~evidence["noise"], "that random noise breaks but PGD does not"
+            white_box & ~evidence["noise"], "that random noise breaks but PGD on neither loss does"
         ),
         "Square": at_most(
-            white_box & ~evidence["square"], 0.002, "that Square breaks but PGD does not"
+            white_box & ~evidence["square"],
+            0.002,
+            "that Square breaks but PGD on neither loss does",
         ),
     }
     if "scale" in evidence:
@@ -132,7 +135,7 @@ def judge(
         )
     if transferred:
         findings["transfer"] = at_most(
-            white_box & ~torch.stack(transferred).all(0),
+            repeated & ~torch.stack(transferred).all(0),
             0.002,
             "that attacks on other branches break but PGD on this one does not",
         )

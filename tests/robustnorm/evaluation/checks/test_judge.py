@@ -79,6 +79,17 @@ def test_check_bites(check, changes, verdict):
     assert flagged(findings(honest() | changes)) == {check: verdict}
 
 
+@pytest.mark.parametrize("search", ["square", "noise"])
+def test_images_that_pgd_on_the_margin_breaks_are_no_sign_of_masked_gradients(search):
+    """Of ten that the cross-entropy misses, PGD on the margin breaks all, or all but one, or none."""
+    for left, verdict in ((0, None), (1, {"square": None, "noise": "warn"}[search])):
+        evidence = honest() | {"margin": first(90 + left), search: first(90)}
+        check = {"square": "Square", "noise": "random noise"}[search]
+        assert flagged(findings(evidence)).get(check) == verdict
+    evidence = honest() | {search: first(90)}
+    assert flagged(findings(evidence))[check] == "unreliable"
+
+
 def test_accuracy_far_below_the_recorded_one_is_flagged():
     """180 of 200 images, 90 %."""
     assert flagged(findings(honest(), recorded=0.99)) == {}
