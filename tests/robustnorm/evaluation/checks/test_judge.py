@@ -81,7 +81,7 @@ def test_check_bites(check, changes, verdict):
 
 @pytest.mark.parametrize("search", ["square", "noise"])
 def test_images_that_pgd_on_the_margin_breaks_are_no_sign_of_masked_gradients(search):
-    """Of ten that the cross-entropy misses, PGD on the margin breaks all, or all but one, or none."""
+    """Of ten that the cross-entropy misses, PGD on the margin breaks all, all but one, or none."""
     for left, verdict in ((0, None), (1, {"square": None, "noise": "warn"}[search])):
         evidence = honest() | {"margin": first(90 + left), search: first(90)}
         check = {"square": "Square", "noise": "random noise"}[search]
