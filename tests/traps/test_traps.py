@@ -85,6 +85,15 @@ def test_a_question_does_not_reach_the_next_one():
     assert torch.is_grad_enabled()
 
 
+def test_what_a_tool_prints_is_no_part_of_the_report(capfd):
+    def prints(tool, name):
+        print(f"{tool} says hello")
+        return Outcome(RIGHT, 0.5, "")
+
+    assert ask_apart("ours", "any", ask=prints).verdict == RIGHT
+    assert capfd.readouterr().out == ""
+
+
 def test_the_end_of_the_process_and_silence_are_raw_errors():
     ended = ask_apart("", "", ask=lambda tool, name: os._exit(7))
     assert (ended.verdict, ended.words) == (RAW, "the process ended with status 7")

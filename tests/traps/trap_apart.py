@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from multiprocessing.connection import Connection
 
 from trap_tools import RAW, Outcome, ask
@@ -45,4 +47,5 @@ def ask_apart(
 
 
 def _send(sender: Connection, ask: Callable[[str, str], Outcome], tool: str, name: str) -> None:
-    sender.send(ask(tool, name))
+    with redirect_stdout(sys.stderr):  # standard output is for the table
+        sender.send(ask(tool, name))
