@@ -1,6 +1,7 @@
 """What this package makes of every trap: the true number or a refusal, never a wrong one."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -87,7 +88,8 @@ def test_a_question_does_not_reach_the_next_one():
 
 def test_what_a_tool_prints_is_no_part_of_the_report(capfd):
     def prints(tool, name):
-        print(f"{tool} says hello")
+        sys.stdout.write(f"{tool} says hello")
+        sys.stdout.flush()
         return Outcome(RIGHT, 0.5, "")
 
     assert ask_apart("ours", "any", ask=prints).verdict == RIGHT
