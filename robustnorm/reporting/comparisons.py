@@ -14,7 +14,7 @@ from robustnorm.reporting.model_records import WORST, ModelRecords, has_worst
 from robustnorm.reporting.render import Cell, Table, p_value
 
 LEVEL = 0.05
-_Side = tuple[ModelRecords, str]  # and one of its branches
+Side = tuple[ModelRecords, str]  # a model and one of its branches
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def sample(models: Sequence[ModelRecords]) -> tuple[list[ModelRecords], list[int
     return (trained, sorted(shared)) if len(shared) > 1 else ([*models], [])
 
 
-def groups(evaluation: str, sides: Sequence[_Side]) -> list[str | None]:
+def groups(evaluation: str, sides: Sequence[Side]) -> list[str | None]:
     """Returns each row's letters; rows that share one are not distinguishable at the 5 % level.
 
     Rows of different threat models or radii are not compared and share no letter. Models that are
@@ -134,9 +134,7 @@ def _described(models: Sequence[ModelRecords]) -> tuple[str, str]:
     return f"Clark's min F' test, whose samples are {len(seeds)} seeds and the images", left_out
 
 
-def _by_ball(
-    evaluation: str, sides: Iterable[_Side], seeds: Sequence[int]
-) -> list[dict[str, Bits]]:
+def _by_ball(evaluation: str, sides: Iterable[Side], seeds: Sequence[int]) -> list[dict[str, Bits]]:
     """Returns the verdicts of the sides by name, in one set for each threat model and radius."""
     sets: dict[object, dict[str, Bits]] = {}
     for model, branch in sides:
@@ -152,9 +150,9 @@ def families(
 ) -> dict[str, list[Comparison]]:
     """Returns the comparisons of a report, on the seeds that ``sample`` returns.
 
-    Models are compared in pairs by standard accuracy and by each robust accuracy, and so are the
-    branches of each model. Branches attacked in different balls are not compared by robust
-    accuracy; a family without pairs is omitted.
+    The rows of Table 3, and those of Table 4, are compared in pairs by standard accuracy and by
+    each robust accuracy, and so are the branches of each model. Branches attacked in different
+    balls are not compared by robust accuracy; a family without pairs is omitted.
 
     Args:
         models: Models with verdicts on the same images.
@@ -170,7 +168,9 @@ def families(
     }
     compared, seeds = sample(models)
     found = {
-        name: compare(_by_ball(evaluation, [(m, m.branch(wanted)) for m in compared], seeds))
+        name: compare(
+            _by_ball(evaluation, [(m, b) for m in compared for b in m.branches(wanted)], seeds)
+        )
         for name, (evaluation, wanted) in metrics.items()
     }
     for evaluation in ("SA", *robust):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from robustnorm.evaluation.statistics import wilson
-from robustnorm.reporting.comparisons import Comparison, families, sample
+from robustnorm.reporting.comparisons import Comparison, Side, families, sample
 from robustnorm.reporting.model_records import ANY, WORST, ModelRecords, has_worst
 from robustnorm.reporting.render import Cell, Table, bracketed
 
@@ -14,7 +14,8 @@ from robustnorm.reporting.render import Cell, Table, bracketed
 def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> str:
     """Names the most robust model, and those over which its lead may be chance.
 
-    Models attacked in different threat models or radii are not compared: each ball has a sentence.
+    Branches attacked in different threat models or radii are not compared: each ball has a
+    sentence.
 
     Args:
         models: Models with verdicts on the same images.
@@ -22,9 +23,10 @@ def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> st
             else PGD-20.
     """
     evaluation = evaluation or (WORST if has_worst(models) else "RA, PGD-20")
-    by_ball: dict[object, list[ModelRecords]] = {}
+    by_ball: dict[object, list[Side]] = {}
     for model in models:
-        by_ball.setdefault(model.ball(evaluation, model.branch("adv")), []).append(model)
+        for branch in model.branches("adv"):
+            by_ball.setdefault(model.ball(evaluation, branch), []).append((model, branch))
     tests = families(models, [evaluation]).get(f"{evaluation}, adversarial branch", [])
     sampled, (_, seeds) = "", sample(models)
     if seeds:
@@ -38,21 +40,21 @@ def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> st
 
 
 def _most_robust(
-    models: Sequence[ModelRecords],
+    sides: Sequence[Side],
     evaluation: str,
     tests: Sequence[Comparison],
     sampled: str,
     *,
     several: bool,
 ) -> str:
-    """Returns the sentence about the models that were attacked in one ball, of several or not.
+    """Returns the sentence about the branches that were attacked in one ball, of several or not.
 
     Args:
-        models: The models.
+        sides: The models, each with a branch.
         evaluation: The evaluation that decides.
-        tests: Comparisons of these models, and of others.
+        tests: Comparisons of these branches, and of others.
         sampled: On what the models are compared, if one of them has several seeds.
-        several: Whether other models were attacked in another ball.
+        several: Whether other branches were attacked in another ball.
     """
     attack = (
         "in the worst case"
@@ -60,12 +62,12 @@ def _most_robust(
         else f"under {evaluation.removeprefix('RA, ').removesuffix(ANY)}"
     )
     if several:
-        attack += _ball(models[0], models[0].branch("adv"))
-    accuracies = {m.label("adv"): _robust(m, evaluation) for m in models}
+        attack += _ball(*sides[0])
+    accuracies = {model.label(b): _robust(model, evaluation, b) for model, b in sides}
     best = max(accuracies, key=lambda label: accuracies[label])
-    n = models[0].records[0].n
+    n = sides[0][0].records[0].n
     figure = f"{_percent(accuracies[best])} {bracketed(wilson(accuracies[best] * n, n), scale=100)}"
-    if len(models) == 1:
+    if len(sides) == 1:
         return f"{best} classifies {figure} of the images correctly {attack}."
     leads = {test.second: test.lead for test in tests if test.first == best}
     leads |= {test.first: -test.lead for test in tests if test.second == best}
@@ -124,9 +126,8 @@ def _ball(model: ModelRecords, answer: str) -> str:
     return f" ({attack['threat_model'].capitalize()}, epsilon {attack['epsilon']})"
 
 
-def _robust(model: ModelRecords, evaluation: str) -> float:
-    correct = model.correct(evaluation, model.branch("adv"))
-    return mean(float(seed.mean()) for seed in correct)
+def _robust(model: ModelRecords, evaluation: str, branch: str) -> float:
+    return mean(float(seed.mean()) for seed in model.correct(evaluation, branch))
 
 
 def _rule(row: Sequence[object]) -> str:

@@ -1,8 +1,11 @@
 """Tables and figures of branches for several threat models, and of runs from elsewhere."""
 
+import itertools
 import json
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from record_factory import N, bits, make_full_record, make_record
 
 from robustnorm.evaluation.statistics import wilson
@@ -10,6 +13,7 @@ from robustnorm.records.record import SINGLE, Verdict
 from robustnorm.reporting import drawing, figures
 from robustnorm.reporting.comparisons import paired_tests
 from robustnorm.reporting.model_records import group
+from robustnorm.reporting.summary import summary
 from robustnorm.reporting.tables import tables
 
 
@@ -52,6 +56,52 @@ def test_rows_of_other_balls_are_not_compared():
         ("RA, PGD-20, adversarial branch", "BN", "AuxBN (linf)"),
         ("RA, PGD-20, between branches", "AuxBN (clean)", "AuxBN (linf)"),
     ]
+
+
+def three_branches(norm, seed, rng):
+    """A record with branches linf and l2 besides "clean", on random images each."""
+    names = ("clean", "linf", "l2") if norm in ("auxbn", "saauxbn") else (SINGLE,)
+    verdicts = [
+        Verdict("none" if i == 0 else f"pgd-{10 * i}", rule, one, other,
+                rng.random(N) < 0.4 + 0.1 * names.index(one) + 0.1 * (norm == "saauxbn"))
+        for one in names
+        for other in names
+        for i, rule in ((0, "final"), (1, "final"), (1, "any"), (2, "final"), (2, "any"))
+        if one == other or (i, rule) == (2, "final")
+    ]  # fmt: skip
+    l2 = {"threat_model": "l2", "epsilon": "1/2", "step_size": "1/8"}
+    protocol = make_record().protocol | {"branches": {"l2": l2}}
+    return make_record(norm, seed, verdicts=verdicts, protocol=protocol)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("draw", range(4))
+def test_paired_tests_say_what_the_letters_of_all_branches_say(draw, seeds):
+    """Before, those of Table 4 left out all adversarial branches but the first."""
+    rng = np.random.default_rng(draw)
+    norms = ("bn", "auxbn", "saauxbn")
+    records = [three_branches(norm, seed, rng) for norm in norms for seed in range(seeds)]
+    table3, table4, _ = tables(records)
+    paired = paired_tests(group(records)).rows
+    for table, kind in ((table3, "clean"), (table4, "adversarial")):
+        for evaluation in {row[0] for row in table.rows} - {"RA, PGD-10"}:
+            marks = {r[1]: set(r[4]) for r in table.rows if r[0] == evaluation and r[4]}
+            alike = [
+                {one, other} for one, other in itertools.combinations(marks, 2)
+                if marks[one] & marks[other]
+            ]  # fmt: skip
+            found = [r for r in paired if r[0] == f"{evaluation}, {kind} branch"]
+            assert [{*r[1:3]} for r in found if r[-1] == "no"] == alike
+            pairs = {"clean": 3, "SA": 10, "RA, PGD-20": 3 + 1}
+            assert len(found) == pairs["clean" if kind == "clean" else evaluation]
+
+
+def test_each_ball_of_a_network_has_a_sentence():
+    records = [three_branches("saauxbn", 0, np.random.default_rng(0))]
+    said = summary(group(records))
+    for branch, ball in (("linf", "Linf, epsilon 8/255"), ("l2", "L2, epsilon 1/2")):
+        assert f"SaAuxBN ({branch}) classifies " in said
+        assert f"correctly under PGD-20 ({ball})." in said
 
 
 def test_transferred_images_have_a_table_and_are_named_in_the_notes():
