@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustnorm.evaluation.statistics import Interval, sign_flip, student
-from robustnorm.records.record import Record
+from robustnorm.records.record import SINGLE, Record
 from robustnorm.reporting.comparisons import LEVEL, Comparison, compare
 from robustnorm.reporting.model_records import NAMES, WORST, ModelRecords, group
 from robustnorm.reporting.paper import PAPER
@@ -83,12 +83,16 @@ def claims(records: Sequence[Record]) -> list[Claim]:
     """Returns the claims that the records can test, by evaluation.
 
     See ``robustnorm.evaluation.statistics.crossed`` for the test. Seeds that one of the norms of an
-    evaluation lacks are left out.
+    evaluation lacks are left out. Branches of other names than the paper's make no claims, nor do
+    norms of several configs or checkpoints.
 
     Args:
         records: Records of one evaluation on the same images.
     """
-    models = {model.norm: model for model in group(records) if model.repeats_paper}
+    repeated = [model for model in group(records) if model.repeats_paper]
+    if len({model.remark for model in repeated}) > 1:
+        return []
+    models = {model.norm: model for model in repeated}
     return [
         claim
         for evaluation, branch, published in _EVALUATIONS
@@ -103,6 +107,8 @@ def claims(records: Sequence[Record]) -> list[Claim]:
 def _family(evaluation: str, branch: str, models: Sequence[ModelRecords]) -> Iterator[Claim]:
     """Yields the claims of one evaluation about the models, which are in the paper's order."""
     if evaluation == WORST and not all(map(_has_worst, models)):
+        return
+    if any(model.branch(branch) not in (branch, SINGLE) for model in models):
         return
     verdicts = {model.norm: model.by_seed(evaluation, branch) for model in models}
     seeds = set.intersection(*map(set, verdicts.values())) if models else set()
@@ -263,7 +269,7 @@ def seeds_table(records: Sequence[Record]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for model in group(records):
         for evaluation in ("SA", PGD, *[WORST] * _has_worst(model)):
-            for branch in dict.fromkeys(model.branch(wanted) for wanted in ("clean", "adv")):
+            for branch in dict.fromkeys(model.branches("clean") + model.branches("adv")):
                 values = [float(v.mean()) for v in model.by_seed(evaluation, branch).values()]
                 spread = f"{100 * stdev(values):.2f}" if len(values) > 1 else None
                 rows.append(

@@ -157,6 +157,37 @@ def test_seeds_that_one_norm_lacks_are_left_out():
     assert clean(claims(records), "auxbn", "bn").differences == pytest.approx((0.099, 0.098))
 
 
+def test_norms_of_several_checkpoints_make_no_claims():
+    """Before, those of the last one were shown, without a word on which these are."""
+    best = [make_record(norm, s, 500 + s, 10) for norm in ("auxbn", "bn") for s in (0, 1)]
+    last = [replace(record, checkpoint=record.checkpoint | {"tag": "last"}) for record in best]
+    assert claims(best)
+    assert claims(last)
+    assert claims([*best, *last]) == []
+    assert claims([*best[:2], *last[2:]]) == []
+
+
+def test_branches_of_other_names_make_no_claims_but_have_accuracies():
+    def renamed(record):
+        verdicts = [
+            replace(v, attack_branch=b, score_branch=b)
+            for v in record.verdicts
+            for b in ([v.score_branch] if v.score_branch in ("clean", SINGLE) else ["linf", "l2"])
+        ]
+        return replace(record, verdicts=verdicts)
+
+    norms = ("bn", "modenorm", "saauxbn")
+    records = [make_record(norm, s, 500 + s, 10, 9) for norm in norms for s in (0, 1)]
+    assert {(claim.evaluation, claim.branch) for claim in claims(records)} == {
+        *(("SA", "clean"), ("SA", "adv"), ("RA, PGD-20", "adv"), ("RA, worst case", "adv"))
+    }
+    records = [renamed(record) for record in records]
+    assert {(claim.evaluation, claim.branch) for claim in claims(records)} == {("SA", "clean")}
+    assert [row[1] for row in seeds_table(records).rows if row[0] == "RA, PGD-20"] == [
+        *("BN", "ModeNorm", "SaAuxBN (clean)", "SaAuxBN (linf)", "SaAuxBN (l2)")
+    ]
+
+
 def test_control_is_no_norm_of_a_claim():
     record = make_record("bn", 0, 500, 1)
     control = record_factory.make_record(
