@@ -192,6 +192,7 @@ def _differing(record: Record) -> list[str]:
         "network": record.config["network"],
         **({"width": record.config["width"]} if is_registered(record.config["network"]) else {}),
         "epochs": record.checkpoint["epochs"],
+        "threat model": record.protocol["threat_model"].capitalize(),
         "epsilon": record.protocol["epsilon"],
         "step size": record.protocol["step_size"],
         "training attack steps": record.config["train_steps"],

@@ -17,6 +17,7 @@ SETTING: dict[str, Any] = {
     "network": "resnet18",
     "width": 64,
     "epochs": 200,
+    "threat model": "Linf",
     "epsilon": "8/255",
     "step size": "2/255",
     "training attack steps": 10,

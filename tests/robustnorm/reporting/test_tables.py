@@ -52,6 +52,14 @@ def test_notes_say_which_branches_were_attacked_themselves():
     )
 
 
+@pytest.mark.parametrize(("threat_model", "named"), [("linf", False), ("l2", True)])
+def test_notes_say_that_the_papers_threat_model_is_another(threat_model, named):
+    protocol = make_record().protocol | {"threat_model": threat_model}
+    notes = tables([make_record("auxbn", protocol=protocol)])[0].notes
+    (note,) = (note for note in notes if note.startswith("Not the paper's experiment: "))
+    assert ("threat model L2 (paper: Linf)" in note) == named
+
+
 def test_notes_say_which_branches_have_no_gradient():
     record = make_record("auxbn")
     verdicts = [
