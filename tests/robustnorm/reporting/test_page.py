@@ -150,6 +150,15 @@ def test_claims_are_shown_where_several_seeds_test_them(page):
     assert table.title not in page.tables
 
 
+@pytest.mark.parametrize("control", [False, True])
+def test_page_of_one_norm_says_why_there_is_no_paired_test(control):
+    several = [make_record("bn", seed) for seed in range(2)]
+    several += [make_record("bn", seed, adversarial=False) for seed in range(2) if control]
+    said = "There are no two models or branches to compare"
+    reason = ": controls, whose accuracies vary differently over seeds, are not compared" * control
+    assert f"{said}{reason}." in Page(render_page(several)[0]).text
+
+
 def test_branch_matrix_holds_the_matrix_table(records, page):
     (matrix,) = [table for table in tables(records) if table.name == "branch-matrix"]
     for model in ("BN", "AuxBN"):
