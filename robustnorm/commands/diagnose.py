@@ -85,7 +85,7 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
         f"n = {len(ids)} of {len(dataset.test)} test images of {dataset.name} in "
         f"{settings.batches} batches; checkpoint '{settings.checkpoint}'; evaluation mode (running "
         "statistics). Branch clean gets the clean images, the others their "
-        f"PGD-{settings.steps} images, {attacks.pop()}, seed {settings.seed}."
+        f"PGD-{settings.steps} images, {attacks.pop()}, seed {settings.seed} of batches and starts."
     )
     provenance = {
         "checkpoints": {
@@ -102,10 +102,10 @@ def diagnose_runs(settings: DiagnoseSettings) -> str:
         "device": device_name(device),
     }
     looks, tables = drawing.looks(models), []
-    for result in gradient_results(found, setting):
+    for result in (each | provenance for each in gradient_results(found, setting)):
         parts = [result["kind"], *(run.name for run in runs), settings.checkpoint]
         path = reports / ("-".join(parts) + ".json")
-        write_atomically(path, (json.dumps(seal(result | provenance), indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(seal(result), indent=1) + "\n").encode())
         log.info("wrote %s", path)
         with drawing.style():
             figure = figures.gradients(result, looks)

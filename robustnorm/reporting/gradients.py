@@ -37,8 +37,8 @@ _STRUCTURE = {
     **dict.fromkeys(("title", "kind", "setting"), str),
     **{name: [str] for name in ("models", "stages")},
     "rows": [{"model": str, "run": str, "branch": (str, None), **STAGE}],
+    "checkpoints?": {"*": {"sha256": str, "run?": str, "*": object}},
     # Where the numbers come from; pages do not show this.
-    "checkpoints?": {"*": {"sha256": str, "*": object}},
     **{f"{name}?": object for name in ("dataset", "versions", "device")},
 }
 
@@ -103,7 +103,11 @@ def read_gradients(path: Path) -> dict[str, Any]:
 
 
 def gradient_table(result: dict[str, Any]) -> Table:
-    """Returns the table of one result of ``gradient_results``."""
+    """Returns the table of one result of ``gradient_results``.
+
+    Its notes name the runs, if the result has their ``checkpoints``: models have no seeds here.
+    """
+    runs = [f"{of['run']} ({m})" for m, of in result.get("checkpoints", {}).items() if "run" in of]
     rows = [
         (
             row["model"],
@@ -129,7 +133,7 @@ def gradient_table(result: dict[str, Any]) -> Table:
             "95 % interval",
         ),
         rows=list(rows),
-        notes=[result["setting"], *_NOTES],
+        notes=[result["setting"], *[f"Runs: {', '.join(runs)}."] * bool(runs), *_NOTES],
     )
 
 

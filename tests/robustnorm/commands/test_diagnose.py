@@ -57,6 +57,7 @@ def test_diagnose_prints_and_writes_what_the_function_gives(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "n = 60 of 500 test images of scikit-learn digits in 2 batches" in shown
     assert "PGD-2 images, adv: Linf, epsilon 3/16, step size 3/64, seed 0" in shown
+    assert "Runs: bn-seed0 (BN), saauxbn-seed0 (SaAuxBN)." in shown
     folder = Path("reports/small/gradients")
     stems = [f"{kind}-bn-seed0-saauxbn-seed0-best" for kind in ("branches", "classes")]
     assert {path.name for path in folder.iterdir()} == {

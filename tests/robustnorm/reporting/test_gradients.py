@@ -60,6 +60,16 @@ def test_table_prints_numbers_not_percent():
     assert "n = 60 images" in shown
 
 
+@pytest.mark.parametrize("run", [{}, {"run": "auxbn-seed2"}])
+def test_table_names_the_runs_where_they_are_known(tmp_path, run):
+    """A page of several seeds shows networks of one; the setting's seed is that of the attack."""
+    path = tmp_path / "result.json"
+    checkpoints = {"AuxBN": {"sha256": "ab", "epoch": 6} | run}
+    path.write_text(json.dumps(make_results()[0] | {"checkpoints": checkpoints}))
+    notes = gradient_table(read_gradients(path)).notes
+    assert ("Runs: auxbn-seed2 (AuxBN)." in notes) == bool(run)
+
+
 def test_table_of_one_batch_has_no_intervals():
     table = gradient_table(make_results(interval=False)[1])
     assert {(row[3], row[6]) for row in table.rows} == {(None, None)}
