@@ -65,7 +65,7 @@ def comparison_page(
     }
     return render_sections(
         title=title,
-        summary=summary(models, deciding[-1]),
+        summary=summary(models, deciding[-1], together=True),
         facts=facts,
         sections=sections,
         looks=named,

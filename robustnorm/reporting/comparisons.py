@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -129,7 +130,8 @@ def _described(models: Sequence[ModelRecords]) -> tuple[str, str]:
     """Returns the name of the test, and what of the models it compares."""
     compared, seeds = sample(models)
     if not seeds:
-        return "exact McNemar test on the same images", "; first seed of each"
+        several = any(len(model.records) > 1 for model in models)
+        return "exact McNemar test on the same images", "; first seed of each" * several
     left_out = "; controls are not compared" * (len(compared) < len(models))
     return f"Clark's min F' test, whose samples are {len(seeds)} seeds and the images", left_out
 
@@ -146,7 +148,10 @@ def _by_ball(evaluation: str, sides: Iterable[Side], seeds: Sequence[int]) -> li
 
 
 def families(
-    models: Sequence[ModelRecords], robust: Sequence[str] | None = None
+    models: Sequence[ModelRecords],
+    robust: Sequence[str] | None = None,
+    *,
+    together: bool = False,
 ) -> dict[str, list[Comparison]]:
     """Returns the comparisons of a report, on the seeds that ``sample`` returns.
 
@@ -158,6 +163,7 @@ def families(
         models: Models with verdicts on the same images.
         robust: Evaluations under attack; by default PGD-20 and, if all models have it, the worst
             case.
+        together: Adjust p for the pairs of all branches, as the letters of a table that shows all.
     """
     if robust is None:
         robust = ("RA, PGD-20", *[WORST] * has_worst(models))
@@ -167,24 +173,34 @@ def families(
         **{f"{ra}, adversarial branch": (ra, "adv") for ra in robust},
     }
     compared, seeds = sample(models)
+    every = [[(m, branch) for branch in m.records[0].branches] for m in compared]
+
+    @cache
+    def adjusted(evaluation: str) -> dict[tuple[str, str], float]:
+        pairs = compare(_by_ball(evaluation, itertools.chain(*every), seeds))
+        return {(test.first, test.second): test.adjusted for test in pairs}
+
+    def tests(evaluation: str, sets: Iterable[list[Side]]) -> list[Comparison]:
+        made = compare(of for sides in sets for of in _by_ball(evaluation, sides, seeds))
+        if not together:
+            return made
+        return [replace(t, adjusted=adjusted(evaluation)[t.first, t.second]) for t in made]
+
     found = {
-        name: compare(
-            _by_ball(evaluation, [(m, b) for m in compared for b in m.branches(wanted)], seeds)
-        )
+        name: tests(evaluation, [[(m, branch) for m in compared for branch in m.branches(wanted)]])
         for name, (evaluation, wanted) in metrics.items()
     }
     for evaluation in ("SA", *robust):
-        found[f"{evaluation}, between branches"] = compare(
-            verdicts
-            for model in compared
-            for verdicts in _by_ball(
-                evaluation, [(model, branch) for branch in model.records[0].branches], seeds
-            )
-        )
+        found[f"{evaluation}, between branches"] = tests(evaluation, every)
     return {name: family for name, family in found.items() if family}
 
 
-def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = None) -> Table:
+def paired_tests(
+    models: Sequence[ModelRecords],
+    robust: Sequence[str] | None = None,
+    *,
+    together: bool = False,
+) -> Table:
     """Returns the comparisons of ``families`` as a table."""
     (test, of), (_, seeds) = _described(models), sample(models)
     rows: list[tuple[Cell, ...]] = [
@@ -199,7 +215,7 @@ def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = 
             p_value(comparison.adjusted),
             "yes" if comparison.distinguishable else "no",
         )
-        for family, comparisons in families(models, robust).items()
+        for family, comparisons in families(models, robust, together=together).items()
         for comparison in comparisons
     ]
     return Table(
@@ -221,6 +237,6 @@ def paired_tests(models: Sequence[ModelRecords], robust: Sequence[str] | None = 
             "First only, Second only: number of images that only that one classifies correctly"
             + ", summed over seeds" * bool(seeds)
             + f". Difference: in points. p: {test}, two-sided{of}. Holm: adjusted for all pairs of "
-            "the same evaluation. Differ: at the 5 % level."
+            f"{'branches in ' * together}the same evaluation. Differ: at the 5 % level."
         ],
     )

@@ -179,7 +179,7 @@ def accuracy_table(models: Sequence[ModelRecords]) -> Table:
 
 def significance(models: Sequence[ModelRecords]) -> Table:
     """Returns the paired tests between models and between the branches of each model."""
-    table = paired_tests(models, under_attack(models))
+    table = paired_tests(models, under_attack(models), together=True)
     if any(len(model.records[0].branches) > 1 for model in models):
         return table
     rows = [

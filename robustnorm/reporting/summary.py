@@ -11,7 +11,9 @@ from robustnorm.reporting.model_records import ANY, WORST, ModelRecords, has_wor
 from robustnorm.reporting.render import Cell, Table, bracketed
 
 
-def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> str:
+def summary(
+    models: Sequence[ModelRecords], evaluation: str | None = None, *, together: bool = False
+) -> str:
     """Names the most robust model, and those over which its lead may be chance.
 
     Branches attacked in different threat models or radii are not compared: each ball has a
@@ -21,20 +23,22 @@ def summary(models: Sequence[ModelRecords], evaluation: str | None = None) -> st
         models: Models with verdicts on the same images.
         evaluation: The evaluation that decides; by default the worst case if every record has it,
             else PGD-20.
+        together: As in ``families``.
     """
     evaluation = evaluation or (WORST if has_worst(models) else "RA, PGD-20")
     by_ball: dict[object, list[Side]] = {}
     for model in models:
         for branch in model.branches("adv"):
             by_ball.setdefault(model.ball(evaluation, branch), []).append((model, branch))
-    tests = families(models, [evaluation]).get(f"{evaluation}, adversarial branch", [])
+    tests = families(models, [evaluation], together=together)
+    deciding = tests.get(f"{evaluation}, adversarial branch", [])
     sampled, (_, seeds) = "", sample(models)
     if seeds:
         sampled = f"over {len(seeds)} seeds and the test images"
     elif any(len(model.records) > 1 for model in models):
         sampled = "on the test images of the first seed"
     return " ".join(
-        _most_robust(of, evaluation, tests, sampled, several=len(by_ball) > 1)
+        _most_robust(of, evaluation, deciding, sampled, several=len(by_ball) > 1)
         for of in by_ball.values()
     )
 

@@ -12,6 +12,8 @@ from robustnorm.records.record import Verdict
 from robustnorm.reporting.claims import claims
 from robustnorm.reporting.comparisons import compare, families, group_note, groups, paired_tests
 from robustnorm.reporting.model_records import group
+from robustnorm.reporting.side_by_side import accuracy_table, name_models, significance
+from robustnorm.reporting.summary import summary
 from robustnorm.reporting.tables import tables
 
 SA, RA = "SA", "RA, PGD-20"
@@ -136,6 +138,28 @@ def test_tables_of_several_seeds_say_how_their_letters_were_found():
         assert control
         assert {row[group_column] for row in control} == {None}
         assert table.notes[-1].endswith("pairs of the evaluation; controls are not compared).")
+
+
+def test_paired_tests_of_networks_side_by_side_are_those_of_their_letters():
+    """Six images are p = 2 / 2**6 alone, but the third of six pairs in a table of all branches.
+
+    Before, the test was adjusted for fewer pairs than the letters: rows with one letter differed.
+    """
+    models = name_models([make_record("auxbn", ra=80), make_record("saauxbn", ra=86)], "ab")
+    rows = accuracy_table(models).rows
+    marks = {row[1]: row[4] for row in rows if row[0] == RA}
+    assert set(marks["AuxBN (adv)"]) & set(marks["SaAuxBN (adv)"])
+    pairs = {row[1:3]: row[3:] for row in significance(models).rows if row[0].startswith(RA)}
+    assert pairs["AuxBN (adv)", "SaAuxBN (adv)"] == ("0", "6", "-3.00", "0.031", "0.094", "no")
+    assert "not distinguishable from AuxBN (adv)" in summary(models, RA, together=True)
+    for (one, other), (*_, differ) in pairs.items():
+        assert (differ == "no") == bool(set(marks[one]) & set(marks[other]))
+
+
+def test_models_of_one_seed_have_no_first_one():
+    models = group([make_record("bn", 3), make_record("auxbn", 3)])
+    assert group_note(models).endswith("adjustment for all pairs of the evaluation).")
+    assert "first seed" not in paired_tests(models).notes[0]
 
 
 def test_models_without_two_seeds_in_common_are_compared_on_the_first_of_each():
