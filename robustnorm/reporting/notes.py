@@ -34,7 +34,8 @@ def setting_notes(models: Sequence[ModelRecords], *, paper: bool = True) -> list
     first = records[0]
     data, protocol = first.dataset, first.protocol
     several = len(records) > len(models)
-    sample = "this one seed" if first.is_ours else "these weights"
+    one_seed = "this one seed" if len({record.seed for record in records}) == 1 else "one seed each"
+    sample = one_seed if all(record.is_ours for record in records) else "these weights"
     notes = [
         f"n = {first.sample} test images of {data['name']}. Intervals: "
         "Wilson, 95 %, over the choice of test images, "

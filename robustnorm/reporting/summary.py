@@ -73,6 +73,8 @@ def _most_robust(
     figure = f"{_percent(accuracies[best])} {bracketed(wilson(accuracies[best] * n, n), scale=100)}"
     if len(sides) == 1:
         return f"{best} classifies {figure} of the images correctly {attack}."
+    if accuracies[best] == 0:
+        return f"No model classifies any image correctly {attack}: {figure}."
     leads = {test.second: test.lead for test in tests if test.first == best}
     leads |= {test.first: -test.lead for test in tests if test.second == best}
     # The best over all its seeds need not lead on those that the tests compare.

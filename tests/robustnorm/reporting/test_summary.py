@@ -111,6 +111,15 @@ def test_one_norm_of_several_seeds_is_not_compared_with_its_control():
     )
 
 
+def test_no_model_leads_where_none_classifies_an_image():
+    """Before, the first one had the highest accuracy, 0 %, and a lead over the others."""
+    records = [make_record("bn", ra=0), make_record("modenorm", ra=0)]
+    assert summary(group(records)) == (
+        "No model classifies any image correctly under PGD-20: 0.00 % [0.00, 1.88]."
+    )
+    assert summary(group(records[:1])).startswith("BN classifies 0.00 %")
+
+
 def test_first_branch_is_the_clean_one_whatever_its_name():
     models = name_models(
         [

@@ -60,6 +60,15 @@ def test_notes_say_that_the_papers_threat_model_is_another(threat_model, named):
     assert ("threat model L2 (paper: Linf)" in note) == named
 
 
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [((0, 0), "for this one seed."), ((0, 2), "for one seed each.")],
+)
+def test_notes_say_whether_models_have_one_seed(seeds, said):
+    records = [make_record(norm, seed) for norm, seed in zip(("bn", "auxbn"), seeds, strict=True)]
+    assert tables(records)[0].notes[0].endswith(said)
+
+
 def test_notes_say_which_branches_have_no_gradient():
     record = make_record("auxbn")
     verdicts = [
