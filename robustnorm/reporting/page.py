@@ -187,6 +187,7 @@ def render_page(
         "paired": paired_tests(models),
         "claims": claims_table(records),
         "provenance": provenance(models),
+        "given": all(record.given for record in records),  # no command evaluates these
         "trained_here": any(record.is_ours for record in records),
         "lacking": lambda part: [
             model.name
@@ -228,7 +229,7 @@ def environment() -> Environment:
 
 
 def _never_has(part: str, record: Record) -> bool:
-    return part == "history" and not record.is_ours
+    return bool(record.given) or (part == "history" and not record.is_ours)
 
 
 def _distinct(names: Iterable[str]) -> str:

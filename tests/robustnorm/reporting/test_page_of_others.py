@@ -16,6 +16,18 @@ def test_names_that_begin_with_a_digit_keep_their_hyphens():
     assert "2026−11−26" not in text
 
 
+def test_page_asks_for_no_command_on_networks_given_in_python():
+    """No command evaluates those, and the function has neither checks nor examples."""
+    given = make_record("net", seed=0)
+    given = replace(given, checkpoint=given.checkpoint | {"given": "Net"})
+    text = Page(render_page([given])[0]).text
+    for said in ("checks were not run", "no curve", "keep no images", "were not compared"):
+        assert said in text
+    assert "To change that" not in text
+    both = Page(render_page([make_full_record("bn"), given])[0]).text
+    assert "Not in the records of" not in both
+
+
 def test_page_asks_for_no_training_of_networks_from_elsewhere():
     file = {"imported": {"file": "wrn.pt", "sha256": "12", "layout": "plain"}}
     theirs = make_record("bn", seed=1)
