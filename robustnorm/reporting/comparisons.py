@@ -176,15 +176,16 @@ def families(
     every = [[(m, branch) for branch in m.records[0].branches] for m in compared]
 
     @cache
-    def adjusted(evaluation: str) -> dict[tuple[str, str], float]:
-        pairs = compare(_by_ball(evaluation, itertools.chain(*every), seeds))
-        return {(test.first, test.second): test.adjusted for test in pairs}
+    def of_table(evaluation: str) -> dict[tuple[str, str], Comparison]:
+        tests = compare(_by_ball(evaluation, itertools.chain(*every), seeds))
+        return {(test.first, test.second): test for test in tests}
 
     def tests(evaluation: str, sets: Iterable[list[Side]]) -> list[Comparison]:
-        made = compare(of for sides in sets for of in _by_ball(evaluation, sides, seeds))
+        family = [of for sides in sets for of in _by_ball(evaluation, sides, seeds)]
         if not together:
-            return made
-        return [replace(t, adjusted=adjusted(evaluation)[t.first, t.second]) for t in made]
+            return compare(family)
+        pairs = itertools.chain(*(itertools.combinations(of, 2) for of in family))
+        return [of_table(evaluation)[pair] for pair in pairs]
 
     found = {
         name: tests(evaluation, [[(m, branch) for m in compared for branch in m.branches(wanted)]])

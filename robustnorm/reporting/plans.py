@@ -29,8 +29,10 @@ def plan_page(name: str, evaluations: Mapping[str, Sequence[Record]]) -> str:
     links = ", ".join(f"[{for_markdown(title)}]({quote(title)}/tables.md)" for title in evaluations)
     several_seeds = len({record.seed for record in first}) > 1
     over_seeds = [claims_table(first), seeds_table(first)] if several_seeds else []
-    tables = [*over_seeds, _best_and_later(evaluations), _autoattack(evaluations)]
-    tables.append(_checks(evaluations))
+    tables = [
+        *over_seeds,
+        *(make(evaluations) for make in (_best_and_later, _autoattack, _checks)),
+    ]
     return "\n".join(
         [
             f"# {for_markdown(name)}\n\n{provenance_text(first)}\n",
@@ -50,8 +52,10 @@ def _claims_of_others(
     """Yields the claims of other checkpoints on the same images, where they say something else."""
     said = {orders_text(first), ""}
     for records in evaluations:
+        if records is first or records[0].image_ids != first[0].image_ids:
+            continue
         text, tag = orders_text(records), records[0].checkpoint["tag"]
-        if records[0].image_ids == first[0].image_ids and text not in said:
+        if text not in said:
             said.add(text)
             yield f"Checkpoint '{for_markdown(tag)}'. {text}\n"
 
@@ -158,25 +162,23 @@ def _autoattack(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
 
 def _checks(evaluations: Mapping[str, Sequence[Record]]) -> Table | None:
     """Lists the checks that do not find an evaluation reliable, over its seeds."""
-    rows: list[tuple[Cell, ...]] = []
-    run = 0
+    found: dict[tuple[str, str, str], list[Check]] = {}
     for title, records in evaluations.items():
         for model in group(records):
-            found: dict[tuple[str, str], list[Check]] = {}
             for check in (check for record in model.records for check in record.checks):
-                found.setdefault((check.answer, check.name), []).append(check)
-                run += 1
-            for (answer, name), checks in found.items():
-                for verdict in ("unreliable", "warn"):
-                    values = [check.value for check in checks if check.verdict == verdict]
-                    if values:
-                        label = model.name if answer == SINGLE else f"{model.name} ({answer})"
-                        seeds = f"{len(values)} of {len(checks)}"
-                        measured = ", ".join(f"{value:.3g}" for value in values)
-                        figure = checks[0].figure
-                        rows.append((title, label, name, verdict, seeds, measured, figure))
-    if not run:
+                label = model.name + f" ({check.answer})" * (check.answer != SINGLE)
+                found.setdefault((title, label, check.name), []).append(check)
+    if not found:
         return None
+    rows: list[tuple[Cell, ...]] = []
+    for of, checks in found.items():
+        for verdict in ("unreliable", "warn"):
+            failed = [check for check in checks if check.verdict == verdict]
+            if failed:
+                values = ", ".join(f"{check.value:.3g}" for check in failed)
+                seeds = f"{len(failed)} of {len(checks)}"
+                rows.append((*of, verdict, seeds, values, failed[0].figure))
+    run = sum(map(len, found.values()))
     return Table(
         "checks",
         "Checks that do not find an evaluation reliable",

@@ -61,8 +61,8 @@ def judge(
     """
     pgd, longer = evidence["pgd"], evidence["longer"]
     again = pgd & torch.stack([evidence[f"restart {i}"] for i in range(1, RESTARTS)]).all(0)
-    repeated = longer & again
-    white_box = repeated & evidence["margin"]
+    cross_entropy = longer & again
+    white_box = cross_entropy & evidence["margin"]
     radii = [evidence[f"radius {entry}"] for entry in tier.radii]
     transferred = [found for name, found in evidence.items() if name.startswith("from ")]
     rounding = _ROUNDING * torch.finfo(evidence["repeated"].dtype).eps
@@ -135,7 +135,7 @@ def judge(
         )
     if transferred:
         findings["transfer"] = at_most(
-            repeated & ~torch.stack(transferred).all(0),
+            cross_entropy & ~torch.stack(transferred).all(0),
             0.002,
             "that attacks on other branches break but PGD on this one does not",
         )

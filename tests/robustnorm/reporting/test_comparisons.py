@@ -16,7 +16,7 @@ from robustnorm.reporting.side_by_side import accuracy_table, name_models, signi
 from robustnorm.reporting.summary import summary
 from robustnorm.reporting.tables import tables
 
-SA, RA = "SA", "RA, PGD-20"
+RA = "RA, PGD-20"
 PAPER = ("bn", "modenorm", "auxbn", "saauxbn")
 
 
