@@ -1,5 +1,6 @@
 """A page as a browser reads it."""
 
+import itertools
 from html.parser import HTMLParser
 
 VOID = {"meta", "img", "link", "br", "hr"}
@@ -46,3 +47,13 @@ class Page(HTMLParser):
 
     def values(self, key):
         return [value for _, name, value in self.attributes if name == key]
+
+
+def plain(cells):
+    """Undoes typography: minus signs, dashes, and first cells that span rows."""
+    rows = [[cell.replace("−", "-").replace("–", "-") for cell in row] for row in cells]
+    width = max(map(len, rows))
+    for above, row in itertools.pairwise(rows):
+        if len(row) == width - 1:
+            row.insert(0, above[0])
+    return rows

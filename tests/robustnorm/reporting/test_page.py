@@ -1,20 +1,17 @@
 """The report, read as a browser and as a reader would."""
 
 import html
-import itertools
 import json
 import os
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 
 import pytest
-from page_reader import Page
+from page_reader import Page, plain
 from record_factory import make_full_record, make_record, serving_record
 
 from robustnorm.evaluation.checks import CHECKS
-from robustnorm.reporting.claims import claims_table
 from robustnorm.reporting.comparisons import paired_tests
 from robustnorm.reporting.model_records import group
 from robustnorm.reporting.page import render_page, write_page
@@ -114,16 +111,6 @@ def test_figures_follow_light_and_dark(rendered):
     assert {"var(--ink)", "var(--model-2)"} <= set(re.findall(r"var\(.*?\)", svgs[0]))
 
 
-def plain(cells):
-    """Undoes typography: minus signs, dashes, and first cells that span rows."""
-    rows = [[cell.replace("−", "-").replace("–", "-") for cell in row] for row in cells]
-    width = max(map(len, rows))
-    for above, row in itertools.pairwise(rows):
-        if len(row) == width - 1:
-            row.insert(0, above[0])
-    return rows
-
-
 @pytest.mark.parametrize("name", ["table3", "table4"])
 def test_numbers_are_those_of_the_tables(records, page, name):
     (table,) = [table for table in tables(records) if table.name == name]
@@ -134,29 +121,6 @@ def test_paired_tests_are_shown_under_their_evaluation(records, page):
     table = paired_tests(group(records))
     shown = [row for row in plain(page.tables[table.title])[1:] if len(row) > 2]
     assert [row[-8:] for row in shown] == [row[1:] for row in layout(table)[0]]
-
-
-def test_claims_are_shown_where_several_seeds_test_them(page):
-    several = [
-        make_record(norm, seed, ra=ra + seed * len(norm))
-        for norm, ra in (("bn", 80), ("auxbn", 95))
-        for seed in range(2)
-    ]
-    table = claims_table(several)
-    found = Page(render_page(several)[0])
-    shown = [row for row in plain(found.tables[table.title])[1:] if len(row) > 2]
-    assert len(shown) == 3
-    assert [row[-len(row) :] for row in shown] == [row[1:] for row in layout(table)[0]]
-    assert table.title not in page.tables
-
-
-@pytest.mark.parametrize("control", [False, True])
-def test_page_of_one_norm_says_why_there_is_no_paired_test(control):
-    several = [make_record("bn", seed) for seed in range(2)]
-    several += [make_record("bn", seed, adversarial=False) for seed in range(2) if control]
-    said = "There are no two models or branches to compare"
-    reason = ": controls, whose accuracies vary differently over seeds, are not compared" * control
-    assert f"{said}{reason}." in Page(render_page(several)[0]).text
 
 
 def test_branch_matrix_holds_the_matrix_table(records, page):
@@ -193,27 +157,6 @@ def test_checks_show_verdicts_and_figures(page):
     assert "AuxBN, adv: Square, 0.5 % of images fall to Square only (n = 200)" in " ".join(
         page.text.split()
     )
-
-
-@pytest.fixture(scope="module")
-def mixed():
-    """Two seeds of one model, one of them with an unreliable check, and a model without extras."""
-    records = [make_full_record("auxbn", seed=seed) for seed in range(2)]
-    check = records[1].checks[0]
-    records[1].checks[0] = replace(check, verdict="unreliable")
-    return Page(render_page([*records, make_record("bn")])[0])
-
-
-def test_worst_verdict_of_the_seeds_is_shown(mixed):
-    shown = mixed.tables["Verdict of each check, by model and branch or serving rule"]
-    assert shown[2] == ["FGSM", "✗ unreliable", "✓ reliable"]
-    assert shown[4] == ["worst verdict", "✗ unreliable", "! warn"]
-    assert "AuxBN (2 seeds)" in " ".join(mixed.text.split())
-
-
-def test_what_some_models_lack_is_named(mixed):
-    # Checks, curve, history and examples.
-    assert mixed.text.count("Not in the records of BN: run") == 4
 
 
 @pytest.fixture(scope="module")
